@@ -1,0 +1,65 @@
+"""A fresh, fully migrated PostgreSQL database for every test: migrate once, clone in milliseconds."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clonedb.api import OpenTemplate, template
+    from clonedb.clone import Clone
+    from clonedb.config import Config
+    from clonedb.errors import (
+        BuildError,
+        CloneDBError,
+        ConfigError,
+        LockTimeoutError,
+        MigrationError,
+        MissingExtensionError,
+        NoMigrationsError,
+        NotOursError,
+        PermissionDeniedError,
+        SeedError,
+        ServerError,
+        ServerNotFoundError,
+        TemplateInUseError,
+        VerificationError,
+    )
+
+__all__ = [
+    "BuildError",
+    "Clone",
+    "CloneDBError",
+    "Config",
+    "ConfigError",
+    "LockTimeoutError",
+    "MigrationError",
+    "MissingExtensionError",
+    "NoMigrationsError",
+    "NotOursError",
+    "OpenTemplate",
+    "PermissionDeniedError",
+    "SeedError",
+    "ServerError",
+    "ServerNotFoundError",
+    "TemplateInUseError",
+    "VerificationError",
+    "template",
+]
+
+_HOMES = {"Clone": "clone", "Config": "config", "OpenTemplate": "api", "template": "api"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: pytest imports this package in every run there is (PEP 562)."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("clonedb")
+    if name in __all__:
+        return getattr(importlib.import_module(f"clonedb.{_HOMES.get(name, 'errors')}"), name)
+    raise AttributeError(f"module 'clonedb' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,94 @@
+"""The errors clonedb raises, one tree for users to catch.
+
+CloneDBError
+ +-- ConfigError                a setting is unknown, of the wrong type, or out of range
+ |    +-- NoMigrationsError     no Alembic configuration was found
+ +-- ServerError                PostgreSQL could not be found, reached or used
+ |    +-- ServerNotFoundError   no PostgreSQL binaries, and no URL
+ |    +-- MissingExtensionError no server at hand has an extension that the migrations need
+ |    +-- PermissionDeniedError the role may not do what clonedb needs
+ +-- BuildError                 the template could not be built
+ |    +-- MigrationError        a revision or env.py raised
+ |    +-- VerificationError     migrating ended, but the database is not at the target
+ |    +-- SeedError             a seed raised
+ +-- LockTimeoutError           somebody else's build took longer than lock_timeout
+ +-- TemplateInUseError         sessions on the template kept it from being cloned
+ +-- NotOursError               a database was named that clonedb did not make
+
+A message says what happened, shows the value by its repr, and says what to do. No message holds a password.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BuildError",
+    "CloneDBError",
+    "ConfigError",
+    "LockTimeoutError",
+    "MigrationError",
+    "MissingExtensionError",
+    "NoMigrationsError",
+    "NotOursError",
+    "PermissionDeniedError",
+    "SeedError",
+    "ServerError",
+    "ServerNotFoundError",
+    "TemplateInUseError",
+    "VerificationError",
+]
+
+
+class CloneDBError(Exception):
+    """Whatever clonedb raises on purpose."""
+
+
+class ConfigError(CloneDBError):
+    """A setting is unknown, of the wrong type, or out of range."""
+
+
+class NoMigrationsError(ConfigError):
+    """No Alembic configuration was found where clonedb looks for one."""
+
+
+class ServerError(CloneDBError):
+    """PostgreSQL could not be found, reached or used."""
+
+
+class ServerNotFoundError(ServerError):
+    """There is no URL of a server and there are no PostgreSQL binaries to run one."""
+
+
+class MissingExtensionError(ServerError):
+    """No server at hand has an extension that the migrations need (SQLSTATE 0A000)."""
+
+
+class PermissionDeniedError(ServerError):
+    """The role may not do what clonedb needs (SQLSTATE 42501)."""
+
+
+class BuildError(CloneDBError):
+    """The template could not be built; nothing of it is left on the server."""
+
+
+class MigrationError(BuildError):
+    """A revision or env.py raised while the template was being migrated."""
+
+
+class VerificationError(BuildError):
+    """Migrating ended without an error, but the database is not at the target."""
+
+
+class SeedError(BuildError):
+    """A seed raised while the template was being filled."""
+
+
+class LockTimeoutError(CloneDBError):
+    """Another process kept building the same template for longer than lock_timeout."""
+
+
+class TemplateInUseError(CloneDBError):
+    """Sessions on the template kept it from being cloned (SQLSTATE 55006)."""
+
+
+class NotOursError(CloneDBError):
+    """A database was named that clonedb did not make, so it is left alone."""

@@ -1,0 +1,55 @@
+"""What long work says while it goes on: a quiet listener, and one that writes lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+__all__ = ["Lines", "Progress", "Silence"]
+
+
+class Progress(Protocol):
+    """Told of each step of long work; it decides what of that a person gets to see, and when."""
+
+    def say(self, message: str) -> None:
+        """Something a person may want to know now: who is waited for, what is being started."""
+
+    def warn(self, message: str) -> None:
+        """Something a person should act on; never left out."""
+
+    def revision(self, number: int, total: int, name: str) -> None:
+        """Revision `number` of `total` begins."""
+
+
+class Silence:
+    """For callers who want no progress."""
+
+    def say(self, message: str) -> None:
+        """Nothing."""
+
+    def warn(self, message: str) -> None:
+        """Nothing."""
+
+    def revision(self, number: int, total: int, name: str) -> None:
+        """Nothing."""
+
+
+class Lines:
+    """Writes a line for each message, and for revisions at most one a second, from the second second on."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._next = time.monotonic() + 1.0
+
+    def say(self, message: str) -> None:
+        """A line `clonedb: message`."""
+        self._write(f"clonedb: {message}")
+
+    warn = say
+
+    def revision(self, number: int, total: int, name: str) -> None:
+        """A line `clonedb: revision 12 of 286 (3f2a91)`, when the last is a second old."""
+        if (now := time.monotonic()) >= self._next:
+            self._next = now + 1.0
+            self.say(f"revision {number} of {total} ({name})")
