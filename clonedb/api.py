@@ -1,0 +1,141 @@
+"""The way in from Python: `clonedb.template()` opens a project's template, whose `clone()` makes databases."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from clonedb.clone import Clone, create
+from clonedb.errors import NoMigrationsError
+from clonedb.fingerprint import extensions_named
+from clonedb.postgres.state import state_dir
+from clonedb.postgres.server import Server, open_server
+from clonedb.progress import Progress, Silence
+from clonedb.project import Project, find_project
+from clonedb.runs import Pin
+from clonedb.settings import load
+from clonedb.templates import Template, ensure, find
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from clonedb.config import Config
+
+__all__ = ["OpenTemplate", "open_project_server", "open_template", "template"]
+
+
+class OpenTemplate:
+    """A template that is ready, on a server that this process holds a lease on until `close()`.
+
+    `name` is the template database's; `built` whether opening it built it; `waited` the seconds that took.
+    """
+
+    def __init__(self, server: Server, record: Template, project: Project) -> None:
+        self.server = server
+        self.record = record
+        self.project = project
+        self._end = weakref.finalize(self, server.close)
+
+    @property
+    def name(self) -> str:
+        """The template database's name."""
+        return self.record.name
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest of all that went into the template: 64 hexadecimal digits."""
+        return self.record.metadata.fingerprint
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The revisions in the template's version table."""
+        return self.record.metadata.heads
+
+    def clone(self) -> Clone:
+        """A new database in the template's exact state; as a context manager it is dropped at the end.
+
+        Raises TemplateInUseError or ServerError.
+        """
+        return create(self.server, self.record)
+
+    def close(self) -> None:
+        """Give up the server; clones that are left are collected by whoever comes next."""
+        self._end()
+
+    def __repr__(self) -> str:
+        return f"<template {self.name!r} on {self.server.about}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def template(start: str | Path = ".", **settings: Any) -> OpenTemplate:
+    """The template of the project in a directory, built if it is not there.
+
+    `settings` are the keys of `[tool.clonedb]`, and win over every other place. Use it as a context manager, or call
+    `close()`; a process that ends gives everything up by itself.
+
+        with clonedb.template() as template, template.clone() as db:
+            engine = sqlalchemy.create_engine(db.url)
+
+    Raises ConfigError, ServerError, BuildError or LockTimeoutError.
+    """
+    config = load(Path(start))
+    return open_template(config.replace("argument of clonedb.template()", **settings) if settings else config)
+
+
+def open_project_server(
+    config: Config, project: Project | None = None, *, progress: Progress | None = None
+) -> Server:
+    """The server for a project: the first that has every extension its migrations name.
+
+    Without a project given, the one that the configuration leads to decides, if it leads to any.
+    """
+    if project is None:
+        with contextlib.suppress(NoMigrationsError):
+            project = find_project(config)
+    extensions = extensions_named(config, project, index_dir=state_dir(config) / "index") if project else ()
+    return open_server(config, extensions, progress=(progress or Silence()).say)
+
+
+def open_template(
+    config: Config, *, run: str | None = None, progress: Progress | None = None, rebuild: bool | None = None
+) -> OpenTemplate:
+    """The template of a configured project; `run` names the test run that its workers share.
+
+    Raises as `template` does.
+    """
+    progress = progress or Silence()
+    project = find_project(config)
+    server = open_project_server(config, project, progress=progress)
+    try:
+        record = _pinned(server, config, run) or ensure(
+            server,
+            project,
+            run=run or f"{os.getpid()}-{secrets.token_hex(8)}",
+            progress=progress,
+            rebuild=config.rebuild if rebuild is None else rebuild,
+        )
+        if run is not None:
+            Pin(config, run).write(record.name)
+    except BaseException:
+        server.close()
+        raise
+    return OpenTemplate(server, record, project)
+
+
+def _pinned(server: Server, config: Config, run: str | None) -> Template | None:
+    """The template that this run began with, if another worker of the run has it and it is still there."""
+    if run is None or (name := Pin(config, run).read()) is None:
+        return None
+    found = find(server, name)
+    return found if found and server.use(name) else None

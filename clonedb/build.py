@@ -1,0 +1,179 @@
+"""Building a template: create, migrate, prepare, seal, publish."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from clonedb.errors import BuildError
+from clonedb.fingerprint import Fingerprint
+from clonedb.metadata import Metadata
+from clonedb.migrate import AlembicMigrator, Migrated, Migrator
+from clonedb.names import unfinished_name
+from clonedb.postgres import sql
+from clonedb.postgres.server import Server
+from clonedb.prepare import prepare
+from clonedb.progress import Progress
+from clonedb.project import Project
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+__all__ = ["build"]
+
+
+def build(
+    server: Server,
+    project: Project,
+    wanted: Fingerprint,
+    *,
+    name: str,
+    run: str,
+    progress: Progress,
+    migrator: Migrator | None = None,
+) -> Metadata:
+    """Build the template `name` for a fingerprint; the caller holds both locks. On any failure nothing is left.
+
+    Raises BuildError, MissingExtensionError or PermissionDeniedError.
+    """
+    migrator = migrator or AlembicMigrator(server.config, project)
+    return _Build(server, project, wanted, name, run, progress, migrator).carry_out()
+
+
+@dataclass(slots=True)
+class _Build:
+    """One build, from an empty database to a sealed template."""
+
+    server: Server
+    project: Project
+    wanted: Fingerprint
+    name: str
+    run: str
+    progress: Progress
+    migrator: Migrator
+
+    def carry_out(self) -> Metadata:
+        """Build under a private name and publish under the template's; on any failure nothing is left."""
+        server, start = self.server, time.monotonic()
+        private = unfinished_name(server.config.prefix, self.wanted.digest, server.owner, server.next_number())
+        try:
+            self._create(private)
+            migrated = self._fill(private)
+            metadata = self._seal(private, migrated, start)
+            self._publish(private)
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first error is the one to see; gc drops what is left
+                server.run(lambda connection: _drop(connection, private))
+            raise
+        return metadata
+
+    def _create(self, private: str) -> None:
+        import psycopg
+
+        server = self.server
+        strategy = "file_copy" if not server.info.fsync and server.info.major >= 15 else None
+        for role in server.config.roles:
+            server.run(lambda connection, role=role: sql.create_role_if_missing(connection, role))  # type: ignore[misc]
+        try:
+            server.run(lambda connection: sql.create_database(connection, private, strategy=strategy))
+        except (psycopg.errors.DiskFull, psycopg.errors.ObjectInUse, psycopg.errors.InternalError) as error:
+            raise BuildError(
+                f"{server.about} could not create a database: {' '.join(str(error).split())}; "
+                "a full disk or a session on template1 are the usual reasons"
+            ) from error
+
+    def _fill(self, private: str) -> Migrated:
+        server, config = self.server, self.server.config
+        if config.extensions:
+            with contextlib.closing(server.connect(private)) as connection:
+                for extension in config.extensions:
+                    sql.create_extension(connection, extension)
+        migrated = self.migrator.migrate(server.url(private), progress=self.progress, remedy=self._remedy())
+        self._warn_of_unseen_files(migrated)
+        return migrated
+
+    def _remedy(self) -> str:
+        from clonedb.postgres import binaries
+
+        if not self.server.embedded:
+            return f"{self.server.about} does not have it; install it there, or use another url"
+        found, _ = binaries.find(self.server.config)
+        listed = "; ".join(f"{b.source} {b.version} in {b.directory}" for b in found)
+        return (
+            f"the {self.server.about} does not have it; name it in [tool.clonedb] extensions so that a PostgreSQL that"
+            f" has it is chosen (found: {listed}), install it, or set url to a server that has it"
+        )
+
+    def _warn_of_unseen_files(self, migrated: Migrated) -> None:
+        known = {name for _, name, _ in self.wanted.abbreviated()}
+        root = self.project.rootdir
+        unseen = []
+        for path in migrated.read:
+            name = path.relative_to(root).as_posix()
+            hidden = any(part.startswith(".") or part == "site-packages" for part in path.relative_to(root).parts)
+            if name not in known and not hidden and path not in (self.project.ini, self.project.toml):
+                unseen.append(name)
+        if unseen:
+            listed = ", ".join(json.dumps(name) for name in unseen[:5])
+            self.progress.warn(
+                f"the build read files that are not in the fingerprint: {listed}; a change in them would go unseen: "
+                f"add watch = [{listed}] to [tool.clonedb]"
+            )
+
+    def _seal(self, private: str, migrated: Migrated, start: float) -> Metadata:
+        server = self.server
+        with contextlib.closing(server.connect(private)) as connection:
+            prepare(connection)
+        server.connect(private).close()  # leaves pg_internal.init, which a FILE_COPY clone inherits: 4 ms a connection
+        server.run(lambda connection: sql.end_sessions(connection, private))
+
+        def describe(connection: Connection[Any]) -> Metadata:
+            found = sql.find_database(connection, private)
+            grants = sql.grants_on_database(connection, private)
+            return Metadata(
+                project=self.project.name,
+                fingerprint=self.wanted.digest,
+                heads=migrated.heads,
+                revisions=len(migrated.revisions),
+                made=time.time(),
+                used=time.time(),
+                by=f"{getpass.getuser()} on {socket.gethostname()}, pid {os.getpid()}",
+                run=self.run,
+                seconds=round(time.monotonic() - start, 3),
+                size=sql.database_size(connection, private),
+                settings=[list(row) for row in sql.database_settings(connection, private)],
+                grants=None if grants is None else [list(row) for row in grants],
+                comment=found.comment if found else None,
+                inputs=self.wanted.abbreviated(),
+            )
+
+        metadata = server.run(describe)
+        server.run(lambda connection: sql.comment(connection, private, metadata.to_json()))
+        server.run(lambda connection: sql.seal(connection, private))
+        return metadata
+
+    def _publish(self, private: str) -> None:
+        """Give the finished database its name; one of that name (a rebuild's) steps aside in the same transaction."""
+        server = self.server
+        aside = unfinished_name(server.config.prefix, self.wanted.digest, server.owner, server.next_number())
+
+        def rename(connection: Connection[Any]) -> bool:
+            with connection.transaction():
+                if replaced := sql.find_database(connection, self.name) is not None:
+                    sql.rename_database(connection, self.name, aside)
+                sql.rename_database(connection, private, self.name)
+            return replaced
+
+        if server.run(rename):
+            server.run(lambda connection: _drop(connection, aside))
+
+
+def _drop(connection: Connection[Any], name: str) -> None:
+    if database := sql.find_database(connection, name):
+        sql.drop_whatever(connection, database)

@@ -1,0 +1,161 @@
+"""Clones: databases in a template's exact state, made, handed out, kept or dropped."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from clonedb.errors import ServerError, TemplateInUseError
+from clonedb.metadata import Kept
+from clonedb.names import clone_name
+from clonedb.postgres import sql
+from clonedb.postgres.server import Server
+from clonedb.templates import Template
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from psycopg import Connection
+    from sqlalchemy.engine import Engine
+
+__all__ = ["Clone", "create"]
+
+_PATIENCE = 10.0  # seconds that a clone waits for sessions to leave the template
+_WAL_LOG_LIMIT = 100 * 1024 * 1024  # bytes up to which WAL_LOG beats FILE_COPY's two checkpoints when fsync is on
+
+
+@dataclass(slots=True, eq=False)
+class Clone:
+    """A database of one's own, in the template's exact state.
+
+    `name` is the database's, `url` its URL for SQLAlchemy, `dsn` the same for libpq, psycopg and other languages; both
+    hold the password. `seconds` is what making it took. As a context manager it drops the database at the end.
+    """
+
+    server: Server = field(repr=False)
+    template: Template = field(repr=False)
+    name: str
+    seconds: float
+    kept: bool = False
+    _engines: list[Engine] = field(default_factory=list, repr=False)
+
+    @property
+    def url(self) -> str:
+        """`postgresql+psycopg://user:password@host:port/name`, with the configured driver."""
+        return self.server.url(self.name).render()
+
+    @property
+    def dsn(self) -> str:
+        """`postgresql://user:password@host:port/name`, without a driver and without a driver's own parameters."""
+        url = self.server.url(self.name)
+        known = url.conninfo()
+        query = tuple((name, known[name]) for name, _ in url.query if name in known)
+        return url.replace(driver=None, query=query).render()
+
+    def connect(self, **keywords: Any) -> Connection[Any]:
+        """A new psycopg connection; keywords are those of `psycopg.connect`."""
+        import psycopg
+
+        return psycopg.connect(self.dsn, **keywords)
+
+    def engine(self, **keywords: Any) -> Engine:
+        """A new SQLAlchemy engine, disposed of when the clone is dropped; keywords are those of `create_engine`."""
+        from sqlalchemy import create_engine
+
+        engine = create_engine(self.url, **keywords)
+        self._engines.append(engine)
+        return engine
+
+    def dispose(self) -> None:
+        """Close the pools of the engines that `engine` made."""
+        while self._engines:
+            self._engines.pop().dispose()
+
+    def keep(self, kept: Kept) -> None:
+        """Let the database outlive this process: `clonedb drop` or retention ends it."""
+        self.server.run(lambda connection: sql.comment(connection, self.name, kept.to_json()))
+        self.kept = True
+
+    def drop(self) -> None:
+        """Drop the database, whoever is connected; nothing happens if it is kept or gone."""
+        self.dispose()
+        if not self.kept:
+            self.server.run(lambda connection: sql.drop_database(connection, self.name))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.drop()
+        else:  # clean-up never hides the first error
+            with contextlib.suppress(Exception):
+                self.drop()
+
+
+def create(server: Server, template: Template) -> Clone:
+    """Make a clone: CREATE DATABASE ... TEMPLATE, then what that does not copy.
+
+    Raises TemplateInUseError when somebody stays connected to the template (SQLSTATE 55006), ServerError when the
+    template is gone or the disk is full.
+    """
+    start = time.monotonic()
+    metadata = template.metadata
+    name = clone_name(server.config.prefix, metadata.fingerprint, server.owner, server.next_number())
+    _copy(server, template, name, start + _PATIENCE)
+    if metadata.grants is not None or metadata.settings or metadata.comment:
+        server.run(lambda connection: _give(connection, name, template))
+    return Clone(server, template, name, time.monotonic() - start)
+
+
+def _copy(server: Server, template: Template, name: str, deadline: float) -> None:
+    import psycopg
+
+    strategy = _strategy(server, template)
+    while True:
+        try:
+            server.run(
+                lambda connection: sql.create_database(connection, name, template=template.name, strategy=strategy)
+            )
+        except psycopg.errors.ObjectInUse as error:
+            if time.monotonic() > deadline:
+                found = server.run(lambda connection: sql.sessions(connection, template.name))
+                raise TemplateInUseError(
+                    f"template {template.name!r} cannot be cloned while it has sessions:"
+                    f" {'; '.join(found) or str(error).strip()}; end them, and let nobody connect to a template"
+                ) from None
+            time.sleep(0.02)
+        except psycopg.errors.InvalidCatalogName:
+            raise ServerError(
+                f"template {template.name!r} is gone from {server.about}: somebody dropped it; run again to rebuild it"
+            ) from None
+        except (psycopg.errors.DiskFull, psycopg.errors.IoError) as error:
+            raise ServerError(
+                f"{server.about} could not make clone {name!r}: {' '.join(str(error).split())}; free some space"
+                " (`clonedb gc`, `clonedb list`) and run again"
+            ) from None
+        else:
+            return
+
+
+def _strategy(server: Server, template: Template) -> str | None:
+    """How to copy: by file where nothing is flushed, by WAL where each FILE_COPY costs two checkpoints (measured)."""
+    if server.info.major < 15:
+        return None
+    if server.config.strategy != "auto":
+        return server.config.strategy
+    return "wal_log" if server.info.fsync and template.metadata.size < _WAL_LOG_LIMIT else "file_copy"
+
+
+def _give(connection: Connection[Any], name: str, template: Template) -> None:
+    metadata = template.metadata
+    if metadata.grants is not None:
+        sql.grant_on_database(connection, name, metadata.grants)
+    if metadata.settings:
+        sql.apply_settings(connection, name, metadata.settings)
+    if metadata.comment:
+        sql.comment(connection, name, metadata.comment)

@@ -1,0 +1,192 @@
+"""What is on a server, what dead owners left there, and what is kept too long: found, and dropped if it is ours."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from clonedb.errors import ServerError
+from clonedb.metadata import Kept, Metadata
+from clonedb.names import Name, parse
+from clonedb.postgres import locks, sql
+from clonedb.postgres.server import Server
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+__all__ = ["Collector", "Item", "Leftover", "collect", "drop_one", "enforce_retention", "inventory"]
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A database that is to go, and why."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A database of ours for a list: its kind in a word, its size in bytes, what there is to say."""
+
+    name: str
+    kind: str
+    size: int
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A database whose name says that we made it, with what its comment says and the lock that protects it."""
+
+    name: Name
+    template: Metadata | None
+    kept: Kept | None
+
+    @property
+    def lock(self) -> int:
+        return locks.owner_key(self.name.owner) if self.name.owner else locks.use_key(self.name.text)
+
+
+def _found(connection: Connection[Any], prefix: str) -> Iterator[_Found]:
+    for database in sql.databases(connection, prefix):
+        if name := parse(prefix, database.name):
+            template = Metadata.from_json(database.comment) if name.kind == "template" else None
+            yield _Found(name, template, Kept.from_json(database.comment) if name.kind == "clone" else None)
+
+
+def collect(
+    server: Server, *, dry_run: bool = False, everything: bool = False, seconds: float = 60.0
+) -> list[Leftover]:
+    """Drop clones and unfinished templates of dead owners, and templates beyond keep_templates: what was dropped.
+
+    With `everything`, also kept clones and every template, unless somebody uses them.
+
+    A name is ours when its mark fits; an owner is dead when its advisory lock is free. The databases are listed before
+    the locks: an owner takes its lock before it makes a database, so a lock that is free afterwards was given up. Then
+    the lock is taken for as long as the drop lasts. Stops after `seconds`; one process at a time collects.
+    """
+    with contextlib.closing(server.connect(server.config.maintenance_database, application_name="clonedb gc")) as own:
+        if not dry_run and not locks.try_lock(own, locks.collector_key(server.config.prefix)):
+            return []
+        deadline = time.monotonic() + seconds
+        gone = []
+        for leftover, lock in _leftovers(server, own, everything=everything):
+            if time.monotonic() > deadline:
+                break
+            if dry_run or _drop(own, leftover.name, lock, kept_too=everything):
+                gone.append(leftover)
+        return gone
+
+
+def _leftovers(server: Server, own: Connection[Any], *, everything: bool) -> list[tuple[Leftover, int]]:
+    """What may go, with the key of the lock that must be free for it."""
+    found = list(_found(own, server.config.prefix))
+    held = locks.held_keys(own)
+    leftovers = []
+    by_project: dict[str, list[tuple[float, _Found]]] = {}
+    for database in found:
+        if database.template is not None:
+            by_project.setdefault(database.template.project, []).append((database.template.used, database))
+        elif database.lock not in held and (everything or database.kept is None):
+            leftovers.append((Leftover(database.name.text, "its owner is gone"), database.lock))
+    limit = 0 if everything else server.config.keep_templates
+    for templates in by_project.values():
+        for _, old in sorted(templates, key=lambda pair: pair[0], reverse=True)[limit:]:
+            if old.lock not in held:
+                leftovers.append((Leftover(old.name.text, "the project used newer templates since"), old.lock))
+    return leftovers
+
+
+def _drop(own: Connection[Any], name: str, key: int, *, kept_too: bool) -> bool:
+    """Drop a database while holding the lock that proves nobody uses it; False when somebody does."""
+    import psycopg
+
+    if not locks.try_lock(own, key):
+        return False
+    try:
+        database = sql.find_database(own, name)
+        if database is None or (not kept_too and Kept.from_json(database.comment) is not None):
+            return False
+        sql.drop_whatever(own, database)
+    except psycopg.Error:  # another role's, or somebody connects again and again: the next collection tries anew
+        return False
+    finally:
+        locks.release(own, key)
+    return True
+
+
+def drop_one(server: Server, name: str) -> None:
+    """Drop a database of ours that a user named; raises ServerError while its owner or a user of it lives."""
+    found = parse(server.config.prefix, name)
+    key = locks.owner_key(found.owner) if found and found.owner else locks.use_key(name)
+
+    def drop(connection: Connection[Any]) -> bool:
+        return _drop(connection, name, key, kept_too=True)
+
+    if not server.run(drop):
+        who = server.run(lambda connection: locks.holder(connection, key)) or "another session"
+        raise ServerError(f"database {name!r} is in use by {who}; end that process first")
+
+
+def inventory(server: Server) -> list[Item]:
+    """Every database that clonedb made under the prefix, by name."""
+
+    def look(connection: Connection[Any]) -> list[Item]:
+        held = locks.held_keys(connection)
+        items = []
+        for found in _found(connection, server.config.prefix):
+            kind, about = _about(found, used=found.lock in held)
+            items.append(Item(found.name.text, kind, sql.database_size(connection, found.name.text), about))
+        return items
+
+    return server.run(look)
+
+
+def _about(found: _Found, *, used: bool) -> tuple[str, str]:
+    if found.template is not None:
+        data = found.template
+        return "template", f"{data.project}, at {', '.join(data.heads)}" + (", in use" if used else "")
+    if found.kept is not None:
+        return "kept clone", f"{found.kept.project}, {found.kept.test or 'made by hand'}"
+    kind = "clone" if found.name.kind == "clone" else "unfinished template"
+    return kind, "its owner lives" if used else "its owner is gone: clonedb gc drops it"
+
+
+def enforce_retention(server: Server, project: str, run: str) -> bool:
+    """Make room for one more kept clone of a failed test: whether there is room.
+
+    A run keeps its first keep_count failures, which a developer reads first; older runs' give way to them.
+    """
+    count = server.config.keep_count
+    found = server.run(lambda connection: list(_found(connection, server.config.prefix)))
+    ours = [(f.kept.when, f) for f in found if f.kept and f.kept.project == project and f.kept.test is not None]
+    here = [f for _, f in ours if f.kept and f.kept.run == run]
+    if len(here) >= count:
+        return False
+    older = [f for _, f in sorted(ours, key=lambda pair: pair[0], reverse=True) if f not in here]
+    for old in older[max(0, count - 1 - len(here)) :]:
+        server.run(lambda connection, old=old: _drop(connection, old.name.text, old.lock, kept_too=True))  # type: ignore[misc]
+    return True
+
+
+class Collector:
+    """Collects in the background, once, so that no test waits for it."""
+
+    def __init__(self, server: Server, *, seconds: float = 10.0) -> None:
+        self._server = server
+        self._seconds = seconds
+        self._thread = threading.Thread(target=self._collect, name="clonedb-gc", daemon=True)
+        self._thread.start()
+
+    def _collect(self) -> None:
+        with contextlib.suppress(Exception):  # leftovers are no reason to fail anybody's tests
+            collect(self._server, seconds=self._seconds)
+
+    def join(self) -> None:
+        """Wait until it is done, no longer than its time."""
+        self._thread.join(self._seconds)

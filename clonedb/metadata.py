@@ -1,0 +1,70 @@
+"""What the databases clonedb makes say of themselves, in their comments."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["Kept", "Metadata"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata:
+    """What a template's comment says of it; `seconds` its build took, `size` in bytes, `made` and `used` (last, to the
+    hour) in Unix time.
+
+    `inputs` are the fingerprint's, abbreviated; `settings` and `grants` are the database's own, which CREATE DATABASE
+    ... TEMPLATE does not copy, and `comment` the one that the migrations left.
+    """
+
+    project: str
+    fingerprint: str
+    heads: tuple[str, ...]
+    revisions: int
+    made: float
+    used: float
+    by: str
+    run: str
+    seconds: float
+    size: int
+    settings: list[list[str | None]] = field(default_factory=list)
+    grants: list[list[Any]] | None = None
+    comment: str | None = None
+    inputs: list[list[str]] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """The comment's text."""
+        return json.dumps({"clonedb": asdict(self)}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | None) -> Metadata | None:
+        """Read a comment; None when it is nobody's, damaged, or of a newer clonedb."""
+        try:
+            data = json.loads(text or "")["clonedb"]
+            return cls(**{**data, "heads": tuple(data["heads"])})
+        except (ValueError, KeyError, TypeError):
+            return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """Why a clone outlives its owner; `when` in Unix time, `test` is None for one that was made by hand."""
+
+    project: str
+    run: str
+    when: float
+    test: str | None
+
+    def to_json(self) -> str:
+        """The comment's text."""
+        data = {"project": self.project, "run": self.run, "when": self.when, "test": self.test}
+        return json.dumps({"clonedb": {"kept": data}}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | None) -> Kept | None:
+        """Read a comment; None when it does not say that the clone is kept."""
+        try:
+            return cls(**json.loads(text or "")["clonedb"]["kept"])
+        except (ValueError, KeyError, TypeError):
+            return None

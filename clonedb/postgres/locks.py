@@ -1,0 +1,105 @@
+"""Advisory locks on the maintenance database: the truth across processes, runs and hosts.
+
+They are scoped to the database one is connected to, so all of them are taken on the one maintenance database. They are
+of the session: the server gives them back when their owner dies, by whatever death.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+__all__ = [
+    "build_key",
+    "collector_key",
+    "held_keys",
+    "holder",
+    "owner_key",
+    "release",
+    "try_lock",
+    "use_key",
+    "wait_for_lock",
+]
+
+
+def build_key(template: str) -> int:
+    """The lock of whoever builds a template."""
+    return _key("build", template)
+
+
+def owner_key(owner: str) -> int:
+    """The lock a process holds for as long as it owns databases: its lease."""
+    return _key("owner", owner)
+
+
+def collector_key(prefix: str) -> int:
+    """The lock of whoever collects leftovers, so that the workers of a run do not do it all at once."""
+    return _key("collect", prefix)
+
+
+def use_key(template: str) -> int:
+    """The lock that all who clone a template share, so that it is not collected meanwhile."""
+    return _key("use", template)
+
+
+def _key(purpose: str, name: str) -> int:
+    digest = hashlib.sha256(f"clonedb {purpose} {name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+def try_lock(connection: Connection[Any], key: int, *, shared: bool = False) -> bool:
+    """Take a lock if it is free, or if it is shared and all others share it."""
+    query = "select pg_try_advisory_lock_shared(%s)" if shared else "select pg_try_advisory_lock(%s)"
+    row = connection.execute(query, [key]).fetchone()
+    return bool(row and row[0])
+
+
+def release(connection: Connection[Any], key: int) -> None:
+    """Give a lock back that is not shared."""
+    connection.execute("select pg_advisory_unlock(%s)", [key])
+
+
+def wait_for_lock(
+    connection: Connection[Any], key: int, *, timeout: float, waiting: Callable[[float], None] | None = None
+) -> bool:
+    """Take a lock within `timeout` seconds; `waiting` is told every 50 ms for how many seconds it has been waited."""
+    start = time.monotonic()
+    while not try_lock(connection, key):
+        waited = time.monotonic() - start
+        if waited >= timeout:
+            return False
+        if waiting is not None:
+            waiting(waited)
+        time.sleep(0.05)
+    return True
+
+
+def held_keys(connection: Connection[Any]) -> set[int]:
+    """The keys of all advisory locks that sessions of this database hold at the moment."""
+    rows = connection.execute(
+        """
+        select (classid::bigint << 32) | objid::bigint from pg_locks
+        where locktype = 'advisory' and objsubid = 1 and granted
+              and database = (select oid from pg_database where datname = current_database())
+        """
+    )
+    return {row[0] for row in rows}
+
+
+def holder(connection: Connection[Any], key: int) -> str | None:
+    """Who holds a lock, since when: `clonedb on build-host, pid 4711, since 14 s`."""
+    row = connection.execute(
+        """
+        select a.application_name, extract(epoch from now() - a.backend_start)::int
+        from pg_locks l join pg_stat_activity a using (pid)
+        where l.locktype = 'advisory' and l.objsubid = 1 and l.granted
+              and (l.classid::bigint << 32) | l.objid::bigint = %s
+        """,
+        [key],
+    ).fetchone()
+    return f"{row[0]}, connected since {row[1]} s" if row else None

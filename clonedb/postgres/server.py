@@ -1,0 +1,239 @@
+"""One PostgreSQL server as clonedb uses it: how it is reached, what it is like, and this process's lease on it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from clonedb.config import Config
+from clonedb.errors import MissingExtensionError, PermissionDeniedError, ServerError
+from clonedb.names import new_owner
+from clonedb.postgres import locks, sql
+from clonedb.url import DatabaseURL, redact
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+    from clonedb.postgres.binaries import Binaries
+    from clonedb.postgres.embedded import Lease
+
+__all__ = ["Server", "open_server"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a server is reached: `own` are clonedb's keywords for libpq, `public` is the URL handed out (no database)."""
+
+    own: Mapping[str, str]
+    public: DatabaseURL
+    about: str
+
+
+class Server:
+    """A server in use by this process. Closing it gives up the leases, and with them every clone not kept.
+
+    `public` is the URL that is handed out, without a database; `info` what the server said of itself; `owner` the name
+    under which this process owns databases: as long as the session that holds its lock lives, nobody collects them.
+    """
+
+    def __init__(self, config: Config, way: _Way, lease: Lease | None, binaries: Binaries | None) -> None:
+        self.config = config
+        self.lease = lease
+        self.binaries = binaries
+        self.public = way.public
+        self.about = way.about
+        self._own = way.own
+        self._maintenance: Connection[Any] | None = None
+        self._pid = os.getpid()
+        self._owner: str | None = None
+        self._used: set[str] = set()
+        self._lock = threading.RLock()
+        self._number = 0
+        self.info = self.run(sql.server_info)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether clonedb runs this server itself."""
+        return self.lease is not None
+
+    @property
+    def owner(self) -> str:
+        """The process's name among the owners of databases; asking for it takes the lease."""
+        with self._lock:
+            if self._owner is None:
+                owner = new_owner()
+                self.run(lambda connection: locks.try_lock(connection, locks.owner_key(owner)))
+                self._owner = owner
+            return self._owner
+
+    def use(self, template: str) -> bool:
+        """Share a template's lock until the server is closed, so that nobody collects it: False if somebody does so."""
+        with self._lock:
+            if template not in self._used:
+                if not self.run(lambda connection: locks.try_lock(connection, locks.use_key(template), shared=True)):
+                    return False
+                self._used.add(template)
+            return True
+
+    def next_number(self) -> int:
+        """Counts this process's databases on the server."""
+        with self._lock:
+            self._number += 1
+            return self._number
+
+    def connect(self, database: str, **keywords: Any) -> Connection[Any]:
+        """A connection of clonedb's own to a database, in autocommit mode.
+
+        Raises ServerError when it cannot be had within connect_timeout.
+        """
+        return _connect({**self._own, "dbname": database}, self.config, self.about, **keywords)
+
+    def run(self, statement: Callable[[Connection[Any]], T]) -> T:
+        """Run a statement on this process's one session with the maintenance database, and hold its lock meanwhile.
+
+        A session that the server ended while it was idle is replaced once. Raises PermissionDeniedError when the role
+        may not do it.
+        """
+        import psycopg
+
+        with self._lock:
+            connection = self._session()
+            try:
+                return statement(connection)
+            except psycopg.errors.InsufficientPrivilege as error:
+                raise self._denied(error) from error
+            except psycopg.OperationalError as error:
+                if not connection.broken:
+                    raise
+                self._maintenance = None
+                reason = str(error).strip().splitlines()[0]
+                try:
+                    return statement(self._session())
+                except psycopg.OperationalError:
+                    raise ServerError(f"{self.about} went away: {redact(reason)}") from error
+
+    def _session(self) -> Connection[Any]:
+        if self._pid != os.getpid():  # a forked child must not speak on its parent's session
+            self._pid, self._maintenance, self._owner = os.getpid(), None, None
+            self._used.clear()
+        if self._maintenance is None or self._maintenance.closed:
+            self._maintenance = self._open_maintenance()
+            if self._owner is not None:
+                locks.try_lock(self._maintenance, locks.owner_key(self._owner))
+            for template in self._used:
+                locks.try_lock(self._maintenance, locks.use_key(template), shared=True)
+        return self._maintenance
+
+    def _open_maintenance(self) -> Connection[Any]:
+        name = f"clonedb on {socket.gethostname()}, pid {os.getpid()}"[:63]
+        connection = self.connect(self.config.maintenance_database, application_name=name)
+        if connection.info.server_version >= 140000:
+            connection.execute("set idle_session_timeout = 0")
+        connection.execute("set statement_timeout = 0; set lock_timeout = 0")
+        return connection
+
+    def _denied(self, error: Exception) -> PermissionDeniedError:
+        message = str(error).strip().splitlines()[0]
+        role = f"role {self.info.user!r}" if hasattr(self, "info") else "the role"
+        return PermissionDeniedError(
+            f"{self.about}: {message}; clonedb creates databases there: "
+            f"grant it with `ALTER ROLE ... CREATEDB` as a superuser ({role}), or use another url"
+        )
+
+    def demand_createdb(self) -> None:
+        """Raises PermissionDeniedError unless the role may create databases."""
+        if not self.info.may_create_databases:
+            raise PermissionDeniedError(
+                f"{self.about}: role {self.info.user!r} may not create databases; "
+                f'run `ALTER ROLE "{self.info.user}" CREATEDB` as a superuser, or use another url'
+            )
+
+    def demand_extensions(self, extensions: Collection[str]) -> None:
+        """Raises MissingExtensionError unless the server can create every one of the extensions."""
+        if not extensions or self.binaries is not None:  # an embedded server was chosen by what it has
+            return
+        query = "select name from pg_available_extensions where name = any(%s)"
+        rows = self.run(lambda connection: connection.execute(query, [list(extensions)]).fetchall())
+        missing = sorted(set(extensions) - {row[0] for row in rows})
+        if missing:
+            raise MissingExtensionError(
+                f"{self.about} has no extension {', '.join(map(repr, missing))}, which the migrations create; "
+                f"install it there (Debian: postgresql-contrib or postgresql-{self.info.major}-NAME), or use another url"
+            )
+
+    def url(self, database: str, *, driver: str | None = None) -> DatabaseURL:
+        """The URL of one database of the server, for people and applications: loopback TCP, or the user's own URL."""
+        return self.public.replace(database=database, driver=driver or self.public.driver)
+
+    def close(self) -> None:
+        """Give up the leases: the session first, so that nothing of ours is left when the embedded server stops."""
+        with self._lock:
+            if self._maintenance is not None and self._pid == os.getpid():
+                self._maintenance.close()
+            self._maintenance = None
+            self._owner = None
+            self._used.clear()
+            if self.lease is not None:
+                self.lease.close()
+
+
+def open_server(
+    config: Config, extensions: Collection[str] = (), *, progress: Callable[[str], None] | None = None
+) -> Server:
+    """The server that the configuration means: the one of `url`, else the embedded one.
+
+    Of several installed PostgreSQLs the first that has all of `extensions` is run. Raises ServerError.
+    """
+    if config.url is not None:
+        server = Server(config, _external(config), None, None)
+        try:
+            server.demand_extensions(extensions)
+        except BaseException:
+            server.close()
+            raise
+        return server
+    from clonedb.postgres import binaries, embedded
+
+    chosen = binaries.choose(config, extensions)
+    lease = embedded.lease(config, chosen, progress=progress)
+    try:
+        return Server(config, _embedded(config, lease), lease, chosen)
+    except BaseException:
+        lease.close()
+        raise
+
+
+def _external(config: Config) -> _Way:
+    url = DatabaseURL.parse(config.url or "", config.source("url"))
+    driver = config.driver or url.driver or "psycopg"
+    return _Way(url.conninfo(), url.replace(database=None, driver=driver), f"server {str(url)!r}")
+
+
+def _embedded(config: Config, lease: Lease) -> _Way:
+    own = {"host": str(lease.socket_dir), "port": str(lease.port), "user": lease.user}
+    public = DatabaseURL(
+        driver=config.driver or "psycopg", user=lease.user, password=lease.password, host="127.0.0.1", port=lease.port
+    )
+    return _Way(own, public, f"embedded server (PostgreSQL {lease.binaries.version})")
+
+
+def _connect(keywords: Mapping[str, str], config: Config, about: str, **more: Any) -> Connection[Any]:
+    import psycopg
+
+    timeout = {"connect_timeout": str(max(2, round(config.connect_timeout)))}  # libpq counts whole seconds, 2 at least
+    merged = {**timeout, "application_name": "clonedb", **keywords, **more}
+    try:
+        return psycopg.connect("", autocommit=True, prepare_threshold=None, **merged)  # type: ignore[arg-type]
+    except psycopg.OperationalError as error:
+        reason = redact(" ".join(str(error).split()))
+        where = f"url is from {config.source('url')}" if config.url else "`clonedb server status` shows its state"
+        raise ServerError(
+            f"cannot connect to database {keywords.get('dbname')!r} of {about}: {reason}; check that"
+            f" it runs, and its host, port, user and password ({where}; connect_timeout = {config.connect_timeout:g} s)"
+        ) from None

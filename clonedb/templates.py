@@ -1,0 +1,152 @@
+"""Template databases: found when they are there, built once when they are not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from clonedb.build import build
+from clonedb.errors import LockTimeoutError, PermissionDeniedError, ServerError
+from clonedb.fingerprint import Fingerprint, ServerFacts, fingerprint
+from clonedb.metadata import Metadata
+from clonedb.migrate import Migrator
+from clonedb.names import template_name
+from clonedb.postgres import locks, sql
+from clonedb.postgres.server import Server
+from clonedb.progress import Progress
+from clonedb.project import Project
+from clonedb.queue import BuildQueue
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+__all__ = ["Template", "ensure", "find", "fingerprint_on", "templates"]
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A sealed template on a server; `built` says whether this call built it, `waited` how long that or a wait took."""
+
+    name: str
+    metadata: Metadata
+    built: bool = False
+    waited: float = 0.0
+
+
+def find(server: Server, name: str) -> Template | None:
+    """The sealed template of this name, or None."""
+    database = server.run(lambda connection: sql.find_database(connection, name))
+    if database is None or not database.is_template:
+        return None
+    metadata = Metadata.from_json(database.comment)
+    return Template(name, metadata) if metadata else None
+
+
+def templates(server: Server) -> list[Template]:
+    """All sealed templates under the configured prefix, the newest first."""
+    found = server.run(lambda connection: sql.databases(connection, server.config.prefix))
+    known = [(d.name, Metadata.from_json(d.comment)) for d in found if d.is_template]
+    listed = [Template(name, metadata) for name, metadata in known if metadata is not None]
+    return sorted(listed, key=lambda template: template.metadata.made, reverse=True)
+
+
+def fingerprint_on(server: Server, project: Project) -> Fingerprint:
+    """The fingerprint of a project's template on a server."""
+    from clonedb.postgres.state import state_dir
+
+    facts = ServerFacts(server.info.major, server.info.encoding, server.info.locale)
+    return fingerprint(server.config, project, facts, index_dir=state_dir(server.config) / "index")
+
+
+def ensure(
+    server: Server,
+    project: Project,
+    *,
+    run: str,
+    progress: Progress,
+    rebuild: bool = False,
+    wanted: Fingerprint | None = None,
+    migrator: Migrator | None = None,
+) -> Template:
+    """The project's template, built if it is not there; of any number of processes that ask, exactly one builds it.
+
+    `run` names the test run: a rebuild happens once for it, and a build that failed in it is not tried again by its
+    other workers, who get the error in a line. Raises BuildError, ServerError or LockTimeoutError.
+    """
+    config = server.config
+    wanted = wanted or fingerprint_on(server, project)
+    name = template_name(config.prefix, wanted.digest)
+
+    def ready() -> Template | None:
+        found = find(server, name)
+        return None if found and rebuild and found.metadata.run != run else found
+
+    start = time.monotonic()
+    if template := ready():
+        return _in_use(server, template)
+    server.demand_createdb()
+    queue = BuildQueue(config, name, run)
+    with queue.turn(progress), _server_lock(server, name, progress):
+        if template := ready():
+            return _in_use(server, Template(name, template.metadata, waited=time.monotonic() - start))
+        queue.raise_if_failed()
+        progress.say(f"building template {name!r} on {server.about}")
+        with queue.recorded():
+            metadata = build(server, project, wanted, name=name, run=run, progress=progress, migrator=migrator)
+    progress.say(f"template {name!r} is ready: {metadata.revisions} revisions in {metadata.seconds:.1f} s")
+    return _in_use(server, Template(name, metadata, built=True, waited=time.monotonic() - start))
+
+
+def _in_use(server: Server, template: Template) -> Template:
+    """Share the template's lock, and note once an hour that it was used: the least recently used are collected."""
+    import psycopg
+
+    server.use(template.name)
+    if time.time() - template.metadata.used > 3600:
+        text = replace(template.metadata, used=time.time()).to_json()
+        with contextlib.suppress(psycopg.Error, PermissionDeniedError):  # another worker notes it, or the owner will
+            server.run(lambda connection: sql.comment(connection, template.name, text))
+    return template
+
+
+@contextlib.contextmanager
+def _server_lock(server: Server, name: str, progress: Progress) -> Iterator[None]:
+    """Hold the template's advisory lock on a session of its own: the truth across hosts."""
+    key, timeout, told = locks.build_key(name), server.config.lock_timeout, False
+    application = f"clonedb build on {socket.gethostname()}, pid {os.getpid()}"[:63]
+    with contextlib.closing(server.connect(server.config.maintenance_database, application_name=application)) as own:
+        _demand_sessions(server, own)
+
+        def waiting(seconds: float) -> None:
+            nonlocal told
+            if seconds > 1 and not told:
+                told = True
+                who = locks.holder(own, key) or "another session"
+                progress.say(f"template {name!r} is being built by {who}; waiting (lock_timeout = {timeout:g} s)")
+
+        if not locks.wait_for_lock(own, key, timeout=timeout, waiting=waiting):
+            who = locks.holder(own, key) or "another session"
+            raise LockTimeoutError(
+                f"template {name!r} is still being built by {who}, after lock_timeout = {timeout:g} s; "
+                "end that process if it hangs, or raise lock_timeout"
+            )
+        yield
+
+
+def _demand_sessions(server: Server, own: Connection[Any]) -> None:
+    """Refuse a transaction-pooling proxy: a lock taken through it belongs to nobody.
+
+    Such a proxy gives a second client the server session that the first one is not using at the moment.
+    """
+    pid = own.execute("select pg_backend_pid()").fetchone()
+    other = server.run(lambda connection: connection.execute("select pg_backend_pid()").fetchone())
+    if pid == other:
+        raise ServerError(
+            f"{server.about} is behind a proxy that shares sessions (PgBouncer with pool_mode = transaction?), on which"
+            " locks hold nothing; give clonedb a url that reaches the server itself"
+        )
