@@ -1,0 +1,46 @@
+"""The command line: `clonedb`, which says in words what the package does in calls."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from clonedb.cli import clones, configuration, demo, servers, templates
+from clonedb.errors import CloneDBError
+
+__all__ = ["main"]
+
+
+class _Group(click.Group):
+    """Shows an error of ours as one message, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CloneDBError as error:
+            click.echo(f"clonedb: {error}", err=True)
+            raise SystemExit(1) from None
+        except KeyboardInterrupt:
+            click.echo("clonedb: interrupted; nothing is left behind", err=True)
+            raise SystemExit(130) from None
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="clonedb")
+@click.option(
+    "-C", "--directory", default=".", type=click.Path(exists=True, file_okay=False), help="Project to work in."
+)
+@click.option("--url", help="URL of the PostgreSQL server to use, instead of the configured one.")
+@click.pass_context
+def main(context: click.Context, directory: str, url: str | None) -> None:
+    """A fresh, fully migrated PostgreSQL database for every test: migrate once, clone in milliseconds."""
+    context.obj = configuration.Place(directory, {"url": url})
+
+
+for command in (*configuration.COMMANDS, *templates.COMMANDS, *clones.COMMANDS, *servers.COMMANDS, *demo.COMMANDS):
+    main.add_command(command)
+
+if __name__ == "__main__":
+    sys.exit(main())

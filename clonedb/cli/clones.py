@@ -1,0 +1,193 @@
+"""`clonedb clone`, `run`, `psql`, `drop`, `gc`: databases from the shell."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from clonedb.cli.configuration import Place
+from clonedb.cli.progress import progress
+
+if TYPE_CHECKING:
+    from clonedb.clone import Clone
+    from clonedb.config import Config
+    from clonedb.postgres.server import Server
+
+__all__ = ["COMMANDS"]
+
+_HOLD = 8 * 3600.0  # seconds an embedded server stays up for a database that was made by hand
+
+
+@contextlib.contextmanager
+def _server(config: Config) -> Iterator[Server]:
+    from clonedb.api import open_project_server
+
+    server = open_project_server(config)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@click.command()
+@click.option("--driver", help="Driver in the URL (psycopg, asyncpg, ...); without it a plain postgresql:// URL.")
+@click.pass_obj
+def clone(place: Place, driver: str | None) -> None:
+    """Make a database in the template's state and print its URL; `clonedb drop` ends it."""
+    from clonedb.api import open_template
+    from clonedb.metadata import Kept
+    from clonedb.postgres import embedded
+
+    with progress() as shown, open_template(place.config(), progress=shown) as template:
+        made = template.clone()
+        run = secrets.token_hex(8)
+        made.keep(Kept(project=template.project.name, run=run, when=time.time(), test=None))
+        if template.server.lease is not None:
+            embedded.hold(template.server.config, template.server.lease, _HOLD)
+            hours = _HOLD / 3600
+            shown.say(f"the embedded server stays up for {hours:g} hours, or until `clonedb server stop`")
+        click.echo(template.server.url(made.name).replace(driver=driver).render() if driver else made.dsn)
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_obj
+def run(place: Place, command: tuple[str, ...]) -> None:
+    """Run COMMAND with a fresh clone in DATABASE_URL, and drop it afterwards.
+
+    The variables that [tool.clonedb] route names hold the URL too. The command's exit code is passed on.
+    """
+    from clonedb.api import open_template
+
+    with progress() as shown, open_template(place.config(), progress=shown) as template, template.clone() as database:
+        environment = {**os.environ, **_environment(database, template.server.config)}
+        code = _run(list(command), environment)
+    raise SystemExit(code)
+
+
+def _run(command: list[str], environment: dict[str, str]) -> int:
+    """Run a command; Ctrl-C is its business, and the clone is dropped when it has ended."""
+    try:
+        process = subprocess.Popen(command, env=environment)
+    except OSError as error:
+        click.echo(f"clonedb: cannot run {command[0]!r}: {error.strerror}", err=True)
+        return 127
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        code = process.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return code if code >= 0 else 128 - code
+
+
+def _environment(database: Clone, config: Config) -> dict[str, str]:
+    """DATABASE_URL, the routed names, and libpq's variables; a variable that is set keeps its driver."""
+    from clonedb.errors import ConfigError
+    from clonedb.url import DatabaseURL
+
+    own = DatabaseURL.parse(database.dsn)
+    variables = {}
+    for name in {"DATABASE_URL": None, **dict.fromkeys(config.route)}:
+        driver = config.driver
+        with contextlib.suppress(ConfigError):
+            driver = driver or DatabaseURL.parse(os.environ.get(name, "")).driver
+        variables[name] = own.replace(driver=driver).render()
+    libpq = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGPASSWORD": "password", "PGDATABASE": "dbname"}
+    keywords = own.conninfo()
+    return variables | {name: keywords[key] for name, key in libpq.items() if key in keywords}
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("name", required=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def psql(place: Place, name: str | None, arguments: tuple[str, ...]) -> None:
+    """Open psql on a kept clone, or on a fresh one that is dropped afterwards."""
+    import shutil
+
+    from clonedb.api import open_template
+    from clonedb.errors import ServerNotFoundError
+
+    config = place.config()
+    if name is not None and name.startswith("-"):  # an option of psql's, and no name
+        name, arguments = None, (name, *arguments)
+    with contextlib.ExitStack() as stack:
+        if name is None:
+            shown = stack.enter_context(progress())
+            template = stack.enter_context(open_template(config, progress=shown))
+            server, name = template.server, stack.enter_context(template.clone()).name
+        else:
+            server = stack.enter_context(_server(config))
+            _demand_ours(server, name)
+        program = (server.binaries and server.binaries.program("psql")) or shutil.which("psql")
+        if program is None:
+            raise ServerNotFoundError("no psql found; install PostgreSQL's client programs (postgresql-client)")
+        keywords = server.url(name).conninfo()
+        password = {"PGPASSWORD": keywords.pop("password")} if "password" in keywords else {}
+        options = {"host": "-h", "port": "-p", "user": "-U"}
+        place_ = [part for key, flag in options.items() if key in keywords for part in (flag, keywords[key])]
+        code = _run([str(program), *place_, *arguments, name], {**os.environ, **password})
+    raise SystemExit(code)
+
+
+def _demand_ours(server: Server, name: str) -> None:
+    """Raises NotOursError unless the database is there and clonedb made it."""
+    from clonedb.errors import NotOursError
+    from clonedb.names import parse
+    from clonedb.postgres import sql
+
+    if parse(server.config.prefix, name) is None:
+        raise NotOursError(
+            f"database {name!r} was not made by clonedb (prefix {server.config.prefix!r}), so it is left alone;"
+            " `clonedb list` shows those that were"
+        )
+    if server.run(lambda connection: sql.find_database(connection, name)) is None:
+        raise NotOursError(f"there is no database {name!r} on {server.about}; `clonedb list` shows what is there")
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every clone and template that nobody uses.")
+@click.pass_obj
+def drop(place: Place, names: tuple[str, ...], *, everything: bool) -> None:
+    """Drop databases that clonedb made: kept clones by NAME, or all that nobody uses."""
+    from clonedb.gc import collect, drop_one
+
+    if bool(names) == everything:
+        raise click.UsageError("give the names of databases (`clonedb list` shows them), or --all")
+    with _server(place.config()) as server:
+        for name in names:
+            _demand_ours(server, name)
+        if everything:
+            names = tuple(leftover.name for leftover in collect(server, everything=True))
+        else:
+            for name in names:
+                drop_one(server, name)
+        for name in names:
+            click.echo(f"dropped {name}")
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would be dropped.")
+@click.pass_obj
+def gc(place: Place, *, dry_run: bool) -> None:
+    """Drop what dead processes left, and templates beyond keep_templates."""
+    from clonedb.gc import collect
+
+    with _server(place.config()) as server:
+        found = collect(server, dry_run=dry_run)
+    for leftover in found:
+        click.echo(f"{'would drop' if dry_run else 'dropped'} {leftover.name}: {leftover.why}")
+    if not found:
+        click.echo("nothing is left over")
+
+
+COMMANDS = (clone, run, psql, drop, gc)

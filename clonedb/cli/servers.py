@@ -1,0 +1,60 @@
+"""`clonedb server`: the embedded servers from the shell."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from clonedb.cli.configuration import Place
+
+__all__ = ["COMMANDS"]
+
+
+@click.group()
+def server() -> None:
+    """Look at the embedded server, stop it, or delete its data."""
+
+
+@server.command("status")
+@click.pass_obj
+def status(place: Place) -> None:
+    """Say which embedded servers there are and whether they run."""
+    from clonedb.postgres import embedded
+
+    config = place.config()
+    if config.url:
+        click.echo(f"url is set ({config.shown('url')} from {config.source('url')}): no embedded server is used")
+    found = embedded.servers(config)
+    for one in found:
+        state = one.state
+        if one.pid is not None:
+            state += f", pid {one.pid}, port {one.port}"
+        if one.held_until is not None and one.held_until > time.time():
+            state += f", held for {(one.held_until - time.time()) / 3600:.1f} hours"
+        click.echo(f"{one.name}: PostgreSQL {one.version}, {state}, {one.size / 1024 / 1024:.0f} MB in {one.directory}")
+    if not found:
+        click.echo(f"no embedded server yet in {embedded.state_dir(config)}; the first use makes one")
+
+
+@server.command("stop")
+@click.pass_obj
+def stop(place: Place) -> None:
+    """Stop the embedded server now; its data stays."""
+    from clonedb.postgres import embedded
+
+    names = embedded.stop(place.config())
+    click.echo("\n".join(f"stopped {name}" for name in names) or "no embedded server was running")
+
+
+@server.command("reset")
+@click.pass_obj
+def reset(place: Place) -> None:
+    """Stop the embedded server and delete its data: templates and kept clones are gone."""
+    from clonedb.postgres import embedded
+
+    names = embedded.reset(place.config())
+    click.echo("\n".join(f"deleted {name}" for name in names) or "there was no embedded server")
+
+
+COMMANDS = (server,)

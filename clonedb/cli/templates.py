@@ -1,0 +1,142 @@
+"""`clonedb build`, `fingerprint`, `status`, `list`: templates from the shell."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from clonedb.cli.configuration import Place
+from clonedb.cli.progress import progress
+
+if TYPE_CHECKING:
+    from clonedb.postgres.server import Server
+
+__all__ = ["COMMANDS"]
+
+
+@click.command()
+@click.option("--force", is_flag=True, help="Build anew even if the template is there.")
+@click.pass_obj
+def build(place: Place, *, force: bool) -> None:
+    """Build the project's template database, unless it is there already."""
+    from clonedb.api import open_template
+
+    with progress() as shown, open_template(place.config(), progress=shown, rebuild=force) as template:
+        metadata = template.record.metadata
+        made = f"built in {metadata.seconds:.1f} s" if template.record.built else "already there"
+        heads = ", ".join(metadata.heads) or "no revision"
+        click.echo(f"{template.name}: {made}, at {heads}, {_megabytes(metadata.size)}")
+
+
+@click.command()
+@click.option("--explain", is_flag=True, help="List what goes in, and what differs from the newest template.")
+@click.pass_obj
+def fingerprint(place: Place, *, explain: bool) -> None:
+    """Print the fingerprint of the project's template: usable as a cache key."""
+    from clonedb.api import open_project_server
+    from clonedb.project import find_project
+    from clonedb.templates import fingerprint_on
+
+    config = place.config()
+    project = find_project(config)
+    with progress() as shown:
+        server = open_project_server(config, project, progress=shown)
+    try:
+        found = fingerprint_on(server, project)
+        click.echo(found.digest)
+        if explain:
+            for entry in found.inputs:
+                click.echo(f"  {entry.digest[:12]}  {entry.kind:<9}  {entry.name}")
+            _explain_difference(server, project.name, found)
+    finally:
+        server.close()
+
+
+def _explain_difference(server: Server, project: str, found: object) -> None:
+    from clonedb.fingerprint import Fingerprint, differences
+    from clonedb.templates import templates
+
+    assert isinstance(found, Fingerprint)  # noqa: S101 - imported late, so that the command starts early
+    newest = next((t for t in templates(server) if t.metadata.project == project), None)
+    if newest is None:
+        click.echo("there is no template of this project on the server yet")
+        return
+    changes = differences([(kind, name, digest) for kind, name, digest in newest.metadata.inputs], found)
+    if not changes:
+        click.echo(f"the newest template, {newest.name}, has this fingerprint")
+        return
+    click.echo(f"against the newest template, {newest.name}:")
+    for change in changes:
+        click.echo(f"  {change.change:<8} {change.kind:<9}  {change.name}")
+
+
+@click.command()
+@click.pass_obj
+def status(place: Place) -> None:
+    """Say whether the project's template is there, and what would happen next."""
+    from clonedb.api import open_project_server
+    from clonedb.names import template_name
+    from clonedb.project import find_project
+    from clonedb.templates import find, fingerprint_on
+
+    config = place.config()
+    project = find_project(config)
+    server = open_project_server(config, project)
+    try:
+        wanted = fingerprint_on(server, project)
+        name = template_name(config.prefix, wanted.digest)
+        found = find(server, name)
+        click.echo(f"project   {project.name} in {config.rootdir}")
+        click.echo(f"server    {server.about}")
+        click.echo(f"template  {name}")
+        if found is None:
+            click.echo("state     not built; the next test that asks for a database builds it, or `clonedb build`")
+        else:
+            age = _ago(found.metadata.made)
+            click.echo(f"state     ready: at {', '.join(found.metadata.heads)}, built {age} by {found.metadata.by}")
+    finally:
+        server.close()
+
+
+@click.command("list")
+@click.pass_obj
+def list_(place: Place) -> None:
+    """List every database that clonedb made on the server."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from clonedb.api import open_project_server
+    from clonedb.gc import inventory
+
+    server = open_project_server(place.config())
+    try:
+        rows = inventory(server)
+    finally:
+        server.close()
+    if not rows:
+        click.echo(f"no database of clonedb's on {server.about}")
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("database", "kind", "size", "what"):
+        table.add_column(column, overflow="fold", no_wrap=column == "database")
+    for row in rows:
+        table.add_row(row.name, row.kind, _megabytes(row.size), row.about)
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1024 / 1024:.1f} MB"
+
+
+def _ago(when: float) -> str:
+    seconds = max(0.0, time.time() - when)
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return f"{seconds:.0f} seconds ago"
+
+
+COMMANDS = (build, fingerprint, status, list_)

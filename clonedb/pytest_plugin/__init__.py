@@ -1,0 +1,50 @@
+"""The pytest plugin: clonedb's decisions, spoken in pytest's words.
+
+Every pytest run of an environment loads this, so nothing here imports SQLAlchemy, Alembic, psycopg or filelock before a
+test asks for a database, and nothing connects before then.
+"""
+
+from __future__ import annotations
+
+from clonedb.pytest_plugin.fixtures import (
+    clonedb,
+    clonedb_config,
+    clonedb_connection,
+    clonedb_dsn,
+    clonedb_engine,
+    clonedb_factory,
+    clonedb_session,
+    clonedb_sessionmaker,
+    clonedb_template,
+    clonedb_url,
+)
+from clonedb.pytest_plugin.options import pytest_addoption, pytest_configure
+from clonedb.pytest_plugin.report import (
+    pytest_report_header,
+    pytest_runtest_makereport,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+    pytest_unconfigure,
+)
+
+__all__ = [
+    "clonedb",
+    "clonedb_config",
+    "clonedb_connection",
+    "clonedb_dsn",
+    "clonedb_engine",
+    "clonedb_factory",
+    "clonedb_session",
+    "clonedb_sessionmaker",
+    "clonedb_template",
+    "clonedb_url",
+    "pytest_addoption",
+    "pytest_configure",
+    "pytest_report_header",
+    "pytest_runtest_makereport",
+    "pytest_sessionfinish",
+    "pytest_terminal_summary",
+    "pytest_testnodedown",
+    "pytest_unconfigure",
+]

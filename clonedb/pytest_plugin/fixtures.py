@@ -1,0 +1,147 @@
+"""The fixtures: each a small one that a project can override."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from clonedb.pytest_plugin.options import configuration, marker_of
+from clonedb.pytest_plugin.run import CLONES, run_of
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from sqlalchemy.engine import Engine
+    from sqlalchemy.orm import Session, sessionmaker
+
+    from clonedb.api import OpenTemplate
+    from clonedb.clone import Clone
+    from clonedb.config import Config
+
+__all__ = [
+    "clonedb",
+    "clonedb_config",
+    "clonedb_connection",
+    "clonedb_dsn",
+    "clonedb_engine",
+    "clonedb_factory",
+    "clonedb_session",
+    "clonedb_sessionmaker",
+    "clonedb_template",
+    "clonedb_url",
+]
+
+
+@pytest.fixture(scope="session")
+def clonedb_config(pytestconfig: pytest.Config) -> Config:
+    """The configuration; override it to set keys in code: `return clonedb_config.replace("conftest.py", url=...)`."""
+    __tracebackhide__ = True
+    return configuration(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def clonedb_template(pytestconfig: pytest.Config, clonedb_config: Config) -> Iterator[OpenTemplate]:
+    """The project's template, built if it is not there; of all the workers of all runs, one builds it."""
+    __tracebackhide__ = True
+    run = run_of(pytestconfig)
+    yield run.open(clonedb_config)
+    run.close()
+
+
+class _Paid:
+    """Counts the milliseconds a test spends on its databases."""
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self._statistics = run_of(request.config).statistics
+        self.milliseconds = 0.0
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.milliseconds += (time.perf_counter() - self._start) * 1e3
+
+    def note(self) -> None:
+        """The test has ended."""
+        self._statistics.paid.append(round(self.milliseconds, 3))
+
+
+@pytest.fixture
+def clonedb(request: pytest.FixtureRequest, clonedb_template: OpenTemplate) -> Iterator[Clone]:
+    """The test's database: a Clone with `name`, `url`, `dsn`, `connect()` and `engine()`."""
+    __tracebackhide__ = True
+    item: pytest.Item = request.node
+    run, paid = run_of(request.config), _Paid(request)
+    strategy = run.strategy(marker_of(item).isolation or clonedb_template.server.config.isolation, clonedb_template)
+    with paid:
+        clone = strategy.acquire()
+    item.stash.setdefault(CLONES, []).append(clone)
+    yield clone
+    with paid:
+        strategy.release(clone)
+    paid.note()
+
+
+@pytest.fixture
+def clonedb_url(clonedb: Clone) -> str:
+    """The database's URL for SQLAlchemy, with the configured driver."""
+    return clonedb.url
+
+
+@pytest.fixture
+def clonedb_dsn(clonedb: Clone) -> str:
+    """The database's URL for libpq, psycopg and asyncpg."""
+    return clonedb.dsn
+
+
+@pytest.fixture
+def clonedb_connection(clonedb: Clone) -> Iterator[Connection[Any]]:
+    """A psycopg connection to the database, closed after the test; what the test did not commit is gone."""
+    connection = clonedb.connect()
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def clonedb_engine(clonedb: Clone) -> Iterator[Engine]:
+    """A SQLAlchemy engine on the database, disposed of after the test."""
+    yield clonedb.engine()
+    clonedb.dispose()
+
+
+@pytest.fixture
+def clonedb_sessionmaker(clonedb_engine: Engine) -> sessionmaker[Session]:
+    """A sessionmaker bound to the test's engine."""
+    from sqlalchemy.orm import sessionmaker
+
+    return sessionmaker(clonedb_engine)
+
+
+@pytest.fixture
+def clonedb_session(clonedb_sessionmaker: sessionmaker[Session]) -> Iterator[Session]:
+    """A SQLAlchemy session on the test's engine, closed after the test; its commits are real."""
+    with clonedb_sessionmaker() as session:
+        yield session
+
+
+@pytest.fixture
+def clonedb_factory(request: pytest.FixtureRequest, clonedb_template: OpenTemplate) -> Iterator[Callable[[], Clone]]:
+    """A function that makes one more database for the test each time it is called."""
+    __tracebackhide__ = True
+    run, paid, made = run_of(request.config), _Paid(request), list["Clone"]()
+    clones = request.node.stash.setdefault(CLONES, [])
+
+    def make() -> Clone:
+        with paid:
+            clone = run.clone(clonedb_template)
+        made.append(clone)
+        clones.append(clone)
+        return clone
+
+    yield make
+    with paid:
+        for clone in made:
+            clone.drop()
+    paid.note()

@@ -1,0 +1,95 @@
+"""Command-line options and the marker: what pytest is told, turned into clonedb's configuration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from clonedb.config import KEYS, Config, check
+
+if TYPE_CHECKING:
+    from clonedb.config import Key
+
+__all__ = ["MarkerArguments", "configuration", "marker_of", "pytest_addoption", "pytest_configure"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """One `--clonedb-*` option a setting; the default is None, so that "not given" is known."""
+    group = parser.getgroup("clonedb", "databases for tests (clonedb)")
+    for key in KEYS.values():
+        if key.type is not dict:  # a table has no place on a command line
+            group.addoption(key.option, dest=_destination(key), default=None, help=_help(key), **_action(key))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line(
+        "markers",
+        "clonedb(isolation=None, keep=None): what database this test gets (isolation: auto, clone, worker) and"
+        " whether it is kept afterwards (keep: failed, all, none)",
+    )
+
+
+def _destination(key: Key) -> str:
+    return f"clonedb_{key.name}"
+
+
+def _help(key: Key) -> str:
+    choices = f" ({', '.join(key.choices)})" if key.choices else ""
+    return f"{key.help}{choices}".replace("%", "%%")
+
+
+def _action(key: Key) -> dict[str, Any]:
+    if key.type is bool:
+        return {"action": "store_true"}
+    if key.type is tuple:
+        return {"action": "append", "metavar": "VALUE"}
+    return {"metavar": key.name.rpartition("_")[2].upper()}
+
+
+def configuration(config: pytest.Config) -> Config:
+    """The configuration of a run: pyproject.toml from the rootdir upward, the environment, the command line.
+
+    Raises ConfigError.
+    """
+    from clonedb.settings import load
+
+    options = {}
+    for key in KEYS.values():
+        value = config.getoption(_destination(key), None)
+        if value is not None:
+            options[key.name] = key.parse(value, key.option) if isinstance(value, str) else value
+    return load(config.rootpath, options=options)
+
+
+class MarkerArguments:
+    """What `@pytest.mark.clonedb(...)` says of a test; None where it says nothing."""
+
+    __slots__ = ("isolation", "keep")
+
+    def __init__(self, *, isolation: str | None = None, keep: str | None = None) -> None:
+        self.isolation = isolation
+        self.keep = keep
+
+
+def marker_of(item: pytest.Item) -> MarkerArguments:
+    """The marker's arguments, checked by calling a function with them.
+
+    Raises ConfigError for an argument or a value it does not take.
+    """
+    from clonedb.errors import ConfigError
+
+    marker = item.get_closest_marker("clonedb")
+    if marker is None:
+        return MarkerArguments()
+    place = f"{item.nodeid}: @pytest.mark.clonedb"
+    try:
+        arguments = MarkerArguments(*marker.args, **marker.kwargs)
+        for name in MarkerArguments.__slots__:
+            if (value := getattr(arguments, name)) is not None:
+                check(name, value, place)
+    except TypeError:
+        given = ", ".join([*map(repr, marker.args), *(f"{name}={value!r}" for name, value in marker.kwargs.items())])
+        raise ConfigError(f"{place}({given}): it takes isolation=... and keep=..., by name") from None
+    return arguments
