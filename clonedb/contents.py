@@ -1,0 +1,137 @@
+"""What one file's contents say: their digest, the modules they import, the extensions they create."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+__all__ = ["Contents", "extensions_in_sql", "read_contents"]
+
+# not in any SQL: it stands for the part of an f-string that only running the code would tell
+_UNKNOWN = "\0"
+
+# A comment is matched first, so that what it holds is passed over. A name that goes on with an unknown part, or that
+# a template's placeholder makes up, is not a name.
+_STATEMENT = re.compile(
+    r"""(?isx)
+    --[^\n]* | /\*.*?\*/
+    | \b CREATE \s+ EXTENSION \s+ (?: IF \s+ NOT \s+ EXISTS \s+ )?
+      (?: "(?P<quoted>[^"{}%\x00\\]+)" | (?P<plain>[a-z_][\w$]*+) (?![\x00{%-]) )
+    """
+)
+_WORDS = frozenset({"and", "for", "from", "if", "in", "is", "on", "or", "statement", "statements", "to", "with"})
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """One file, read.
+
+    `imports` are dotted names as written, relative ones with their dots: `from a.b import c` gives `a.b` and `a.b.c`,
+    because only the file system knows whether `c` is a module. `extensions` are names in CREATE EXTENSION statements.
+    """
+
+    digest: str
+    imports: tuple[str, ...] = ()
+    extensions: tuple[str, ...] = ()
+
+
+def read_contents(name: str, data: bytes) -> Contents:
+    """Digest a file, and read it as Python or SQL if its name says that it is.
+
+    The bytes are taken as they are, line endings included: PostgreSQL stores them in function bodies. Python that does
+    not parse has a digest only; the migrations will tell what is wrong with it.
+    """
+    digest = hashlib.sha256(data).hexdigest()
+    if name.endswith(".py"):
+        tree = _parse(data)
+        if tree is None:
+            return Contents(digest)
+        texts = _texts(tree) if b"extension" in data.lower() else ()
+        extensions = {extension for text in texts for extension in extensions_in_sql(text)}
+        return Contents(digest, tuple(sorted(set(_imports(tree)))), tuple(sorted(extensions)))
+    if name.lower().endswith(".sql") and b"extension" in data.lower():
+        return Contents(digest, (), tuple(sorted(extensions_in_sql(data.decode(errors="replace")))))
+    return Contents(digest)
+
+
+def extensions_in_sql(text: str) -> set[str]:
+    """The names in a text's CREATE EXTENSION statements, comments left out, folded to lower case unless quoted."""
+    names = set()
+    for match in _STATEMENT.finditer(text):
+        if match["quoted"]:
+            names.add(match["quoted"])
+        elif match["plain"] and (name := match["plain"].lower()) not in _WORDS:
+            names.add(name)
+    return names
+
+
+def _parse(data: bytes) -> ast.Module | None:
+    with warnings.catch_warnings():
+        # an invalid escape in somebody's revision is not this run's warning, which pytest may have made an error
+        warnings.simplefilter("ignore")
+        try:
+            return ast.parse(data)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
+
+
+def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node but what stands under `if TYPE_CHECKING:`, which never runs."""
+    pending = [tree]
+    while pending:
+        node = pending.pop()
+        yield node
+        if isinstance(node, ast.If) and _is_type_checking(node.test):
+            pending.extend(node.orelse)
+        else:
+            pending.extend(ast.iter_child_nodes(node))
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    name = test.attr if isinstance(test, ast.Attribute) else test.id if isinstance(test, ast.Name) else ""
+    return name == "TYPE_CHECKING"
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    for node in _nodes(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield module
+            separator = "" if module.endswith(".") else "."
+            for alias in node.names:
+                if alias.name != "*":
+                    yield module + separator + alias.name
+        elif isinstance(node, ast.Call) and (name := _literal_import(node)):
+            yield name
+
+
+def _literal_import(call: ast.Call) -> str | None:
+    """The module that `import_module("a.b")` or `__import__("a.b")` names."""
+    function = call.func
+    name = (
+        function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+    )
+    if name not in ("import_module", "__import__"):
+        return None
+    argument = call.args[0] if call.args else next((word.value for word in call.keywords if word.arg == "name"), None)
+    return argument.value if isinstance(argument, ast.Constant) and isinstance(argument.value, str) else None
+
+
+def _texts(tree: ast.AST) -> Iterator[str]:
+    """String constants and f-strings, but no docstrings: those are comments."""
+    pending = [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else _UNKNOWN for part in node.values)  # type: ignore[misc]
+        elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            pending.extend(ast.iter_child_nodes(node))

@@ -1,0 +1,216 @@
+"""What a template is made of, as one digest and the list of its inputs; static, and without a database.
+
+The project's own modules that revisions and seeds import count, transitively, because a data migration runs them. What
+only env.py imports does not: those are the models that `--autogenerate` compares with, and a template follows the
+revisions. A project whose env.py migrates by such a module (`metadata.create_all`) names it under `watch`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from clonedb.config import Config
+from clonedb.project import Project
+from clonedb.sources import Input, Sources, digest_of, read_sources
+
+__all__ = [
+    "FORMAT",
+    "Difference",
+    "Fingerprint",
+    "Input",
+    "ServerFacts",
+    "Sources",
+    "differences",
+    "extensions_named",
+    "fingerprint",
+    "read_sources",
+]
+
+# Counted up whenever clonedb prepares or seals templates in another way, so that old ones are not taken for new.
+FORMAT = 1
+
+_ABBREVIATED = 12
+_LOCATIONS = frozenset(
+    {"script_location", "version_locations", "prepend_sys_path", "path_separator", "version_path_separator"}
+)
+_NEW_REVISIONS = frozenset(
+    {"file_template", "truncate_slug_length", "timezone", "output_encoding", "revision_environment", "post_write_hooks"}
+)
+_CONNECTION = re.compile(r"(?i)(?:.*[._-])?(?:url|uri|dsn|passw(?:or)?d)|sqlalchemy\.(?:echo|pool).*")
+_DATABASE_URL = re.compile(r"(?i)\s*postgres(?:ql)?(?:\+\w+)?://")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What a template depends on of the server it is built on."""
+
+    major: int
+    encoding: str
+    locale: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """The digest of everything a template is made of (SHA-256, 64 hexadecimal digits), and the inputs, ordered."""
+
+    digest: str
+    inputs: tuple[Input, ...]
+
+    @property
+    def short(self) -> str:
+        """The digest's beginning, as it stands in a template's name."""
+        return self.digest[:_ABBREVIATED]
+
+    def abbreviated(self) -> list[list[str]]:
+        """Kind, name and the digest's beginning of each input: what a template's comment keeps for `differences`."""
+        return [[item.kind, item.name, item.digest[:_ABBREVIATED]] for item in self.inputs]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How one input differs between two fingerprints."""
+
+    change: Literal["added", "removed", "changed"]
+    kind: str
+    name: str
+
+
+def fingerprint(
+    config: Config, project: Project, server: ServerFacts, *, index_dir: Path | None, sources: Sources | None = None
+) -> Fingerprint:
+    """The fingerprint of the template that this configuration, project and server give.
+
+    The same contents give the same digest wherever the checkout is, in whatever order directories are listed, and
+    whatever their times. `index_dir` is where digests of unchanged files are remembered: 300 revisions then take 3 ms.
+    `sources` are the files as `read_sources` saw them, for a caller who has looked already.
+
+    Raises ConfigError for a seed that is not there, a watch glob without a match and a file that may not be read.
+    """
+    sources = sources or read_sources(config, project, index_dir=index_dir)
+    inputs = [*sources.inputs, *_settings(config, project), *_versions(server)]
+    inputs.sort(key=lambda item: (item.kind, item.name, item.digest))
+    listed = json.dumps([(item.kind, item.name, item.digest) for item in inputs])
+    return Fingerprint(digest_of(listed), tuple(inputs))
+
+
+def extensions_named(
+    config: Config, project: Project, *, index_dir: Path | None, sources: Sources | None = None
+) -> frozenset[str]:
+    """The extensions that the server must have: those of the configuration, and every one that CREATE EXTENSION names
+    in a revision, the script location, a seed, a module they import, or a watched file.
+
+    Read statically, so a name that is put together at run time is not seen; `extensions` in the configuration tells it.
+    """
+    sources = sources or read_sources(config, project, index_dir=index_dir)
+    return sources.extensions
+
+
+def differences(old: Sequence[Sequence[str]], new: Fingerprint) -> list[Difference]:
+    """What differs between the inputs of a template (kind, name, digest) and those of a fingerprint, ordered.
+
+    Digests may be abbreviated: they are the same when one begins with the other.
+    """
+    before = _by_name(old)
+    after = _by_name([(item.kind, item.name, item.digest) for item in new.inputs])
+    found = []
+    for kind, name in sorted(before.keys() | after.keys()):
+        was, now = before.get((kind, name), []), after.get((kind, name), [])
+        if not was or not now:
+            found.append(Difference("added" if now else "removed", kind, name))
+        elif len(was) != len(now) or not all(_is_same(*pair) for pair in zip(was, now, strict=True)):
+            found.append(Difference("changed", kind, name))
+    return found
+
+
+def _by_name(inputs: Sequence[Sequence[str]]) -> dict[tuple[str, str], list[str]]:
+    grouped: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for kind, name, digest in sorted(map(tuple, inputs)):
+        grouped[kind, name].append(digest)
+    return grouped
+
+
+def _is_same(one: str, other: str) -> bool:
+    return one.startswith(other) or other.startswith(one)
+
+
+def _settings(config: Config, project: Project) -> Iterator[Input]:
+    """What the configuration contributes, beyond the files it names."""
+    yield Input("target", "target", digest_of(config.target))
+    for name in sorted(set(config.extensions)):
+        yield Input("extension", name, digest_of(name))
+    for name in sorted(set(config.roles)):
+        yield Input("role", name, digest_of(name))
+    if config.salt:
+        yield Input("salt", "salt", digest_of(config.salt))
+    yield from _x_arguments(config)
+    yield from _options(project)
+
+
+def _x_arguments(config: Config) -> Iterator[Input]:
+    """What env.py is told by -x; of several with one name the order counts, as the last may win or all may."""
+    values: dict[str, list[str]] = defaultdict(list)
+    for argument in config.x:
+        name, _, value = argument.partition("=")
+        if not _DATABASE_URL.match(value or name):
+            values[name].append(argument)
+    for name, arguments in values.items():
+        yield Input("x", name, digest_of(json.dumps(arguments)))
+
+
+def _options(project: Project) -> Iterator[Input]:
+    """Alembic's main options that may change the migrated database: all that are not known to leave it alone.
+
+    A project's own options count, because env.py reads them. Left out are where things are (their contents are inputs,
+    and paths differ between machines), how new revisions are written, and how the database is reached, which clonedb
+    decides. Directories of this machine in a value are replaced before it is digested.
+    """
+    if project.recursive:
+        yield Input("option", "recursive_version_locations", digest_of("true"))
+    for name, value in project.options.items():
+        if name == "recursive_version_locations" or name in _LOCATIONS or name in _NEW_REVISIONS:
+            continue
+        if _CONNECTION.fullmatch(name) or _DATABASE_URL.match(value):
+            continue
+        yield Input("option", name, digest_of(_portable(value, project)))
+
+
+def _portable(value: str, project: Project) -> str:
+    places = {"{rootdir}": project.rootdir, "{ini}": project.ini and project.ini.parent}
+    for text, place in places.items():
+        if place is not None and len(place.parts) > 1:
+            value = value.replace(str(place), text)
+    return value
+
+
+def _versions(server: ServerFacts) -> Iterator[Input]:
+    yield Input("format", "format", digest_of(str(FORMAT)))
+    yield Input("server", "major", digest_of(str(server.major)))
+    yield Input("server", "encoding", digest_of(server.encoding))
+    yield Input("server", "locale", digest_of(server.locale))
+    for name in ("alembic", "sqlalchemy"):
+        yield Input("version", name, digest_of(_minor_version(name)))
+
+
+def _minor_version(name: str) -> str:
+    """Major and minor version of an installed distribution, read from the name of its *.dist-info directory.
+
+    importlib.metadata, which would say the same, costs 15 ms to import.
+    """
+    pattern = re.compile(rf"(?i){name}-([^-]+)\.dist-info")
+    for directory in map(Path, sys.path):
+        # listing one directory costs more than looking for the package in each
+        if not (directory / name).is_dir():
+            continue
+        versions = sorted(match[1] for path in directory.iterdir() if (match := pattern.fullmatch(path.name)))
+        if versions:
+            return ".".join(versions[-1].split(".")[:2])
+    from importlib import metadata
+
+    return ".".join(metadata.version(name).split(".")[:2])

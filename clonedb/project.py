@@ -1,0 +1,262 @@
+"""Where a project's migrations live, found and read without importing Alembic or any of the project's code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clonedb.alembic_options import AlembicOptions, load_ini, load_toml
+from clonedb.closure import Modules
+from clonedb.config import Config, nearest
+from clonedb.errors import ConfigError, NoMigrationsError
+from clonedb.stat_index import StatIndex
+
+__all__ = ["Project", "find_project", "is_revision"]
+
+# as in alembic.script.base
+_REVISION = re.compile(r"(?!\.\#|__init__)(.*\.py)$")
+_PYTEST_FILES = {"pytest.ini": "pytest", ".pytest.ini": "pytest", "tox.ini": "pytest", "setup.cfg": "tool:pytest"}
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A project's migrations: where they are and what Alembic is told about them.
+
+    `ini` and `toml` are the files in use. `options` are the main options of both after interpolation, with the
+    setting `alembic` on top; `{url}` in it is left as it is. All paths are absolute.
+    """
+
+    rootdir: Path
+    ini: Path | None
+    toml: Path | None
+    section: str
+    options: Mapping[str, str] = field(repr=False)
+    script_location: Path
+    version_locations: tuple[Path, ...]
+    recursive: bool
+    import_roots: tuple[Path, ...]
+    name: str
+
+    @property
+    def env_py(self) -> Path:
+        """The script that Alembic runs."""
+        return self.script_location / "env.py"
+
+    def revision_files(self) -> tuple[Path, ...]:
+        """The files that Alembic would load as revisions, ordered by path."""
+        found: set[Path] = set()
+        for location in self.version_locations:
+            for directory, below, names in os.walk(location):
+                found.update(Path(directory, name) for name in names if is_revision(name))
+                below[:] = [name for name in below if self.recursive and not name.endswith("__pycache__")]
+        return tuple(sorted(found))
+
+
+def find_project(config: Config) -> Project:
+    """Find the project's migrations and read how Alembic is configured.
+
+    Looked for in this order: the setting `alembic_ini` (an .ini file or a pyproject.toml); the environment variable
+    ALEMBIC_CONFIG; alembic.ini and `[tool.alembic]` of pyproject.toml in the project's directory; `script_location` in
+    the setting `alembic`. As with the alembic command, an .ini file and `[tool.alembic]` work together when there are
+    both, and the .ini file's options win.
+
+    Alembic takes a relative path from the directory it is run in, nearly always that of the configuration file. A test
+    run may start anywhere, also beside another project's migrations. So a relative path is tried from the configuration
+    file's directory, then from the project's, then from the current one; the first place with migrations is taken. A
+    location `package:directory` is looked up in the import roots and on sys.path, without importing the package.
+
+    Raises NoMigrationsError, with the places looked at, when nothing says where the migrations are, and ConfigError
+    when what it says leads nowhere.
+    """
+    rootdir = _clean(config.rootdir)
+    ini, toml = _files(config, rootdir)
+    document = load_toml(toml)
+    table = document.get("tool", {}).get("alembic", {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{str(toml)!r}: tool.alembic is {table!r}; it takes a table")
+    section = config.alembic_section
+    found_ini = ini if ini.is_file() else None
+    options = AlembicOptions.read(ini=found_ini, toml=table, toml_path=toml, section=section, overrides=config.alembic)
+    location = options.values.get("script_location")
+    if not location:
+        raise _nothing_found(config, rootdir, ini, toml, table)
+    places = _Places.of((found_ini or toml).parent, rootdir)
+    pyproject = document if toml.parent == rootdir else load_toml(rootdir / "pyproject.toml")
+    roots = tuple(_import_roots(rootdir, places, options, pyproject))
+    modules = Modules(roots, StatIndex(), rootdir=rootdir)
+    script_location = _script_location(places, modules, location, ini=found_ini, toml=toml)
+    versions = tuple(_version_location(places, modules, text) for text in options.version_locations())
+    return Project(
+        rootdir=rootdir,
+        ini=found_ini,
+        toml=toml if table else None,
+        section=section,
+        options=options.values,
+        script_location=script_location,
+        version_locations=versions or (script_location / "versions",),
+        recursive=options.is_true("recursive_version_locations"),
+        import_roots=roots,
+        name=_name(pyproject, rootdir),
+    )
+
+
+def is_revision(name: str) -> bool:
+    """Whether Alembic loads a file of this name in a version location as a revision; hidden ones are."""
+    return _REVISION.match(name) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """The directories that a relative path may start from, the likeliest first."""
+
+    bases: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, *directories: Path) -> _Places:
+        try:
+            current = [Path.cwd()]
+        except FileNotFoundError:
+            current = []
+        return cls(tuple(dict.fromkeys([*directories, *current])))
+
+    def candidates(self, text: str) -> list[Path]:
+        return list(dict.fromkeys(_clean(base / text) for base in self.bases))
+
+
+def _files(config: Config, rootdir: Path) -> tuple[Path, Path]:
+    """The .ini and the .toml file to read, whether they exist or not, except that one that is named must exist."""
+    if config.alembic_ini is not None:
+        named = config.path(config.alembic_ini)
+        source = config.source("alembic_ini")
+    elif variable := os.environ.get("ALEMBIC_CONFIG"):
+        candidates = _Places.of(rootdir).candidates(variable)
+        named = next((path for path in candidates if path.is_file()), candidates[0])
+        source = "ALEMBIC_CONFIG"
+    else:
+        return rootdir / "alembic.ini", rootdir / "pyproject.toml"
+    named = _clean(named)
+    if not named.is_file():
+        raise ConfigError(f"{source}: there is no file {str(named)!r}; name an alembic.ini or a pyproject.toml")
+    if named.suffix == ".toml":
+        return named.with_name("alembic.ini"), named
+    beside = named.with_name("pyproject.toml")
+    return named, beside if beside.is_file() else rootdir / "pyproject.toml"
+
+
+def _resolve(places: _Places, modules: Modules, text: str, fits: Callable[[Path], bool]) -> list[Path]:
+    """Where a location leads, the best place first; the others say where else was looked."""
+    package, colon, below = text.partition(":")
+    if colon and not text.startswith("/"):
+        candidates = [Path(directory, *below.split(":")) for directory in modules.directories(package)]
+    else:
+        candidates = places.candidates(text)
+    return sorted(candidates, key=lambda path: not fits(path))
+
+
+def _script_location(places: _Places, modules: Modules, text: str, *, ini: Path | None, toml: Path) -> Path:
+    candidates = _resolve(places, modules, text, lambda path: (path / "env.py").is_file())
+    if candidates and (candidates[0] / "env.py").is_file():
+        return candidates[0]
+    where = f"script_location is {text!r}, as {str(ini or toml)!r} or the setting alembic says"
+    if not candidates:
+        raise ConfigError(f"{where}, but {_no_package(modules, text)}")
+    existing = next((path for path in candidates if path.is_dir()), None)
+    if existing is not None:
+        raise ConfigError(f"{where}, but {str(existing)!r} has no env.py; `alembic init` makes one")
+    looked = ", ".join(repr(str(path)) for path in candidates)
+    raise ConfigError(f"{where}, but there is no such directory; looked at {looked}")
+
+
+def _version_location(places: _Places, modules: Modules, text: str) -> Path:
+    candidates = _resolve(places, modules, text, Path.is_dir)
+    if not candidates:
+        raise ConfigError(f"version_locations names {text!r}, but {_no_package(modules, text)}")
+    return candidates[0]
+
+
+def _no_package(modules: Modules, text: str) -> str:
+    roots = ", ".join(repr(root) for root in modules.roots)
+    return f"no package {text.partition(':')[0]!r} was found; looked in {roots}, and among the installed ones"
+
+
+def _import_roots(
+    rootdir: Path, places: _Places, options: AlembicOptions, pyproject: Mapping[str, Any]
+) -> Iterator[Path]:
+    """Directories that the project's own modules are imported from, in order, each once."""
+    prepended = [next(filter(Path.is_dir, places.candidates(text)), None) for text in options.prepend_sys_path()]
+    pythonpath = [_clean(rootdir / text) for text in _pythonpath(rootdir, pyproject)]
+    for root in dict.fromkeys([*prepended, rootdir, rootdir / "src", *pythonpath]):
+        if root is not None and root.is_dir():
+            yield root
+
+
+def _pythonpath(rootdir: Path, pyproject: Mapping[str, Any]) -> Iterator[str]:
+    """What pytest's option `pythonpath` says: a list in TOML, words in an .ini file."""
+    table = pyproject.get("tool", {}).get("pytest", {})
+    values = [table.get("pythonpath"), table.get("ini_options", {}).get("pythonpath")]
+    for name, section in _PYTEST_FILES.items():
+        # what does not parse is pytest's to complain about
+        with contextlib.suppress(ConfigError):
+            ini = load_ini(path if (path := rootdir / name).is_file() else None, {})
+            values.append(ini.get(section, "pythonpath", raw=True, fallback=None))
+    for value in values:
+        yield from shlex.split(value) if isinstance(value, str) else value or ()
+
+
+def _clean(path: Path) -> Path:
+    """An absolute path without `..`; links are left, because they are how the project is laid out."""
+    return Path(os.path.normpath(path.absolute()))
+
+
+def _name(pyproject: Mapping[str, Any], rootdir: Path) -> str:
+    name = pyproject.get("project", {}).get("name")
+    return name if isinstance(name, str) and name else rootdir.name
+
+
+def _why_not(ini: Path, section: str) -> str:
+    if not ini.is_file():
+        return "no such file"
+    sections = dict.fromkeys(load_ini(ini, {}).sections())
+    if section in sections:
+        return f"no script_location in section [{section}]"
+    return f"no section [{section}]{nearest(section, sections)}"
+
+
+def _nothing_found(config: Config, rootdir: Path, ini: Path, toml: Path, table: Mapping[str, Any]) -> NoMigrationsError:
+    looked = {
+        "setting alembic_ini": f"is {config.alembic_ini!r}" if config.alembic_ini else "not set",
+        "environment variable ALEMBIC_CONFIG": "set" if os.environ.get("ALEMBIC_CONFIG") else "not set",
+        str(ini): _why_not(ini, config.alembic_section),
+        str(toml): (
+            "no script_location in [tool.alembic]"
+            if table
+            else "no [tool.alembic]"
+            if toml.is_file()
+            else "no such file"
+        ),
+        "setting alembic": "no script_location",
+    }
+    lines = [f"  {place}: {why}" for place, why in looked.items()]
+    found = (path for pattern in ("*/alembic.ini", "*/*/alembic.ini") for path in rootdir.glob(pattern))
+    near = sorted(path.relative_to(rootdir).as_posix() for path in found)
+    near = [name for name in near if not name.startswith(".")]
+    example = near[0] if near else "path/to/alembic.ini"
+    return NoMigrationsError(
+        "\n".join(
+            [
+                "no Alembic migrations were found; looked at",
+                *lines,
+                *([f"nearby there is {', '.join(map(repr, near[:3]))}"] if near else []),
+                "what helps, one of:",
+                "  run `alembic init migrations` in a project that has none",
+                f"  write alembic_ini = {example!r} under [tool.clonedb] in pyproject.toml",
+                "  write script_location = 'package:migrations' under [tool.clonedb.alembic]",
+            ]
+        )
+    )

@@ -1,0 +1,183 @@
+"""The files of one project as they are now: listed and examined once, read only when stat says that they changed.
+
+What was read is remembered in one private file a project. An entry is worth something as long as mtime, ctime, size
+and inode are the same. A file that was modified less than two seconds before it was read is not remembered: a second
+change could leave the same times behind on file systems with coarse clocks (git's rule for its index).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clonedb.contents import Contents, read_contents
+from clonedb.errors import ConfigError
+
+__all__ = ["StatIndex"]
+
+_VERSION = b"clonedb stat index 1 "
+_SETTLED = 2_000_000_000  # nanoseconds
+
+# mtime, ctime, size, inode, digest, number of the list of imports, extensions
+_Entry = tuple[int, int, int, int, str, int, list[str]]
+
+
+class StatIndex:
+    """Listings, stats and contents of files; used for one look at a project, then thrown away.
+
+    Listings, stats and contents are those of the first time they were asked for, so that one look sees one state.
+    """
+
+    def __init__(self, index_dir: Path | None = None, key: str = "") -> None:
+        """Read the index of the project `key` in `index_dir`; without a directory nothing is remembered."""
+        name = hashlib.sha256(os.fsencode(key)).hexdigest()[:20]
+        self._path = None if index_dir is None else index_dir / f"files-{name}.index"
+        self._read_now: dict[str, Contents | None] = {}
+        self._listings: dict[str, Mapping[str, os.DirEntry[str]]] = {}
+        self._imports: list[tuple[str, ...]] = []
+        self._known: dict[str, dict[str, _Entry]] = {}
+        self._numbers: dict[tuple[str, ...], int] | None = None
+        self._load()
+
+    def listing(self, directory: str) -> Mapping[str, os.DirEntry[str]]:
+        """The entries of a directory by name; none when it is missing or cannot be listed."""
+        listing = self._listings.get(directory)
+        if listing is None:
+            try:
+                with os.scandir(directory) as entries:
+                    listing = {entry.name: entry for entry in entries}
+            except OSError:
+                listing = {}
+            self._listings[directory] = listing
+        return listing
+
+    def contents(self, path: str) -> Contents | None:
+        """What a file holds, or None when there is no such file (any more).
+
+        Raises ConfigError when it may not be read.
+        """
+        directory, _, name = path.rpartition("/")
+        listing = self._listings.get(directory)
+        try:
+            if listing is None:
+                status = os.stat(path)  # noqa: PTH116 - a Path costs more than the call
+            elif (entry := listing.get(name)) is None:
+                return None
+            else:
+                status = entry.stat()
+        except OSError:
+            return None
+        known = self._known.get(directory, {}).get(name)
+        if (
+            known is not None
+            and known[0] == status.st_mtime_ns
+            and known[1] == status.st_ctime_ns
+            and known[2] == status.st_size
+            and known[3] == status.st_ino
+        ):
+            return Contents(known[4], self._imports[known[5]], tuple(known[6]))
+        if path not in self._read_now:
+            self._read_now[path] = self._read(directory, name, status)
+        return self._read_now[path]
+
+    def save(self) -> None:
+        """Write what was learnt, atomically; of two writers the last one wins, and either's file is right.
+
+        An index that cannot be written costs time at the next start and is no error.
+        """
+        if self._path is None or self._numbers is None:
+            return
+        files = {
+            directory: kept
+            for directory, names in self._known.items()
+            if (kept := {name: entry for name, entry in names.items() if self._exists(directory, name)})
+        }
+        body = json.dumps({"imports": self._imports, "files": files}, separators=(",", ":")).encode()
+        data = b"%b%b\n%b" % (_VERSION, hashlib.sha256(body).hexdigest().encode(), body)
+        with contextlib.suppress(OSError):
+            _replace(self._path, data)
+        self._numbers = None
+
+    def _exists(self, directory: str, name: str) -> bool:
+        listing = self._listings.get(directory)
+        return name in listing if listing is not None else os.path.lexists(os.path.join(directory, name))  # noqa: PTH118
+
+    def _read(self, directory: str, name: str, status: os.stat_result) -> Contents | None:
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        path = Path(directory, name)
+        now = time.time_ns()
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ConfigError(
+                f"{str(path)!r} belongs to what the template is made of, but cannot be read: {error.strerror}"
+            ) from error
+        contents = read_contents(name, data)
+        if now - max(status.st_mtime_ns, status.st_ctime_ns) >= _SETTLED:
+            self._remember(directory, name, status, contents)
+        return contents
+
+    def _remember(self, directory: str, name: str, status: os.stat_result, contents: Contents) -> None:
+        if self._numbers is None:
+            self._numbers = {imports: number for number, imports in enumerate(self._imports)}
+        number = self._numbers.setdefault(contents.imports, len(self._imports))
+        if number == len(self._imports):
+            self._imports.append(contents.imports)
+        self._known.setdefault(directory, {})[name] = (
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            status.st_size,
+            status.st_ino,
+            contents.digest,
+            number,
+            list(contents.extensions),
+        )
+
+    def _load(self) -> None:
+        data = _read_private(self._path) if self._path is not None else b""
+        head, _, body = data.partition(b"\n")
+        # the checksum covers every kind of damage, so what follows it was written by `save`, in its shape
+        if head != _VERSION + hashlib.sha256(body).hexdigest().encode():
+            return
+        stored: dict[str, Any] = json.loads(body)
+        self._imports = [tuple(names) for names in stored["imports"]]
+        self._known = stored["files"]
+
+
+def _read_private(path: Path) -> bytes:
+    """A file's bytes, if it belongs to this account and nobody else can write it."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+    try:
+        with open(path, "rb", opener=opener) as file:
+            status = os.fstat(file.fileno())
+            private = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
+            return file.read() if private else b""
+    except OSError:
+        return b""
+
+
+def _replace(path: Path, data: bytes) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
+            file.write(data)
+        os.replace(temporary, path)  # noqa: PTH105
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)  # noqa: PTH108
+        raise
