@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from clonedb.clone import Clone, create
 from clonedb.errors import NoMigrationsError
-from clonedb.fingerprint import extensions_named
+from clonedb.fingerprint import Sources, read_sources
 from clonedb.postgres.state import state_dir
 from clonedb.postgres.server import Server, open_server
 from clonedb.progress import Progress, Silence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from clonedb.config import Config
 
-__all__ = ["OpenTemplate", "open_project_server", "open_template", "template"]
+__all__ = ["OpenTemplate", "open_project_server", "open_template", "sources_of", "template"]
 
 
 class OpenTemplate:
@@ -94,17 +94,21 @@ def template(start: str | Path = ".", **settings: Any) -> OpenTemplate:
 
 
 def open_project_server(
-    config: Config, project: Project | None = None, *, progress: Progress | None = None
+    config: Config, sources: Sources | None = None, *, progress: Progress | None = None
 ) -> Server:
     """The server for a project: the first that has every extension its migrations name.
 
-    Without a project given, the one that the configuration leads to decides, if it leads to any.
+    Without the project's sources given, the project that the configuration leads to decides, if it leads to any.
     """
-    if project is None:
+    if sources is None:
         with contextlib.suppress(NoMigrationsError):
-            project = find_project(config)
-    extensions = extensions_named(config, project, index_dir=state_dir(config) / "index") if project else ()
-    return open_server(config, extensions, progress=(progress or Silence()).say)
+            sources = sources_of(config, find_project(config))
+    return open_server(config, sources.extensions if sources else (), progress=(progress or Silence()).say)
+
+
+def sources_of(config: Config, project: Project) -> Sources:
+    """The files that a project's template is made of; those that stat says are unchanged are not read again."""
+    return read_sources(config, project, index_dir=state_dir(config) / "index")
 
 
 def open_template(
@@ -116,11 +120,13 @@ def open_template(
     """
     progress = progress or Silence()
     project = find_project(config)
-    server = open_project_server(config, project, progress=progress)
+    sources = sources_of(config, project)
+    server = open_project_server(config, sources, progress=progress)
     try:
         record = _pinned(server, config, run) or ensure(
             server,
             project,
+            sources,
             run=run or f"{os.getpid()}-{secrets.token_hex(8)}",
             progress=progress,
             rebuild=config.rebuild if rebuild is None else rebuild,

@@ -117,7 +117,7 @@ class AlembicMigrator:
             "ini": str(project.ini) if project.ini else None,
             "toml": str(project.toml) if project.toml else None,
             "section": project.section,
-            "options": {**options, "script_location": str(project.script_location)},
+            "options": {**options, **self._locations()},
             "x": list(self.config.x),
             "target": self.config.target,
             "url": url.render(),
@@ -126,6 +126,19 @@ class AlembicMigrator:
             "seeds": [self._seed(seed) for seed in self.config.seed],
             "secrets": [url.password] if url.password else [],
         }
+
+    def _locations(self) -> dict[str, str]:
+        """Where the migrations are, absolute: Alembic takes relative paths from the current directory."""
+        project = self.project
+        locations = {"script_location": str(project.script_location)}
+        if "version_locations" not in project.options:
+            return locations
+        separators = {"os": os.pathsep, "space": " ", "newline": "\n", ":": ":", ";": ";"}
+        name = project.options.get("path_separator") or project.options.get("version_path_separator")
+        if name is None and "prepend_sys_path" not in project.options:
+            name = locations["path_separator"] = "newline"
+        separator = separators.get(name or "", ", ")
+        return {**locations, "version_locations": separator.join(map(str, project.version_locations))}
 
     def _seed(self, seed: str) -> dict[str, str]:
         module, colon, function = seed.partition(":")

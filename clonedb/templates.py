@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from clonedb.build import build
 from clonedb.errors import LockTimeoutError, PermissionDeniedError, ServerError
-from clonedb.fingerprint import Fingerprint, ServerFacts, fingerprint
+from clonedb.fingerprint import Fingerprint, ServerFacts, Sources, fingerprint
 from clonedb.metadata import Metadata
 from clonedb.migrate import Migrator
 from clonedb.names import template_name
@@ -55,22 +55,20 @@ def templates(server: Server) -> list[Template]:
     return sorted(listed, key=lambda template: template.metadata.made, reverse=True)
 
 
-def fingerprint_on(server: Server, project: Project) -> Fingerprint:
+def fingerprint_on(server: Server, project: Project, sources: Sources) -> Fingerprint:
     """The fingerprint of a project's template on a server."""
-    from clonedb.postgres.state import state_dir
-
     facts = ServerFacts(server.info.major, server.info.encoding, server.info.locale)
-    return fingerprint(server.config, project, facts, index_dir=state_dir(server.config) / "index")
+    return fingerprint(server.config, project, facts, index_dir=None, sources=sources)
 
 
 def ensure(
     server: Server,
     project: Project,
+    sources: Sources,
     *,
     run: str,
     progress: Progress,
     rebuild: bool = False,
-    wanted: Fingerprint | None = None,
     migrator: Migrator | None = None,
 ) -> Template:
     """The project's template, built if it is not there; of any number of processes that ask, exactly one builds it.
@@ -79,7 +77,7 @@ def ensure(
     other workers, who get the error in a line. Raises BuildError, ServerError or LockTimeoutError.
     """
     config = server.config
-    wanted = wanted or fingerprint_on(server, project)
+    wanted = fingerprint_on(server, project, sources)
     name = template_name(config.prefix, wanted.digest)
 
     def ready() -> Template | None:

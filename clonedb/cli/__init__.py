@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
@@ -42,5 +41,3 @@ def main(context: click.Context, directory: str, url: str | None) -> None:
 for command in (*configuration.COMMANDS, *templates.COMMANDS, *clones.COMMANDS, *servers.COMMANDS, *demo.COMMANDS):
     main.add_command(command)
 
-if __name__ == "__main__":
-    sys.exit(main())

@@ -35,16 +35,17 @@ def build(place: Place, *, force: bool) -> None:
 @click.pass_obj
 def fingerprint(place: Place, *, explain: bool) -> None:
     """Print the fingerprint of the project's template: usable as a cache key."""
-    from clonedb.api import open_project_server
+    from clonedb.api import open_project_server, sources_of
     from clonedb.project import find_project
     from clonedb.templates import fingerprint_on
 
     config = place.config()
     project = find_project(config)
+    sources = sources_of(config, project)
     with progress() as shown:
-        server = open_project_server(config, project, progress=shown)
+        server = open_project_server(config, sources, progress=shown)
     try:
-        found = fingerprint_on(server, project)
+        found = fingerprint_on(server, project, sources)
         click.echo(found.digest)
         if explain:
             for entry in found.inputs:
@@ -76,16 +77,17 @@ def _explain_difference(server: Server, project: str, found: object) -> None:
 @click.pass_obj
 def status(place: Place) -> None:
     """Say whether the project's template is there, and what would happen next."""
-    from clonedb.api import open_project_server
+    from clonedb.api import open_project_server, sources_of
     from clonedb.names import template_name
     from clonedb.project import find_project
     from clonedb.templates import find, fingerprint_on
 
     config = place.config()
     project = find_project(config)
-    server = open_project_server(config, project)
+    sources = sources_of(config, project)
+    server = open_project_server(config, sources)
     try:
-        wanted = fingerprint_on(server, project)
+        wanted = fingerprint_on(server, project, sources)
         name = template_name(config.prefix, wanted.digest)
         found = find(server, name)
         click.echo(f"project   {project.name} in {config.rootdir}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Server", "open_server"]
 
 T = TypeVar("T")
+
+_LIBPQ_QUESTION = re.compile(r"\s*Is the server running (?:on that host|locally) and accepting .*\?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +234,7 @@ def _connect(keywords: Mapping[str, str], config: Config, about: str, **more: An
     try:
         return psycopg.connect("", autocommit=True, prepare_threshold=None, **merged)  # type: ignore[arg-type]
     except psycopg.OperationalError as error:
-        reason = redact(" ".join(str(error).split()))
+        reason = redact(" ".join(_LIBPQ_QUESTION.sub("", str(error)).split()))
         where = f"url is from {config.source('url')}" if config.url else "`clonedb server status` shows its state"
         raise ServerError(
             f"cannot connect to database {keywords.get('dbname')!r} of {about}: {reason}; check that"

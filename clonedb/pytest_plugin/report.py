@@ -68,7 +68,8 @@ def _mention_kept(run: Run, item: pytest.Item, report: pytest.TestReport) -> Non
 def _shorten(run: Run, error: CloneDBError, report: pytest.TestReport) -> None:
     text = f"{type(error).__name__}: {error}"
     if text in run.shown_errors:
-        report.longrepr = f"{text.splitlines()[0]} (shown in full above)"
+        first = text.splitlines()[0]
+        report.longrepr = f"{first[:100]}{'...' if len(first) > 100 else ''} (shown in full above)"
     else:
         run.shown_errors.add(text)
         report.longrepr = text

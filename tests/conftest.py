@@ -1,0 +1,149 @@
+"""What all tests share: one embedded server for the whole run, and projects to try it with."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from clonedb.config import Config
+from clonedb.postgres import binaries, embedded
+from clonedb.postgres.server import Server, open_server
+from clonedb.url import DatabaseURL
+from tests.projects import Project, clean_environment
+
+
+@pytest.fixture(scope="session")
+def run_id(request: pytest.FixtureRequest) -> str:
+    """The same text in every worker of a run, another one in every run: the salt of all fingerprints."""
+    worker = getattr(request.config, "workerinput", None)
+    return worker["testrunuid"] if worker else os.urandom(8).hex()
+
+
+@pytest.fixture(scope="session")
+def state_dir(run_id: str, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """The state directory of the run's embedded server: short, and passable for the account that the server drops to."""
+    memory = Path("/dev/shm")  # a clone costs a third of what it costs on a disk
+    base = memory if memory.is_dir() and os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+    directory = base / f"clonedb-tests-{run_id[:12]}"
+    directory.mkdir(mode=0o711, exist_ok=True)
+    yield directory
+    if not hasattr(request.config, "workerinput"):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_bin() -> str | None:
+    """The binaries to test with: CLONEDB_TEST_POSTGRES is a major version (15 to 18) or a directory."""
+    wanted = os.environ.get("CLONEDB_TEST_POSTGRES")
+    if not wanted or "/" in wanted:
+        return wanted
+    found, looked_at = binaries.find(Config(rootdir=Path.cwd()))
+    for one in found:
+        if one.major == int(wanted):
+            return str(one.directory)
+    raise pytest.UsageError(f"CLONEDB_TEST_POSTGRES = {wanted}: no such PostgreSQL here ({'; '.join(looked_at)})")
+
+
+@pytest.fixture(scope="session")
+def config(state_dir: Path, postgres_bin: str | None, run_id: str) -> Config:
+    """A configuration for the run's own embedded server."""
+    return Config(rootdir=Path.cwd()).replace(
+        "tests", state_dir=str(state_dir), postgres_bin=postgres_bin, salt=run_id, idle_timeout=5.0
+    )
+
+
+@pytest.fixture(scope="session")
+def lease(config: Config) -> Iterator[embedded.Lease]:
+    """Keeps the run's server up while this worker lives."""
+    with embedded.lease(config, binaries.choose(config, ())) as held:
+        yield held
+
+
+@pytest.fixture(scope="session")
+def server_url(lease: embedded.Lease) -> str:
+    """The run's server as somebody else's: a loopback URL with a password, and no database."""
+    url = DatabaseURL(driver="psycopg", user=lease.user, password=lease.password, host="127.0.0.1", port=lease.port)
+    return url.render()
+
+
+@pytest.fixture
+def server(config: Config, lease: embedded.Lease) -> Iterator[Server]:
+    """The run's embedded server, opened by this test."""
+    opened = open_server(config)
+    yield opened
+    opened.close()
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def prefix(run_id: str) -> str:
+    """A prefix for database names that no other test uses."""
+    return f"t{run_id[:5]}_{os.getpid():x}_{next(_numbers)}"
+
+
+@pytest.fixture
+def admin_dsn(lease: embedded.Lease) -> str:
+    """The maintenance database of the run's server, for looking at what is there."""
+    return f"host={lease.socket_dir} port={lease.port} user={lease.user} dbname=postgres"
+
+
+@pytest.fixture
+def empty_database_url(admin_dsn: str, server_url: str, prefix: str) -> Iterator[str]:
+    """An empty database of one's own."""
+    name = f"{prefix}_empty"
+    with psycopg.connect(admin_dsn, autocommit=True) as connection:
+        connection.execute(f'create database "{name}"')
+        yield DatabaseURL.parse(server_url).replace(database=name).render()
+        connection.execute(f'drop database "{name}" with (force)')
+
+
+@pytest.fixture
+def environment(
+    state_dir: Path, postgres_bin: str | None, run_id: str, prefix: str, lease: embedded.Lease
+) -> dict[str, str]:
+    """The environment for programs under test: the run's server, a salt, and names of their own."""
+    settings = {
+        "CLONEDB_STATE_DIR": str(state_dir),
+        "CLONEDB_SALT": run_id,
+        "CLONEDB_PREFIX": prefix,
+        "CLONEDB_IDLE_TIMEOUT": "5",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "COLUMNS": "200",
+    }
+    if postgres_bin:
+        settings["CLONEDB_POSTGRES_BIN"] = postgres_bin
+    return {**dict(clean_environment()), **settings}
+
+
+@pytest.fixture
+def make_project(tmp_path: Path, environment: dict[str, str]) -> Callable[[str], Project]:
+    """A function that makes an Alembic project in a directory of its own."""
+
+    def make(name: str) -> Project:
+        directory = tmp_path / name
+        directory.mkdir()
+        return Project(directory, environment)
+
+    return make
+
+
+@pytest.fixture
+def project(make_project: Callable[[str], Project]) -> Project:
+    """An Alembic project without revisions."""
+    return make_project("project")
+
+
+@pytest.fixture
+def items(project: Project) -> Project:
+    """An Alembic project whose two revisions make a table `item` with one row."""
+    project.items()
+    return project

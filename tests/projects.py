@@ -1,0 +1,160 @@
+"""Alembic projects for tests: written into a directory of their own, run as their users would run them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psycopg
+
+ENV_PY = """
+from alembic import context
+from sqlalchemy import engine_from_config, pool
+
+config = context.config
+target_metadata = None
+
+def run_migrations_online():
+    connectable = engine_from_config(config.get_section(config.config_ini_section, {}), prefix="sqlalchemy.", poolclass=pool.NullPool)
+    with connectable.connect() as connection:
+        context.configure(connection=connection, target_metadata=target_metadata)
+        with context.begin_transaction():
+            context.run_migrations()
+
+run_migrations_online()
+"""
+
+ALEMBIC_INI = """
+[alembic]
+script_location = %(here)s/migrations
+sqlalchemy.url = postgresql+psycopg://nobody@localhost:1/never
+path_separator = os
+"""
+
+
+class Project:
+    """A project in a directory: files are written, pytest and clonedb are run in it as programs."""
+
+    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
+        self.directory = directory
+        self.environment = dict(environment)
+        self._last: str | None = None
+        self.write("alembic.ini", ALEMBIC_INI)
+        self.write("migrations/env.py", ENV_PY)
+        (directory / "migrations/versions").mkdir()
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a file below the project's directory, dedented."""
+        path = self.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text).lstrip("\n"), encoding="utf-8")
+        return path
+
+    def revision(
+        self, name: str, upgrade: str, downgrade: str = "pass", *, down: str | None | tuple[str, ...] = ""
+    ) -> Path:
+        """Add a revision after the last one (or after `down`); the bodies are Python statements with `op` at hand."""
+        parent = self._last if down == "" else down
+        self._last = name
+        return self.write(
+            f"migrations/versions/{name}.py",
+            f"import os, time\nimport sqlalchemy as sa\nfrom alembic import op\n\nrevision = {name!r}\ndown_revision = {parent!r}\n\n\n"
+            f"def upgrade():\n{textwrap.indent(textwrap.dedent(upgrade), '    ')}\n\n\n"
+            f"def downgrade():\n{textwrap.indent(textwrap.dedent(downgrade), '    ')}\n",
+        )
+
+    def items(self) -> None:
+        """The ordinary history: a table, and rows in it."""
+        self.revision("one", 'op.execute("create table item (id serial primary key, name text not null)")')
+        self.revision("two", "op.execute(\"insert into item (name) values ('seeded')\")")
+
+    def settings(self, **values: object) -> None:
+        """Write pyproject.toml with a [tool.clonedb] table."""
+        lines = "\n".join(f"{name} = {_toml(value)}" for name, value in values.items())
+        self.write("pyproject.toml", f'[project]\nname = "items"\nversion = "1"\n\n[tool.clonedb]\n{lines}\n')
+
+    def popen(self, *command: str, **more: str) -> subprocess.Popen[str]:
+        """Start a program in the project's directory."""
+        return subprocess.Popen(
+            command,
+            cwd=self.directory,
+            env={**self.environment, **more},
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def run(self, *command: str, timeout: float = 120, **more: str) -> Outcome:
+        """Run a program in the project's directory to its end."""
+        process = self.popen(*command, **more)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            raise AssertionError(f"{command} took longer than {timeout} s\n{out}\n{err}") from None
+        return Outcome(process.returncode, out, err)
+
+    def clonedb(self, *arguments: str, timeout: float = 120, **more: str) -> Outcome:
+        """Run `clonedb ARGUMENTS`."""
+        return self.run(sys.executable, "-m", "clonedb.cli", *arguments, timeout=timeout, **more)
+
+    def pytest(self, *arguments: str, timeout: float = 120, **more: str) -> Outcome:
+        """Run `pytest ARGUMENTS`."""
+        return self.run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, timeout=timeout, **more)
+
+
+class Outcome:
+    """How a program ended: its exit code and what it printed."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code = code
+        self.out = out
+        self.err = err
+
+    @property
+    def text(self) -> str:
+        """Both streams."""
+        return f"{self.out}\n{self.err}"
+
+    def demand(self, code: int = 0) -> Outcome:
+        """Fail with all that was printed unless the program ended with this exit code."""
+        if self.code != code:
+            raise AssertionError(f"exit code {self.code}, not {code}\n{self.out}\n{self.err}")
+        return self
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f'"{name}" = {_toml(item)}' for name, item in value.items()) + "}"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return str(value)
+
+
+def databases(dsn: str, prefix: str = "clonedb") -> list[str]:
+    """The databases on a server whose names begin with a prefix."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        rows = connection.execute(
+            "select datname from pg_database where starts_with(datname::text, %s) order by 1", [prefix]
+        )
+        return [row[0] for row in rows]
+
+
+def clean_environment() -> Iterator[tuple[str, str]]:
+    """This process's environment without what would reach into a project under test."""
+    for name, value in os.environ.items():
+        if not name.startswith(("CLONEDB_", "PYTEST_", "PG", "COV_")) and name not in (
+            "DATABASE_URL",
+            "TEST_DATABASE_URL",
+        ):
+            yield name, value
