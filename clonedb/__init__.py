@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ __all__ = [
     "template",
 ]
 
-_HOMES = {"Clone": "clone", "Config": "config", "OpenTemplate": "api", "template": "api"}
+_HOMES = MappingProxyType({"Clone": "clone", "Config": "config", "OpenTemplate": "api", "template": "api"})
 
 
 def __getattr__(name: str) -> Any:

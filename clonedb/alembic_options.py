@@ -16,8 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from clonedb.config import nearest
 from clonedb.errors import ConfigError
+from clonedb.keys import nearest
 from clonedb.url import redact
 
 __all__ = ["AlembicOptions", "load_ini", "load_toml"]

@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import warnings
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from clonedb.clone import Clone, create
 from clonedb.errors import NoMigrationsError
-from clonedb.fingerprint import Sources, read_sources
-from clonedb.postgres.state import state_dir
+from clonedb.fingerprint import Sources
+from clonedb.gc import Collector
 from clonedb.postgres.server import Server, open_server
-from clonedb.progress import Progress, Silence
+from clonedb.progress import Progress, Silence, Warnings
 from clonedb.project import Project, find_project
 from clonedb.runs import Pin
 from clonedb.settings import load
-from clonedb.templates import Template, ensure, find
+from clonedb.templates import Template, ensure, find, sources_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -34,10 +35,11 @@ class OpenTemplate:
     `name` is the template database's; `built` whether opening it built it; `waited` the seconds that took.
     """
 
-    def __init__(self, server: Server, record: Template, project: Project) -> None:
+    def __init__(self, server: Server, record: Template, project: Project, collector: Collector | None = None) -> None:
         self.server = server
         self.record = record
         self.project = project
+        self._collector = collector
         self._end = weakref.finalize(self, server.close)
 
     @property
@@ -64,6 +66,8 @@ class OpenTemplate:
 
     def close(self) -> None:
         """Give up the server; clones that are left are collected by whoever comes next."""
+        if self._collector is not None:
+            self._collector.join()
         self._end()
 
     def __repr__(self) -> str:
@@ -87,15 +91,23 @@ def template(start: str | Path = ".", **settings: Any) -> OpenTemplate:
         with clonedb.template() as template, template.clone() as db:
             engine = sqlalchemy.create_engine(db.url)
 
-    Raises ConfigError, ServerError, BuildError or LockTimeoutError.
+    What the build warns of becomes a UserWarning. Raises ConfigError, ServerError, BuildError or LockTimeoutError.
     """
     config = load(Path(start))
-    return open_template(config.replace("argument of clonedb.template()", **settings) if settings else config)
+    if settings:
+        config = config.replace("argument of clonedb.template()", **settings)
+    heard = Warnings()
+    opened = open_template(config, progress=heard)
+    try:
+        for message in heard.messages:
+            warnings.warn(f"clonedb: {message}", stacklevel=2)
+    except BaseException:  # a filter made an error of it
+        opened.close()
+        raise
+    return opened
 
 
-def open_project_server(
-    config: Config, sources: Sources | None = None, *, progress: Progress | None = None
-) -> Server:
+def open_project_server(config: Config, sources: Sources | None = None, *, progress: Progress | None = None) -> Server:
     """The server for a project: the first that has every extension its migrations name.
 
     Without the project's sources given, the project that the configuration leads to decides, if it leads to any.
@@ -106,16 +118,12 @@ def open_project_server(
     return open_server(config, sources.extensions if sources else (), progress=(progress or Silence()).say)
 
 
-def sources_of(config: Config, project: Project) -> Sources:
-    """The files that a project's template is made of; those that stat says are unchanged are not read again."""
-    return read_sources(config, project, index_dir=state_dir(config) / "index")
-
-
 def open_template(
     config: Config, *, run: str | None = None, progress: Progress | None = None, rebuild: bool | None = None
 ) -> OpenTemplate:
     """The template of a configured project; `run` names the test run that its workers share.
 
+    Without a run, what dead processes left on the server is collected in the background; a run sees to that itself.
     Raises as `template` does.
     """
     progress = progress or Silence()
@@ -131,12 +139,12 @@ def open_template(
             progress=progress,
             rebuild=config.rebuild if rebuild is None else rebuild,
         )
-        if run is not None:
-            Pin(config, run).write(record.name)
+        if run is not None and Pin(config, run).write(record.name) != record.name:  # another worker was first
+            record = _pinned(server, config, run) or record
     except BaseException:
         server.close()
         raise
-    return OpenTemplate(server, record, project)
+    return OpenTemplate(server, record, project, Collector(server) if run is None else None)
 
 
 def _pinned(server: Server, config: Config, run: str | None) -> Template | None:

@@ -8,11 +8,12 @@ import json
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clonedb.errors import BuildError
-from clonedb.fingerprint import Fingerprint
+from clonedb.fingerprint import Fingerprint, differences
 from clonedb.metadata import Metadata
 from clonedb.migrate import AlembicMigrator, Migrated, Migrator
 from clonedb.names import unfinished_name
@@ -25,7 +26,11 @@ from clonedb.project import Project
 if TYPE_CHECKING:
     from psycopg import Connection
 
-__all__ = ["build"]
+__all__ = ["StaleError", "build"]
+
+
+class StaleError(Exception):
+    """The files are no longer those of the fingerprint: they were edited before or while they were migrated."""
 
 
 def build(
@@ -36,14 +41,16 @@ def build(
     name: str,
     run: str,
     progress: Progress,
+    look_again: Callable[[], Fingerprint],
     migrator: Migrator | None = None,
 ) -> Metadata:
     """Build the template `name` for a fingerprint; the caller holds both locks. On any failure nothing is left.
 
-    Raises BuildError, MissingExtensionError or PermissionDeniedError.
+    `look_again` takes the fingerprint anew. Raises StaleError when it is another one by now, BuildError,
+    MissingExtensionError or PermissionDeniedError.
     """
     migrator = migrator or AlembicMigrator(server.config, project)
-    return _Build(server, project, wanted, name, run, progress, migrator).carry_out()
+    return _Build(server, project, wanted, name, run, progress, look_again, migrator).carry_out()
 
 
 @dataclass(slots=True)
@@ -56,15 +63,18 @@ class _Build:
     name: str
     run: str
     progress: Progress
+    look_again: Callable[[], Fingerprint]
     migrator: Migrator
 
     def carry_out(self) -> Metadata:
         """Build under a private name and publish under the template's; on any failure nothing is left."""
+        self._demand_unchanged()
         server, start = self.server, time.monotonic()
         private = unfinished_name(server.config.prefix, self.wanted.digest, server.owner, server.next_number())
         try:
             self._create(private)
             migrated = self._fill(private)
+            self._demand_unchanged()
             metadata = self._seal(private, migrated, start)
             self._publish(private)
         except BaseException:
@@ -72,6 +82,13 @@ class _Build:
                 server.run(lambda connection: _drop(connection, private))
             raise
         return metadata
+
+    def _demand_unchanged(self) -> None:
+        """An edit after the fingerprint was taken would give a template whose name promises what is not in it."""
+        now = self.look_again()
+        if now.digest != self.wanted.digest:
+            changes = differences(self.wanted.abbreviated(), now)
+            raise StaleError(", ".join(f"{change.name!r} was {change.change}" for change in changes[:3]))
 
     def _create(self, private: str) -> None:
         import psycopg
@@ -96,6 +113,7 @@ class _Build:
                     sql.create_extension(connection, extension)
         migrated = self.migrator.migrate(server.url(private), progress=self.progress, remedy=self._remedy())
         self._warn_of_unseen_files(migrated)
+        self._warn_of_other_revisions(migrated)
         return migrated
 
     def _remedy(self) -> str:
@@ -124,6 +142,16 @@ class _Build:
             self.progress.warn(
                 f"the build read files that are not in the fingerprint: {listed}; a change in them would go unseen: "
                 f"add watch = [{listed}] to [tool.clonedb]"
+            )
+
+    def _warn_of_other_revisions(self, migrated: Migrated) -> None:
+        """An env.py may set `context.script.version_locations`: the fingerprint, which does not run it, cannot know."""
+        known = {path.resolve() for path in self.project.revision_files()}
+        others = sorted({str(path.parent) for path in migrated.scripts if path.resolve() not in known})
+        if others:
+            self.progress.warn(
+                f"env.py migrated with revisions in {others[0]!r}, which is not a version location of the project; a"
+                " change in them would go unseen: name it in version_locations under [tool.clonedb.alembic]"
             )
 
     def _seal(self, private: str, migrated: Migrated, start: float) -> Metadata:

@@ -51,7 +51,8 @@ class Clone:
         """`postgresql://user:password@host:port/name`, without a driver and without a driver's own parameters."""
         url = self.server.url(self.name)
         known = url.conninfo()
-        query = tuple((name, known[name]) for name, _ in url.query if name in known)
+        parts = {"user", "password", "host", "dbname"} | ({"port"} if url.port else set())
+        query = tuple((name, value) for name, value in known.items() if name not in parts)
         return url.replace(driver=None, query=query).render()
 
     def connect(self, **keywords: Any) -> Connection[Any]:
@@ -74,8 +75,13 @@ class Clone:
             self._engines.pop().dispose()
 
     def keep(self, kept: Kept) -> None:
-        """Let the database outlive this process: `clonedb drop` or retention ends it."""
+        """Let the database outlive this process: `clonedb drop` or retention ends it.
+
+        Raises ServerError when somebody dropped it: COMMENT ON DATABASE only warns of that.
+        """
         self.server.run(lambda connection: sql.comment(connection, self.name, kept.to_json()))
+        if self.server.run(lambda connection: sql.find_database(connection, self.name)) is None:
+            raise ServerError(f"database {self.name!r} is gone from {self.server.about}: somebody dropped it")
         self.kept = True
 
     def drop(self) -> None:

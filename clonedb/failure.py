@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 from clonedb.errors import (
     BuildError,
@@ -20,10 +22,11 @@ from clonedb.errors import (
 )
 from clonedb.url import redact
 
-__all__ = ["NotMigratedError", "describe", "error_from"]
+__all__ = ["NotMigratedError", "describe", "error_from", "scrub"]
 
-_OWN = str(Path(__file__).parent)
-_LIBRARIES = ("/alembic/", "/sqlalchemy/", "/psycopg/", "/psycopg2/", "/asyncpg/", "/asyncio/", "<frozen ", "/runpy.py")
+_OWN = Path(__file__).parent
+_STANDARD = Path(os.__file__).parent
+_LIBRARIES = ("alembic", "sqlalchemy", "psycopg", "psycopg2", "asyncpg", "greenlet", "pydantic", "pydantic_settings")
 _EXTENSION = re.compile(r'extension (?:control file )?"(?:[^"]*/)?([^"/]+?)(?:\.control)?"')
 _MISSING_EXTENSION = ("0A000", "58P01")
 _DISK_FULL = "53100"
@@ -41,18 +44,19 @@ def describe(error: BaseException, request: Mapping[str, Any]) -> dict[str, Any]
     `request`'s project it was raised, `traceback` the frames of the user's own files, `hint` what to do if we know.
     """
     database_error = _database_error(error)
+    raised = _unwrapped(error)
     statement = next((s for e in _chain(error) if (s := getattr(e, "statement", None))), None)
     data = {
         "verification": isinstance(error, NotMigratedError),
-        "message": _message(database_error or error),
-        "type": type(database_error or error).__name__,
-        "statement": _shortened(str(statement)) if statement else None,
+        "message": _message(raised, database_error),
+        "type": type(raised).__name__,
+        "statement": _shortened(scrub(str(statement), request["secrets"])) if statement else None,
         "sqlstate": _sqlstate(database_error) if database_error else None,
         "line": _line(error.__traceback__, request["rootdir"]),
         "traceback": _frames(error),
-        "hint": _hint(error),
+        "hint": next((hint for e in _chain(error) if (hint := _hint(e))), None),
     }
-    return {name: _scrubbed(value, request["secrets"]) for name, value in data.items()}
+    return {name: scrub(value, request["secrets"]) if isinstance(value, str) else value for name, value in data.items()}
 
 
 def error_from(event: Mapping[str, Any], *, output: str, rootdir: Path, remedy: str) -> BuildError | Exception:
@@ -96,7 +100,19 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        error = getattr(error, "orig", None) or error.__cause__ or error.__context__
+        error = _original(error) or error.__cause__ or error.__context__
+
+
+def _original(error: BaseException) -> BaseException | None:
+    """The driver's error in one of SQLAlchemy's."""
+    original = getattr(error, "orig", None)
+    return original if isinstance(original, BaseException) else None
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    while original := _original(error):
+        error = original
+    return error
 
 
 def _database_error(error: BaseException) -> BaseException | None:
@@ -108,11 +124,20 @@ def _sqlstate(error: BaseException) -> str | None:
     return code if isinstance(code, str) else None
 
 
-def _message(error: BaseException) -> str:
-    text = str(error).strip()
-    if isinstance(error, KeyError):
-        text = f"{text} is not set" if _raised_in(error, "os.py") else text
-    return text or "no message"
+def _message(error: BaseException, database_error: BaseException | None) -> str:
+    text = _text(error).strip() or "no message"
+    if isinstance(error, KeyError) and _raised_in(error, "os.py"):
+        text = f"{text} is not set"
+    if database_error is not None and database_error is not error:
+        text += f" (after {type(database_error).__name__}: {str(database_error).strip()})"
+    return text
+
+
+def _text(error: Any) -> str:
+    """An error's text; pydantic's without the values it shows, which are shortened to half a password."""
+    if not type(error).__module__.startswith("pydantic_core") or not hasattr(error, "errors"):
+        return str(error)
+    return "; ".join(f"{error.title}.{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
 
 
 def _shortened(statement: str, limit: int = 1500) -> str:
@@ -121,20 +146,35 @@ def _shortened(statement: str, limit: int = 1500) -> str:
 
 
 def _line(tb: TracebackType | None, rootdir: str) -> tuple[str, int] | None:
-    frames = [f for f in traceback.extract_tb(tb) if f.filename.startswith(rootdir) and not _foreign(f.filename)]
+    frames = [
+        f for f in _own_frames(tb) if Path(f.filename).is_relative_to(rootdir) and "/site-packages/" not in f.filename
+    ]
     return (frames[-1].filename, frames[-1].lineno or 0) if frames else None
 
 
-def _foreign(filename: str) -> bool:
-    return (filename.startswith(_OWN + os.sep) and "/demo/" not in filename) or any(p in filename for p in _LIBRARIES)
+def _own_frames(tb: TracebackType | None) -> list[traceback.FrameSummary]:
+    """The frames that are not clonedb's, the standard library's, or Alembic's and its like.
+
+    Those are known by where they were imported from: `alembic` is also what most projects call their directory.
+    """
+    modules = [module for name in _LIBRARIES if (module := sys.modules.get(name))]
+    libraries = [Path(module.__file__).parent for module in modules if module.__file__]
+
+    def foreign(filename: str) -> bool:
+        path = Path(filename)
+        if path.is_relative_to(_OWN):
+            return not path.is_relative_to(_OWN / "demo")
+        standard = path.is_relative_to(_STANDARD) and "site-packages" not in path.parts
+        return standard or filename.startswith("<frozen ") or any(path.is_relative_to(place) for place in libraries)
+
+    return [frame for frame in traceback.extract_tb(tb) if not foreign(frame.filename)]
 
 
 def _frames(error: BaseException) -> str | None:
     """The traceback of the user's own code only: SQLAlchemy's forty frames tell nobody anything."""
     if isinstance(error, NotMigratedError):
         return None
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _foreign(frame.filename)]
-    if not frames:
+    if not (frames := _own_frames(error.__traceback__)):
         return None
     return "Traceback (most recent call last):\n" + "".join(traceback.format_list(frames))
 
@@ -161,9 +201,13 @@ def _hint(error: BaseException) -> str | None:
     return None
 
 
-def _scrubbed(value: Any, secrets: list[str]) -> Any:
-    if not isinstance(value, str):
-        return value
-    for secret in secrets:
-        value = value.replace(secret, "***")
-    return redact(value)
+def scrub(text: str, secrets: Iterable[str]) -> str:
+    """The text without the secrets, as they are and as a URL holds them, and without any other URL's password.
+
+    A short plain word is hidden where it stands alone: the password `postgres` is no reason to write `***ql://`.
+    """
+    for secret in filter(None, secrets):
+        for form in {secret, quote(secret, safe="")}:
+            plain = re.fullmatch("[a-z]{1,15}", form)
+            text = re.sub(rf"\b{form}\b" if plain else re.escape(form), "***", text)
+    return redact(text)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from clonedb.clone import Clone
 from clonedb.errors import ServerError
 from clonedb.metadata import Kept, Metadata
 from clonedb.names import Name, parse
@@ -18,7 +19,7 @@ from clonedb.postgres.server import Server
 if TYPE_CHECKING:
     from psycopg import Connection
 
-__all__ = ["Collector", "Item", "Leftover", "collect", "drop_one", "enforce_retention", "inventory"]
+__all__ = ["Collector", "Item", "Leftover", "collect", "drop_one", "enforce_retention", "inventory", "keep"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +136,15 @@ def drop_one(server: Server, name: str) -> None:
 
 def inventory(server: Server) -> list[Item]:
     """Every database that clonedb made under the prefix, by name."""
+    import psycopg
 
     def look(connection: Connection[Any]) -> list[Item]:
         held = locks.held_keys(connection)
         items = []
         for found in _found(connection, server.config.prefix):
             kind, about = _about(found, used=found.lock in held)
-            items.append(Item(found.name.text, kind, sql.database_size(connection, found.name.text), about))
+            with contextlib.suppress(psycopg.errors.InvalidCatalogName):  # dropped meanwhile
+                items.append(Item(found.name.text, kind, sql.database_size(connection, found.name.text), about))
         return items
 
     return server.run(look)
@@ -157,6 +160,23 @@ def _about(found: _Found, *, used: bool) -> tuple[str, str]:
     return kind, "its owner lives" if used else "its owner is gone: clonedb gc drops it"
 
 
+def keep(clone: Clone, kept: Kept, *, limited: bool = True) -> bool:
+    """Keep a test's clone for people to look into, if there is room for it (or `limited` is false): whether it is kept.
+
+    One process at a time decides: the workers of a run whose tests fail all at once would each find room.
+    """
+    server, key = clone.server, locks.keep_key(f"{clone.server.config.prefix} {kept.project}")
+    held = server.run(lambda connection: locks.wait_for_lock(connection, key, timeout=5.0))
+    try:
+        if not enforce_retention(server, kept.project, kept.run) and limited:
+            return False
+        clone.keep(kept)
+        return True
+    finally:
+        if held:
+            server.run(lambda connection: locks.release(connection, key))
+
+
 def enforce_retention(server: Server, project: str, run: str) -> bool:
     """Make room for one more kept clone of a failed test: whether there is room.
 
@@ -166,12 +186,10 @@ def enforce_retention(server: Server, project: str, run: str) -> bool:
     found = server.run(lambda connection: list(_found(connection, server.config.prefix)))
     ours = [(f.kept.when, f) for f in found if f.kept and f.kept.project == project and f.kept.test is not None]
     here = [f for _, f in ours if f.kept and f.kept.run == run]
-    if len(here) >= count:
-        return False
     older = [f for _, f in sorted(ours, key=lambda pair: pair[0], reverse=True) if f not in here]
     for old in older[max(0, count - 1 - len(here)) :]:
         server.run(lambda connection, old=old: _drop(connection, old.name.text, old.lock, kept_too=True))  # type: ignore[misc]
-    return True
+    return len(here) < count
 
 
 class Collector:

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 from clonedb.config import Config
 from clonedb.errors import ConfigError, MigrationError
-from clonedb.failure import error_from
-from clonedb.url import DatabaseURL, redact
+from clonedb.failure import error_from, scrub
 from clonedb.progress import Progress
 from clonedb.project import Project
+from clonedb.url import DatabaseURL
 
 __all__ = ["AlembicMigrator", "Migrated", "Migrator"]
 
@@ -27,10 +27,11 @@ _PROGRAM = Path(__file__).with_name("upgrade.py")
 
 @dataclass(frozen=True, slots=True)
 class Migrated:
-    """What a migrator did: the revisions the database is at, those it ran, and the data files that were read."""
+    """What a migrator did: the revisions the database is at, those it ran, their files, and the data files it read."""
 
     heads: tuple[str, ...]
     revisions: tuple[str, ...]
+    scripts: tuple[Path, ...]
     read: tuple[Path, ...]
 
 
@@ -64,7 +65,7 @@ class AlembicMigrator:
                 elif event["event"] == "done":
                     done = event
             output.seek(0)
-            text = _scrub(output.read().decode(errors="replace"), request["secrets"])
+            text = scrub(output.read().decode(errors="replace"), request["secrets"])
         if failed is not None:
             raise error_from(failed, output=text, rootdir=self.project.rootdir, remedy=remedy)
         if done is None:
@@ -73,7 +74,8 @@ class AlembicMigrator:
                 f"the interpreter that ran the migrations ended without a word; its last output:\n{tail}"
             )
         revisions = tuple(revision["name"] for revision in done["revisions"])
-        return Migrated(tuple(done["heads"]), revisions, tuple(Path(path) for path in done["read"]))
+        scripts = tuple(Path(revision["path"]) for revision in done["revisions"])
+        return Migrated(tuple(done["heads"]), revisions, scripts, tuple(Path(path) for path in done["read"]))
 
     def _events(self, request: Mapping[str, Any], output: Any, url: DatabaseURL) -> Iterator[dict[str, Any]]:
         reading, writing = os.pipe()
@@ -174,9 +176,3 @@ class AlembicMigrator:
         for name in {"DATABASE_URL", *self.config.route}:
             environment[name] = url.replace(driver=self._driver(os.environ.get(name))).render()
         return environment
-
-
-def _scrub(text: str, secrets: list[str]) -> str:
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return redact(text)

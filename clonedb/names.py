@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from clonedb.errors import ConfigError
@@ -19,8 +21,8 @@ __all__ = ["Kind", "Name", "clone_name", "new_owner", "parse", "template_name", 
 
 Kind = Literal["template", "unfinished", "clone"]
 
-_LETTERS: dict[Kind, str] = {"template": "t", "unfinished": "b", "clone": "c"}
-_KINDS: dict[str, Kind] = {letter: kind for kind, letter in _LETTERS.items()}
+_LETTERS: Mapping[Kind, str] = MappingProxyType({"template": "t", "unfinished": "b", "clone": "c"})
+_KINDS: Mapping[str, Kind] = MappingProxyType({letter: kind for kind, letter in _LETTERS.items()})
 _PREFIX = re.compile(r"[a-z][a-z0-9_]{0,23}")
 _NAME = re.compile(r"(?P<prefix>[a-z][a-z0-9_]{0,23})_(?P<kind>[tbc])_(?P<rest>[0-9a-z_]+)_(?P<mark>[0-9a-f]{6})")
 _OWNER_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"

@@ -19,6 +19,9 @@ def prepare(connection: Connection[Any]) -> None:
     """
     from psycopg import sql
 
+    # the migrations may have given the database settings that are meant for the application
+    for setting in ("default_transaction_read_only = off", "statement_timeout = 0", "lock_timeout = 0", "role = none"):
+        connection.execute(f"set {setting}".encode())
     connection.execute("set client_min_messages = error")  # what a role that is not a superuser may not vacuum is left
     connection.execute("analyze")
     connection.execute("vacuum (full, freeze)")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-__all__ = ["Lines", "Progress", "Silence"]
+__all__ = ["Lines", "Progress", "Silence", "Warnings"]
 
 
 class Progress(Protocol):
@@ -33,6 +33,17 @@ class Silence:
 
     def revision(self, number: int, total: int, name: str) -> None:
         """Nothing."""
+
+
+class Warnings(Silence):
+    """Remembers what a person should act on, for a caller who says it in another way."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def warn(self, message: str) -> None:
+        """One more."""
+        self.messages.append(message)
 
 
 class Lines:

@@ -13,8 +13,9 @@ from typing import Any
 
 from clonedb.alembic_options import AlembicOptions, load_ini, load_toml
 from clonedb.closure import Modules
-from clonedb.config import Config, nearest
+from clonedb.config import Config
 from clonedb.errors import ConfigError, NoMigrationsError
+from clonedb.keys import nearest
 from clonedb.stat_index import StatIndex
 
 __all__ = ["Project", "find_project", "is_revision"]

@@ -66,10 +66,12 @@ def _place(url: DatabaseURL, driver: str) -> Mapping[str, Any]:
     keywords: dict[str, Any] = dict(url.conninfo())
     if driver.startswith("psycopg"):
         return keywords
-    plain = {name: keywords[name] for name in ("host", "port", "user", "password") if name in keywords}
+    plain: dict[str, Any] = {n: keywords[n] for n in ("host", "port", "user", "password") if n in keywords}
     plain["database"] = url.database
-    if "port" in plain:
-        plain["port"] = int(plain["port"])
+    for name, kind in (("host", str), ("port", int)):
+        if name in plain:  # asyncpg takes several as lists
+            several = [kind(part) for part in plain[name].split(",")]
+            plain[name] = several[0] if len(several) == 1 else several
     if driver == "asyncpg" and keywords.get("sslmode"):
         plain["ssl"] = keywords["sslmode"]
     return plain

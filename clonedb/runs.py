@@ -8,7 +8,8 @@ import os
 import time
 from pathlib import Path
 
-from clonedb.config import KEYS, Config
+from clonedb.config import Config
+from clonedb.keys import KEYS
 
 __all__ = ["Pin"]
 

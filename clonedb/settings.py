@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clonedb.config import KEYS, Config
+from clonedb.config import Config
 from clonedb.errors import ConfigError
+from clonedb.keys import KEYS
+from clonedb.url import redact
 
 __all__ = ["load"]
 
@@ -51,7 +53,7 @@ def _project(start: Path) -> tuple[Path, dict[str, Any], str]:
         if "clonedb" in tool:
             place = f"{file} [tool.clonedb]"
             if not isinstance(tool["clonedb"], dict):
-                raise ConfigError(f"{file}: tool.clonedb is {tool['clonedb']!r}; it takes a table")
+                raise ConfigError(f"{file}: tool.clonedb is {redact(repr(tool['clonedb']))}; it takes a table")
             return directory, tool["clonedb"], place
         if with_alembic is None and ("alembic" in tool or (directory / "alembic.ini").is_file()):
             with_alembic = directory

@@ -10,14 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from clonedb.build import build
-from clonedb.errors import LockTimeoutError, PermissionDeniedError, ServerError
-from clonedb.fingerprint import Fingerprint, ServerFacts, Sources, fingerprint
+from clonedb.build import StaleError, build
+from clonedb.config import Config
+from clonedb.errors import BuildError, LockTimeoutError, PermissionDeniedError, ServerError
+from clonedb.fingerprint import Fingerprint, ServerFacts, Sources, fingerprint, read_sources
 from clonedb.metadata import Metadata
 from clonedb.migrate import Migrator
 from clonedb.names import template_name
 from clonedb.postgres import locks, sql
 from clonedb.postgres.server import Server
+from clonedb.postgres.state import state_dir
 from clonedb.progress import Progress
 from clonedb.project import Project
 from clonedb.queue import BuildQueue
@@ -25,7 +27,9 @@ from clonedb.queue import BuildQueue
 if TYPE_CHECKING:
     from psycopg import Connection
 
-__all__ = ["Template", "ensure", "find", "fingerprint_on", "templates"]
+__all__ = ["Template", "ensure", "find", "fingerprint_on", "sources_of", "templates"]
+
+_ATTEMPTS = 3  # builds that edits may spoil before somebody is told to stop editing
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,11 @@ def templates(server: Server) -> list[Template]:
     return sorted(listed, key=lambda template: template.metadata.made, reverse=True)
 
 
+def sources_of(config: Config, project: Project) -> Sources:
+    """The files that a project's template is made of; those that stat says are unchanged are not read again."""
+    return read_sources(config, project, index_dir=state_dir(config) / "index")
+
+
 def fingerprint_on(server: Server, project: Project, sources: Sources) -> Fingerprint:
     """The fingerprint of a project's template on a server."""
     facts = ServerFacts(server.info.major, server.info.encoding, server.info.locale)
@@ -74,8 +83,33 @@ def ensure(
     """The project's template, built if it is not there; of any number of processes that ask, exactly one builds it.
 
     `run` names the test run: a rebuild happens once for it, and a build that failed in it is not tried again by its
-    other workers, who get the error in a line. Raises BuildError, ServerError or LockTimeoutError.
+    other workers, who get the error in a line. When `sources` were edited before they were migrated, or while they
+    were, it begins again with the new ones. Raises BuildError, ServerError or LockTimeoutError.
     """
+    for _ in range(_ATTEMPTS):
+        try:
+            return _ensure(server, project, sources, run=run, progress=progress, rebuild=rebuild, migrator=migrator)
+        except StaleError as error:
+            edit = str(error)
+            progress.say(f"{edit} before the template was ready; beginning again with what is there now")
+            sources = sources_of(server.config, project)
+    raise BuildError(
+        f"{edit} while the template was being built, as something was each of the {_ATTEMPTS} times that it was tried;"
+        " does a migration write among the files that the template is made of?"
+    )
+
+
+def _ensure(
+    server: Server,
+    project: Project,
+    sources: Sources,
+    *,
+    run: str,
+    progress: Progress,
+    rebuild: bool,
+    migrator: Migrator | None,
+) -> Template:
+    """One attempt; raises StaleError when the sources were edited meanwhile."""
     config = server.config
     wanted = fingerprint_on(server, project, sources)
     name = template_name(config.prefix, wanted.digest)
@@ -95,7 +129,16 @@ def ensure(
         queue.raise_if_failed()
         progress.say(f"building template {name!r} on {server.about}")
         with queue.recorded():
-            metadata = build(server, project, wanted, name=name, run=run, progress=progress, migrator=migrator)
+            metadata = build(
+                server,
+                project,
+                wanted,
+                name=name,
+                run=run,
+                progress=progress,
+                look_again=lambda: fingerprint_on(server, project, sources_of(server.config, project)),
+                migrator=migrator,
+            )
     progress.say(f"template {name!r} is ready: {metadata.revisions} revisions in {metadata.seconds:.1f} s")
     return _in_use(server, Template(name, metadata, built=True, waited=time.monotonic() - start))
 

@@ -97,8 +97,8 @@ class Upgrade:
         from alembic.runtime.environment import EnvironmentContext
         from alembic.script import ScriptDirectory
 
-        from clonedb.url import DatabaseURL
         from clonedb.routing import route_everything
+        from clonedb.url import DatabaseURL
 
         route_everything(DatabaseURL.parse(self.request["url"]))
         script = ScriptDirectory.from_config(config := self._config())
@@ -130,7 +130,7 @@ class Upgrade:
         url = self.request["env_url"]
         for name, value in {"sqlalchemy.url": url, **options}.items():
             config.set_main_option(name, value.replace("{url}", url).replace("%", "%%"))
-        config.attributes = _Attributes(url)  # type: ignore[method-assign]
+        config.attributes = _Attributes(url)
         return config
 
     def _reported(self, steps: Iterable[Any]) -> Iterator[Any]:
@@ -142,7 +142,8 @@ class Upgrade:
             self.tell("revision", number=number, total=len(planned), name=script.revision, doc=script.doc)
             start = time.perf_counter()
             yield step
-            self._done.append({"name": script.revision, "seconds": round(time.perf_counter() - start, 4)})
+            seconds = round(time.perf_counter() - start, 4)
+            self._done.append({"name": script.revision, "path": script.path, "seconds": seconds})
         self.step = {"phase": "env.py", "name": None, "path": None}
 
     def _verify(self, script: Any, target: str) -> list[str]:

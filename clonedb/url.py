@@ -8,19 +8,53 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from clonedb.errors import ConfigError
 
-__all__ = ["DatabaseURL", "redact"]
+__all__ = ["DatabaseURL", "redact", "redact_url"]
 
-_CREDENTIALS = re.compile(r"(?<=://)([^:@/?#\s'\"]*):([^\s'\"]*)@")
-_PARAMETER = re.compile(r"(?i)\b((?:ssl)?pass(?:word|file)?)(\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&'\"]+)")
+# Nobody escapes every @ of a password, so it ends at the last one before a space. Reports that shorten long values with
+# three dots (pydantic's) cut URLs in the middle of the password. The bounds keep long lines of output from costing
+# seconds.
+_CREDENTIALS = re.compile(r"(?<=://)([^\s:\[]{0,200}):\S{0,2000}@")
+_BEGINNING = re.compile(r"(?<=://)([^\s:\[]{0,200}):[^\s@]{0,200}?\.{3}")
+_END = re.compile(r"(?<!\.)\.{3}[^\s@]{0,200}@")
+
+_NAME = r"\w*pass(?:word|wd|file)?"
+_STOP = r"(?=['\"]?[\])},;.]*(?:\s|$))"
+_IN_QUERY = re.compile(rf"(?i)([?&]{_NAME}=)(?:[^\s&]+?{_STOP}|[^\s&]+)")
+_QUOTED = r"""\\*'(?:[^'\\]|\\+[^\\]|'')*'|\\*"(?:[^"\\]|\\+[^\\])*"|\\*['"].*"""
+_PARAMETER = re.compile(
+    rf"(?i)(?<![?&\w])({_NAME})(?:(\\*['\"]?\s*[=:]\s*)(?:{_QUOTED})|(\s*=\s*)(?:\\+[^\\]|\S)+?{_STOP})"
+)
+_LITERAL = re.compile(rf"(?i)\b({_NAME}\s+)\\*'(?:[^']|'\\*')*'")
+
+_WHOLE = re.compile(r"(?s)\A((?:[\w+.=-]*://)?[^:/?]*):.*@")
+_REST = re.compile(
+    r"""
+    (?: (?P<user>[^:/?]*) (?: :(?P<password> (?: [^?] | \?(?!\w+=) )* ) )? @ )?  # an @ after ?name= is a parameter's
+    (?P<hosts>[^/?]*) (?: /(?P<database>[^?]*) )? (?: \?(?P<query>.*) )?
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_HOST = re.compile(r"(?:\[(?P<address>[^\[\]]+)\]|(?P<name>[^:\[\]]*))(?::(?P<port>[0-9]*))?")
+_HOST_AND_PORT = re.compile(r"[a-zA-Z0-9.-]*:[0-9]+")
+_PARTS = frozenset({"host", "port", "user", "password", "dbname", "database"})
 
 
 def redact(text: str) -> str:
-    """The text with the password of every URL and connection string in it replaced by `***`."""
-    return _PARAMETER.sub(r"\1\2***", _CREDENTIALS.sub(r"\1:***@", text))
+    """The text with the password of every URL and connection string in it replaced by `***`.
+
+    Where it cannot know the end of a password it hides too much rather than too little.
+    """
+    text = _END.sub("...***@", _BEGINNING.sub(r"\1:***...", _CREDENTIALS.sub(r"\1:***@", text)))
+    return _LITERAL.sub(r"\1***", _PARAMETER.sub(r"\1\2\3***", _IN_QUERY.sub(r"\1***", text)))
+
+
+def redact_url(text: str) -> str:
+    """A text that is one URL, or was meant as one, without its password, whatever characters that holds."""
+    return _WHOLE.sub(r"\1:***@", redact(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +62,9 @@ class DatabaseURL:
     """A URL as SQLAlchemy writes it: `postgresql+driver://user:password@host:port/database?query`.
 
     Parts that are not given are None and stay out of the text, so that libpq's environment variables and service
-    files fill them in.
+    files fill them in. Parts that were given as parameters (`?host=/tmp&user=me`, which libpq and SQLAlchemy let win)
+    stand where they belong: a `dbname` left in the query would lead a changed URL to the old database. `host` is a
+    directory for a unix socket, or several names with commas; their ports, if they differ, are the parameter `port`.
     """
 
     driver: str | None = None
@@ -42,27 +78,29 @@ class DatabaseURL:
     @classmethod
     def parse(cls, text: str, source: str = "url") -> DatabaseURL:
         """Read a URL; raises ConfigError when it is not one of a PostgreSQL database."""
-        scheme, colon, rest = text.partition("://")
+        scheme, colon, rest = text.strip().partition("://")
         dialect, _, driver = scheme.partition("+")
         if not colon or dialect not in ("postgresql", "postgres"):
-            shown = redact(text)
             raise ConfigError(
-                f"{source}: {shown!r} is not the URL of a PostgreSQL server; write postgresql://host/name"
+                f"{source}: {redact_url(text)!r} is not the URL of a PostgreSQL server; write postgresql://host/name"
             )
-        # a password may hold any character that its author did not escape, so the last @ before the path divides
-        authority, slash, tail = rest.partition("?")[0], "", rest.partition("?")[2]
-        credentials, at, place = authority.rpartition("@")
-        place, slash, database = place.partition("/")
-        user, has_password, password = credentials.partition(":")
-        host, port = _host_and_port(place, source)
+        match = _REST.fullmatch(rest)
+        assert match is not None  # noqa: S101 - every part may be empty
+        user, password, database = (match[part] and unquote(match[part]) for part in ("user", "password", "database"))
+        pairs = parse_qsl(match["query"] or "", keep_blank_values=True)
+        named = dict(pairs)
+        host, ports = _host_and_ports(match["hosts"], pairs, source)
+        query = [(name, value) for name, value in pairs if name not in _PARTS]
+        if len(set(ports)) > 1:
+            query.append(("port", ",".join(ports)))
         return cls(
             driver=driver or None,
-            user=unquote(user) if at and user else None,
-            password=unquote(password) if has_password else None,
+            user=named.get("user", user) or None,
+            password=named.get("password", password),
             host=host,
-            port=port,
-            database=unquote(database) if slash and database else None,
-            query=tuple(parse_qsl(tail, keep_blank_values=True)),
+            port=int(ports[0]) if len(set(ports)) == 1 and ports[0] else None,
+            database=named.get("dbname", named.get("database", database)) or None,
+            query=tuple(query),
         )
 
     def replace(self, **parts: object) -> DatabaseURL:
@@ -75,11 +113,16 @@ class DatabaseURL:
         user = quote(self.user, safe="") if self.user is not None else ""
         password = f":{quote(self.password, safe='')}" if self.password is not None else ""
         at = "@" if user or password else ""
-        host = f"[{self.host}]" if self.host and ":" in self.host else quote(self.host or "", safe=",")
-        port = f":{self.port}" if self.port else ""
-        database = f"/{quote(self.database, safe='')}" if self.database else "/" if self.query else ""
-        query = "?" + urlencode(self.query) if self.query else ""
-        return f"{scheme}://{user}{password}{at}{host}{port}{database}{query}"
+        host, port, query = self.host or "", self.port, self.query
+        if "/" in host or "," in host:  # SQLAlchemy does not unescape a host, and reads several as parameters only
+            query = (("host", host), *((("port", str(port)),) if port else ()), *query)
+            host, port = "", None
+        host = f"[{host}]" if ":" in host else quote(host, safe="")
+        place = f"{host}:{port}" if port else host
+        database = f"/{quote(self.database, safe='')}" if self.database else "/" if query else ""
+        # libpq reads a + as a plus, SQLAlchemy as a space; %20 is a space for both
+        parameters = "?" + urlencode(query, safe="/,:", quote_via=quote) if query else ""
+        return f"{scheme}://{user}{password}{at}{place}{database}{parameters}"
 
     def conninfo(self) -> dict[str, str]:
         """The keywords libpq understands; parameters that only a driver knows (asyncpg's) are left out."""
@@ -99,11 +142,35 @@ class DatabaseURL:
         return redact(self.render())
 
 
-def _host_and_port(place: str, source: str) -> tuple[str | None, int | None]:
-    parts = urlsplit("//" + place)
-    try:
-        port = parts.port
-    except ValueError:
-        raise ConfigError(f"{source}: the port in {place!r} is not a number from 0 to 65535") from None
-    host = place.rpartition(":")[0] if port is not None else place.rstrip(":")
-    return unquote(host.removeprefix("[").removesuffix("]")) or None, port
+def _host_and_ports(
+    authority: str, parameters: list[tuple[str, str]], source: str
+) -> tuple[str | None, tuple[str, ...]]:
+    """The host, or several with commas, and a port for each; parameters win over the place before the path.
+
+    libpq writes `h1:1,h2:2` or `?host=h1,h2&port=1,2`, SQLAlchemy `?host=h1:1&host=h2:2`.
+    """
+    named = dict(parameters)
+    hosts = [value for name, value in parameters if name == "host"]
+    with_ports = len(hosts) > 1 or (hosts and "port" not in named and _HOST_AND_PORT.fullmatch(hosts[0]))
+    names, ports = [], []
+    for place in hosts if with_ports else authority.split(","):
+        match = _HOST.fullmatch(place)
+        if not match:
+            raise _bad_port(place, source)
+        names.append(match["address"] or match["name"])
+        ports.append(match["port"] or "")
+    host = ",".join(names) if with_ports else hosts[0] if hosts else unquote(",".join(names))
+    if "port" in named:
+        ports = named["port"].split(",")
+    for port in ports:
+        if port and not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536):
+            raise _bad_port(host, source)
+    return host or None, tuple(ports)
+
+
+def _bad_port(place: str, source: str) -> ConfigError:
+    # what stands after the colon may be the password of a URL whose author forgot the host
+    name = place.partition(":")[0]
+    return ConfigError(
+        f"{source}: the port after {name!r} is not a number from 1 to 65535; an IPv6 address stands in brackets"
+    )

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psycopg
 
+TIMEOUT = 120.0  # seconds that any program of a test may take
+
 ENV_PY = """
 from alembic import context
 from sqlalchemy import engine_from_config, pool
@@ -55,7 +57,7 @@ class Project:
         return path
 
     def revision(
-        self, name: str, upgrade: str, downgrade: str = "pass", *, down: str | None | tuple[str, ...] = ""
+        self, name: str, upgrade: str, downgrade: str = "pass", *, down: str | tuple[str, ...] | None = ""
     ) -> Path:
         """Add a revision after the last one (or after `down`); the bodies are Python statements with `op` at hand."""
         parent = self._last if down == "" else down
@@ -89,24 +91,24 @@ class Project:
             stderr=subprocess.PIPE,
         )
 
-    def run(self, *command: str, timeout: float = 120, **more: str) -> Outcome:
+    def run(self, *command: str, **more: str) -> Outcome:
         """Run a program in the project's directory to its end."""
         process = self.popen(*command, **more)
         try:
-            out, err = process.communicate(timeout=timeout)
+            out, err = process.communicate(timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
             out, err = process.communicate()
-            raise AssertionError(f"{command} took longer than {timeout} s\n{out}\n{err}") from None
+            raise AssertionError(f"{command} took longer than {TIMEOUT} s\n{out}\n{err}") from None
         return Outcome(process.returncode, out, err)
 
-    def clonedb(self, *arguments: str, timeout: float = 120, **more: str) -> Outcome:
+    def clonedb(self, *arguments: str, **more: str) -> Outcome:
         """Run `clonedb ARGUMENTS`."""
-        return self.run(sys.executable, "-m", "clonedb.cli", *arguments, timeout=timeout, **more)
+        return self.run(sys.executable, "-m", "clonedb.cli", *arguments, **more)
 
-    def pytest(self, *arguments: str, timeout: float = 120, **more: str) -> Outcome:
+    def pytest(self, *arguments: str, **more: str) -> Outcome:
         """Run `pytest ARGUMENTS`."""
-        return self.run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, timeout=timeout, **more)
+        return self.run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, **more)
 
 
 class Outcome:

@@ -204,7 +204,11 @@ def test_a_mistyped_setting(items: Project) -> None:
 
 def test_a_mistyped_variable(items: Project) -> None:
     """Environment variables too."""
-    refused(items.clonedb("build", CLONEDB_LOCK_TIMEOT="3"), "unknown variable 'CLONEDB_LOCK_TIMEOT'", "did you mean 'CLONEDB_LOCK_TIMEOUT'?")
+    refused(
+        items.clonedb("build", CLONEDB_LOCK_TIMEOT="3"),
+        "unknown variable 'CLONEDB_LOCK_TIMEOT'",
+        "did you mean 'CLONEDB_LOCK_TIMEOUT'?",
+    )
 
 
 def test_a_name_too_long(items: Project) -> None:
@@ -233,7 +237,11 @@ def test_a_full_disk_during_the_build(project: Project, postgres_bin: str | None
     project.revision(
         "one", 'op.execute("create table big as select repeat(md5(g::text), 30) t from generate_series(1, 200000) g")'
     )
-    state = {"CLONEDB_STATE_DIR": str(disk / "state"), "CLONEDB_IDLE_TIMEOUT": "0.5", "CLONEDB_DATA": "disk"}
+    state: dict[str, str] = {
+        "CLONEDB_STATE_DIR": str(disk / "state"),
+        "CLONEDB_IDLE_TIMEOUT": "0.5",
+        "CLONEDB_DATA": "disk",
+    }
     try:
         refused(project.clonedb("build", **state), "revision 'one'", "No space left on device", "free some space")
         project.revision("one", 'op.execute("create table small (x int)")', down=None)

@@ -40,4 +40,3 @@ def main(context: click.Context, directory: str, url: str | None) -> None:
 
 for command in (*configuration.COMMANDS, *templates.COMMANDS, *clones.COMMANDS, *servers.COMMANDS, *demo.COMMANDS):
     main.add_command(command)
-

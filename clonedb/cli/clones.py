@@ -5,25 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
-import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import click
 
 from clonedb.cli.configuration import Place
+from clonedb.cli.process import run_to_end
 from clonedb.cli.progress import progress
 
 if TYPE_CHECKING:
     from clonedb.clone import Clone
     from clonedb.config import Config
+    from clonedb.names import Name
     from clonedb.postgres.server import Server
 
 __all__ = ["COMMANDS"]
 
 _HOLD = 8 * 3600.0  # seconds an embedded server stays up for a database that was made by hand
+_OTHERS_OPTIONS = {"ignore_unknown_options": True, "allow_interspersed_args": False}  # `run ls -h` asks ls, not us
 
 
 @contextlib.contextmanager
@@ -57,7 +58,7 @@ def clone(place: Place, driver: str | None) -> None:
         click.echo(template.server.url(made.name).replace(driver=driver).render() if driver else made.dsn)
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(context_settings=_OTHERS_OPTIONS)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_obj
 def run(place: Place, command: tuple[str, ...]) -> None:
@@ -68,28 +69,15 @@ def run(place: Place, command: tuple[str, ...]) -> None:
     from clonedb.api import open_template
 
     with progress() as shown, open_template(place.config(), progress=shown) as template, template.clone() as database:
-        environment = {**os.environ, **_environment(database, template.server.config)}
-        code = _run(list(command), environment)
+        code = run_to_end(command, _environment(database, template.server.config))
     raise SystemExit(code)
 
 
-def _run(command: list[str], environment: dict[str, str]) -> int:
-    """Run a command; Ctrl-C is its business, and the clone is dropped when it has ended."""
-    try:
-        process = subprocess.Popen(command, env=environment)
-    except OSError as error:
-        click.echo(f"clonedb: cannot run {command[0]!r}: {error.strerror}", err=True)
-        return 127
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        code = process.wait()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    return code if code >= 0 else 128 - code
-
-
 def _environment(database: Clone, config: Config) -> dict[str, str]:
-    """DATABASE_URL, the routed names, and libpq's variables; a variable that is set keeps its driver."""
+    """Ours, but DATABASE_URL, the routed names and libpq's variables lead to a database, by the driver they named.
+
+    A service's parameters win over libpq's other variables, so that one must go, as must an address beside PGHOST.
+    """
     from clonedb.errors import ConfigError
     from clonedb.url import DatabaseURL
 
@@ -102,10 +90,17 @@ def _environment(database: Clone, config: Config) -> dict[str, str]:
         variables[name] = own.replace(driver=driver).render()
     libpq = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGPASSWORD": "password", "PGDATABASE": "dbname"}
     keywords = own.conninfo()
-    return variables | {name: keywords[key] for name, key in libpq.items() if key in keywords}
+    variables |= {name: keywords[key] for name, key in libpq.items() if key in keywords}
+    return _without_detours(keywords) | variables
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+def _without_detours(keywords: Mapping[str, str]) -> dict[str, str]:
+    """Our environment without what would lead libpq past the host that it is told."""
+    detours = ("PGSERVICE", "PGHOSTADDR") if "host" in keywords else ()
+    return {name: value for name, value in os.environ.items() if name not in detours}
+
+
+@click.command(context_settings=_OTHERS_OPTIONS)
 @click.argument("name", required=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
@@ -114,11 +109,13 @@ def psql(place: Place, name: str | None, arguments: tuple[str, ...]) -> None:
     import shutil
 
     from clonedb.api import open_template
-    from clonedb.errors import ServerNotFoundError
+    from clonedb.errors import NotOursError, ServerNotFoundError
 
     config = place.config()
     if name is not None and name.startswith("-"):  # an option of psql's, and no name
-        name, arguments = None, (name, *arguments)
+        arguments, name = (name, *arguments), None
+    if arguments[:1] == ("--",):
+        arguments = arguments[1:]
     with contextlib.ExitStack() as stack:
         if name is None:
             shown = stack.enter_context(progress())
@@ -126,7 +123,11 @@ def psql(place: Place, name: str | None, arguments: tuple[str, ...]) -> None:
             server, name = template.server, stack.enter_context(template.clone()).name
         else:
             server = stack.enter_context(_server(config))
-            _demand_ours(server, name)
+            if _demand_ours(server, name).kind == "template":
+                raise NotOursError(
+                    f"{name!r} is a template, which takes no connections; `clonedb psql` without a name opens a fresh"
+                    " clone of the project's"
+                )
         program = (server.binaries and server.binaries.program("psql")) or shutil.which("psql")
         if program is None:
             raise ServerNotFoundError("no psql found; install PostgreSQL's client programs (postgresql-client)")
@@ -134,23 +135,25 @@ def psql(place: Place, name: str | None, arguments: tuple[str, ...]) -> None:
         password = {"PGPASSWORD": keywords.pop("password")} if "password" in keywords else {}
         options = {"host": "-h", "port": "-p", "user": "-U"}
         place_ = [part for key, flag in options.items() if key in keywords for part in (flag, keywords[key])]
-        code = _run([str(program), *place_, *arguments, name], {**os.environ, **password})
+        code = run_to_end([str(program), *place_, *arguments, name], _without_detours(keywords) | password)
     raise SystemExit(code)
 
 
-def _demand_ours(server: Server, name: str) -> None:
-    """Raises NotOursError unless the database is there and clonedb made it."""
+def _demand_ours(server: Server, name: str) -> Name:
+    """What a database's name says; raises NotOursError unless it is there and clonedb made it."""
     from clonedb.errors import NotOursError
     from clonedb.names import parse
     from clonedb.postgres import sql
 
-    if parse(server.config.prefix, name) is None:
+    found = parse(server.config.prefix, name)
+    if found is None:
         raise NotOursError(
             f"database {name!r} was not made by clonedb (prefix {server.config.prefix!r}), so it is left alone;"
             " `clonedb list` shows those that were"
         )
     if server.run(lambda connection: sql.find_database(connection, name)) is None:
         raise NotOursError(f"there is no database {name!r} on {server.about}; `clonedb list` shows what is there")
+    return found
 
 
 @click.command()
@@ -166,13 +169,14 @@ def drop(place: Place, names: tuple[str, ...], *, everything: bool) -> None:
     with _server(place.config()) as server:
         for name in names:
             _demand_ours(server, name)
-        if everything:
-            names = tuple(leftover.name for leftover in collect(server, everything=True))
-        else:
-            for name in names:
-                drop_one(server, name)
-        for name in names:
+        for name in dict.fromkeys(names):
+            drop_one(server, name)
             click.echo(f"dropped {name}")
+        if everything:
+            for leftover in (dropped := collect(server, everything=True)):
+                click.echo(f"dropped {leftover.name}")
+            if not dropped:
+                click.echo("there was nothing to drop")
 
 
 @click.command()

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from clonedb.config import KEYS, Config
+from clonedb.config import Config
+from clonedb.keys import KEYS
 from clonedb.settings import load
 
 __all__ = ["COMMANDS", "Place"]

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import click
 
 from clonedb.cli.configuration import Place
-from clonedb.config import KEYS
+from clonedb.cli.process import run_to_end
+from clonedb.keys import KEYS
 
 __all__ = ["COMMANDS"]
 
-_KEPT = ("url", "postgres_bin", "state_dir", "idle_timeout", "isolation")
+_KEPT = ("url", "idle_timeout", "isolation")
+_PATHS = ("postgres_bin", "state_dir")  # relative ones start at the project that the command is run in
 
 
-@click.command()
+@click.command(context_settings={"ignore_unknown_options": True})
 @click.option("-n", "--workers", default="auto", show_default=True, help="Number of xdist workers.")
 @click.option("--rebuild", is_flag=True, help="Build the template anew, to see what that costs.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
@@ -39,9 +40,10 @@ def demo(place: Place, workers: str, *, rebuild: bool, arguments: tuple[str, ...
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CLONEDB_", "PYTEST_"))}
     # only what says which server: the project that the command is run in has its own migrations and seeds
     environment |= {KEYS[name].variable: str(getattr(config, name)) for name in _KEPT if name in config.sources}
+    environment |= {KEYS[name].variable: str(config.path(path)) for name in _PATHS if (path := getattr(config, name))}
     environment["PYTHONDONTWRITEBYTECODE"] = "1"  # the package's directory may belong to somebody else
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # whatever else is installed has no part in this
-    raise SystemExit(subprocess.run(command, env=environment, cwd=directory, check=False).returncode)
+    raise SystemExit(run_to_end(command, environment, directory=directory))
 
 
 COMMANDS = (demo,)

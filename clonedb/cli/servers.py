@@ -20,30 +20,31 @@ def server() -> None:
 @click.pass_obj
 def status(place: Place) -> None:
     """Say which embedded servers there are and whether they run."""
-    from clonedb.postgres import embedded
+    from clonedb.postgres import servers
+    from clonedb.postgres.state import state_dir
 
     config = place.config()
     if config.url:
         click.echo(f"url is set ({config.shown('url')} from {config.source('url')}): no embedded server is used")
-    found = embedded.servers(config)
+    found = servers.servers(config)
     for one in found:
-        state = one.state
+        state: str = one.state
         if one.pid is not None:
             state += f", pid {one.pid}, port {one.port}"
         if one.held_until is not None and one.held_until > time.time():
             state += f", held for {(one.held_until - time.time()) / 3600:.1f} hours"
         click.echo(f"{one.name}: PostgreSQL {one.version}, {state}, {one.size / 1024 / 1024:.0f} MB in {one.directory}")
     if not found:
-        click.echo(f"no embedded server yet in {embedded.state_dir(config)}; the first use makes one")
+        click.echo(f"no embedded server yet in {state_dir(config)}; the first use makes one")
 
 
 @server.command("stop")
 @click.pass_obj
 def stop(place: Place) -> None:
     """Stop the embedded server now; its data stays."""
-    from clonedb.postgres import embedded
+    from clonedb.postgres import servers
 
-    names = embedded.stop(place.config())
+    names = servers.stop(place.config())
     click.echo("\n".join(f"stopped {name}" for name in names) or "no embedded server was running")
 
 
@@ -51,9 +52,9 @@ def stop(place: Place) -> None:
 @click.pass_obj
 def reset(place: Place) -> None:
     """Stop the embedded server and delete its data: templates and kept clones are gone."""
-    from clonedb.postgres import embedded
+    from clonedb.postgres import servers
 
-    names = embedded.reset(place.config())
+    names = servers.reset(place.config())
     click.echo("\n".join(f"deleted {name}" for name in names) or "there was no embedded server")
 
 

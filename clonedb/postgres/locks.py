@@ -19,6 +19,7 @@ __all__ = [
     "collector_key",
     "held_keys",
     "holder",
+    "keep_key",
     "owner_key",
     "release",
     "try_lock",
@@ -40,6 +41,11 @@ def owner_key(owner: str) -> int:
 def collector_key(prefix: str) -> int:
     """The lock of whoever collects leftovers, so that the workers of a run do not do it all at once."""
     return _key("collect", prefix)
+
+
+def keep_key(project: str) -> int:
+    """The lock of whoever decides whether there is room for one more kept clone of a project."""
+    return _key("keep", project)
 
 
 def use_key(template: str) -> int:

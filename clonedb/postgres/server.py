@@ -128,7 +128,9 @@ class Server:
         if self._maintenance is None or self._maintenance.closed:
             self._maintenance = self._open_maintenance()
             if self._owner is not None:
-                locks.try_lock(self._maintenance, locks.owner_key(self._owner))
+                key = locks.owner_key(self._owner)  # which the session that ended may hold for another moment
+                if not locks.wait_for_lock(self._maintenance, key, timeout=self.config.connect_timeout):
+                    self._owner = None  # somebody collects what we had; what comes next gets another owner
             for template in self._used:
                 locks.try_lock(self._maintenance, locks.use_key(template), shared=True)
         return self._maintenance
@@ -167,7 +169,8 @@ class Server:
         if missing:
             raise MissingExtensionError(
                 f"{self.about} has no extension {', '.join(map(repr, missing))}, which the migrations create; "
-                f"install it there (Debian: postgresql-contrib or postgresql-{self.info.major}-NAME), or use another url"
+                f"install it there (Debian: postgresql-contrib or postgresql-{self.info.major}-NAME),"
+                " or use another url"
             )
 
     def url(self, database: str, *, driver: str | None = None) -> DatabaseURL:
@@ -232,7 +235,7 @@ def _connect(keywords: Mapping[str, str], config: Config, about: str, **more: An
     timeout = {"connect_timeout": str(max(2, round(config.connect_timeout)))}  # libpq counts whole seconds, 2 at least
     merged = {**timeout, "application_name": "clonedb", **keywords, **more}
     try:
-        return psycopg.connect("", autocommit=True, prepare_threshold=None, **merged)  # type: ignore[arg-type]
+        return psycopg.connect("", autocommit=True, prepare_threshold=None, **merged)
     except psycopg.OperationalError as error:
         reason = redact(" ".join(_LIBPQ_QUESTION.sub("", str(error)).split()))
         where = f"url is from {config.source('url')}" if config.url else "`clonedb server status` shows its state"

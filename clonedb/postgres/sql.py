@@ -40,6 +40,15 @@ __all__ = [
 ]
 
 
+# pg_dump's list of the settings whose text holds quoted names (GUC_LIST_QUOTE)
+_LISTS_OF_NAMES = frozenset(
+    {
+        *("local_preload_libraries", "search_path", "session_preload_libraries", "shared_preload_libraries"),
+        *("temp_tablespaces", "unix_socket_directories"),
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
     """What clonedb wants to know of a server before it works there; `major` is PostgreSQL's (18)."""
@@ -229,16 +238,23 @@ def database_settings(connection: Connection[Any], name: str) -> list[tuple[str 
 def apply_settings(connection: Connection[Any], name: str, settings: Sequence[Sequence[str | None]]) -> None:
     """Give a clone its template's settings: CREATE DATABASE ... TEMPLATE does not copy them.
 
-    SET ... FROM CURRENT takes the stored text as it is; lists like search_path would have to be parsed otherwise.
+    The stored text is a literal, but that of a list of quoted names: such a setting is set here and taken from here,
+    as parsing it would be the alternative. (Any other might work here meanwhile: a role, a statement_timeout.)
     """
+    from psycopg import sql
+
     with connection.transaction():
         for role, setting, value in settings:
-            connection.execute("select set_config(%s, %s, true)", [setting, value])
             assert setting is not None  # noqa: S101 - comes from database_settings
             if role is None:
-                _run(connection, "alter database {} set {} from current", name, setting)
+                whose = sql.SQL("alter database {}").format(sql.Identifier(name))
             else:
-                _run(connection, "alter role {} in database {} set {} from current", role, name, setting)
+                whose = sql.SQL("alter role {} in database {}").format(sql.Identifier(role), sql.Identifier(name))
+            if setting.lower() in _LISTS_OF_NAMES:
+                connection.execute("select set_config(%s, %s, true)", [setting, value])
+                connection.execute(whose + sql.SQL(" set {} from current").format(sql.Identifier(setting)))
+            else:
+                connection.execute(whose + sql.SQL(" set {} to {}").format(sql.Identifier(setting), sql.Literal(value)))
 
 
 def grants_on_database(connection: Connection[Any], name: str) -> list[tuple[str | None, str, bool]] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -46,15 +47,20 @@ def clonedb_template(pytestconfig: pytest.Config, clonedb_config: Config) -> Ite
     """The project's template, built if it is not there; of all the workers of all runs, one builds it."""
     __tracebackhide__ = True
     run = run_of(pytestconfig)
-    yield run.open(clonedb_config)
-    run.close()
+    opened = run.open(clonedb_config)
+    yield opened
+    run.close(opened)
+
+
+_PLACE_IN_PAID = pytest.StashKey[int]()
 
 
 class _Paid:
-    """Counts the milliseconds a test spends on its databases."""
+    """Counts the milliseconds a test spends on its databases, by however many fixtures it has them."""
 
     def __init__(self, request: pytest.FixtureRequest) -> None:
         self._statistics = run_of(request.config).statistics
+        self._item: pytest.Item = request.node
         self.milliseconds = 0.0
 
     def __enter__(self) -> None:
@@ -65,20 +71,28 @@ class _Paid:
 
     def note(self) -> None:
         """The test has ended."""
-        self._statistics.paid.append(round(self.milliseconds, 3))
+        paid = self._statistics.paid
+        index = self._item.stash.setdefault(_PLACE_IN_PAID, len(paid))
+        if index == len(paid):
+            paid.append(0.0)
+        paid[index] = round(paid[index] + self.milliseconds, 3)
 
 
 @pytest.fixture
-def clonedb(request: pytest.FixtureRequest, clonedb_template: OpenTemplate) -> Iterator[Clone]:
+def clonedb(request: pytest.FixtureRequest, clonedb_config: Config, clonedb_template: OpenTemplate) -> Iterator[Clone]:
     """The test's database: a Clone with `name`, `url`, `dsn`, `connect()` and `engine()`."""
     __tracebackhide__ = True
     item: pytest.Item = request.node
     run, paid = run_of(request.config), _Paid(request)
-    strategy = run.strategy(marker_of(item).isolation or clonedb_template.server.config.isolation, clonedb_template)
+    run.demand_own(clonedb_template, clonedb_config)
+    isolation = marker_of(item).isolation or clonedb_template.server.config.isolation
+    strategy = run.strategy(isolation, clonedb_template, request.session.addfinalizer)
     with paid:
         clone = strategy.acquire()
-    item.stash.setdefault(CLONES, []).append(clone)
+    clones, used = item.stash.setdefault(CLONES, []), (clone, clonedb_template.project.name)
+    clones.append(used)
     yield clone
+    clones.remove(used)  # the item may be run again
     with paid:
         strategy.release(clone)
     paid.note()
@@ -122,26 +136,34 @@ def clonedb_sessionmaker(clonedb_engine: Engine) -> sessionmaker[Session]:
 @pytest.fixture
 def clonedb_session(clonedb_sessionmaker: sessionmaker[Session]) -> Iterator[Session]:
     """A SQLAlchemy session on the test's engine, closed after the test; its commits are real."""
-    with clonedb_sessionmaker() as session:
-        yield session
+    from sqlalchemy.exc import DBAPIError
+
+    session = clonedb_sessionmaker()
+    yield session
+    with contextlib.suppress(DBAPIError):  # the test may have ended its own connection, or dropped the database
+        session.close()
 
 
 @pytest.fixture
-def clonedb_factory(request: pytest.FixtureRequest, clonedb_template: OpenTemplate) -> Iterator[Callable[[], Clone]]:
+def clonedb_factory(
+    request: pytest.FixtureRequest, clonedb_config: Config, clonedb_template: OpenTemplate
+) -> Iterator[Callable[[], Clone]]:
     """A function that makes one more database for the test each time it is called."""
     __tracebackhide__ = True
-    run, paid, made = run_of(request.config), _Paid(request), list["Clone"]()
+    run, paid, made = run_of(request.config), _Paid(request), list[tuple["Clone", str]]()
+    run.demand_own(clonedb_template, clonedb_config)
     clones = request.node.stash.setdefault(CLONES, [])
 
     def make() -> Clone:
         with paid:
             clone = run.clone(clonedb_template)
-        made.append(clone)
-        clones.append(clone)
+        made.append((clone, clonedb_template.project.name))
+        clones.append(made[-1])
         return clone
 
     yield make
-    with paid:
-        for clone in made:
-            clone.drop()
+    with paid, contextlib.ExitStack() as drops:  # one that fails keeps no other from being dropped
+        for used in made:
+            clones.remove(used)
+            drops.callback(used[0].drop)
     paid.note()

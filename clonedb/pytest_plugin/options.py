@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clonedb.config import KEYS, Config, check
+from clonedb.keys import KEYS, Key, check
 
 if TYPE_CHECKING:
-    from clonedb.config import Key
+    from clonedb.config import Config
 
 __all__ = ["MarkerArguments", "configuration", "marker_of", "pytest_addoption", "pytest_configure"]
 
@@ -74,22 +74,29 @@ class MarkerArguments:
 
 
 def marker_of(item: pytest.Item) -> MarkerArguments:
-    """The marker's arguments, checked by calling a function with them.
+    """What the test's markers say, each argument the nearest one's: the module's may say one, the test's another.
 
     Raises ConfigError for an argument or a value it does not take.
     """
+    found = MarkerArguments()
+    for marker in item.iter_markers("clonedb"):  # from the test outwards
+        arguments = _arguments(marker, f"{item.nodeid}: @pytest.mark.clonedb")
+        for name in MarkerArguments.__slots__:
+            if getattr(found, name) is None:
+                setattr(found, name, getattr(arguments, name))
+    return found
+
+
+def _arguments(marker: pytest.Mark, place: str) -> MarkerArguments:
+    """One marker's arguments, checked by calling a function with them."""
     from clonedb.errors import ConfigError
 
-    marker = item.get_closest_marker("clonedb")
-    if marker is None:
-        return MarkerArguments()
-    place = f"{item.nodeid}: @pytest.mark.clonedb"
     try:
         arguments = MarkerArguments(*marker.args, **marker.kwargs)
-        for name in MarkerArguments.__slots__:
-            if (value := getattr(arguments, name)) is not None:
-                check(name, value, place)
     except TypeError:
         given = ", ".join([*map(repr, marker.args), *(f"{name}={value!r}" for name, value in marker.kwargs.items())])
         raise ConfigError(f"{place}({given}): it takes isolation=... and keep=..., by name") from None
+    for name in MarkerArguments.__slots__:
+        if (value := getattr(arguments, name)) is not None:
+            check(name, value, place)
     return arguments

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import os
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import pytest
 
 from clonedb.errors import CloneDBError
 from clonedb.pytest_plugin.options import configuration
-from clonedb.pytest_plugin.run import CLONES, RUN, Statistics, run_of
+from clonedb.pytest_plugin.run import CLONES, RUN, Statistics, psql_command, run_of
 
 if TYPE_CHECKING:
     from clonedb.pytest_plugin.run import Run
@@ -28,7 +28,12 @@ _OUTPUT = "clonedb"
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    """One line: which server is meant, which isolation, and where that was said. Nothing is connected to."""
+    """One line, in a project that has to do with databases: which server is meant, which isolation, and who said so.
+
+    Nothing is connected to, and any other project's run is left as quick as it was.
+    """
+    if not _concerns(config):
+        return None
     try:
         settings = configuration(config)
     except CloneDBError as error:
@@ -37,32 +42,40 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     return f"clonedb: {place}, isolation {settings.isolation!r} ({settings.source('isolation')})"
 
 
+def _concerns(config: pytest.Config) -> bool:
+    """Whether anything says that this run may ask for a database, found out for the price of opening two files."""
+    if (config.rootpath / "alembic.ini").exists() or any(name.startswith("CLONEDB_") for name in os.environ):
+        return True
+    if any(value is not None for name, value in vars(config.option).items() if name.startswith("clonedb_")):
+        return True
+    try:
+        text = (config.rootpath / "pyproject.toml").read_bytes()
+    except OSError:
+        return False
+    return b"[tool.clonedb" in text or b"[tool.alembic" in text
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Keep a failed test's clones and say how to look into them; show an error of ours once, then in one line."""
     report = yield
-    if RUN not in item.config.stash:
-        return report
-    run = item.config.stash[RUN]
     if call.when == "call" or (call.when == "setup" and report.failed):
-        _mention_kept(run, item, report)
-    if call.excinfo is not None and isinstance(call.excinfo.value, CloneDBError):
-        _shorten(run, call.excinfo.value, report)
+        _mention_kept(item, report)
+    # an error that a test's own call met keeps its traceback, which shows that call
+    if call.when != "call" and call.excinfo is not None and isinstance(call.excinfo.value, CloneDBError):
+        _shorten(run_of(item.config), call.excinfo.value, report)
     return report
 
 
-def _mention_kept(run: Run, item: pytest.Item, report: pytest.TestReport) -> None:
-    if CLONES not in item.stash:
-        return
-    try:
-        names = run.keep_if_failed(item, failed=report.failed)
-    except Exception as error:  # noqa: BLE001 - the test's own failure is the one to see
-        report.sections.append(("clonedb", f"the database could not be kept: {error}"))
-        return
-    for name in names:
-        report.sections.append(("clonedb", f"database kept: clonedb psql {name}"))
+def _mention_kept(item: pytest.Item, report: pytest.TestReport) -> None:
+    for clone, project in item.stash.get(CLONES, ()):
+        try:
+            if run_of(item.config).keep_if_failed(clone, project, item, failed=report.failed):
+                report.sections.append(("clonedb", f"database kept: {psql_command(clone)}"))
+        except Exception as error:  # noqa: BLE001 - the test's own failure is the one to see
+            report.sections.append(("clonedb", f"database {clone.name!r} could not be kept: {error}"))
 
 
 def _shorten(run: Run, error: CloneDBError, report: pytest.TestReport) -> None:
@@ -108,18 +121,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     run = config.stash[RUN]
     for part in (run.statistics, run.from_workers):
         total.add(part)
-    if total.template:
+    if total.templates:
         terminalreporter.write_line(f"clonedb: {summary(total)}")
     if total.kept:
-        terminalreporter.write_line(f"clonedb: {len(total.kept)} kept for you: clonedb psql NAME, clonedb drop NAME")
+        databases = "1 database" if len(total.kept) == 1 else f"{len(total.kept)} databases"
+        terminalreporter.write_line(f"clonedb: {databases} kept for you: clonedb psql NAME, clonedb drop NAME")
 
 
 def summary(total: Statistics) -> str:
     """`template 'clonedb_t_...' built in 2.1 s; 28 clones; a test paid 9.8 ms (median), 14.2 ms (95th percentile)`."""
-    made = "reused" if total.built is None else f"built in {total.built:.1f} s"
-    text = f"template {total.template!r} {made} on {total.about}; {total.clones} clones"
+    parts = []
+    for name, (about, built) in total.templates.items():
+        parts.append(f"template {name!r} {'reused' if built is None else f'built in {built:.1f} s'} on {about}")
+    parts.append("1 clone" if total.clones == 1 else f"{total.clones} clones")
+    text = "; ".join(parts)
     if not total.paid:
         return text
+    import statistics
+
     ordered = sorted(total.paid)
     percentile = ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
     return f"{text}; a test paid {statistics.median(ordered):.1f} ms (median), {percentile:.1f} ms (95th percentile)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,28 +17,27 @@ if TYPE_CHECKING:
     from clonedb.gc import Collector
     from clonedb.isolation import Strategy
 
-__all__ = ["CLONES", "RUN", "Run", "Statistics", "run_of"]
+__all__ = ["CLONES", "RUN", "Run", "Statistics", "psql_command", "run_of"]
 
 
 class Statistics:
     """What a process did with clonedb; crosses from an xdist worker to the controller as a dictionary.
 
-    `paid` holds the milliseconds that each test spent on getting and giving back its databases.
+    `templates` says of each by its name which server it is on, and the seconds it took if this process built it. `paid`
+    holds the milliseconds that each test spent on getting and giving back its databases.
     """
 
     def __init__(self, **data: Any) -> None:
-        self.template: str | None = data.get("template")
-        self.about: str = data.get("about", "")
-        self.built: float | None = data.get("built")
+        self.templates: dict[str, tuple[str, float | None]] = dict(data.get("templates", ()))
         self.clones: int = data.get("clones", 0)
         self.paid: list[float] = list(data.get("paid", ()))
         self.kept: list[str] = list(data.get("kept", ()))
 
     def add(self, other: Statistics) -> None:
         """Take another process's numbers in."""
-        self.template = self.template or other.template
-        self.about = self.about or other.about
-        self.built = other.built if self.built is None else self.built
+        for name, (about, built) in other.templates.items():
+            if built is not None or name not in self.templates:
+                self.templates[name] = about, built
         self.clones += other.clones
         self.paid += other.paid
         self.kept += other.kept
@@ -54,9 +54,8 @@ class Run:
         self.workers_lost = False
         worker = getattr(config, "workerinput", None)
         self.id = worker["testrunuid"] if worker else f"{os.getpid()}-{os.urandom(8).hex()}"
-        self._strategies: dict[str, Strategy] = {}
-        self._collector: Collector | None = None
-        self._template: OpenTemplate | None = None
+        self._strategies: dict[tuple[str, OpenTemplate], Strategy] = {}
+        self._opened: dict[OpenTemplate, tuple[Config, Collector]] = {}
 
     def open(self, config: Config) -> OpenTemplate:
         """Open the template, build it if need be, and begin to collect what earlier runs left."""
@@ -65,13 +64,26 @@ class Run:
         from clonedb.progress import Lines
 
         opened = open_template(config, run=self.id, progress=Lines(self._write))
-        self._template = opened
-        self.statistics.template = opened.name
-        self.statistics.about = opened.server.about
-        if opened.record.built:
-            self.statistics.built = opened.record.metadata.seconds
-        self._collector = Collector(opened.server)
+        self._opened[opened] = config, Collector(opened.server)
+        self._note(opened)
         return opened
+
+    def demand_own(self, template: OpenTemplate, config: Config) -> None:
+        """Raises ConfigError when a test would get the template of another directory's clonedb_config.
+
+        pytest caches a session fixture for all directories, whichever of them override the fixtures it asks for.
+        """
+        from clonedb.errors import ConfigError
+
+        if template in self._opened and self._opened[template][0] is not config:
+            raise ConfigError(
+                "several conftest.py override clonedb_config, but pytest makes one clonedb_template for all of them;"
+                " write `from clonedb.pytest_plugin import clonedb_template` in each of them, below the override"
+            )
+
+    def _note(self, template: OpenTemplate) -> None:
+        built = template.record.metadata.seconds if template.record.built else None
+        self.statistics.templates[template.name] = template.server.about, built
 
     def _write(self, line: str) -> None:
         """A line on the real standard error, past pytest's capturing."""
@@ -80,42 +92,44 @@ class Run:
             os.write(2, f"{line}\n".encode())
             return
         with capture.global_and_fixture_disabled():
-            os.write(2, f"\n{line}\n".encode())
+            lead = "" if hasattr(self.pytest_config, "workerinput") else "\n"  # after a line of dots
+            os.write(2, f"{lead}{line}\n".encode())
 
     def clone(self, template: OpenTemplate) -> Clone:
         """A new clone, counted."""
+        self._note(template)
+        clone = template.clone()
         self.statistics.clones += 1
-        return template.clone()
+        return clone
 
-    def strategy(self, name: str, template: OpenTemplate) -> Strategy:
-        """The process's strategy of a name."""
+    def strategy(self, name: str, template: OpenTemplate, at_end: Callable[[Callable[[], None]], None]) -> Strategy:
+        """The process's strategy of a name for a template; `at_end` is told what to call before that is closed."""
         from clonedb.isolation import STRATEGIES
 
-        if name not in self._strategies:
-            self._strategies[name] = STRATEGIES[name](lambda: self.clone(template))
-        return self._strategies[name]
+        if (name, template) not in self._strategies:
+            strategy = STRATEGIES[name](lambda: self.clone(template))
+            self._strategies[name, template] = strategy
+            at_end(strategy.close)
+        return self._strategies[name, template]
 
-    def keep_if_failed(self, item: pytest.Item, *, failed: bool) -> list[str]:
-        """Keep a test's clones if the policy says so: the names of those it keeps now."""
-        from clonedb.gc import enforce_retention
+    def keep_if_failed(self, clone: Clone, project: str, item: pytest.Item, *, failed: bool) -> bool:
+        """Keep a clone that a test used, if the policy says so and there is room: whether it is kept.
+
+        The worker's one clone may have been kept for an earlier test already.
+        """
+        from clonedb.gc import keep
         from clonedb.metadata import Kept
         from clonedb.pytest_plugin.options import marker_of
 
-        clones = [clone for clone in item.stash.get(CLONES, []) if not clone.kept]
-        if self._template is None or not clones:
-            return []
-        policy = marker_of(item).keep or self._template.server.config.keep
+        policy = marker_of(item).keep or clone.server.config.keep
         if policy == "none" or (policy == "failed" and not failed):
-            return []
-        names = []
-        for clone in clones:
-            server, project = clone.server, self._template.project.name
-            if policy == "failed" and not enforce_retention(server, project, self.id):
-                break
-            clone.keep(Kept(project=project, run=self.id, when=time.time(), test=item.nodeid))
-            names.append(clone.name)
-        self.statistics.kept += names
-        return names
+            return False
+        if not clone.kept:
+            kept = Kept(project=project, run=self.id, when=time.time(), test=item.nodeid)
+            if not keep(clone, kept, limited=policy == "failed"):
+                return False
+            self.statistics.kept.append(clone.name)
+        return True
 
     def collect_after_death(self) -> None:
         """On the controller, when workers were killed: drop what they owned."""
@@ -130,22 +144,38 @@ class Run:
             finally:
                 server.close()
 
-    def close(self) -> None:
-        """Give everything back."""
+    def close(self, template: OpenTemplate) -> None:
+        """Give an opened template back, and what its strategies hold."""
         try:
-            for strategy in self._strategies.values():
-                strategy.close()
+            for key in [key for key in self._strategies if key[1] is template]:
+                self._strategies.pop(key).close()
         finally:
-            self._strategies.clear()
-            if self._collector is not None:
-                self._collector.join()
-            if self._template is not None:
-                self._template.close()
-                self._template = None
+            _, collector = self._opened.pop(template)
+            collector.join()
+            template.close()
 
 
 RUN = pytest.StashKey[Run]()
-CLONES = pytest.StashKey[list["Clone"]]()
+CLONES = pytest.StashKey[list[tuple["Clone", str]]]()
+"""A test's clones at the moment, each with the name of the project it is of: two may share a template."""
+
+
+def psql_command(clone: Clone) -> str:
+    """The command line that opens psql on a kept clone, from the project's directory and environment.
+
+    What only this run was told (an option, a conftest) is said again, as variables, without any password.
+    """
+    import shlex
+
+    from clonedb.keys import KEYS
+    from clonedb.url import redact
+
+    config, told = clone.server.config, []
+    for name in ("url", "maintenance_database", "postgres_bin", "state_dir", "prefix"):
+        source = config.source(name)
+        if source not in ("default", "TEST_DATABASE_URL", KEYS[name].variable) and "[tool.clonedb]" not in source:
+            told.append(f"{KEYS[name].variable}={shlex.quote(redact(getattr(config, name) or ''))}")
+    return " ".join([*told, "clonedb", "psql", clone.name])
 
 
 def run_of(config: pytest.Config) -> Run:

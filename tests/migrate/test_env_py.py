@@ -43,13 +43,13 @@ with engine.connect() as connection:
 """
 
 
-def ask(project: Project, query: str, *arguments: str, **more: str) -> str:
+def ask(project: Project, query: str) -> str:
     """The answer to a query on a fresh clone of the project's template, as psql prints it."""
     script = (
         "import os, psycopg, sys; c = psycopg.connect(os.environ['DATABASE_URL']);"
         "print(*c.execute(sys.argv[1]).fetchone(), sep='|')"
     )
-    outcome = project.clonedb("run", "--", sys.executable, "-c", script, query, *arguments, **more)
+    outcome = project.clonedb("run", "--", sys.executable, "-c", script, query)
     return outcome.demand().out.strip()
 
 
@@ -203,12 +203,7 @@ def test_an_env_py_that_demands_a_connection(items: Project) -> None:
 def test_x_arguments_reach_env_py(items: Project) -> None:
     """`x = [...]` is alembic's -x, and part of the fingerprint."""
     before = "assert context.get_x_argument(as_dictionary=True) == {'tenant': 'one', 'colour': 'red'}"
-    items.write(
-        "migrations/env.py",
-        before + "\n" + ENV_PY
-        if False
-        else ENV_PY.replace("config = context.config", f"config = context.config\n{before}"),
-    )
+    items.write("migrations/env.py", ENV_PY.replace("config = context.config", f"config = context.config\n{before}"))
     assert items.clonedb("build").code == 1
     items.settings(x=["tenant=one", "colour=red"])
     assert ask(items, "select count(*) from item") == "1"

@@ -1,0 +1,183 @@
+"""The settings clonedb has: the one table that options, variables, checks and `clonedb config` are made from.
+
+pytest loads this in every run there is, so it imports next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from clonedb.errors import ConfigError
+
+__all__ = ["KEYS", "Key", "check", "nearest", "shown"]
+
+
+class Key:
+    """One setting: its name, type, default, help, and the values it takes. Not a dataclass: those cost 1 ms to make."""
+
+    __slots__ = ("choices", "default", "help", "minimum", "name", "type")
+
+    def __init__(
+        self,
+        name: str,
+        kind: type,
+        default: Any,
+        about: str,
+        *,
+        choices: tuple[str, ...] = (),
+        minimum: float | None = None,
+    ) -> None:
+        self.name = name
+        self.type = kind
+        self.default = default
+        self.help = about
+        self.choices = choices
+        self.minimum = minimum
+
+    @property
+    def option(self) -> str:
+        """The command-line option: --clonedb-lock-timeout for lock_timeout."""
+        return "--clonedb-" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable: CLONEDB_LOCK_TIMEOUT for lock_timeout."""
+        return "CLONEDB_" + self.name.upper()
+
+    def parse(self, text: str, source: str) -> Any:
+        """A value from a command line or an environment variable; lists are JSON or separated by commas.
+
+        Raises ConfigError.
+        """
+        if self.type is bool:
+            if (word := text.strip().lower()) in {"1", "true", "yes", "on"}:
+                return True
+            if word in {"0", "false", "no", "off", ""}:
+                return False
+            raise ConfigError(f"{source}: {self.name} is {shown(text)}; write true or false")
+        if self.type in (tuple, dict):
+            return self._parse_json(text, source)
+        if self.type in (int, float):
+            try:
+                return self.type(text)
+            except ValueError:
+                kind = "a whole number" if self.type is int else "a number"
+                raise ConfigError(f"{source}: {self.name} is {shown(text)}; write {kind}") from None
+        return text
+
+    def _parse_json(self, text: str, source: str) -> Any:
+        if self.type is tuple and not text.lstrip().startswith("["):
+            return tuple(part.strip() for part in text.split(",") if part.strip())
+        import json
+
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"{source}: {self.name} is {shown(text)}, which is not JSON: {error}") from None
+
+
+_ALL = (
+    Key("url", str, None, "URL of the PostgreSQL server to use; without one, an embedded server is run"),
+    Key("maintenance_database", str, "postgres", "database for administrative statements and locks"),
+    Key("connect_timeout", float, 5.0, "seconds to wait for a connection", minimum=0.1),
+    Key("postgres_bin", str, None, "directory with the binaries of the embedded server (postgres, initdb)"),
+    Key("state_dir", str, None, "directory for the embedded server, locks and indexes"),
+    Key("idle_timeout", float, 10.0, "seconds the embedded server lives on after its last user", minimum=0.1),
+    Key("prefix", str, "clonedb", "what the name of every database that clonedb makes begins with"),
+    Key("alembic_ini", str, None, "path of alembic.ini or pyproject.toml; found in the project if not given"),
+    Key("alembic_section", str, "alembic", "section of alembic.ini (alembic's -n)"),
+    Key("alembic", dict, {}, "Alembic's main options, set or overridden; {url} stands for the URL"),
+    Key("x", tuple, (), "arguments for env.py (alembic's -x)"),
+    Key("target", str, "heads", "revision to migrate the template to"),
+    Key("seed", tuple, (), "SQL files and package.module:function callables that fill the template"),
+    Key("extensions", tuple, (), "extensions to create before the migrations run"),
+    Key("roles", tuple, (), "roles to create when the server lacks them"),
+    Key("watch", tuple, (), "globs of further files that the template depends on"),
+    Key("salt", str, "", "any text; a different one gives a different template"),
+    Key("driver", str, None, "driver in the URLs handed out (psycopg, psycopg2, asyncpg, ...)"),
+    Key("route", tuple, (), "environment variables that hold the application's database URL"),
+    Key("isolation", str, "auto", "what a test gets", choices=("auto", "clone", "worker")),
+    Key("strategy", str, "auto", "how CREATE DATABASE copies", choices=("auto", "file_copy", "wal_log")),
+    Key("lock_timeout", float, 600.0, "seconds to wait for somebody else's build", minimum=0),
+    Key("keep", str, "failed", "whose clones are kept after the test", choices=("failed", "all", "none")),
+    Key("keep_count", int, 3, "how many kept clones a project has at most", minimum=0),
+    Key("keep_templates", int, 5, "how many templates a project has at most, by last use", minimum=1),
+    Key("rebuild", bool, False, "build the template anew, once for the run"),
+)
+
+KEYS: Mapping[str, Key] = MappingProxyType({key.name: key for key in _ALL})
+
+
+def nearest(word: str, words: Mapping[str, Any]) -> str:
+    """` (did you mean 'x'?)`, or nothing when no word is close."""
+    import difflib
+
+    close = difflib.get_close_matches(word, words, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def shown(value: Any) -> str:
+    """The repr of a value without any password; they are looked for before quoting adds quotes and backslashes."""
+    from clonedb.url import redact
+
+    return redact(repr(_hidden(value)))
+
+
+def _hidden(value: Any) -> Any:
+    if isinstance(value, str):
+        from clonedb.url import redact_url
+
+        return redact_url(value)
+    if isinstance(value, Mapping):
+        return {name: _hidden(item) for name, item in value.items()}
+    return [_hidden(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def check(name: str, value: Any, source: str) -> Any:
+    """The value of a key in its own type, or a ConfigError that says what the key takes."""
+    key = KEYS.get(name)
+    if key is None:
+        raise ConfigError(f"{source}: unknown setting {name!r}{nearest(name, KEYS)}; `clonedb config` lists them all")
+    if key.default is None and (value is None or value == ""):
+        return None  # CLONEDB_URL= in the environment takes back what pyproject.toml says
+    if key.type is tuple:
+        return _check_list(key, value, source)
+    if key.type is dict:
+        return _check_table(key, value, source)
+    if key.type is float and type(value) is int:
+        value = float(value)
+    right_type: bool = type(value) is key.type
+    if not right_type:
+        kind = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}[key.type]
+        raise ConfigError(f"{source}: {name} is {shown(value)}; it takes {kind}")
+    if key.choices and value not in key.choices:
+        hint = nearest(value, dict.fromkeys(key.choices))
+        raise ConfigError(f"{source}: {name} is {shown(value)}{hint}; it takes one of {', '.join(key.choices)}")
+    if key.type is float and not value - value == 0:
+        raise ConfigError(f"{source}: {name} is {value!r}; it takes a finite number")
+    if key.minimum is not None and value < key.minimum:
+        raise ConfigError(f"{source}: {name} is {value!r}; the least it takes is {key.minimum:g}")
+    return value
+
+
+def _check_list(key: Key, value: Any, source: str) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+        raise ConfigError(f"{source}: {key.name} is {shown(value)}; it takes a list of strings")
+    return tuple(value)
+
+
+def _check_table(key: Key, value: Any, source: str) -> Mapping[str, str]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{source}: {key.name} is {shown(value)}; it takes a table of names and values")
+    return MappingProxyType({str(name): _as_ini(item) for name, item in value.items()})
+
+
+def _as_ini(item: Any) -> str:
+    """An Alembic option as the text that an .ini file would hold."""
+    if isinstance(item, bool):
+        return str(item).lower()
+    if isinstance(item, (list, tuple)):
+        return "\n".join(str(part) for part in item)
+    return str(item)

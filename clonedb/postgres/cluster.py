@@ -1,0 +1,215 @@
+"""What a server of our own is made of: its data directory, its password, its settings, and who may connect."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clonedb.errors import ServerError
+from clonedb.postgres.account import Account
+from clonedb.postgres.state import Place, tail, write_private
+
+if TYPE_CHECKING:
+    import subprocess
+
+__all__ = ["HBA", "Cluster", "environment", "settings", "verifier"]
+
+PROGRAM_TIMEOUT = 300.0
+"""Seconds given to initdb, which takes 0.6 to 1.3 s on an idle machine."""
+
+HBA = """\
+# written by clonedb at every start
+local all all trust
+host all all 127.0.0.1/32 scram-sha-256
+host all all ::1/128 scram-sha-256
+"""
+"""Trust on the Unix socket, which stands in a directory that nobody else can enter; a password on the loopback."""
+
+
+def settings(major: int) -> Mapping[str, str]:
+    """Settings given on the command line, where they win over postgresql.conf and ALTER SYSTEM.
+
+    Durability is off: nothing in here outlives the need for it, and DROP DATABASE costs 6 ms instead of 400. No
+    checkpoint interrupts a run. The log has no statement in it, because statements may hold passwords.
+    """
+    values = {
+        "listen_addresses": "127.0.0.1",
+        "max_connections": "300",
+        "fsync": "off",
+        "synchronous_commit": "off",
+        "full_page_writes": "off",
+        "wal_level": "replica",
+        "autovacuum": "off",
+        "jit": "off",
+        "shared_buffers": "128MB",
+        "max_wal_size": "8GB",
+        "checkpoint_timeout": "1h",
+        "password_encryption": "scram-sha-256",
+        "cluster_name": "clonedb",
+        "log_min_messages": "log",
+        "log_min_error_statement": "panic",
+        "log_error_verbosity": "terse",
+        "log_checkpoints": "off",
+    }
+    if major >= 14 and sys.platform == "linux":
+        values["client_connection_check_interval"] = "1s"  # a query whose client was killed ends
+    if major >= 16:
+        values["scram_iterations"] = "1"  # roles that migrations make connect in 3 ms instead of 13
+    return values
+
+
+def verifier(password: str) -> str:
+    """What PostgreSQL stores of a password (SCRAM-SHA-256), made with one iteration on every version.
+
+    The client asks the server for the number of iterations; 4,096 of them make connecting cost 12.6 ms instead of 3.2,
+    and protect a password that can be guessed, which 256 random bits cannot. Computed here, so that the password itself
+    is in no statement.
+    """
+    salt = os.urandom(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, 1)
+    client = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    coded = (base64.b64encode(part).decode() for part in (salt, client, server))
+    return "SCRAM-SHA-256$1:{}${}:{}".format(*coded)
+
+
+def environment() -> dict[str, str]:
+    """The environment of PostgreSQL's programs: nothing of the caller's locale, time zone or PG* variables.
+
+    The server is shared by whatever comes after, so it must not depend on who happened to start it.
+    """
+    names = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A server that is not running, in the hands of the process that holds its `keeper` lock.
+
+    `programs` is the directory of initdb and postgres, `lock` the descriptor with the lock, `server` the one with the
+    lock `server`: programs inherit it, so that their life is known even if this process is killed.
+    """
+
+    place: Place
+    programs: Path
+    major: int
+    account: Account | None
+    lock: int
+    server: int
+
+    def make_data(self) -> None:
+        """Run initdb beside the final place, so that a half-made data directory never has the final name.
+
+        Raises ServerError.
+        """
+        new = self.place.file("data.new")
+        new.mkdir(0o700)
+        if self.account is not None:
+            os.chown(new, self.account.uid, self.account.gid)
+        try:
+            self._run("initdb", f"--pgdata={new}", f"--locale={self._locale()}", *initdb_options(self.major))
+            self.set_password(new)
+        except BaseException:
+            import shutil
+
+            shutil.rmtree(new, ignore_errors=True)  # the disk may be full
+            raise
+        new.rename(self.place.data)
+
+    def set_password(self, data: Path) -> None:
+        """Give the role postgres a new password of 256 random bits, in single-user mode. Raises ServerError.
+
+        The statement goes through standard input (arguments can be seen by everybody) and holds the verifier only.
+        """
+        password = os.urandom(32).hex()
+        options = ("exit_on_error=on", "log_min_error_statement=panic", "log_error_verbosity=terse")
+        arguments = [argument for option in options for argument in ("-c", option)]
+        statement = f"ALTER ROLE postgres PASSWORD '{verifier(password)}'\n"
+        self._run("postgres", "--single", "-D", str(data), "-F", *arguments, "postgres", text=statement)
+        write_private(self.place.file("password"), password)
+
+    def _run(self, name: str, *arguments: str, text: str = "") -> None:
+        """Run a program as the server's account, its output in the log, in a session that no Ctrl-C reaches."""
+        import subprocess
+
+        start = self.place.log.stat().st_size if self.place.log.exists() else 0
+        log = os.open(self.place.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            process = subprocess.Popen(
+                [self.programs / name, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=environment(),
+                pass_fds=[self.server],
+                start_new_session=True,
+                user=self.account.uid if self.account else None,
+                group=self.account.gid if self.account else None,
+                extra_groups=[] if self.account else None,
+            )
+        except OSError as error:
+            raise ServerError(f"cannot run {str(self.programs / name)!r}: {error}") from None
+        finally:
+            os.close(log)
+        with process:
+            try:
+                self._feed(process, text)
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode != 0:
+            ends = tail(self.place.log, start=start)
+            raise ServerError(f"{name} of PostgreSQL {self.major} failed; the log {str(self.place.log)!r} ends:{ends}")
+
+    def _feed(self, process: subprocess.Popen[bytes], text: str) -> None:
+        """Give a program its input and wait for its end, with signs of life for those who wait for us."""
+        assert process.stdin is not None  # noqa: S101  # for the type checker: Popen was told to make a pipe
+        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+            pipe.write(text.encode())
+        begin = time.monotonic()
+        while process.poll() is None:
+            os.utime(self.lock)
+            if time.monotonic() - begin > PROGRAM_TIMEOUT:
+                process.kill()
+            time.sleep(0.005)
+
+    def _locale(self) -> str:
+        """C.UTF-8 if the system has it, in which lower() and ~ '[[:alpha:]]' know all letters, else C.
+
+        Asked in another process, because setlocale changes the whole process that calls it.
+        """
+        import subprocess
+
+        question = "import locale; locale.setlocale(locale.LC_ALL, 'C.UTF-8')"
+        try:
+            subprocess.run([sys.executable, "-I", "-S", "-c", question], stderr=subprocess.DEVNULL, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return "C"
+        return "C.UTF-8"
+
+
+def initdb_options(major: int) -> list[str]:
+    """What initdb is given besides the directory and the locale.
+
+    Without checksums (18 has them by default), because with them hint bits are written to WAL and a read would look
+    like a write. From 17 on with the builtin provider, whose C.UTF-8 is the same on every machine and has no collation
+    version to go stale.
+    """
+    options = ["--username=postgres", "--auth=trust", "--no-sync", "--encoding=UTF8", "--lc-messages=C"]
+    if major >= 14:
+        options.append("--no-instructions")
+    if major >= 17:
+        options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    if major >= 18:
+        options.append("--no-data-checksums")
+    return options

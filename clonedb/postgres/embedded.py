@@ -1,0 +1,209 @@
+"""Embedded servers: a lease keeps one up for as long as this process lives, and starts it when need be."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from clonedb.config import Config
+from clonedb.errors import ServerError
+from clonedb.postgres.binaries import Binaries
+from clonedb.postgres.machine import host
+from clonedb.postgres.servers import Status, hold_place, reset, servers, stop
+from clonedb.postgres.state import Place, Running, same_file, state_dir, try_lock
+from clonedb.postgres.waiting import Patience
+
+__all__ = ["Lease", "Status", "hold", "lease", "reset", "servers", "state_dir", "stop"]
+
+ATTEMPTS = 4
+"""How often a start is tried when the state directory or the keeper vanishes meanwhile."""
+
+UNREACHABLE = 5.0
+"""Seconds after which a server that its keeper calls ready must be reachable; a keeper notices a dead one in 1 s."""
+
+
+@dataclass(slots=True)
+class Lease:
+    """A share of this process in an embedded server, given up by close() or by the process's end, whatever that is.
+
+    The server is at `socket_dir` without a password, for clonedb's own connections, and at 127.0.0.1:`port` with it.
+    `started` says whether this call started it.
+    """
+
+    name: str
+    binaries: Binaries
+    socket_dir: Path
+    port: int
+    password: str = field(repr=False)
+    data_dir: Path
+    started: bool
+    descriptor: int = field(repr=False)
+    user: str = "postgres"
+
+    def close(self) -> None:
+        """Give the lease up; the server stops idle_timeout seconds after the last one. May be called again."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def lease(config: Config, binaries: Binaries, *, progress: Callable[[str], None] | None = None) -> Lease:
+    """A lease on the server of these binaries, which is started first if it is not up (initdb on first use).
+
+    Joining a server that is up costs about 1 ms. `progress` is told what takes longer.
+
+    Raises ServerError when the server cannot be started, its log's last lines included.
+    """
+    place = Place.of(config, binaries)
+    problem = "its files changed"
+    for _ in range(ATTEMPTS):
+        try:
+            if found := _try_lease(place, config, binaries, progress or _say_nothing):
+                return found
+        except FileNotFoundError as error:  # somebody deletes the state directory just now
+            problem = str(error)
+        except OSError as error:
+            raise ServerError(f"embedded server {place.name!r} in {str(place.directory)!r}: {error}") from error
+    raise ServerError(
+        f"embedded server {place.name!r} in {str(place.directory)!r}: {problem}, {ATTEMPTS} times in a row; find out"
+        " who deletes it, or set state_dir (CLONEDB_STATE_DIR) to another directory"
+    )
+
+
+def hold(config: Config, server: Lease | str, seconds: float) -> float:
+    """Keep a server up for some seconds from now, leases or not; the unix time until which it is held.
+
+    A longer hold stays as it is; stop() ends it. Raises ServerError when there is no server of that name.
+    """
+    return hold_place(config, server.name if isinstance(server, Lease) else server, seconds)
+
+
+def _say_nothing(_: str) -> None:
+    pass
+
+
+def _try_lease(place: Place, config: Config, binaries: Binaries, progress: Callable[[str], None]) -> Lease | None:
+    """A lease, or None when the directory was deleted or replaced meanwhile."""
+    place.prepare()
+    patience = Patience(place, "to stop")
+    while (descriptor := try_lock(place.file("lease"), fcntl.LOCK_SH)) is None:
+        patience.wait()  # a keeper that found no lease holds it alone until the server is down
+    keep = False
+    try:
+        running, started = _running(place, config, binaries, progress)
+        os.utime(descriptor)  # the keeper counts idle_timeout from here, even if the lease is shorter than its glance
+        password = place.read("password")
+        keep = bool(password) and same_file(descriptor, place.file("lease"))
+    finally:
+        if not keep:
+            os.close(descriptor)
+    if not keep:
+        return None
+    return Lease(
+        name=place.name,
+        binaries=binaries,
+        socket_dir=Path(running.socket_dir),
+        port=running.port,
+        password=password,
+        data_dir=place.data,
+        started=started,
+        descriptor=descriptor,
+    )
+
+
+def _running(place: Place, config: Config, binaries: Binaries, progress: Callable[[str], None]) -> tuple[Running, bool]:
+    """The server, and whether it was started here."""
+    patience = Patience(place, "to start")
+    starts, told = 0, False
+    while True:
+        running = place.running()
+        if running is not None and _is_reachable(place, running, patience):
+            return running, starts > 0
+        if (failure := _failure_since(place, patience.begin)) is not None:
+            raise ServerError(failure)
+        if running is None and (start := try_lock(place.file("start"), fcntl.LOCK_EX)) is not None:
+            try:
+                from clonedb.postgres.start import start_server
+
+                os.ftruncate(start, 0)
+                os.pwrite(start, str(os.getpid()).encode(), 0)
+                started = start_server(place, config, binaries, patience, progress)
+            finally:
+                os.close(start)
+            starts += started
+            if starts > ATTEMPTS:
+                raise ServerError(f"embedded server {place.name!r} ends as soon as it is up; see {str(place.log)!r}")
+            if started:
+                continue
+        if patience.waited > 1 and not told:
+            told = True
+            progress(f"waiting for the embedded server {place.name!r}, which another process starts or stops")
+        patience.wait()
+
+
+def _failure_since(place: Place, begin: float) -> str | None:
+    """Why somebody else's start failed while we waited for it: the same would happen to us."""
+    try:
+        failed = place.file("failed").stat().st_mtime > begin
+    except FileNotFoundError:
+        return None
+    return place.read("failed") or None if failed else None
+
+
+def _is_reachable(place: Place, running: Running, patience: Patience) -> bool:
+    """Whether the server takes connections on its socket.
+
+    Raises ServerError when it is another container's or host's, and when its keeper does not notice that it is gone.
+    """
+    if running.host != host():
+        raise ServerError(
+            f"embedded server {place.name!r} in {str(place.directory)!r} is run by another container or host, so it"
+            " cannot be reached from here; set state_dir (CLONEDB_STATE_DIR) to a directory that is not shared"
+        )
+    if not Path(running.binaries, "postgres").exists():  # its virtual environment was deleted: it can load nothing
+        return _end(running)
+    if _accepts(running):
+        return True
+    if patience.waited > UNREACHABLE:
+        raise ServerError(
+            f"embedded server {place.name!r} does not answer on its socket in {running.socket_dir!r}, or others own it"
+            f" (a private /tmp?); its keeper is pid {running.keeper}, its log {str(place.log)!r}; run"
+            " `clonedb server stop` and try again"
+        )
+    return False
+
+
+def _end(running: Running) -> bool:
+    import signal
+
+    os.kill(running.keeper, signal.SIGTERM)
+    return False
+
+
+def _accepts(running: Running) -> bool:
+    """Whether the socket is in a directory of the server's account alone, and somebody listens on it (0.1 ms)."""
+    import socket
+
+    try:
+        directory = os.lstat(running.socket_dir)
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISDIR(directory.st_mode) or directory.st_uid != running.uid or directory.st_mode & 0o077:
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(f"{running.socket_dir}/.s.PGSQL.{running.port}")
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,359 @@
+"""The process that parents one embedded PostgreSQL server and stops it when the last lease is gone.
+
+Started as `python -I -S keeper.py DIRECTORY` with its parameters as JSON on standard input; answers with one line of
+JSON on standard output, {} or {"error": ...}, when the server accepts connections or cannot. Standard library only and
+nothing of clonedb, so that it is up in 20 ms. The files of the directory are described in state.py (Place).
+
+Who lives is told by locks that the kernel holds, so that no kind of death leaves anything to clean up: each user of the
+server holds `lease`, the keeper `keeper` (which it inherits already locked), postgres and its children `server`.
+"""
+# os.path, because pathlib would make the start 30 % slower:
+# ruff: noqa: PTH102, PTH104, PTH105, PTH106, PTH108, PTH110, PTH116, PTH123, PTH208
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+SHUTDOWN = 8.0  # seconds given to each of SIGINT (fast shutdown), SIGQUIT (immediate) and SIGKILL
+RECOVERY = 300.0  # seconds given to a server that has a crash to recover from
+
+# why a server is stopped
+ASKED = "asked to"
+ENDED = "postgres ended"
+REMOVED = "its files were removed"
+UNUSED = "no lease"
+
+
+class StartError(Exception):
+    """The server could not be started; the text is for whoever asked for it."""
+
+
+class Keeper:
+    """A server's directory, its postgres, and what became of each child."""
+
+    def __init__(self, directory: str, parameters: dict[str, Any]) -> None:
+        self.directory = directory
+        self.postgres: str = parameters["postgres"]
+        self.account: list[int] | None = parameters["account"]  # uid and gid to run it as
+        self.settings: dict[str, str] = parameters["settings"]
+        self.ports: list[int] = parameters["ports"]
+        self.socket_dir: str = parameters["socket_dir"]
+        self.idle_timeout: float = parameters["idle_timeout"]
+        self.mark: str = parameters["mark"]
+        self.about: dict[str, Any] = parameters["about"]
+        self.lock: int = parameters["lock"]
+        self.lease = os.open(self.file("lease"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.asked = False
+        self.server = 0
+        self.ended: dict[int, int] = {}
+        self.wakeup = self.listen()
+
+    def file(self, name: str) -> str:
+        """The path of a file in the server's directory."""
+        return f"{self.directory}/{name}"
+
+    def read(self, name: str) -> str:
+        """The text of a file; empty when it is not there."""
+        try:
+            with open(self.file(name), encoding="utf-8") as file:
+                return file.read()
+        except FileNotFoundError:
+            return ""
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file at once: whoever reads it finds the old or the new text, never a part."""
+        with open(self.file(f"{name}.new"), "w", encoding="utf-8") as file:  # mode 0600 by our umask
+            file.write(text)
+        os.replace(self.file(f"{name}.new"), self.file(name))
+
+    # ---- signals and waiting
+
+    def listen(self) -> int:
+        """Make SIGTERM a request to stop, and every signal an end of the current pause."""
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self.ask)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        return reading
+
+    def ask(self, *_: object) -> None:
+        """Somebody asks for the server to be stopped."""
+        self.asked = True
+
+    def pause(self, seconds: float) -> None:
+        """Wait for a signal or for some seconds."""
+        select.select([self.wakeup], [], [], seconds)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.wakeup, 1024)
+
+    def patiently(self, done: Callable[[], bool], seconds: float, step: float = 0.02) -> bool:
+        """Wait until something is done, giving signs of life meanwhile; whether it was done in time."""
+        begin = time.monotonic()
+        while not done():
+            if time.monotonic() - begin > seconds:
+                return False
+            os.utime(self.lock)
+            self.pause(step)
+        return True
+
+    # ---- children
+
+    def spawn(self, arguments: list[str], *, inherit: int) -> int:
+        """Start postgres as the server's account, its output in the log; its pid.
+
+        On Linux it is told to die with the keeper, after the change of account, which would undo that.
+        """
+        parent = os.getpid()
+        if pid := os.fork():
+            return pid
+        try:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(2, 1)
+            os.set_inheritable(inherit, True)
+            if self.account:
+                os.setgroups([])
+                os.setgid(self.account[1])
+                os.setuid(self.account[0])
+            if sys.platform == "linux":
+                call("prctl", PR_SET_PDEATHSIG, signal.SIGQUIT, 0, 0, 0)
+            for signum in (signal.SIGPIPE, signal.SIGHUP):
+                signal.signal(signum, signal.SIG_DFL)
+            if os.getppid() == parent:
+                os.execv(self.postgres, [self.postgres, *arguments])  # noqa: S606  # no shell is what we want
+        except BaseException as error:  # noqa: BLE001  # nothing may return into the keeper's code from here
+            os.write(2, f"cannot run {self.postgres!r}: {error}\n".encode())
+        finally:
+            os._exit(127)
+
+    def reap(self) -> bool:
+        """Collect the children that ended; whether any still lives."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    return True
+                self.ended[pid] = os.waitstatus_to_exitcode(status)
+        return False
+
+    def has_ended(self, pid: int) -> bool:
+        """Whether a child is gone."""
+        self.reap()
+        return pid in self.ended
+
+    # ---- start
+
+    def start(self) -> None:
+        """Bring the server up. Raises StartError."""
+        os.mkdir(self.socket_dir, 0o700)
+        if self.account:
+            os.chown(self.socket_dir, *self.account)
+        port = next((port for port in self.ports if self.serve(port)), None)
+        if port is None:
+            raise StartError(f"none of the ports {', '.join(map(str, self.ports))} is free")
+        about = {**self.about, "pid": self.server, "keeper": os.getpid(), "port": port, "since": time.time()}
+        self.write("ready", json.dumps({**about, "socket_dir": self.socket_dir}))
+        say(f"port {port}, socket in {self.socket_dir!r}")
+
+    def serve(self, port: int) -> bool:
+        """Start postgres on a port; False when somebody else has the port."""
+        settings = {**self.settings, "port": str(port), "unix_socket_directories": self.socket_dir}
+        options = [argument for item in settings.items() for argument in ("-c", "=".join(item))]
+        begin = os.fstat(2).st_size
+        lock = try_lock(self.file("server"))
+        if lock is None:
+            raise StartError(f"a process of an earlier server still uses {self.file('data')!r}")
+        self.server = self.spawn(["-D", self.file("data"), *options], inherit=lock)
+        os.close(lock)
+        self.patiently(lambda: self.accepts() or self.has_ended(self.server) or self.asked, RECOVERY, 0.003)
+        if self.accepts() and not self.asked:
+            return True
+        self.end_server(signal.SIGINT)
+        with open(self.file("log"), "rb") as log:
+            log.seek(begin)
+            if b"could not bind" in log.read():
+                return False
+        raise StartError("it was asked to stop" if self.asked else "postgres ended before it accepted connections")
+
+    def accepts(self) -> bool:
+        """Whether postgres takes connections: line 8 of postmaster.pid says so (`pg_ctl -w` looks every 100 ms)."""
+        lines = self.read("data/postmaster.pid").splitlines()
+        return len(lines) > 7 and lines[0] == str(self.server) and lines[7].strip() == "ready"
+
+    # ---- watch and stop
+
+    def watch(self) -> str:
+        """Wait until there is a reason to stop, and say which."""
+        tick = min(max(self.idle_timeout / 4, 0.02), 1.0)
+        last_used, used = time.monotonic(), os.fstat(self.lease).st_mtime_ns
+        while True:
+            self.pause(tick)
+            if self.has_ended(self.server):
+                return ENDED
+            if self.asked:
+                return ASKED
+            if self.is_removed():
+                return REMOVED
+            try:
+                fcntl.flock(self.lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                last_used = time.monotonic()
+                continue
+            if (latest := os.fstat(self.lease).st_mtime_ns) != used or self.held_until() > time.time():
+                last_used, used = time.monotonic(), latest
+            if time.monotonic() - last_used >= self.idle_timeout:
+                return UNUSED  # the lock is kept: newcomers wait, then start the server again
+            fcntl.flock(self.lease, fcntl.LOCK_UN)
+
+    def is_removed(self) -> bool:
+        """Whether our directory, the data or the socket is gone, or something else stands in their place."""
+        try:
+            mine = os.path.samestat(os.fstat(self.lock), os.stat(self.file("keeper")))
+        except FileNotFoundError:
+            return True
+        data = self.read("data/postmaster.pid").partition("\n")[0] == str(self.server)
+        return not (mine and data and os.path.exists(self.socket_dir))
+
+    def held_until(self) -> float:
+        """The unix time until which the server is held up without leases."""
+        try:
+            return float(self.read("hold") or 0)
+        except ValueError:
+            return 0.0
+
+    def stop(self, reason: str) -> None:
+        """End the server; leave the directory ready for the next start."""
+        say(f"stopping: {reason}")
+        with contextlib.suppress(FileNotFoundError):
+            if reason != REMOVED:
+                os.rename(self.file("ready"), self.file("last"))
+            if reason == ASKED:
+                os.unlink(self.file("hold"))
+        clean = self.end_server(signal.SIGQUIT if reason == REMOVED else signal.SIGINT)
+        self.remove_socket_dir()
+        if clean and reason != REMOVED:
+            self.settle()
+
+    def end_server(self, first: signal.Signals) -> bool:
+        """Stop postgres and whatever children it left; whether it shut down properly."""
+        for signum in (first, signal.SIGQUIT, signal.SIGKILL):
+            if self.has_ended(self.server):
+                break
+            os.kill(self.server, signum)
+            self.patiently(lambda: self.has_ended(self.server), SHUTDOWN, 0.005)
+        for signum in (signal.SIGQUIT, signal.SIGKILL):  # backends of a postgres that was killed are ours now
+            for pid in children() if self.reap() else ():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signum)
+            self.patiently(lambda: not self.reap(), 1.0, 0.005)
+        return self.ended.get(self.server) == 0
+
+    def remove_socket_dir(self) -> None:
+        """Leave nothing among the temporary files."""
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self.socket_dir):
+                os.unlink(f"{self.socket_dir}/{name}")
+            os.rmdir(self.socket_dir)
+
+    def settle(self) -> None:
+        """Write the data to disk after a proper shutdown, so that they may be trusted after a power failure too.
+
+        Nobody waits for it: the locks are given up first. If somebody started the server meanwhile, its mark stays.
+        """
+        directory = os.open(self.directory, os.O_RDONLY)
+        os.close(self.lease)
+        os.close(self.lock)
+        if call("syncfs", directory) != 0:
+            os.sync()
+        if (lock := try_lock(self.file("keeper"))) is not None:
+            if self.read("boot") == self.mark:
+                os.unlink(self.file("boot"))
+            os.close(lock)
+
+
+def say(text: str) -> None:
+    """A line in the log."""
+    os.write(2, f"{time.strftime('%Y-%m-%d %H:%M:%S')} [{os.getpid()}] keeper: {text}\n".encode())
+
+
+def call(function: str, *arguments: int) -> int:
+    """Call a function of the C library; -1 where there is none of that name."""
+    try:
+        return int(getattr(ctypes.CDLL(None), function)(*arguments))
+    except AttributeError:
+        return -1
+
+
+def children() -> list[int]:
+    """The pids of our children, those inherited from a dead postgres among them (Linux)."""
+    found = []
+    for name in os.listdir("/proc") if sys.platform == "linux" else ():
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                if int(file.read().rpartition(b")")[2].split()[1]) == os.getpid():
+                    found.append(int(name))
+    return found
+
+
+def try_lock(path: str) -> int | None:
+    """A descriptor that holds the exclusive lock on a file, or None when somebody else holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def answer(result: dict[str, str]) -> None:
+    """Tell whoever started us, unless they were killed or interrupted meanwhile, and hang up."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, json.dumps(result).encode())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def keep(directory: str, parameters: dict[str, Any]) -> NoReturn:
+    """Be the keeper."""
+    os.chdir("/")
+    os.umask(0o077)
+    os.set_inheritable(parameters["lock"], False)
+    if sys.platform == "linux":
+        call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    keeper = Keeper(directory, parameters)
+    os.ftruncate(keeper.lock, 0)
+    os.pwrite(keeper.lock, json.dumps({"pid": os.getpid(), "host": keeper.about["host"]}).encode(), 0)
+    try:
+        keeper.start()
+    except (StartError, OSError) as error:
+        say(f"cannot start: {error}")
+        if keeper.server:
+            keeper.end_server(signal.SIGQUIT)
+        keeper.remove_socket_dir()
+        answer({"error": str(error)})
+        os._exit(1)
+    answer({})
+    keeper.stop(keeper.watch())
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    given = json.load(sys.stdin)
+    if os.fork():  # whoever started us has a child that ends at once, and none to wait for later
+        os._exit(0)
+    keep(sys.argv[1], given)
