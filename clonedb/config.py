@@ -28,6 +28,7 @@ class Config:
     connect_timeout: float = KEYS["connect_timeout"].default
     postgres_bin: str | None = KEYS["postgres_bin"].default
     state_dir: str | None = KEYS["state_dir"].default
+    data: str = KEYS["data"].default
     idle_timeout: float = KEYS["idle_timeout"].default
     prefix: str = KEYS["prefix"].default
     alembic_ini: str | None = KEYS["alembic_ini"].default

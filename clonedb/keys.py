@@ -84,6 +84,7 @@ _ALL = (
     Key("connect_timeout", float, 5.0, "seconds to wait for a connection", minimum=0.1),
     Key("postgres_bin", str, None, "directory with the binaries of the embedded server (postgres, initdb)"),
     Key("state_dir", str, None, "directory for the embedded server, locks and indexes"),
+    Key("data", str, "auto", "where the embedded server's data are", choices=("auto", "memory", "disk")),
     Key("idle_timeout", float, 10.0, "seconds the embedded server lives on after its last user", minimum=0.1),
     Key("prefix", str, "clonedb", "what the name of every database that clonedb makes begins with"),
     Key("alembic_ini", str, None, "path of alembic.ini or pyproject.toml; found in the project if not given"),

@@ -14,7 +14,7 @@ from clonedb.keys import KEYS
 
 __all__ = ["COMMANDS"]
 
-_KEPT = ("url", "idle_timeout", "isolation")
+_KEPT = ("url", "data", "idle_timeout", "isolation")
 _PATHS = ("postgres_bin", "state_dir")  # relative ones start at the project that the command is run in
 
 

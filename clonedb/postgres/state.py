@@ -15,6 +15,7 @@ from typing import Any
 from clonedb.config import Config
 from clonedb.errors import ServerError
 from clonedb.postgres.binaries import DEBIAN, WHEELS, Binaries
+from clonedb.postgres.memory import memory_base
 
 __all__ = ["Place", "Running", "is_held", "same_file", "state_dir", "tail", "try_lock", "write_private"]
 
@@ -37,6 +38,13 @@ def _state_path(config: Config) -> Path:
     if config.state_dir is not None:
         return Path(os.path.abspath(config.path(config.state_dir)))  # noqa: PTH100  # resolve() would follow a symlink
     return default_state_dir()
+
+
+def _bases(config: Config) -> list[Path]:
+    """The directories that servers may be in: the state directory, and the one in memory."""
+    state = _state_path(config)
+    memory = memory_base(config, state)
+    return [state, memory] if memory else [state]
 
 
 def default_state_dir() -> Path:
@@ -112,18 +120,18 @@ class Place:
             name = f"system-{binaries.major}"
         else:
             name = f"bin-{binaries.major}-{zlib.crc32(os.fsencode(binaries.directory)):08x}"
-        return cls(_state_path(config) / "servers" / name)
+        state = _state_path(config)
+        return cls((memory_base(config, state) or state) / "servers" / name)
 
     @classmethod
     def all(cls, config: Config) -> list[Place]:
         """Every place there is, by name."""
-        directory = _state_path(config) / "servers"
-        return [cls(path) for path in sorted(directory.glob("*/"))]
+        return [cls(path) for base in _bases(config) for path in sorted(base.glob("servers/*/"))]
 
     @classmethod
     def removed(cls, config: Config) -> list[Path]:
         """Directories of servers on their way to deletion."""
-        return sorted(_state_path(config).glob("removed-*"))
+        return [path for base in _bases(config) for path in sorted(base.glob("removed-*"))]
 
     @property
     def name(self) -> str:
