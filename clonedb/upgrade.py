@@ -116,15 +116,18 @@ class Upgrade:
     def _config(self) -> Any:
         from alembic.config import Config
 
+        from clonedb.failure import NotMigratedError
+
         options = self.request["options"]
         namespace = argparse.Namespace(x=self.request["x"] or None, verbose=False, quiet=False)
         section = self.request["section"]
-        config = Config(
-            self.request["ini"] or _temporary_ini(section),
-            toml_file=self.request["toml"],
-            ini_section=section,
-            cmd_opts=namespace,
-        )
+        if self.request["toml"] and not hasattr(Config, "toml_file_name"):
+            raise NotMigratedError(
+                "Alembic is configured in pyproject.toml, which this version of it does not read; install alembic >= 1.16"
+            )
+        toml = {"toml_file": self.request["toml"]} if self.request["toml"] else {}
+        ini = self.request["ini"] or _temporary_ini(section)
+        config = Config(ini, ini_section=section, cmd_opts=namespace, **toml)
         if not config.file_config.has_section(section):
             config.file_config.add_section(section)
         url = self.request["env_url"]
