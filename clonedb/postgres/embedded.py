@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import signal
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,22 +175,17 @@ def _is_reachable(place: Place, running: Running, patience: Patience) -> bool:
             " cannot be reached from here; set state_dir (CLONEDB_STATE_DIR) to a directory that is not shared"
         )
     if not Path(running.binaries, "postgres").exists():  # its virtual environment was deleted: it can load nothing
-        return _end(running)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(running.keeper, signal.SIGTERM)
+        return False
     if _accepts(running):
         return True
-    if patience.waited > UNREACHABLE:
+    if patience.waited > UNREACHABLE and time.time() - running.since > UNREACHABLE:
         raise ServerError(
             f"embedded server {place.name!r} does not answer on its socket in {running.socket_dir!r}, or others own it"
             f" (a private /tmp?); its keeper is pid {running.keeper}, its log {str(place.log)!r}; run"
             " `clonedb server stop` and try again"
         )
-    return False
-
-
-def _end(running: Running) -> bool:
-    import signal
-
-    os.kill(running.keeper, signal.SIGTERM)
     return False
 
 

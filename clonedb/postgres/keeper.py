@@ -8,7 +8,7 @@ Who lives is told by locks that the kernel holds, so that no kind of death leave
 server holds `lease`, the keeper `keeper` (which it inherits already locked), postgres and its children `server`.
 """
 # os.path, because pathlib would make the start 30 % slower:
-# ruff: noqa: PTH102, PTH104, PTH105, PTH106, PTH108, PTH110, PTH116, PTH123, PTH208
+# ruff: noqa: PTH102, PTH104, PTH108, PTH110, PTH116, PTH123
 
 from __future__ import annotations
 
@@ -28,12 +28,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 SHUTDOWN = 8.0  # seconds given to each of SIGINT (fast shutdown), SIGQUIT (immediate) and SIGKILL
 RECOVERY = 300.0  # seconds given to a server that has a crash to recover from
-
-# why a server is stopped
-ASKED = "asked to"
-ENDED = "postgres ended"
-REMOVED = "its files were removed"
-UNUSED = "no lease"
+ASKED, REMOVED = "asked to", "its files were removed"  # why a server is stopped
 
 
 class StartError(Exception):
@@ -72,34 +67,23 @@ class Keeper:
         except FileNotFoundError:
             return ""
 
-    def write(self, name: str, text: str) -> None:
-        """Write a file at once: whoever reads it finds the old or the new text, never a part."""
-        with open(self.file(f"{name}.new"), "w", encoding="utf-8") as file:  # mode 0600 by our umask
-            file.write(text)
-        os.replace(self.file(f"{name}.new"), self.file(name))
-
-    # ---- signals and waiting
-
     def listen(self) -> int:
         """Make SIGTERM a request to stop, and every signal an end of the current pause."""
+
+        def ask(*_: object) -> None:
+            self.asked = True
+
         reading, writing = os.pipe()
-        os.set_blocking(reading, False)
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, self.ask)
+            signal.signal(signum, ask)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         return reading
-
-    def ask(self, *_: object) -> None:
-        """Somebody asks for the server to be stopped."""
-        self.asked = True
 
     def pause(self, seconds: float) -> None:
         """Wait for a signal or for some seconds."""
-        select.select([self.wakeup], [], [], seconds)
-        with contextlib.suppress(BlockingIOError):
+        if select.select([self.wakeup], [], [], seconds)[0]:
             os.read(self.wakeup, 1024)
 
     def patiently(self, done: Callable[[], bool], seconds: float, step: float = 0.02) -> bool:
@@ -111,8 +95,6 @@ class Keeper:
             os.utime(self.lock)
             self.pause(step)
         return True
-
-    # ---- children
 
     def spawn(self, arguments: list[str], *, inherit: int) -> int:
         """Start postgres as the server's account, its output in the log; its pid.
@@ -130,10 +112,7 @@ class Keeper:
                 os.setgroups([])
                 os.setgid(self.account[1])
                 os.setuid(self.account[0])
-            if sys.platform == "linux":
-                call("prctl", PR_SET_PDEATHSIG, signal.SIGQUIT, 0, 0, 0)
-            for signum in (signal.SIGPIPE, signal.SIGHUP):
-                signal.signal(signum, signal.SIG_DFL)
+            call("prctl", PR_SET_PDEATHSIG, signal.SIGQUIT, 0, 0, 0)
             if os.getppid() == parent:
                 os.execv(self.postgres, [self.postgres, *arguments])  # noqa: S606  # no shell is what we want
         except BaseException as error:  # noqa: BLE001  # nothing may return into the keeper's code from here
@@ -156,18 +135,15 @@ class Keeper:
         self.reap()
         return pid in self.ended
 
-    # ---- start
-
     def start(self) -> None:
         """Bring the server up. Raises StartError."""
-        os.mkdir(self.socket_dir, 0o700)
-        if self.account:
-            os.chown(self.socket_dir, *self.account)
         port = next((port for port in self.ports if self.serve(port)), None)
         if port is None:
             raise StartError(f"none of the ports {', '.join(map(str, self.ports))} is free")
         about = {**self.about, "pid": self.server, "keeper": os.getpid(), "port": port, "since": time.time()}
-        self.write("ready", json.dumps({**about, "socket_dir": self.socket_dir}))
+        with open(self.file("ready.new"), "w", encoding="utf-8") as file:  # mode 0600 by our umask
+            file.write(json.dumps({**about, "socket_dir": self.socket_dir}))
+        os.rename(self.file("ready.new"), self.file("ready"))
         say(f"port {port}, socket in {self.socket_dir!r}")
 
     def serve(self, port: int) -> bool:
@@ -178,6 +154,9 @@ class Keeper:
         lock = try_lock(self.file("server"))
         if lock is None:
             raise StartError(f"a process of an earlier server still uses {self.file('data')!r}")
+        os.mkdir(self.socket_dir, 0o700)
+        if self.account:
+            os.chown(self.socket_dir, *self.account)
         self.server = self.spawn(["-D", self.file("data"), *options], inherit=lock)
         os.close(lock)
         self.patiently(lambda: self.accepts() or self.has_ended(self.server) or self.asked, RECOVERY, 0.003)
@@ -195,8 +174,6 @@ class Keeper:
         lines = self.read("data/postmaster.pid").splitlines()
         return len(lines) > 7 and lines[0] == str(self.server) and lines[7].strip() == "ready"
 
-    # ---- watch and stop
-
     def watch(self) -> str:
         """Wait until there is a reason to stop, and say which."""
         tick = min(max(self.idle_timeout / 4, 0.02), 1.0)
@@ -204,7 +181,7 @@ class Keeper:
         while True:
             self.pause(tick)
             if self.has_ended(self.server):
-                return ENDED
+                return "postgres ended"
             if self.asked:
                 return ASKED
             if self.is_removed():
@@ -214,10 +191,10 @@ class Keeper:
             except BlockingIOError:
                 last_used = time.monotonic()
                 continue
-            if (latest := os.fstat(self.lease).st_mtime_ns) != used or self.held_until() > time.time():
+            if (latest := os.fstat(self.lease).st_mtime_ns) != used or float(self.read("hold") or 0) > time.time():
                 last_used, used = time.monotonic(), latest
             if time.monotonic() - last_used >= self.idle_timeout:
-                return UNUSED  # the lock is kept: newcomers wait, then start the server again
+                return "no lease"  # the lock is kept: newcomers wait, then start the server again
             fcntl.flock(self.lease, fcntl.LOCK_UN)
 
     def is_removed(self) -> bool:
@@ -229,28 +206,23 @@ class Keeper:
         data = self.read("data/postmaster.pid").partition("\n")[0] == str(self.server)
         return not (mine and data and os.path.exists(self.socket_dir))
 
-    def held_until(self) -> float:
-        """The unix time until which the server is held up without leases."""
-        try:
-            return float(self.read("hold") or 0)
-        except ValueError:
-            return 0.0
-
     def stop(self, reason: str) -> None:
         """End the server; leave the directory ready for the next start."""
         say(f"stopping: {reason}")
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):  # somebody may delete our directory just now
             if reason != REMOVED:
                 os.rename(self.file("ready"), self.file("last"))
             if reason == ASKED:
                 os.unlink(self.file("hold"))
         clean = self.end_server(signal.SIGQUIT if reason == REMOVED else signal.SIGINT)
-        self.remove_socket_dir()
-        if clean and reason != REMOVED:
-            self.settle()
+        with contextlib.suppress(FileNotFoundError):
+            if clean and reason != REMOVED:
+                self.settle()
 
     def end_server(self, first: signal.Signals) -> bool:
-        """Stop postgres and whatever children it left; whether it shut down properly."""
+        """Stop postgres and whatever children it left, remove its socket; whether it shut down properly."""
+        import shutil
+
         for signum in (first, signal.SIGQUIT, signal.SIGKILL):
             if self.has_ended(self.server):
                 break
@@ -261,29 +233,23 @@ class Keeper:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signum)
             self.patiently(lambda: not self.reap(), 1.0, 0.005)
+        shutil.rmtree(self.socket_dir, ignore_errors=True)
         return self.ended.get(self.server) == 0
-
-    def remove_socket_dir(self) -> None:
-        """Leave nothing among the temporary files."""
-        with contextlib.suppress(OSError):
-            for name in os.listdir(self.socket_dir):
-                os.unlink(f"{self.socket_dir}/{name}")
-            os.rmdir(self.socket_dir)
 
     def settle(self) -> None:
         """Write the data to disk after a proper shutdown, so that they may be trusted after a power failure too.
 
         Nobody waits for it: the locks are given up first. If somebody started the server meanwhile, its mark stays.
         """
-        directory = os.open(self.directory, os.O_RDONLY)
+        directory = os.open(self.directory, os.O_RDONLY)  # names the file system
         os.close(self.lease)
-        os.close(self.lock)
+        fcntl.flock(self.lock, fcntl.LOCK_UN)
         if call("syncfs", directory) != 0:
             os.sync()
-        if (lock := try_lock(self.file("keeper"))) is not None:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if self.read("boot") == self.mark:
                 os.unlink(self.file("boot"))
-            os.close(lock)
 
 
 def say(text: str) -> None:
@@ -301,13 +267,11 @@ def call(function: str, *arguments: int) -> int:
 
 def children() -> list[int]:
     """The pids of our children, those inherited from a dead postgres among them (Linux)."""
-    found = []
-    for name in os.listdir("/proc") if sys.platform == "linux" else ():
-        if name.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-                if int(file.read().rpartition(b")")[2].split()[1]) == os.getpid():
-                    found.append(int(name))
-    return found
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        return []
 
 
 def try_lock(path: str) -> int | None:
@@ -330,11 +294,9 @@ def answer(result: dict[str, str]) -> None:
 
 def keep(directory: str, parameters: dict[str, Any]) -> NoReturn:
     """Be the keeper."""
-    os.chdir("/")
     os.umask(0o077)
     os.set_inheritable(parameters["lock"], False)
-    if sys.platform == "linux":
-        call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     keeper = Keeper(directory, parameters)
     os.ftruncate(keeper.lock, 0)
     os.pwrite(keeper.lock, json.dumps({"pid": os.getpid(), "host": keeper.about["host"]}).encode(), 0)
@@ -344,7 +306,6 @@ def keep(directory: str, parameters: dict[str, Any]) -> NoReturn:
         say(f"cannot start: {error}")
         if keeper.server:
             keeper.end_server(signal.SIGQUIT)
-        keeper.remove_socket_dir()
         answer({"error": str(error)})
         os._exit(1)
     answer({})
@@ -354,6 +315,5 @@ def keep(directory: str, parameters: dict[str, Any]) -> NoReturn:
 
 if __name__ == "__main__":
     given = json.load(sys.stdin)
-    if os.fork():  # whoever started us has a child that ends at once, and none to wait for later
-        os._exit(0)
-    keep(sys.argv[1], given)
+    if os.fork() == 0:  # whoever started us has a child that ends at once, and none to wait for later
+        keep(sys.argv[1], given)

@@ -120,20 +120,33 @@ class Server:
                     return statement(self._session())
                 except psycopg.OperationalError:
                     raise ServerError(f"{self.about} went away: {redact(reason)}") from error
+            except BaseException:  # an interrupt may have come in the middle of a statement, which nobody can resume
+                if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                    connection.close()
+                raise
 
     def _session(self) -> Connection[Any]:
         if self._pid != os.getpid():  # a forked child must not speak on its parent's session
             self._pid, self._maintenance, self._owner = os.getpid(), None, None
             self._used.clear()
         if self._maintenance is None or self._maintenance.closed:
-            self._maintenance = self._open_maintenance()
-            if self._owner is not None:
-                key = locks.owner_key(self._owner)  # which the session that ended may hold for another moment
-                if not locks.wait_for_lock(self._maintenance, key, timeout=self.config.connect_timeout):
-                    self._owner = None  # somebody collects what we had; what comes next gets another owner
-            for template in self._used:
-                locks.try_lock(self._maintenance, locks.use_key(template), shared=True)
+            connection = self._open_maintenance()
+            try:
+                self._lock_again(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._maintenance = connection
         return self._maintenance
+
+    def _lock_again(self, connection: Connection[Any]) -> None:
+        """Take the locks that ended with the session before; it may hold them for another moment, while it ends."""
+        if self._owner is not None:
+            key = locks.owner_key(self._owner)
+            if not locks.wait_for_lock(connection, key, timeout=self.config.connect_timeout):
+                self._owner = None  # somebody collects what we had; what comes next gets another owner
+        for template in self._used:
+            locks.try_lock(connection, locks.use_key(template), shared=True)
 
     def _open_maintenance(self) -> Connection[Any]:
         name = f"clonedb on {socket.gethostname()}, pid {os.getpid()}"[:63]
@@ -222,7 +235,8 @@ def _external(config: Config) -> _Way:
 
 
 def _embedded(config: Config, lease: Lease) -> _Way:
-    own = {"host": str(lease.socket_dir), "port": str(lease.port), "user": lease.user}
+    # a PGHOSTADDR of the environment would win over the socket
+    own = {"host": str(lease.socket_dir), "hostaddr": "", "port": str(lease.port), "user": lease.user}
     public = DatabaseURL(
         driver=config.driver or "psycopg", user=lease.user, password=lease.password, host="127.0.0.1", port=lease.port
     )

@@ -45,6 +45,7 @@ def start_server(
     lock = try_lock(place.file("keeper"), fcntl.LOCK_EX)
     if lock is None:
         return False
+    os.ftruncate(lock, 0)  # the pid of a keeper that is dead may be anybody's by now
     try:
         _start(place, config, binaries, lock, patience=patience, progress=progress)
     except ServerError as error:
