@@ -145,8 +145,17 @@ class _Build:
             )
 
     def _warn_of_other_revisions(self, migrated: Migrated) -> None:
-        """An env.py may set `context.script.version_locations`: the fingerprint, which does not run it, cannot know."""
+        """An env.py may set `context.script.version_locations`: the fingerprint, which does not run it, cannot know.
+
+        None at all is what Alembic says nothing of, and what a mistyped or wrongly separated location comes to.
+        """
         known = {path.resolve() for path in self.project.revision_files()}
+        if not known and not migrated.scripts:
+            listed = ", ".join(repr(str(location)) for location in self.project.version_locations)
+            self.progress.warn(
+                f"there is no revision in {listed}, so the template is an empty database; if there should be some,"
+                " check script_location, version_locations and path_separator"
+            )
         others = sorted({str(path.parent) for path in migrated.scripts if path.resolve() not in known})
         if others:
             self.progress.warn(
@@ -191,15 +200,19 @@ class _Build:
         server = self.server
         aside = unfinished_name(server.config.prefix, self.wanted.digest, server.owner, server.next_number())
 
-        def rename(connection: Connection[Any]) -> bool:
+        def rename(connection: Connection[Any]) -> None:
             with connection.transaction():
-                if replaced := sql.find_database(connection, self.name) is not None:
+                if sql.find_database(connection, self.name) is not None:
                     sql.rename_database(connection, self.name, aside)
                 sql.rename_database(connection, private, self.name)
-            return replaced
 
-        if server.run(rename):
+        try:
+            server.run(rename)
             server.run(lambda connection: _drop(connection, aside))
+        except BaseException:  # Ctrl-C, too: it may come when it is renamed already
+            with contextlib.suppress(Exception):
+                server.run(lambda connection: _drop(connection, aside))
+            raise
 
 
 def _drop(connection: Connection[Any], name: str) -> None:

@@ -88,7 +88,11 @@ class Clone:
         """Drop the database, whoever is connected; nothing happens if it is kept or gone."""
         self.dispose()
         if not self.kept:
-            self.server.run(lambda connection: sql.drop_database(connection, self.name))
+            try:
+                self.server.run(lambda connection: sql.drop_database(connection, self.name))
+            except KeyboardInterrupt:  # which cancelled the statement
+                _discard(self.server, self.name)
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -112,10 +116,20 @@ def create(server: Server, template: Template) -> Clone:
     start = time.monotonic()
     metadata = template.metadata
     name = clone_name(server.config.prefix, metadata.fingerprint, server.owner, server.next_number())
-    _copy(server, template, name, start + _PATIENCE)
-    if metadata.grants is not None or metadata.settings or metadata.comment:
-        server.run(lambda connection: _give(connection, name, template))
+    try:
+        _copy(server, template, name, start + _PATIENCE)
+        if metadata.grants is not None or metadata.settings or metadata.comment:
+            server.run(lambda connection: _give(connection, name, template))
+    except BaseException:  # Ctrl-C, too: it may come too late to cancel the statement
+        _discard(server, name)
+        raise
     return Clone(server, template, name, time.monotonic() - start)
+
+
+def _discard(server: Server, name: str) -> None:
+    """Drop a database if it is there; the error that led here is the one to see, and gc drops what is left."""
+    with contextlib.suppress(Exception):
+        server.run(lambda connection: sql.drop_database(connection, name))
 
 
 def _copy(server: Server, template: Template, name: str, deadline: float) -> None:

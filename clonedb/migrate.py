@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -23,6 +24,14 @@ from clonedb.url import DatabaseURL
 __all__ = ["AlembicMigrator", "Migrated", "Migrator"]
 
 _PROGRAM = Path(__file__).with_name("upgrade.py")
+
+
+def _named(text: str | None) -> str | None:
+    """The driver of a PostgreSQL URL, psycopg if it names none; None if it is no such URL or the driver is missing."""
+    if not text or not text.startswith(("postgresql", "postgres")):
+        return None
+    driver = text.partition("://")[0].partition("+")[2] or "psycopg"
+    return driver if importlib.util.find_spec(driver) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +133,7 @@ class AlembicMigrator:
             "target": self.config.target,
             "url": url.render(),
             "own_url": url.replace(driver="psycopg").render(),
-            "env_url": url.replace(driver=self._driver(None)).render(),
+            "env_url": url.replace(driver=self._driver(self.project.options.get("sqlalchemy.url"))).render(),
             "seeds": [self._seed(seed) for seed in self.config.seed],
             "secrets": [url.password] if url.password else [],
         }
@@ -154,13 +163,13 @@ class AlembicMigrator:
         return {"name": seed, "path": str(path)}
 
     def _driver(self, value: str | None) -> str:
-        """The driver for env.py's URL: that of the URL which ours stands in for, else psycopg, which is both."""
-        if self.config.driver:
-            return self.config.driver
-        for text in (value, self.project.options.get("sqlalchemy.url")):
-            if text and text.startswith(("postgresql", "postgres")):
-                return text.partition("://")[0].partition("+")[2] or "psycopg"
-        return "psycopg"
+        """The driver for a URL that env.py may read: that of the URL which ours stands in for, if it is installed.
+
+        The setting `driver` is what the tests' URLs have, and env.py need not be as asynchronous as they are, so it
+        comes second. psycopg, which is both, comes last.
+        """
+        option = self.project.options.get("sqlalchemy.url")
+        return _named(value) or self.config.driver or _named(option) or "psycopg"
 
     def _environment(self, url: DatabaseURL) -> dict[str, str]:
         """The caller's environment, in which every usual name of a database leads to the one being built.

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from clonedb.cli.table import lines
 from clonedb.config import Config
 from clonedb.keys import KEYS
 from clonedb.settings import load
@@ -33,22 +34,13 @@ class Place:
 @click.pass_obj
 def config(place: Place, *, everything: bool) -> None:
     """Show each setting, its value, and where that was said."""
-    from rich.console import Console
-    from rich.table import Table
-
     found = place.config()
-    table = Table(box=None, pad_edge=False)
-    for column in ("setting", "value", "from"):
-        table.add_column(column, overflow="fold")
-    for name in KEYS:
-        if everything or name in found.sources:
-            table.add_row(name, found.shown(name), found.source(name))
-    console = Console(highlight=False)
-    console.print(f"project: {found.rootdir}", soft_wrap=True, markup=False)
-    if table.row_count:
-        console.print(table)
+    rows = [(name, found.shown(name), found.source(name)) for name in KEYS if everything or name in found.sources]
+    click.echo(f"project: {found.rootdir}")
+    if rows:
+        click.echo(lines([("setting", "value", "from"), *rows]))
     if not everything:
-        console.print("everything else has its default: clonedb config --all shows them")
+        click.echo("everything else has its default: clonedb config --all shows them")
 
 
 COMMANDS = (config,)

@@ -9,6 +9,7 @@ import click
 
 from clonedb.cli.configuration import Place
 from clonedb.cli.progress import progress
+from clonedb.cli.table import lines
 
 if TYPE_CHECKING:
     from clonedb.postgres.server import Server
@@ -106,9 +107,6 @@ def status(place: Place) -> None:
 @click.pass_obj
 def list_(place: Place) -> None:
     """List every database that clonedb made on the server."""
-    from rich.console import Console
-    from rich.table import Table
-
     from clonedb.api import open_project_server
     from clonedb.gc import inventory
 
@@ -120,12 +118,8 @@ def list_(place: Place) -> None:
     if not rows:
         click.echo(f"no database of clonedb's on {server.about}")
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("database", "kind", "size", "what"):
-        table.add_column(column, overflow="fold", no_wrap=column == "database")
-    for row in rows:
-        table.add_row(row.name, row.kind, _megabytes(row.size), row.about)
-    Console(highlight=False, soft_wrap=True).print(table)
+    cells = [(row.name, row.kind, _megabytes(row.size), row.about) for row in rows]
+    click.echo(lines([("database", "kind", "size", "what"), *cells]))
 
 
 def _megabytes(size: int) -> str:

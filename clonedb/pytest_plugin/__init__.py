@@ -6,6 +6,13 @@ test asks for a database, and nothing connects before then.
 
 from __future__ import annotations
 
+from clonedb.pytest_plugin.async_fixtures import (
+    clonedb_async_connection,
+    clonedb_async_engine,
+    clonedb_async_session,
+    clonedb_async_sessionmaker,
+    pytest_fixture_setup,
+)
 from clonedb.pytest_plugin.fixtures import (
     clonedb,
     clonedb_config,
@@ -30,6 +37,10 @@ from clonedb.pytest_plugin.report import (
 
 __all__ = [
     "clonedb",
+    "clonedb_async_connection",
+    "clonedb_async_engine",
+    "clonedb_async_session",
+    "clonedb_async_sessionmaker",
     "clonedb_config",
     "clonedb_connection",
     "clonedb_dsn",
@@ -41,6 +52,7 @@ __all__ = [
     "clonedb_url",
     "pytest_addoption",
     "pytest_configure",
+    "pytest_fixture_setup",
     "pytest_report_header",
     "pytest_runtest_makereport",
     "pytest_sessionfinish",

@@ -1,8 +1,8 @@
-"""An env.py that takes its revisions from elsewhere than the project says."""
+"""Revisions that are elsewhere than the project says, or nowhere."""
 
 from __future__ import annotations
 
-from tests.projects import ENV_PY, Project
+from tests.projects import ALEMBIC_INI, ENV_PY, Project
 
 
 def test_revisions_that_the_fingerprint_cannot_know_are_told(items: Project) -> None:
@@ -19,3 +19,11 @@ def test_revisions_that_the_fingerprint_cannot_know_are_told(items: Project) -> 
     with (items.directory / "pyproject.toml").open("a") as file:
         file.write('\n[tool.clonedb.alembic]\nversion_locations = "elsewhere"\n')
     assert "elsewhere" not in items.clonedb("build", "--force").demand().err
+
+
+def test_a_history_without_revisions_is_told(items: Project) -> None:
+    """Alembic takes locations that lead nowhere for an empty history; so does the build, but not without a word."""
+    items.write("alembic.ini", ALEMBIC_INI + "version_locations = migrations/version\n")
+    told = items.clonedb("build").demand().err
+    location = str(items.directory / "migrations/version")
+    assert f"there is no revision in {location!r}, so the template is an empty database" in told

@@ -1,0 +1,61 @@
+"""What the tests of faults share: programs that are surely ended, and a project with a server of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.faults.processes import Program
+from tests.postgres.sandbox import Sandbox, make_sandbox
+from tests.projects import Project
+
+
+class Start(Protocol):
+    """Starts a program in a project's directory."""
+
+    def __call__(self, project: Project, *command: str, **more: str) -> Program: ...
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """A function that starts a program, whose whole process group is killed after the test."""
+    programs = []
+
+    def start(project: Project, *command: str, **more: str) -> Program:
+        programs.append(Program(project, *command, **more))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.kill_group()
+
+
+@pytest.fixture
+def sandbox(postgres_bin: str | None) -> Iterator[Sandbox]:
+    """A state directory of the test's own."""
+    sandbox = make_sandbox(postgres_bin)
+    yield sandbox
+    sandbox.close()
+
+
+@pytest.fixture
+def alone(make_project: Callable[[str], Project], sandbox: Sandbox) -> Project:
+    """The project of two revisions, with a server of the test's own."""
+    project = make_project("alone")
+    project.environment |= {
+        "CLONEDB_STATE_DIR": str(sandbox.config.state_dir),
+        "CLONEDB_IDLE_TIMEOUT": "2",
+    }
+    project.items()
+    return project
+
+
+@pytest.fixture
+def counter(project: Project, tmp_path: Path) -> Path:
+    """The file in which revisions of `project` count themselves."""
+    path = tmp_path / "count"
+    project.environment["COUNT"] = str(path)
+    return path

@@ -1,0 +1,152 @@
+"""From Python: `clonedb.template()` opens a project's template, and `clone()` makes databases."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+import clonedb
+from clonedb.errors import ConfigError, NoMigrationsError, ServerError
+from clonedb.gc import collect, inventory
+from clonedb.metadata import Kept
+from clonedb.url import DatabaseURL
+from tests.projects import Project, databases
+
+
+@pytest.fixture(autouse=True)
+def variables(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process's environment is that of the projects' programs."""
+    for name in ("DATABASE_URL", "TEST_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        if name.startswith("CLONEDB_"):
+            monkeypatch.setenv(name, value)
+
+
+def one(clone: clonedb.Clone, query: str) -> tuple[object, ...]:
+    """The first row of a query on a clone."""
+    with clone.connect() as connection:
+        row = connection.execute(query.encode()).fetchone()
+    assert row is not None
+    return tuple(row)
+
+
+def test_a_template_and_its_clones(items: Project, admin_dsn: str, prefix: str) -> None:
+    """A template opened in a directory, and databases that are gone at the end of their `with`."""
+    with clonedb.template(items.directory) as template:
+        assert template.heads == ("two",)
+        assert len(template.fingerprint) == 64
+        assert repr(template) == f"<template {template.name!r} on {template.server.about}>"
+        with template.clone() as first, template.clone() as second:
+            assert {first.name, second.name} < set(databases(admin_dsn, prefix))
+            engine = first.engine()
+            with engine.begin() as connection:
+                connection.execute(sa.text("insert into item (name) values ('of the first')"))
+            assert one(first, "select count(*) from item") == (2,)
+            assert one(second, "select count(*) from item") == (1,)
+            assert 0 < first.seconds < 5
+            assert DatabaseURL.parse(first.url) == DatabaseURL.parse(first.dsn).replace(driver="psycopg")
+            secret = DatabaseURL.parse(first.dsn).password
+            assert secret
+            assert secret not in repr(first) + repr(template)
+        assert databases(admin_dsn, prefix) == [template.name]
+        first.drop()  # once more does nothing
+    with clonedb.template(str(items.directory)) as again:
+        assert again.name == template.name
+        assert not again.record.built
+
+
+def test_settings_as_arguments(items: Project, prefix: str, server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keys of [tool.clonedb], which win over every other place; a wrong one is an error that says so."""
+    items.settings(target="base", isolation="worker")
+    monkeypatch.setenv("CLONEDB_DRIVER", "psycopg2")
+    options = {"target": "one", "driver": "asyncpg", "prefix": f"{prefix}_x", "url": server_url}
+    with clonedb.template(items.directory, **options) as template, template.clone() as clone:
+        assert template.heads == ("one",)
+        assert clone.name.startswith(f"{prefix}_x_c_")
+        assert clone.url.startswith("postgresql+asyncpg://")
+        assert template.server.config.source("target") == "argument of clonedb.template()"
+        assert not template.server.embedded
+    with pytest.raises(ConfigError, match=r"argument of clonedb.template\(\): unknown setting 'tagret' \(did you mean"):
+        clonedb.template(items.directory, tagret="one")
+    with pytest.raises(ConfigError, match="strategy is 'copy'"):
+        clonedb.template(items.directory, strategy="copy")
+    with pytest.raises(NoMigrationsError):
+        clonedb.template(Path("/"))
+
+
+def test_a_clone_outlives_nothing(items: Project, admin_dsn: str, prefix: str) -> None:
+    """What was neither dropped nor kept goes with the next collection, once its template is closed."""
+    template = clonedb.template(items.directory)
+    forgotten, kept = template.clone(), template.clone()
+    kept.keep(Kept(project="project", run="1", when=0.0, test=None))
+    collect(template.server)
+    assert {forgotten.name, kept.name} < set(databases(admin_dsn, prefix))
+    template.close()
+    template.close()
+    with clonedb.template(items.directory) as other:
+        assert collected(other, {forgotten.name})
+        assert databases(admin_dsn, prefix) == sorted([kept.name, template.name])
+        kept.drop()  # a kept one stays
+        assert kept.name in databases(admin_dsn, prefix)
+
+
+def test_a_template_that_nobody_closes(items: Project) -> None:
+    """It is closed when it is forgotten, and when its process ends, by whatever death."""
+    name = clonedb.template(items.directory).clone().name
+    gc.collect()
+    script = "import clonedb, os; print(clonedb.template().clone().name, flush=True); os.kill(os.getpid(), 9)"
+    process = items.run(sys.executable, "-c", script).demand(-9)
+    left = {name, process.out.strip()}
+    with clonedb.template(items.directory) as template:
+        assert collected(template, left)
+
+
+def test_leaving_by_an_error_drops_the_clone_and_shows_the_error(items: Project, admin_dsn: str, prefix: str) -> None:
+    """An error in clean-up never hides the first one."""
+    with clonedb.template(items.directory) as template:
+        with pytest.raises(ZeroDivisionError), template.clone():
+            raise ZeroDivisionError
+        assert databases(admin_dsn, prefix) == [template.name]
+        clone = template.clone()
+        _be_a_template(clone, template=True)
+        with pytest.raises(ZeroDivisionError), clone:
+            raise ZeroDivisionError
+        _be_a_template(clone, template=False)
+
+
+def test_a_template_that_somebody_dropped(items: Project, admin_dsn: str) -> None:
+    """Cloning it says what happened and what to do; keeping a clone that is gone says so too."""
+    with clonedb.template(items.directory) as template, template.clone() as clone:
+        with psycopg.connect(admin_dsn, autocommit=True) as connection:
+            connection.execute(f'alter database "{template.name}" is_template false'.encode())
+            connection.execute(f'drop database "{template.name}"'.encode())
+        with pytest.raises(ServerError, match=rf"{template.name}' is gone from .*; run again to rebuild it"):
+            template.clone()
+        clone.drop()
+        with pytest.raises(ServerError, match=rf"database '{clone.name}' is gone from"):
+            clone.keep(Kept(project="project", run="1", when=0.0, test=None))
+
+
+def collected(template: clonedb.OpenTemplate, names: set[str]) -> bool:
+    """Whether collections drop databases within seconds: the server has to notice that their owners are gone."""
+    deadline = time.monotonic() + 10
+    while names & {item.name for item in inventory(template.server)}:
+        if time.monotonic() > deadline:
+            return False
+        collect(template.server)
+    return True
+
+
+def _be_a_template(clone: clonedb.Clone, *, template: bool) -> None:
+    """A database that is a template cannot be dropped."""
+    value = str(template).lower()
+    clone.server.run(
+        lambda connection: connection.execute(f'alter database "{clone.name}" is_template {value}'.encode())
+    )

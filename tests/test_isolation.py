@@ -1,0 +1,68 @@
+"""Strategies: what acquire() gives each test of a worker, and what is left after release() and close()."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import clonedb
+from clonedb.config import Config
+from clonedb.isolation import STRATEGIES, CloneEach, CloneWorker
+from clonedb.keys import KEYS
+from clonedb.metadata import Kept
+from tests.projects import Project, databases
+
+
+@pytest.fixture
+def template(items: Project, config: Config, prefix: str) -> Iterator[clonedb.OpenTemplate]:
+    """The project's template on the run's server."""
+    settings = {name: getattr(config, name) for name in ("state_dir", "postgres_bin", "salt", "idle_timeout")}
+    with clonedb.template(items.directory, **settings, prefix=prefix) as opened:
+        yield opened
+
+
+def rows(clone: clonedb.Clone) -> int:
+    """How many rows there are before one more is committed."""
+    with clone.connect() as connection:
+        found = connection.execute("select count(*) from item").fetchone()
+        connection.execute("insert into item (name) values ('more')")
+    assert found is not None
+    return int(found[0])
+
+
+def test_every_strategy_of_the_configuration_is_there() -> None:
+    """What `isolation` may be said to be is what there is."""
+    assert set(STRATEGIES) == set(KEYS["isolation"].choices)
+    assert STRATEGIES["auto"] is STRATEGIES["clone"] is CloneEach
+    assert STRATEGIES["worker"] is CloneWorker
+
+
+def test_clone_gives_each_test_its_own(template: clonedb.OpenTemplate, admin_dsn: str, prefix: str) -> None:
+    """Two tests at once have two databases; each is gone when it is released, but for one that is kept."""
+    strategy = CloneEach(template.clone)
+    first, second = strategy.acquire(), strategy.acquire()
+    assert [rows(first), rows(first), rows(second)] == [1, 2, 1]
+    strategy.release(first)
+    assert databases(admin_dsn, f"{prefix}_c") == [second.name]
+    second.keep(Kept(project="items", run="1", when=0.0, test="test"))
+    strategy.release(second)
+    strategy.close()
+    assert databases(admin_dsn, f"{prefix}_c") == [second.name]
+
+
+def test_worker_gives_all_tests_the_same(template: clonedb.OpenTemplate, admin_dsn: str, prefix: str) -> None:
+    """It is made for the first, never reset, and dropped at the end; after that the next gets a new one."""
+    strategy = CloneWorker(template.clone)
+    assert databases(admin_dsn, f"{prefix}_c") == []
+    first = strategy.acquire()
+    assert rows(first) == 1
+    strategy.release(first)
+    assert strategy.acquire() is first
+    assert rows(first) == 2
+    strategy.close()
+    strategy.close()
+    assert databases(admin_dsn, f"{prefix}_c") == []
+    assert rows(strategy.acquire()) == 1
+    strategy.close()
+    assert databases(admin_dsn, f"{prefix}_c") == []
