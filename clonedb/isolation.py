@@ -21,7 +21,7 @@ class Strategy(Protocol):
         """The test has ended; a clone that is to be kept is marked so already."""
 
     def close(self) -> None:
-        """The worker has ended."""
+        """The worker has ended; may be called again."""
 
 
 class CloneEach:

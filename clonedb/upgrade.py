@@ -196,7 +196,9 @@ class Upgrade:
                 function = getattr(function, part)
             engine = create_engine(self.request["own_url"], poolclass=pool.NullPool)
             with engine.connect() as connection:
-                function(connection)  # type: ignore[operator]
+                if hasattr(coroutine := function(connection), "__await__"):  # type: ignore[operator]
+                    coroutine.close()
+                    raise TypeError("this seed is a coroutine function, but it gets a synchronous connection; use def")
                 connection.commit()
 
     def _run_sql(self, text: str) -> None:

@@ -19,23 +19,41 @@ from clonedb.url import DatabaseURL
 from tests.projects import Project, clean_environment
 
 
-@pytest.fixture(scope="session")
-def run_id(request: pytest.FixtureRequest) -> str:
-    """The same text in every worker of a run, another one in every run: the salt of all fingerprints."""
-    worker = getattr(request.config, "workerinput", None)
-    return worker["testrunuid"] if worker else os.urandom(8).hex()
+_RUN = "RUN_OF_CLONEDBS_TESTS"  # the variable in which xdist's workers inherit the run's name
 
 
-@pytest.fixture(scope="session")
-def state_dir(run_id: str, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """The state directory of the run's embedded server: short, and passable for the account that the server drops to."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the run, in the process that begins it."""
+    if not hasattr(config, "workerinput"):
+        os.environ[_RUN] = os.urandom(8).hex()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """When the last worker has ended: stop the run's server and delete its data."""
+    directory = _state_dir()
+    if not hasattr(config, "workerinput") and directory.exists():
+        embedded.stop(Config(rootdir=Path.cwd()).replace("tests", state_dir=str(directory)))
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _state_dir() -> Path:
     memory = Path("/dev/shm")  # a clone costs a third of what it costs on a disk
     base = memory if memory.is_dir() and os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
-    directory = base / f"clonedb-tests-{run_id[:12]}"
+    return base / f"clonedb-tests-{os.environ[_RUN][:12]}"
+
+
+@pytest.fixture(scope="session")
+def run_id() -> str:
+    """The same text in every worker of a run, another one in every run: the salt of all fingerprints."""
+    return os.environ[_RUN]
+
+
+@pytest.fixture(scope="session")
+def state_dir() -> Path:
+    """The state directory of the run's embedded server: short, and passable for the account that the server drops to."""
+    directory = _state_dir()
     directory.mkdir(mode=0o711, exist_ok=True)
-    yield directory
-    if not hasattr(request.config, "workerinput"):
-        shutil.rmtree(directory, ignore_errors=True)
+    return directory
 
 
 @pytest.fixture(scope="session")

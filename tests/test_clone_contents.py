@@ -147,6 +147,11 @@ def test_seeds(items: Project) -> None:
     items.write("seeds/first.sql", "create table log (id serial, what text);")
     with clonedb.template(items.directory) as again:
         assert again.name != template.name
+    items.write("shop/later.py", "async def seed(connection):\n    raise AssertionError\n")
+    items.settings(seed=["shop.later:seed"])
+    with pytest.raises(SeedError, match=r"seed 'shop.later:seed' failed: TypeError: this seed is a coroutine function"):
+        clonedb.template(items.directory)
+    items.settings(seed=["seeds/first.sql"])
     items.write("seeds/first.sql", "insert into nowhere values (1);")
     with pytest.raises(SeedError, match=r"seed 'seeds/first.sql' \(seeds/first.sql\) failed: UndefinedTable"):
         clonedb.template(items.directory)

@@ -51,6 +51,7 @@ def settings(major: int) -> Mapping[str, str]:
         "autovacuum": "off",
         "jit": "off",
         "shared_buffers": "128MB",
+        "dynamic_shared_memory_type": "mmap",  # files among the data: POSIX segments outlive a killed server
         "max_wal_size": "8GB",
         "checkpoint_timeout": "1h",
         "password_encryption": "scram-sha-256",

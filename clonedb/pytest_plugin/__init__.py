@@ -11,7 +11,6 @@ from clonedb.pytest_plugin.async_fixtures import (
     clonedb_async_engine,
     clonedb_async_session,
     clonedb_async_sessionmaker,
-    pytest_fixture_setup,
 )
 from clonedb.pytest_plugin.fixtures import (
     clonedb,
@@ -52,7 +51,6 @@ __all__ = [
     "clonedb_url",
     "pytest_addoption",
     "pytest_configure",
-    "pytest_fixture_setup",
     "pytest_report_header",
     "pytest_runtest_makereport",
     "pytest_sessionfinish",

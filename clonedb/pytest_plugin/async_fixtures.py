@@ -1,17 +1,15 @@
 """The asynchronous fixtures: SQLAlchemy's engine and sessions, and a psycopg connection.
 
-Nothing has to be awaited to make an engine, a sessionmaker or a session, so these are synchronous fixtures: they need
-no plugin, and a test on a loop of any scope finds them on its own loop. Only opening a connection needs a loop.
+All of them are synchronous functions. An async fixture needs a plugin, and belongs to the loop of its own scope, which
+is not always the test's: pytest-asyncio before 1.0 refuses that, after it asyncpg fails in closing. Making an engine
+or a session awaits nothing, and what is open after the test is closed here on the loop that it was opened on.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
@@ -34,14 +32,11 @@ __all__ = [
     "clonedb_async_engine",
     "clonedb_async_session",
     "clonedb_async_sessionmaker",
-    "pytest_fixture_setup",
 ]
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _DRIVERS = ("asyncpg", "psycopg", "psycopg_async")  # SQLAlchemy's names of those that run on asyncio
 _PATIENCE = 5.0  # seconds for a loop that runs in another thread to close what is open on it
-_GRACE = 0.1  # seconds for a loop's other generators to close their own connections
+_GRACE = 100  # milliseconds for a loop's other generators to close their own connections
 # what asyncpg reads of libpq's parameters; it sends any other to the server as a setting, which refuses it
 _ASYNCPG_READS = frozenset(
     {
@@ -52,13 +47,16 @@ _ASYNCPG_READS = frozenset(
 
 
 @pytest.fixture
-def clonedb_async_engine(clonedb: Clone) -> Iterator[AsyncEngine]:
+def clonedb_async_engine(request: pytest.FixtureRequest, clonedb: Clone) -> Iterator[AsyncEngine]:
     """An asynchronous SQLAlchemy engine on the database; what is open on it after the test is closed.
 
     Its driver is the configured one if that runs on asyncio, else asyncpg if it is installed, else psycopg. It keeps no
     connections: one that a pool kept would belong to the loop it was opened on, and fail on the next.
     """
     __tracebackhide__ = True
+    _demand_backend(request)
+    if "event_loop" in request.fixturenames:  # pytest-asyncio's before 1.0, or the project's own: it has to outlive us
+        request.getfixturevalue("event_loop")
     url, arguments = _address(clonedb)
     _demand_installed("greenlet", *(["asyncpg"] if url.startswith("postgresql+asyncpg:") else []))
     from sqlalchemy.ext.asyncio import create_async_engine
@@ -87,48 +85,37 @@ def clonedb_async_session(clonedb_async_sessionmaker: async_sessionmaker[AsyncSe
     return clonedb_async_sessionmaker()
 
 
-def _needs_loop(function: F) -> F:
-    """Mark an async fixture as pytest-asyncio's own decorator does, or its strict mode would leave it alone.
-
-    anyio's plugin takes any async fixture of a test that runs on anyio.
-    """
-    function._force_asyncio_fixture = True  # type: ignore[attr-defined]  # noqa: SLF001
-    return function
-
-
 @pytest.fixture
-@_needs_loop
-async def clonedb_async_connection(clonedb: Clone) -> AsyncGenerator[AsyncConnection[Any]]:
+def clonedb_async_connection(request: pytest.FixtureRequest, clonedb: Clone) -> Iterator[AsyncConnection[Any]]:
     """An asynchronous psycopg connection to the database, closed after the test; what it did not commit is gone.
 
-    psycopg's connections are not bound to the loop they were opened on, so the test may run on another one.
+    It is opened on a loop that ends at once, in a thread since one may be running here: psycopg's connections are not
+    bound to a loop, so it serves the test on whichever that has.
     """
     __tracebackhide__ = True
-    _demand_asyncio()
+    _demand_backend(request)
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
     from psycopg import AsyncConnection
 
-    connection = await AsyncConnection.connect(clonedb.dsn)
+    with ThreadPoolExecutor(1) as thread:
+        connection = thread.submit(asyncio.run, AsyncConnection.connect(clonedb.dsn)).result()
     yield connection
-    await connection.close()
+    connection.pgconn.finish()  # what close() does
 
 
-@pytest.hookimpl(wrapper=True, trylast=True)
-def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
-    """Refuse an async fixture that no plugin is going to run: one that does has put a function of its own there."""
-    function = fixturedef.func
-    if not inspect.isasyncgenfunction(function) or function.__module__ != __name__:
-        return (yield)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fixturedef, "func", functools.partial(_refuse, fixturedef.argname))
-        return (yield)
-
-
-def _refuse(name: str, **_: object) -> None:
-    raise CloneDBError(
-        f"{name} is an async fixture, and no plugin runs it for this test: install pytest-asyncio or anyio and mark the"
-        " test, or use a fixture that needs neither: clonedb_async_engine, clonedb_async_sessionmaker,"
-        " clonedb_async_session, clonedb_connection, clonedb_dsn"
-    )
+def _demand_backend(request: pytest.FixtureRequest) -> None:
+    """Raises CloneDBError when anyio runs the test on another loop than asyncio's."""
+    if "anyio_backend" not in request.fixturenames:
+        return
+    backend = request.getfixturevalue("anyio_backend")
+    name = backend if isinstance(backend, str) else backend[0]
+    if name != "asyncio":
+        raise CloneDBError(
+            f"anyio runs this test on {name!r}, and PostgreSQL's asynchronous drivers (psycopg, asyncpg) need asyncio;"
+            " write a fixture anyio_backend that returns 'asyncio'"
+        )
 
 
 def _address(clone: Clone) -> tuple[str, dict[str, Any]]:
@@ -162,16 +149,15 @@ def _demand_installed(*packages: str) -> None:
         )
 
 
-def _demand_asyncio() -> AbstractEventLoop:
+def _running_loop() -> AbstractEventLoop:
     import asyncio
 
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
         raise CloneDBError(
-            "no asyncio loop runs here, and PostgreSQL's asynchronous drivers (psycopg, asyncpg) need one: on trio they"
-            " cannot work, so let anyio run this test on asyncio (a fixture anyio_backend that returns 'asyncio'); in"
-            " synchronous code use clonedb_engine, clonedb_session or clonedb_connection"
+            "an asynchronous engine was told to connect where no asyncio loop runs; await it on asyncio (there is no"
+            " driver of PostgreSQL for trio), and in synchronous code use clonedb_engine or clonedb_session"
         ) from None
 
 
@@ -195,10 +181,10 @@ class _Connections:
         event.listen(engine, "detach", self._remove)
 
     def _demand_loop(self, *_: object) -> None:
-        _demand_asyncio()
+        _running_loop()
 
     def _add(self, _connection: object, entry: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> None:
-        loop = _demand_asyncio()
+        loop = _running_loop()
         if loop not in self._guards:
             self._in_use[loop] = {}
             self._guards[loop] = _close_at_end(self._in_use[loop])
@@ -244,8 +230,9 @@ async def _close_at_end(in_use: _InUse) -> AsyncGenerator[None]:
     try:
         yield
     finally:
-        deadline = time.monotonic() + _GRACE
-        while in_use and len(asyncio.all_tasks()) > 2 and time.monotonic() < deadline:  # this one, and who waits for it
+        for _ in range(_GRACE):
+            if not in_use or len(asyncio.all_tasks()) <= 2:  # this one, and the one that waits for it
+                break
             await asyncio.sleep(0.001)
         await _close(in_use)
 

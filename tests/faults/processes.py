@@ -21,8 +21,9 @@ HANG = 'if path := os.environ.get("HANG"):\n    open(path, "w").close()\n    tim
 HANG_IN_SQL = 'if path := os.environ.get("HANG"):\n    open(path, "w").close()\n    op.execute("select pg_sleep(60)")\n'
 
 CLONEDB = (sys.executable, "-m", "clonedb.cli")
-# without hypothesis, which triples the time that each of the many interpreters here needs to start
-PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:asyncio")
+# without plugins that triple the time in which each of the many interpreters here starts
+_LEFT_OUT = ("cacheprovider", "hypothesispytest", "asyncio", "anyio")
+PYTEST = (sys.executable, "-m", "pytest", *(word for name in _LEFT_OUT for word in ("-p", f"no:{name}")))
 
 
 class Program:

@@ -90,7 +90,7 @@ def test_a_running_query_is_ended_quickly(items: Project) -> None:
         @pytest.fixture
         def quick():
             yield
-            assert time.monotonic() - ended.pop() < 1
+            assert time.monotonic() - ended.pop() < 3
 
         ended = []
 
