@@ -24,7 +24,7 @@ from pathlib import Path
 begin = time.perf_counter()
 from clonedb.config import Config
 from clonedb.fingerprint import ServerFacts, fingerprint
-from clonedb.project import find_project
+from clonedb.project.find import find_project
 imported = time.perf_counter()
 config = Config(rootdir=Path(sys.argv[1]))
 project = find_project(config)

@@ -16,10 +16,10 @@ from clonedb.fingerprint import Sources
 from clonedb.gc import Collector
 from clonedb.postgres.server import Server, open_server
 from clonedb.progress import Progress, Silence, Warnings
-from clonedb.project import Project, find_project
-from clonedb.runs import Pin
+from clonedb.project.find import Project, find_project
 from clonedb.settings import load
-from clonedb.templates import Template, ensure, find, sources_of
+from clonedb.templates.find import Template, ensure, find, sources_of
+from clonedb.templates.pin import Pin
 
 if TYPE_CHECKING:
     from types import TracebackType

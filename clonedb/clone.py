@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from clonedb.errors import ServerError, TemplateInUseError
-from clonedb.metadata import Kept
 from clonedb.names import clone_name
 from clonedb.postgres import sql
 from clonedb.postgres.server import Server
-from clonedb.templates import Template
+from clonedb.templates.find import Template
+from clonedb.templates.metadata import Kept
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 from clonedb.config import Config
-from clonedb.project import Project
-from clonedb.sources import Input, Sources, digest_of, read_sources
+from clonedb.project.find import Project
+from clonedb.project.sources import Input, Sources, digest_of, read_sources
 
 __all__ = [
     "FORMAT",

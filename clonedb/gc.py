@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from clonedb.clone import Clone
 from clonedb.errors import ServerError
-from clonedb.metadata import Kept, Metadata
 from clonedb.names import Name, parse
 from clonedb.postgres import locks, sql
 from clonedb.postgres.server import Server
+from clonedb.templates.metadata import Kept, Metadata
 
 if TYPE_CHECKING:
     from psycopg import Connection

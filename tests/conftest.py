@@ -18,7 +18,6 @@ from clonedb.postgres.server import Server, open_server
 from clonedb.url import DatabaseURL
 from tests.projects import Project, clean_environment
 
-
 _RUN = "RUN_OF_CLONEDBS_TESTS"  # the variable in which xdist's workers inherit the run's name
 
 

@@ -16,14 +16,11 @@ ROOT = Path(__file__).parents[1]
 # A module or package imports from the rows above its own, and a package also from itself.
 LAYERS = (
     "errors",
-    "contents metadata names progress url",
-    "keys routing stat_index",
-    "alembic_options closure config",
-    "failure postgres project settings",
-    "sources",
-    "fingerprint",
-    "migrate prepare queue runs upgrade",
-    "build",
+    "names progress url",
+    "keys routing",
+    "config",
+    "postgres project settings",
+    "fingerprint migrate",
     "templates",
     "clone",
     "gc isolation",
@@ -42,7 +39,7 @@ HEAVY = (
     "rich",
     "sqlalchemy",
 )
-PROGRAMS = ("clonedb.cli.__main__", "clonedb.postgres.keeper", "clonedb.upgrade")  # run, never imported
+PROGRAMS = ("clonedb.cli.__main__", "clonedb.postgres.keeper", "clonedb.migrate.upgrade")  # run, never imported
 LINES = 320
 
 

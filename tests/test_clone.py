@@ -14,7 +14,7 @@ import sqlalchemy as sa
 import clonedb
 from clonedb.errors import ConfigError, NoMigrationsError, ServerError
 from clonedb.gc import collect, inventory
-from clonedb.metadata import Kept
+from clonedb.templates.metadata import Kept
 from clonedb.url import DatabaseURL
 from tests.projects import Project, databases
 

@@ -16,10 +16,10 @@ import clonedb
 from clonedb.config import Config
 from clonedb.errors import ServerError
 from clonedb.gc import collect, drop_one, enforce_retention, inventory, keep
-from clonedb.metadata import Kept
 from clonedb.names import clone_name, unfinished_name
 from clonedb.postgres import locks
 from clonedb.postgres.server import Server, open_server
+from clonedb.templates.metadata import Kept
 from tests.projects import Project, databases
 
 OWNER = """

@@ -10,7 +10,7 @@ import clonedb
 from clonedb.config import Config
 from clonedb.isolation import STRATEGIES, CloneEach, CloneWorker
 from clonedb.keys import KEYS
-from clonedb.metadata import Kept
+from clonedb.templates.metadata import Kept
 from tests.projects import Project, databases
 
 

@@ -7,6 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import click
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS"]
 
 _HOLD = 8 * 3600.0  # seconds an embedded server stays up for a database that was made by hand
-_OTHERS_OPTIONS = {"ignore_unknown_options": True, "allow_interspersed_args": False}  # `run ls -h` asks ls, not us
+# `run ls -h` asks ls, not us
+_OTHERS_OPTIONS = MappingProxyType({"ignore_unknown_options": True, "allow_interspersed_args": False})
 
 
 @contextlib.contextmanager
@@ -44,8 +46,8 @@ def _server(config: Config) -> Iterator[Server]:
 def clone(place: Place, driver: str | None) -> None:
     """Make a database in the template's state and print its URL; `clonedb drop` ends it."""
     from clonedb.api import open_template
-    from clonedb.metadata import Kept
     from clonedb.postgres import embedded
+    from clonedb.templates.metadata import Kept
 
     with progress() as shown, open_template(place.config(), progress=shown) as template:
         made = template.clone()
@@ -58,7 +60,7 @@ def clone(place: Place, driver: str | None) -> None:
         click.echo(template.server.url(made.name).replace(driver=driver).render() if driver else made.dsn)
 
 
-@click.command(context_settings=_OTHERS_OPTIONS)
+@click.command(context_settings=dict(_OTHERS_OPTIONS))
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_obj
 def run(place: Place, command: tuple[str, ...]) -> None:
@@ -100,7 +102,7 @@ def _without_detours(keywords: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in detours}
 
 
-@click.command(context_settings=_OTHERS_OPTIONS)
+@click.command(context_settings=dict(_OTHERS_OPTIONS))
 @click.argument("name", required=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj

@@ -37,8 +37,8 @@ def build(place: Place, *, force: bool) -> None:
 def fingerprint(place: Place, *, explain: bool) -> None:
     """Print the fingerprint of the project's template: usable as a cache key."""
     from clonedb.api import open_project_server, sources_of
-    from clonedb.project import find_project
-    from clonedb.templates import fingerprint_on
+    from clonedb.project.find import find_project
+    from clonedb.templates.find import fingerprint_on
 
     config = place.config()
     project = find_project(config)
@@ -58,7 +58,7 @@ def fingerprint(place: Place, *, explain: bool) -> None:
 
 def _explain_difference(server: Server, project: str, found: object) -> None:
     from clonedb.fingerprint import Fingerprint, differences
-    from clonedb.templates import templates
+    from clonedb.templates.find import templates
 
     assert isinstance(found, Fingerprint)  # noqa: S101 - imported late, so that the command starts early
     newest = next((t for t in templates(server) if t.metadata.project == project), None)
@@ -80,8 +80,8 @@ def status(place: Place) -> None:
     """Say whether the project's template is there, and what would happen next."""
     from clonedb.api import open_project_server, sources_of
     from clonedb.names import template_name
-    from clonedb.project import find_project
-    from clonedb.templates import find, fingerprint_on
+    from clonedb.project.find import find_project
+    from clonedb.templates.find import find, fingerprint_on
 
     config = place.config()
     project = find_project(config)

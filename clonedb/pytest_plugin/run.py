@@ -118,8 +118,8 @@ class Run:
         The worker's one clone may have been kept for an earlier test already.
         """
         from clonedb.gc import keep
-        from clonedb.metadata import Kept
         from clonedb.pytest_plugin.options import marker_of
+        from clonedb.templates.metadata import Kept
 
         policy = marker_of(item).keep or clone.server.config.keep
         if policy == "none" or (policy == "failed" and not failed):

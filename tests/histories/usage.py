@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 
 from benchmarks.published import Environment
-from clonedb.metadata import Metadata
+from clonedb.templates.metadata import Metadata
 from tests.projects import Outcome
 
 HEADS_AND_TABLES = """

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from clonedb import stat_index
-from clonedb.contents import Contents, read_contents
-from clonedb.stat_index import StatIndex
+from clonedb.project import stat_index
+from clonedb.project.contents import Contents, read_contents
+from clonedb.project.stat_index import StatIndex
 
 
 @pytest.fixture
@@ -225,8 +225,8 @@ def test_with_and_without_an_index_the_contents_are_the_same(
 WRITER = """
 import sys, time
 from pathlib import Path
-from clonedb import stat_index
-from clonedb.contents import read_contents
+from clonedb.project import stat_index
+from clonedb.project.contents import read_contents
 stat_index._SETTLED = 20_000_000
 root = Path(sys.argv[1])
 mine = root / (sys.argv[2] + ".py")

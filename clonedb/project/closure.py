@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
-from clonedb.stat_index import StatIndex
+from clonedb.project.stat_index import StatIndex
 
 __all__ = ["Module", "Modules", "closure"]
 

@@ -1,202 +1,17 @@
-"""Finding a project's migrations: Alembic itself is the judge wherever it has an opinion."""
+"""Finding a project's migrations, and what is said when they are not found."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from clonedb.config import Config
 from clonedb.errors import ConfigError, NoMigrationsError
-from clonedb.project import Project, find_project
-
-Write = Callable[[dict[str, str]], Path]
-
-
-@pytest.fixture(autouse=True)
-def _no_alembic_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ALEMBIC_CONFIG", raising=False)
-
-
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Write a project's files into its directory, the current one, and return it."""
-    rootdir = tmp_path / "checkout"
-    rootdir.mkdir()
-    monkeypatch.chdir(rootdir)
-
-    def write(files: dict[str, str]) -> Path:
-        for name, text in files.items():
-            path = rootdir / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        return rootdir
-
-    return write
-
-
-def configured(rootdir: Path, **settings: object) -> Config:
-    return Config(rootdir=rootdir).replace("test", **settings)
-
-
-def as_alembic_sees(rootdir: Path, *, ini: Path | None, toml: Path | None, section: str = "alembic") -> Project:
-    """What Alembic makes of the same files, as far as it says; sys.path is put back."""
-    from alembic.config import Config as AlembicConfig
-    from alembic.script import ScriptDirectory
-
-    path = sys.path[:]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        config = AlembicConfig(ini, toml_file=toml, ini_section=section)
-        script = ScriptDirectory.from_config(config)
-        prepended = config.get_prepend_sys_paths_list() or []
-        locations = [str(location) for location in script._version_locations]
-    sys.path[:] = path
-    roots = [Path(os.path.normpath(rootdir / text)) for text in prepended if text]
-    return Project(
-        rootdir=rootdir,
-        ini=ini,
-        toml=toml,
-        section=section,
-        options={},
-        script_location=Path(os.path.normpath(rootdir / script.dir)),
-        version_locations=tuple(Path(os.path.normpath(location)) for location in locations),
-        recursive=script.recursive_version_locations,
-        import_roots=tuple(root for root in dict.fromkeys(roots) if root.is_dir()),
-        name="",
-    )
-
-
-ENVIRONMENT = {"migrations/env.py": "", "migrations/versions/a.py": "", "lib/x.py": "", "more/versions/b.py": ""}
-INI = {
-    "plain": "[alembic]\nscript_location = migrations\n",
-    "here": "[alembic]\nscript_location = %(here)s/migrations\nprepend_sys_path = .\n",
-    "own interpolation": "[alembic]\nbase = migr\nscript_location = %(base)sations\nprepend_sys_path = . lib\n",
-    "default section": "[DEFAULT]\nscript_location = migrations\n[alembic]\n",
-    "legacy commas": "[alembic]\nscript_location=migrations\nversion_locations = migrations/versions, more/versions\n",
-    "legacy spaces": "[alembic]\nscript_location=migrations\nversion_locations=migrations/versions  more/versions\n"
-    "prepend_sys_path = .:lib\n",
-    "os": "[alembic]\nscript_location=migrations\npath_separator=os\nprepend_sys_path=.:lib\n"
-    "version_locations=%(here)s/migrations/versions:more/versions\n",
-    "newline": "[alembic]\nscript_location=migrations\npath_separator=newline\nversion_locations=\n  more/versions\n"
-    "  migrations/versions\n",
-    "semicolon": "[alembic]\nscript_location=migrations\nversion_path_separator=;\n"
-    "version_locations=more/versions;migrations/versions\nprepend_sys_path=. lib\n",
-    "recursive": "[alembic]\nscript_location = migrations\nrecursive_version_locations = true\n",
-    "not quite true": "[alembic]\nscript_location = migrations\nrecursive_version_locations = True\n",
-    "package": "[alembic]\nscript_location = shop:database/migrations\nversion_locations = shop:database:more\n",
-}
-
-
-@pytest.mark.parametrize("text", INI.values(), ids=INI)
-def test_an_ini_file_is_read_as_alembic_reads_it(write: Write, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Locations, separators, interpolation and booleans of alembic.ini come out as in Alembic."""
-    package = {"shop/__init__.py": "", "shop/database/migrations/env.py": "", "shop/database/more/c.py": ""}
-    rootdir = write({**ENVIRONMENT, **package, "alembic.ini": text})
-    monkeypatch.syspath_prepend(str(rootdir))
-    monkeypatch.delitem(sys.modules, "shop", raising=False)
-    expected = as_alembic_sees(rootdir, ini=rootdir / "alembic.ini", toml=None)
-    monkeypatch.delitem(sys.modules, "shop", raising=False)
-
-    project = find_project(Config(rootdir=rootdir))
-
-    assert project.ini == rootdir / "alembic.ini"
-    assert project.toml is None
-    assert project.script_location == expected.script_location
-    assert project.version_locations == expected.version_locations
-    assert project.recursive == expected.recursive
-    assert project.import_roots == tuple(dict.fromkeys([*expected.import_roots, rootdir]))
-
-
-TOML = {
-    "plain": 'script_location = "migrations"',
-    "here and lists": 'script_location = "%(here)s/migrations"\nprepend_sys_path = ["lib", "."]\n'
-    'version_locations = ["%(here)s/more/versions", "migrations/versions"]',
-    "boolean": 'script_location = "migrations"\nrecursive_version_locations = true\nfile_template = "%%(rev)s"',
-    "separator": 'script_location = "migrations"\npath_separator = "os"\nversion_locations = ["more/versions"]',
-}
-
-
-@pytest.mark.parametrize("text", TOML.values(), ids=TOML)
-@pytest.mark.parametrize("ini", [None, "[alembic]\nversion_locations = migrations/versions\nversion_table = mine\n"])
-def test_pyproject_fills_in_what_the_ini_file_lacks(write: Write, text: str, ini: str | None) -> None:
-    """[tool.alembic] is read as Alembic reads it, alone and beside an alembic.ini, whose options win."""
-    pyproject = f'[project]\nname = "shop"\n[tool.alembic]\n{text}\n'
-    rootdir = write({**ENVIRONMENT, "pyproject.toml": pyproject, **({"alembic.ini": ini} if ini else {})})
-    found_ini = rootdir / "alembic.ini" if ini else None
-    expected = as_alembic_sees(rootdir, ini=found_ini, toml=rootdir / "pyproject.toml")
-
-    project = find_project(Config(rootdir=rootdir))
-
-    assert (project.ini, project.toml, project.name) == (found_ini, rootdir / "pyproject.toml", "shop")
-    assert project.script_location == expected.script_location
-    assert project.version_locations == expected.version_locations
-    assert project.recursive == expected.recursive
-    assert set(project.import_roots) == {*expected.import_roots, rootdir}
-
-
-def test_another_section_is_read_when_it_is_named(write: Write) -> None:
-    """alembic_section is alembic's -n."""
-    rootdir = write({**ENVIRONMENT, "alembic.ini": "[alembic]\n[orders]\nscript_location = migrations\n"})
-
-    project = find_project(configured(rootdir, alembic_section="orders"))
-
-    assert (project.section, project.script_location) == ("orders", rootdir / "migrations")
-    with pytest.raises(NoMigrationsError, match=r"no section \[order\] \(did you mean 'orders'\?\)"):
-        find_project(configured(rootdir, alembic_section="order"))
-
-
-def test_options_are_interpolated_and_overridden(write: Write) -> None:
-    """The setting alembic goes on top and is interpolated too; {url} and what cannot be resolved are left."""
-    rootdir = write(
-        {
-            **ENVIRONMENT,
-            "alembic.ini": "[alembic]\nscript_location = migrations\nversion_table = a\nfile_template = %%(rev)s\n"
-            "sqlalchemy.url = postgresql://%(DB_USER)s@host/x\nSchema = main\n",
-        }
-    )
-
-    overrides = {"version_table": "b", "sqlalchemy.url": "{url}", "data": "%(here)s/data", "share": "5%"}
-    project = find_project(configured(rootdir, alembic=overrides))
-
-    assert dict(project.options) == {
-        "script_location": "migrations",
-        "version_table": "b",
-        "file_template": "%(rev)s",
-        "sqlalchemy.url": "{url}",
-        "schema": "main",
-        "data": f"{rootdir}/data",
-        "share": "5%",
-    }
-    assert find_project(Config(rootdir=rootdir)).options["sqlalchemy.url"] == "postgresql://%(DB_USER)s@host/x"
-
-
-def test_options_in_toml_become_the_text_of_an_ini_file(write: Write) -> None:
-    """Lists are lines, booleans lower-case words; a percent sign that stands for nothing is left."""
-    toml = """
-        [tool.alembic]
-        script_location = "migrations"
-        data = "%(here)s/data"
-        share = "5%"
-        tables = ["a", "%%b"]
-        strict = true
-        depth = 3
-        """
-    rootdir = write({**ENVIRONMENT, "pyproject.toml": toml})
-
-    assert dict(find_project(Config(rootdir=rootdir)).options) == {
-        "script_location": "migrations",
-        "data": f"{rootdir}/data",
-        "share": "5%",
-        "tables": "a\n%b",
-        "strict": "true",
-        "depth": "3",
-    }
+from clonedb.project.find import find_project
+from tests.project.checkout import ENVIRONMENT, Write, configured
 
 
 def test_the_password_of_a_url_is_not_in_the_repr(write: Write) -> None:
@@ -405,7 +220,7 @@ def test_nothing_of_alembic_or_the_project_is_imported(write: Write) -> None:
     )
     program = (
         "import sys, pathlib\n"
-        "from clonedb.config import Config\nfrom clonedb.project import find_project\n"
+        "from clonedb.config import Config\nfrom clonedb.project.find import find_project\n"
         "find_project(Config(rootdir=pathlib.Path(sys.argv[1])))\n"
         "print({'alembic', 'sqlalchemy', 'app', 'psycopg', 'importlib.metadata'} & sys.modules.keys())\n"
     )

@@ -24,7 +24,7 @@ from clonedb.url import redact
 
 __all__ = ["NotMigratedError", "describe", "error_from", "scrub"]
 
-_OWN = Path(__file__).parent
+_OWN = Path(__file__).parent.parent
 _STANDARD = Path(os.__file__).parent
 _LIBRARIES = ("alembic", "sqlalchemy", "psycopg", "psycopg2", "asyncpg", "greenlet", "pydantic", "pydantic_settings")
 _EXTENSION = re.compile(r'extension (?:control file )?"(?:[^"]*/)?([^"/]+?)(?:\.control)?"')

@@ -80,7 +80,7 @@ class Upgrade:
 
     def run(self) -> None:
         """Carry out the request; ends with a `done` or a `failed` event."""
-        from clonedb.failure import describe
+        from clonedb.migrate.failure import describe
 
         sys.addaudithook(self._audit)
         try:
@@ -116,14 +116,15 @@ class Upgrade:
     def _config(self) -> Any:
         from alembic.config import Config
 
-        from clonedb.failure import NotMigratedError
+        from clonedb.migrate.failure import NotMigratedError
 
         options = self.request["options"]
         namespace = argparse.Namespace(x=self.request["x"] or None, verbose=False, quiet=False)
         section = self.request["section"]
         if self.request["toml"] and not hasattr(Config, "toml_file_name"):
             raise NotMigratedError(
-                "Alembic is configured in pyproject.toml, which this version of it does not read; install alembic >= 1.16"
+                "Alembic is configured in pyproject.toml, which this version of it does not read;"
+                " install alembic >= 1.16"
             )
         toml = {"toml_file": self.request["toml"]} if self.request["toml"] else {}
         ini = self.request["ini"] or _temporary_ini(section)
@@ -157,7 +158,7 @@ class Upgrade:
         from alembic.runtime.migration import MigrationContext
         from sqlalchemy import create_engine, pool
 
-        from clonedb.failure import NotMigratedError
+        from clonedb.migrate.failure import NotMigratedError
 
         if not self._contexts:
             raise NotMigratedError(

@@ -10,12 +10,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from clonedb.closure import Modules
 from clonedb.config import Config
-from clonedb.contents import Contents
 from clonedb.errors import ConfigError
-from clonedb.project import Project, is_revision
-from clonedb.stat_index import StatIndex
+from clonedb.project.closure import Modules
+from clonedb.project.contents import Contents
+from clonedb.project.find import Project, is_revision
+from clonedb.project.stat_index import StatIndex
 
 __all__ = ["Input", "Sources", "digest_of", "read_sources"]
 

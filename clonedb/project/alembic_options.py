@@ -22,7 +22,7 @@ from clonedb.url import redact
 
 __all__ = ["AlembicOptions", "load_ini", "load_toml"]
 
-_SEPARATORS = {"space": " ", "newline": "\n", "os": os.pathsep, ":": ":", ";": ";"}
+_SEPARATORS = MappingProxyType({"space": " ", "newline": "\n", "os": os.pathsep, ":": ":", ";": ";"})
 _LEGACY_LOCATIONS = re.compile(r", *|(?: +)")
 _LEGACY_SYS_PATH = re.compile(r", *|(?: +)|:")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from clonedb.closure import absolute, closure
-from clonedb.contents import extensions_in_sql, read_contents
+from clonedb.project.closure import absolute, closure
+from clonedb.project.contents import extensions_in_sql, read_contents
 
 Names = Callable[..., list[str]]
 

@@ -9,20 +9,23 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from clonedb.alembic_options import AlembicOptions, load_ini, load_toml
-from clonedb.closure import Modules
 from clonedb.config import Config
 from clonedb.errors import ConfigError, NoMigrationsError
 from clonedb.keys import nearest
-from clonedb.stat_index import StatIndex
+from clonedb.project.alembic_options import AlembicOptions, load_ini, load_toml
+from clonedb.project.closure import Modules
+from clonedb.project.stat_index import StatIndex
 
 __all__ = ["Project", "find_project", "is_revision"]
 
 # as in alembic.script.base
 _REVISION = re.compile(r"(?!\.\#|__init__)(.*\.py)$")
-_PYTEST_FILES = {"pytest.ini": "pytest", ".pytest.ini": "pytest", "tox.ini": "pytest", "setup.cfg": "tool:pytest"}
+_PYTEST_FILES = MappingProxyType(
+    {"pytest.ini": "pytest", ".pytest.ini": "pytest", "tox.ini": "pytest", "setup.cfg": "tool:pytest"}
+)
 
 
 @dataclass(frozen=True, slots=True)

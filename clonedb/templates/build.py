@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from clonedb.errors import BuildError
 from clonedb.fingerprint import Fingerprint, differences
-from clonedb.metadata import Metadata
-from clonedb.migrate import AlembicMigrator, Migrated, Migrator
+from clonedb.migrate.alembic import AlembicMigrator, Migrated, Migrator
 from clonedb.names import unfinished_name
 from clonedb.postgres import sql
 from clonedb.postgres.server import Server
-from clonedb.prepare import prepare
 from clonedb.progress import Progress
-from clonedb.project import Project
+from clonedb.project.find import Project
+from clonedb.templates.metadata import Metadata
+from clonedb.templates.prepare import prepare
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -51,6 +51,9 @@ def build(
     """
     migrator = migrator or AlembicMigrator(server.config, project)
     return _Build(server, project, wanted, name, run, progress, look_again, migrator).carry_out()
+
+
+_TOOLS = ("pyproject.toml", "setup.cfg", "tox.ini")  # libraries look there for settings of their own
 
 
 @dataclass(slots=True)
@@ -135,7 +138,7 @@ class _Build:
         for path in migrated.read:
             name = path.relative_to(root).as_posix()
             hidden = any(part.startswith(".") or part == "site-packages" for part in path.relative_to(root).parts)
-            if name not in known and not hidden and path not in (self.project.ini, self.project.toml):
+            if name not in known and not hidden and name not in _TOOLS and path != self.project.ini:
                 unseen.append(name)
         if unseen:
             listed = ", ".join(json.dumps(name) for name in unseen[:5])

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clonedb.contents import Contents, read_contents
 from clonedb.errors import ConfigError
+from clonedb.project.contents import Contents, read_contents
 
 __all__ = ["StatIndex"]
 

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 from clonedb.config import Config
 from clonedb.errors import ConfigError, MigrationError
-from clonedb.failure import error_from, scrub
+from clonedb.migrate.failure import error_from, scrub
 from clonedb.progress import Progress
-from clonedb.project import Project
+from clonedb.project.find import Project
 from clonedb.url import DatabaseURL
 
 __all__ = ["AlembicMigrator", "Migrated", "Migrator"]

@@ -10,19 +10,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from clonedb.build import StaleError, build
 from clonedb.config import Config
 from clonedb.errors import BuildError, LockTimeoutError, PermissionDeniedError, ServerError
 from clonedb.fingerprint import Fingerprint, ServerFacts, Sources, fingerprint, read_sources
-from clonedb.metadata import Metadata
-from clonedb.migrate import Migrator
+from clonedb.migrate.alembic import Migrator
 from clonedb.names import template_name
 from clonedb.postgres import locks, sql
 from clonedb.postgres.server import Server
 from clonedb.postgres.state import state_dir
 from clonedb.progress import Progress
-from clonedb.project import Project
-from clonedb.queue import BuildQueue
+from clonedb.project.find import Project
+from clonedb.templates.build import StaleError, build
+from clonedb.templates.metadata import Metadata
+from clonedb.templates.queue import BuildQueue
 
 if TYPE_CHECKING:
     from psycopg import Connection

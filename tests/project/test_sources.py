@@ -13,8 +13,8 @@ import pytest
 from clonedb.config import Config
 from clonedb.errors import ConfigError
 from clonedb.fingerprint import extensions_named
-from clonedb.project import find_project
-from clonedb.sources import Sources, read_sources
+from clonedb.project.find import find_project
+from clonedb.project.sources import Sources, read_sources
 
 Look = Callable[..., Sources]
 Named = set[tuple[str, str]]

@@ -1,0 +1,1 @@
+"""Template databases: found, built, published, and what their comments say."""
