@@ -59,13 +59,23 @@ class Clone:
         """A new psycopg connection; keywords are those of `psycopg.connect`."""
         import psycopg
 
-        return psycopg.connect(self.dsn, **keywords)
+        __tracebackhide__ = True
+        try:
+            return psycopg.connect(self.dsn, **keywords)
+        except psycopg.OperationalError as error:
+            # pytest shows the arguments of every frame, and those below this one hold the password
+            raise error.with_traceback(None) from None
 
     def engine(self, **keywords: Any) -> Engine:
-        """A new SQLAlchemy engine, disposed of when the clone is dropped; keywords are those of `create_engine`."""
+        """A new synchronous SQLAlchemy engine, disposed of when the clone is dropped.
+
+        Its driver is the configured one, or psycopg if that is asyncpg, which has no synchronous side. Keywords are
+        those of `create_engine`.
+        """
         from sqlalchemy import create_engine
 
-        engine = create_engine(self.url, **keywords)
+        url = self.server.url(self.name)
+        engine = create_engine((url.replace(driver="psycopg") if url.driver == "asyncpg" else url).render(), **keywords)
         self._engines.append(engine)
         return engine
 

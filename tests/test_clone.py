@@ -150,3 +150,33 @@ def _be_a_template(clone: clonedb.Clone, *, template: bool) -> None:
     clone.server.run(
         lambda connection: connection.execute(f'alter database "{clone.name}" is_template {value}'.encode())
     )
+
+
+def test_a_synchronous_engine_beside_an_asynchronous_driver(items: Project) -> None:
+    """With `driver = "asyncpg"` the URL names it, and clonedb_engine still works, by psycopg."""
+    items.settings(driver="asyncpg")
+    items.write(
+        "test_items.py",
+        """
+        import sqlalchemy
+
+        def test_items(clonedb_url, clonedb_session):
+            assert clonedb_url.startswith("postgresql+asyncpg://")
+            assert clonedb_session.scalar(sqlalchemy.text("select count(*) from item")) == 1
+        """,
+    )
+    assert "1 passed" in items.pytest().demand().out
+
+
+def test_a_refused_connection_shows_no_password(items: Project) -> None:
+    """pytest prints the arguments of each frame: none of those shown holds the URL."""
+    items.write(
+        "test_items.py",
+        """
+        def test_items(clonedb):
+            clonedb.connect(options="-c no_such_setting=1")
+        """,
+    )
+    out = items.pytest("--clonedb-keep=none", "--showlocals").demand(1).out
+    assert "no_such_setting" in out
+    assert "postgres:" not in out

@@ -21,11 +21,11 @@ def configured(rootdir: Path, **settings: object) -> Config:
 
 
 def as_alembic_sees(rootdir: Path, *, ini: Path | None, toml: Path | None, section: str = "alembic") -> Project:
-    """What Alembic makes of the same files, as far as it says; sys.path is put back."""
+    """What Alembic makes of the same files, as far as it says; sys.path and the modules it imported are put back."""
     from alembic.config import Config as AlembicConfig
     from alembic.script import ScriptDirectory
 
-    path = sys.path[:]
+    path, loaded = sys.path[:], set(sys.modules)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         config = AlembicConfig(ini, toml_file=toml, ini_section=section)
@@ -33,6 +33,9 @@ def as_alembic_sees(rootdir: Path, *, ini: Path | None, toml: Path | None, secti
         prepended = config.get_prepend_sys_paths_list() or []
         locations = [str(location) for location in script._version_locations]
     sys.path[:] = path
+    for name in set(sys.modules) - loaded:
+        if str(getattr(sys.modules[name], "__path__", "")).find(str(rootdir)) >= 0:
+            del sys.modules[name]
     roots = [Path(os.path.normpath(rootdir / text)) for text in prepended if text]
     return Project(
         rootdir=rootdir,
