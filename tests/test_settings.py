@@ -22,6 +22,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "connect_timeout": (1.5, 2.0, 3.0),
     "postgres_bin": ("/file", "/environment", "/options"),
     "state_dir": ("/file", "/environment", "/options"),
+    "data": ("memory", "disk", "auto"),
     "idle_timeout": (1.5, 2.0, 3.0),
     "prefix": ("file", "environment", "options"),
     "alembic_ini": ("file.ini", "environment.ini", "options.ini"),
