@@ -213,3 +213,10 @@ def test_a_data_file_that_no_watch_names_is_warned_about(items: Project) -> None
         clonedb.template().close()
         outcome = items.clonedb("build", "--force", CLONEDB_WATCH="[]").demand()
     assert "clonedb: the build read files that are not in the fingerprint" in outcome.err
+
+
+def test_bytecode_that_a_build_writes_is_no_file_it_reads(items: Project) -> None:
+    """The first build of a checkout writes __pycache__ beside the revisions, and warns of nothing."""
+    outcome = items.clonedb("build", PYTHONDONTWRITEBYTECODE="").demand()
+    assert list(items.directory.glob("migrations/versions/__pycache__/one.*.pyc"))
+    assert "not in the fingerprint" not in outcome.err

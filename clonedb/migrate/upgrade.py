@@ -215,11 +215,10 @@ class Upgrade:
         """Note which files are read: what is not in the fingerprint would change the template unseen."""
         if event != "open" or not isinstance(arguments[0], str):
             return
-        path, mode, _flags = arguments
-        if mode is None or "r" in mode:
-            path = os.path.abspath(path)  # noqa: PTH100 - resolve() would follow links and read
-            if not path.endswith((".py", ".pyc")):
-                self._read.add(path)
+        path, mode, flags = arguments
+        reads = "r" in mode if mode is not None else not flags & (os.O_WRONLY | os.O_RDWR)
+        if reads and not path.endswith((".py", ".pyc")):
+            self._read.add(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links and read
 
 
 def _temporary_ini(section: str) -> str:
