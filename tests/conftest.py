@@ -164,3 +164,13 @@ def items(project: Project) -> Project:
     """An Alembic project whose two revisions make a table `item` with one row."""
     project.items()
     return project
+
+
+@pytest.fixture
+def variables(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process's environment is that of the projects' programs."""
+    for name in ("DATABASE_URL", "TEST_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        if name.startswith("CLONEDB_"):
+            monkeypatch.setenv(name, value)

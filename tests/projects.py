@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psycopg
 
+from clonedb.clone import Clone
+
 TIMEOUT = 120.0  # seconds that any program of a test may take
 
 ENV_PY = """
@@ -151,6 +153,14 @@ def databases(dsn: str, prefix: str = "clonedb") -> list[str]:
             "select datname from pg_database where starts_with(datname::text, %s) order by 1", [prefix]
         )
         return [row[0] for row in rows]
+
+
+def one(clone: Clone, query: str) -> tuple[object, ...]:
+    """The first row of a query on a clone."""
+    with clone.connect() as connection:
+        row = connection.execute(query.encode()).fetchone()
+    assert row is not None
+    return tuple(row)
 
 
 def clean_environment() -> Iterator[tuple[str, str]]:

@@ -16,25 +16,9 @@ from clonedb.errors import ConfigError, NoMigrationsError, ServerError
 from clonedb.gc import collect, inventory
 from clonedb.templates.metadata import Kept
 from clonedb.url import DatabaseURL
-from tests.projects import Project, databases
+from tests.projects import Project, databases, one
 
-
-@pytest.fixture(autouse=True)
-def variables(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process's environment is that of the projects' programs."""
-    for name in ("DATABASE_URL", "TEST_DATABASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        if name.startswith("CLONEDB_"):
-            monkeypatch.setenv(name, value)
-
-
-def one(clone: clonedb.Clone, query: str) -> tuple[object, ...]:
-    """The first row of a query on a clone."""
-    with clone.connect() as connection:
-        row = connection.execute(query.encode()).fetchone()
-    assert row is not None
-    return tuple(row)
+pytestmark = pytest.mark.usefixtures("variables")
 
 
 def test_a_template_and_its_clones(items: Project, admin_dsn: str, prefix: str) -> None:
