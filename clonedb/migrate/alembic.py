@@ -1,29 +1,24 @@
-"""Migrators: they bring a new database to a project's target, in an interpreter of their own."""
+"""Alembic as a migrator: what the interpreter that runs env.py is told of a project, and what it is asked to do."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import json
 import os
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from clonedb.config import Config
-from clonedb.errors import ConfigError, MigrationError
-from clonedb.migrate.failure import error_from, scrub
+from clonedb.migrate.results import Migrated, Migrator, NoModelsError, Stair
+from clonedb.migrate.session import REMEDY, Session
 from clonedb.progress import Progress
 from clonedb.project.find import Project
+from clonedb.routing.environment import variables_in
 from clonedb.url import DatabaseURL
 
-__all__ = ["AlembicMigrator", "Migrated", "Migrator"]
-
-_PROGRAM = Path(__file__).with_name("upgrade.py")
+__all__ = ["AlembicMigrator", "Migrated", "Migrator", "NoModelsError", "Session", "Stair"]
 
 
 def _named(text: str | None) -> str | None:
@@ -35,26 +30,6 @@ def _named(text: str | None) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Migrated:
-    """What a migrator did: the revisions the database is at, those it ran, their files, and the data files it read."""
-
-    heads: tuple[str, ...]
-    revisions: tuple[str, ...]
-    scripts: tuple[Path, ...]
-    read: tuple[Path, ...]
-
-
-class Migrator(Protocol):
-    """What the builder asks of a migration tool."""
-
-    def migrate(self, url: DatabaseURL, *, progress: Progress, remedy: str) -> Migrated:
-        """Bring the empty database at `url` to the project's target and fill it with the seeds.
-
-        `remedy` is what to tell a user whose migrations want an extension that the server lacks. Raises BuildError.
-        """
-
-
-@dataclass(frozen=True, slots=True)
 class AlembicMigrator:
     """Runs Alembic and the seeds in a fresh interpreter that gets the caller's sys.path, directory and environment."""
 
@@ -62,79 +37,83 @@ class AlembicMigrator:
     project: Project
 
     def migrate(self, url: DatabaseURL, *, progress: Progress, remedy: str) -> Migrated:
-        """Run `clonedb/upgrade.py`; on Ctrl-C or an error it is ended and waited for."""
-        request = self._request(url)
-        with tempfile.TemporaryFile() as output:
-            failed, done = None, None
-            for event in self._events(request, output, url):
-                if event["event"] == "revision":
-                    progress.revision(event["number"], event["total"], event["name"])
-                elif event["event"] == "failed":
-                    failed = event
-                elif event["event"] == "done":
-                    done = event
-            output.seek(0)
-            text = scrub(output.read().decode(errors="replace"), request["secrets"])
-        if failed is not None:
-            raise error_from(failed, output=text, rootdir=self.project.rootdir, remedy=remedy)
-        if done is None:
-            tail = "\n".join(text.strip().splitlines()[-15:]) or "it printed nothing"
-            raise MigrationError(
-                f"the interpreter that ran the migrations ended without a word; its last output:\n{tail}"
-            )
-        revisions = tuple(revision["name"] for revision in done["revisions"])
-        scripts = tuple(Path(revision["path"]) for revision in done["revisions"])
-        return Migrated(tuple(done["heads"]), revisions, scripts, tuple(Path(path) for path in done["read"]))
+        """Bring a database from wherever it is to the configured target, and run the seeds; on Ctrl-C it is ended.
 
-    def _events(self, request: Mapping[str, Any], output: Any, url: DatabaseURL) -> Iterator[dict[str, Any]]:
-        reading, writing = os.pipe()
-        command = [sys.executable, "-P", str(_PROGRAM), str(writing)]
-        try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=[writing],
-                env=self._environment(url),
-            )
-        except BaseException:
-            os.close(reading)
-            raise
-        finally:
-            os.close(writing)
-        try:
-            with contextlib.suppress(BrokenPipeError):
-                assert process.stdin is not None  # noqa: S101 - it is a pipe
-                process.stdin.write(json.dumps(request).encode() + b"\n")
-                process.stdin.flush()
-            with os.fdopen(reading, encoding="utf-8") as lines:
-                for line in lines:
-                    yield json.loads(line)
-            process.wait()
-        finally:
-            process.kill()
-            process.wait()
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()  # type: ignore[union-attr]
+        A database that holds other migrations' tables, with a version table of another name, is as good as an empty
+        one. Raises BuildError, MissingExtensionError, PermissionDeniedError or ConfigError.
+        """
+        with self.session(url, remedy=remedy) as session:
+            return session.migrate(self.config.target, self.config.seed, progress=progress)
 
-    def _request(self, url: DatabaseURL) -> dict[str, Any]:
+    def upgrade(
+        self, url: DatabaseURL, revision: str = "heads", *, progress: Progress | None = None, remedy: str = REMEDY
+    ) -> Migrated:
+        """What `alembic upgrade REVISION` does, relative revisions (`+1`) too; no seeds. Raises as `migrate`."""
+        with self.session(url, remedy=remedy) as session:
+            return session.upgrade(revision, progress=progress)
+
+    def downgrade(
+        self, url: DatabaseURL, revision: str = "base", *, progress: Progress | None = None, remedy: str = REMEDY
+    ) -> Migrated:
+        """What `alembic downgrade REVISION` does; relative revisions (`-1`) too. Raises as `migrate`."""
+        with self.session(url, remedy=remedy) as session:
+            return session.downgrade(revision, progress=progress)
+
+    def current(self, url: DatabaseURL) -> tuple[str, ...]:
+        """The revisions a database is at, as env.py sees them; none for one that was never migrated."""
+        with self.session(url) as session:
+            return session.current()
+
+    def differences(self, url: DatabaseURL) -> list[str]:
+        """What `alembic check` finds between the models of env.py and a migrated database, a line each.
+
+        `add` and `remove` say what a new revision would do. Raises NoModelsError when env.py names no models.
+        """
+        with self.session(url) as session:
+            return session.differences()
+
+    def stairway(
+        self,
+        url: DatabaseURL,
+        *,
+        target: str = "heads",
+        skip: Collection[str] = (),
+        progress: Progress | None = None,
+        remedy: str = REMEDY,
+    ) -> Iterator[Stair]:
+        """Each revision up, down, up again, in the order of `alembic upgrade`; those in `skip` are only upgraded.
+
+        Every step is a run of env.py of its own, and all of them are in one interpreter: a step costs milliseconds.
+        """
+        with self.session(url, remedy=remedy) as session:
+            yield from session.stairway(target, skip, progress=progress)
+
+    def seed(self, url: DatabaseURL, seeds: Collection[str], *, remedy: str = REMEDY) -> tuple[Path, ...]:
+        """Run seeds in a migrated database, and nothing else; returns the data files they read. Raises SeedError."""
+        with self.session(url, remedy=remedy) as session:
+            return session.seed(seeds)
+
+    def session(self, url: DatabaseURL, *, remedy: str = REMEDY) -> Session:
+        """An interpreter for several requests on one database: 0.4 s to start, then each costs what env.py costs."""
+        setup = self._setup(url)
+        return Session(self.config, setup, self._environment(url), remedy=remedy)
+
+    def _setup(self, url: DatabaseURL) -> dict[str, Any]:
         project = self.project
         roots = [str(root) for root in project.import_roots]
         options = {name: project.options.get(name, value) for name, value in self.config.alembic.items()}
         return {
             "sys_path": [*sys.path, *(root for root in roots if root not in sys.path)],
             "rootdir": str(project.rootdir),
+            "env_py": str(project.env_py),
             "ini": str(project.ini) if project.ini else None,
             "toml": str(project.toml) if project.toml else None,
             "section": project.section,
             "options": {**options, **self._locations()},
             "x": list(self.config.x),
-            "target": self.config.target,
             "url": url.render(),
             "own_url": url.replace(driver="psycopg").render(),
             "env_url": url.replace(driver=self._driver(self.project.options.get("sqlalchemy.url"))).render(),
-            "seeds": [self._seed(seed) for seed in self.config.seed],
             "secrets": [url.password] if url.password else [],
         }
 
@@ -150,17 +129,6 @@ class AlembicMigrator:
             name = locations["path_separator"] = "newline"
         separator = separators.get(name or "", ", ")
         return {**locations, "version_locations": separator.join(map(str, project.version_locations))}
-
-    def _seed(self, seed: str) -> dict[str, str]:
-        module, colon, function = seed.partition(":")
-        if colon and not seed.endswith(".sql"):
-            return {"name": seed, "module": module, "function": function}
-        path = self.config.path(seed)
-        if not path.is_file():
-            raise ConfigError(
-                f"{self.config.source('seed')}: seed {seed!r} is neither a file ({path}) nor package.module:function"
-            )
-        return {"name": seed, "path": str(path)}
 
     def _driver(self, value: str | None) -> str:
         """The driver for a URL that env.py may read: that of the URL which ours stands in for, if it is installed.
@@ -182,6 +150,6 @@ class AlembicMigrator:
                 environment.pop(name, None)
         libpq = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGPASSWORD": "password", "PGDATABASE": "dbname"}
         environment |= {name: keywords[keyword] for name, keyword in libpq.items() if keyword in keywords}
-        for name in {"DATABASE_URL", *self.config.route}:
+        for name in {"DATABASE_URL", *variables_in(self.config.route)}:
             environment[name] = url.replace(driver=self._driver(os.environ.get(name))).render()
         return environment

@@ -8,12 +8,12 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 from urllib.parse import quote
 
 from clonedb.errors import (
-    BuildError,
+    CloneDBError,
     MigrationError,
     MissingExtensionError,
     PermissionDeniedError,
@@ -28,6 +28,16 @@ _OWN = Path(__file__).parent.parent
 _STANDARD = Path(os.__file__).parent
 _LIBRARIES = ("alembic", "sqlalchemy", "psycopg", "psycopg2", "asyncpg", "greenlet", "pydantic", "pydantic_settings")
 _EXTENSION = re.compile(r'extension (?:control file )?"(?:[^"]*/)?([^"/]+?)(?:\.control)?"')
+_LEFT_BEHIND = "it worked the first time, so the downgrade left something behind; let it undo all that upgrade() does"
+_HINTS = MappingProxyType(
+    {
+        "Can't locate revision identified by": (
+            "the version table holds, or somebody asked for, a revision that is not among this project's; migrations"
+            " that share a database with others need a version_table of their own in env.py"
+        ),
+        "requires an async driver": 'set driver = "asyncpg" (or "psycopg") in [tool.clonedb]',
+    }
+)
 _MISSING_EXTENSION = ("0A000", "58P01")
 _DISK_FULL = "53100"
 _DENIED = "42501"
@@ -59,7 +69,7 @@ def describe(error: BaseException, request: Mapping[str, Any]) -> dict[str, Any]
     return {name: scrub(value, request["secrets"]) if isinstance(value, str) else value for name, value in data.items()}
 
 
-def error_from(event: Mapping[str, Any], *, output: str, rootdir: Path, remedy: str) -> BuildError | Exception:
+def error_from(event: Mapping[str, Any], *, output: str, rootdir: Path, remedy: str) -> CloneDBError:
     """The error to raise for a `failed` event; `remedy` is what helps against a missing extension on this server."""
     where = _where(event, rootdir)
     reason = f"{event['type']}: {event['message']}"
@@ -72,8 +82,8 @@ def error_from(event: Mapping[str, Any], *, output: str, rootdir: Path, remedy: 
         details.append(f"statement: {event['statement']}")
     if event["sqlstate"] == _DISK_FULL:
         details.append("the server's disk is full: free some space (`clonedb gc`, `clonedb list`) and run again")
-    if event["hint"]:
-        details.append(f"hint: {event['hint']}")
+    if hint := event["hint"] or (_LEFT_BEHIND if event.get("direction") == "second upgrade" else None):
+        details.append(f"hint: {hint}")
     if event["traceback"]:
         details.append(event["traceback"].rstrip())
     if output.strip():
@@ -91,8 +101,10 @@ def _where(event: Mapping[str, Any], rootdir: Path) -> str:
         place = os.path.relpath(path, rootdir) if Path(path).is_relative_to(rootdir) else path
         line = event["line"]
         place = f" ({place}:{line[1]})" if line and line[0] == path else f" ({place})"
-    kind = {"revision": "revision", "seed": "seed"}.get(event["phase"])
-    return f"{kind} {name!r}{place}" if kind else "migrating (env.py)"
+    if event["phase"] not in ("revision", "seed"):
+        return "migrating (env.py)"
+    direction = event.get("direction")
+    return f"{direction + ' of ' if direction else ''}{event['phase']} {name!r}{place}"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -165,7 +177,11 @@ def _own_frames(tb: TracebackType | None) -> list[traceback.FrameSummary]:
         if path.is_relative_to(_OWN):
             return not path.is_relative_to(_OWN / "demo")
         standard = path.is_relative_to(_STANDARD) and "site-packages" not in path.parts
-        return standard or filename.startswith("<frozen ") or any(path.is_relative_to(place) for place in libraries)
+        return (
+            standard
+            or filename.startswith(("<frozen ", "<string>"))
+            or any(path.is_relative_to(place) for place in libraries)
+        )
 
     return [frame for frame in traceback.extract_tb(tb) if not foreign(frame.filename)]
 
@@ -196,9 +212,7 @@ def _hint(error: BaseException) -> str | None:
         return f'the URL asks for the driver {error.name}, which is not installed; install it or set driver = "psycopg"'
     if isinstance(error, ModuleNotFoundError):
         return "is its directory on sys.path? alembic.ini's prepend_sys_path and pytest's pythonpath are used"
-    if "requires an async driver" in text:
-        return 'set driver = "asyncpg" (or "psycopg") in [tool.clonedb]'
-    return None
+    return next((hint for part, hint in _HINTS.items() if part in text), None)
 
 
 def scrub(text: str, secrets: Iterable[str]) -> str:

@@ -1,192 +1,200 @@
 """The program that migrates and seeds one database, run in an interpreter of its own.
 
 Of its own because env.py's `fileConfig` disables the loggers of the process it runs in, and an asynchronous env.py's
-`asyncio.run` fails under a running loop. It reads a request (one line of JSON) from its standard input, which stays
-open: when it closes, the process that asked is gone, and this one ends at once. It writes events (a JSON object a line)
-to the file descriptor named as its argument: `revision`, `failed`, `done`.
+`asyncio.run` fails under a running loop. It reads a setup and then any number of requests (a line of JSON each) from
+its standard input, which stays open: when it closes, the process that asked is gone, and this one ends at once. It
+writes events (a JSON object a line) to the file descriptor named as its argument: `revision`, `seed`, `stair`, and at
+the end of each request `failed` or `done`.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import os
+import queue
 import signal
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-_LOGGING_INI = """
-[loggers]
-keys = root
-[handlers]
-keys = console
-[formatters]
-keys = generic
-[logger_root]
-level = WARNING
-handlers = console
-qualname =
-[handler_console]
-class = StreamHandler
-args = (sys.stderr,)
-level = NOTSET
-formatter = generic
-[formatter_generic]
-format = %(levelname)-5.5s [%(name)s] %(message)s
-"""
+_RELATIVE = ("+", "-")
 
 
-class _Attributes(dict[str, Any]):
-    """Alembic's `Config.attributes`: holds a connection for an env.py that insists on one.
+class Work:
+    """Requests carried out one after the other; `step` says what is being done when something fails."""
 
-    `attributes["connection"]` opens it; `attributes.get("connection")` finds nothing, so that an env.py that can do
-    either makes its own engine, as under the alembic command: people put an Engine, an AsyncEngine or a Connection
-    there, and no object is all three.
-    """
+    def __init__(self, setup: dict[str, Any], events: int) -> None:
+        from clonedb.migrate.environment import Environment
 
-    def __init__(self, url: str) -> None:
-        super().__init__()
-        self._url = url
-
-    def __missing__(self, key: str) -> Any:
-        if key != "connection":
-            raise KeyError(key)
-        from sqlalchemy import create_engine, pool
-
-        self[key] = create_engine(self._url, poolclass=pool.NullPool).connect()
-        return self[key]
-
-
-class Upgrade:
-    """One request carried out: migrate, verify, seed; `step` says what is being done when something fails."""
-
-    def __init__(self, request: dict[str, Any], events: int) -> None:
-        self.request = request
-        self.step: dict[str, Any] = {"phase": "env.py", "name": None, "path": None}
+        self.setup = setup
+        self.step: dict[str, Any] = {}
+        self._environment = Environment(setup)
         self._events = os.fdopen(events, "w", buffering=1)
+        self._routed = False
         self._read: set[str] = set()
-        self._contexts: list[tuple[str, str | None]] = []
         self._done: list[dict[str, Any]] = []
+        self._expected: dict[tuple[str, str | None], tuple[str, ...]] = {}
+        sys.addaudithook(self._audit)
 
     def tell(self, event: str, **data: Any) -> None:
         """Send an event to the process that asked."""
         self._events.write(json.dumps({"event": event, **data}) + "\n")
 
-    def run(self) -> None:
-        """Carry out the request; ends with a `done` or a `failed` event."""
+    def carry_out(self, action: str, arguments: Mapping[str, Any]) -> None:
+        """Carry out a request; ends with a `done` or a `failed` event."""
         from clonedb.migrate.failure import describe
 
-        sys.addaudithook(self._audit)
+        actions: dict[str, Callable[..., dict[str, Any]]] = {
+            "migrate": self._migrate,
+            "upgrade": self._upgrade,
+            "downgrade": self._downgrade,
+            "current": self._current,
+            "differences": self._differences,
+            "stairway": self._stairway,
+            "seed": self._seed,
+        }
+        self._read.clear()
+        self._done = []
+        self._note()
         try:
-            heads = self._migrate()
-            self._seed()
+            self._route()
+            found = actions[action](**arguments)
         except BaseException as error:  # noqa: BLE001 - SystemExit of an env.py is a failure like others
-            self.tell("failed", **self.step, **describe(error, self.request))
-            raise SystemExit(1) from None
-        rootdir = self.request["rootdir"] + os.sep
+            self.tell("failed", **self.step, **describe(error, self.setup))
+            return
+        rootdir = self.setup["rootdir"] + os.sep
         read = sorted(path for path in self._read if path.startswith(rootdir))
-        self.tell("done", heads=heads, revisions=self._done, version_tables=self._contexts, read=read)
+        tables = self._environment.version_tables
+        self.tell("done", **found, revisions=self._done, version_tables=tables, read=read)
 
-    def _migrate(self) -> list[str]:
-        from alembic.runtime.environment import EnvironmentContext
-        from alembic.script import ScriptDirectory
-
-        from clonedb.routing import route_everything
+    def _route(self) -> None:
+        """Before anything of the project is imported."""
+        from clonedb.routing.migration import route_everything
         from clonedb.url import DatabaseURL
 
-        route_everything(DatabaseURL.parse(self.request["url"]))
-        script = ScriptDirectory.from_config(config := self._config())
-        target = self.request["target"]
+        if not self._routed:
+            self._routed = True
+            route_everything(DatabaseURL.parse(self.setup["url"]))
 
-        def steps(current: Any, context: Any) -> Iterator[Any]:
-            self._contexts.append((context.version_table, context.version_table_schema))
-            yield from self._reported(script._upgrade_revs(target, current))  # noqa: SLF001 - as `alembic upgrade` does
+    def _migrate(self, target: str, seeds: Iterable[Mapping[str, str]]) -> dict[str, Any]:
+        return {**self._upgrade(target, direction=None), **self._seed(seeds)}
 
-        with EnvironmentContext(config, script, fn=steps, destination_rev=target):
-            script.run_env()
-        self.step = {"phase": "verify", "name": None, "path": None}
-        return self._verify(script, target)
+    def _upgrade(self, target: str, direction: str | None = "upgrade") -> dict[str, Any]:
+        script = self._environment.script
 
-    def _config(self) -> Any:
-        from alembic.config import Config
+        def steps(heads: Any, context: Any) -> Iterator[Any]:
+            # Alembic takes "base" for a target to which no way leads up
+            planned = [] if target == "base" else script._upgrade_revs(target, heads)  # noqa: SLF001 - as `alembic upgrade` does
+            yield from self._reported(planned, context, direction)
 
-        from clonedb.migrate.failure import NotMigratedError
+        self._environment.run(steps, destination_rev=target)
+        self._note("verify")
+        found = self._environment.heads()
+        self._demand_at(target, found)
+        return _heads(found)
 
-        options = self.request["options"]
-        namespace = argparse.Namespace(x=self.request["x"] or None, verbose=False, quiet=False)
-        section = self.request["section"]
-        if self.request["toml"] and not hasattr(Config, "toml_file_name"):
-            raise NotMigratedError(
-                "Alembic is configured in pyproject.toml, which this version of it does not read;"
-                " install alembic >= 1.16"
-            )
-        toml = {"toml_file": self.request["toml"]} if self.request["toml"] else {}
-        ini = self.request["ini"] or _temporary_ini(section)
-        config = Config(ini, ini_section=section, cmd_opts=namespace, **toml)
-        if not config.file_config.has_section(section):
-            config.file_config.add_section(section)
-        url = self.request["env_url"]
-        for name, value in {"sqlalchemy.url": url, **options}.items():
-            config.set_main_option(name, value.replace("{url}", url).replace("%", "%%"))
-        config.attributes = _Attributes(url)
-        return config
+    def _downgrade(self, target: str) -> dict[str, Any]:
+        script = self._environment.script
 
-    def _reported(self, steps: Iterable[Any]) -> Iterator[Any]:
+        def steps(heads: Any, context: Any) -> Iterator[Any]:
+            planned = [] if target == "base" and not heads else script._downgrade_revs(target, heads)  # noqa: SLF001
+            yield from self._reported(planned, context, "downgrade")
+
+        self._environment.run(steps, destination_rev=target)
+        self._note("verify")
+        found = self._environment.heads()
+        self._demand_expected(found)
+        return _heads(found)
+
+    def _current(self) -> dict[str, Any]:
+        found: dict[Any, Any] = {}
+
+        def look(heads: Any, context: Any) -> list[Any]:
+            found[context.version_table, context.version_table_schema] = heads
+            return []
+
+        self._environment.run(look, dont_mutate=True)
+        return _heads(found)
+
+    def _differences(self) -> dict[str, Any]:
+        from clonedb.migrate.differences import differences
+
+        return {"lines": differences(self._environment)}
+
+    def _stairway(self, target: str, skip: list[str]) -> dict[str, Any]:
+        from clonedb.migrate.stairs import Stairs
+
+        def note(direction: str, script: Any, **at: int) -> None:
+            self._note("revision", script.revision, script.path, direction)
+            if at:
+                self.tell("revision", **at, name=script.revision)
+
+        for stair in Stairs(self._environment, self.setup, note).climb(target, skip):
+            self.tell("stair", **stair)
+            self._note()
+        return {}
+
+    def _note(
+        self, phase: str = "env.py", name: str | None = None, path: str | None = None, direction: str | None = None
+    ) -> None:
+        self.step = {"phase": phase, "name": name, "path": path, "direction": direction}
+
+    def _reported(self, steps: Iterable[Any], context: Any, direction: str | None) -> Iterator[Any]:
         """The steps, each announced before Alembic takes it and timed when it asks for the next."""
         planned = list(steps)
         for number, step in enumerate(planned, 1):
             script = step.revision
-            self.step = {"phase": "revision", "name": script.revision, "path": script.path}
+            self._note("revision", script.revision, script.path, direction)
             self.tell("revision", number=number, total=len(planned), name=script.revision, doc=script.doc)
             start = time.perf_counter()
             yield step
             seconds = round(time.perf_counter() - start, 4)
             self._done.append({"name": script.revision, "path": script.path, "seconds": seconds})
-        self.step = {"phase": "env.py", "name": None, "path": None}
+        self._note()
+        self._expected[context.version_table, context.version_table_schema] = context.get_current_heads()
 
-    def _verify(self, script: Any, target: str) -> list[str]:
-        """Look at the version table as another session sees it; returns the revisions in it.
+    def _demand_at(self, target: str, found: Mapping[tuple[str, str | None], tuple[str, ...]]) -> None:
+        """Look at the version table as another session sees it.
 
-        env.py may have forgotten to commit, may have migrated another place, or may never have called Alembic.
+        env.py may have forgotten to commit, or may have migrated another place.
         """
-        from alembic.runtime.migration import MigrationContext
-        from sqlalchemy import create_engine, pool
-
         from clonedb.migrate.failure import NotMigratedError
 
-        if not self._contexts:
-            raise NotMigratedError(
-                "env.py ran to its end but never called context.run_migrations() with a connection, so nothing was"
-                " migrated; does it connect only under a condition (an environment variable, a -x argument)?"
-            )
-        found: list[str] = []
-        for table, schema in dict.fromkeys(self._contexts):
-            shown = f"{schema}.{table}" if schema else table
-            with create_engine(self.request["own_url"], poolclass=pool.NullPool).connect() as connection:
-                options = {"version_table": table, "version_table_schema": schema}
-                heads = MigrationContext.configure(connection, opts=options).get_current_heads()
-            left = script._upgrade_revs(target, heads)  # noqa: SLF001
+        if target == "base" or any(sign in target for sign in _RELATIVE):
+            self._demand_expected(found)
+            return
+        for (table, schema), heads in found.items():
+            left = self._environment.script._upgrade_revs(target, heads)  # type: ignore[arg-type]  # noqa: SLF001
             if left:
                 names = ", ".join(step.revision.revision for step in left[:3]) + (", ..." if len(left) > 3 else "")
                 raise NotMigratedError(
-                    f"the migrations ended without an error, but the version table {shown!r} holds"
+                    f"the migrations ended without an error, but the version table {_shown(table, schema)} holds"
                     f" {', '.join(heads) or 'nothing'}: {len(left)} of {len(left) + len(self._done)} revisions up to"
                     f" {target!r} are missing ({names}); does env.py commit what it did, and on this connection?"
                 )
-            found += [head for head in heads if head not in found]
-        return found
 
-    def _seed(self) -> None:
+    def _demand_expected(self, found: Mapping[tuple[str, str | None], tuple[str, ...]]) -> None:
+        """Demand what the migrations' own session saw at their end."""
+        from clonedb.migrate.failure import NotMigratedError
+
+        for (table, schema), heads in found.items():
+            wanted = self._expected.get((table, schema), ())
+            if set(heads) != set(wanted):
+                raise NotMigratedError(
+                    f"the migrations ended without an error, but the version table {_shown(table, schema)} holds"
+                    f" {', '.join(heads) or 'nothing'} and not {', '.join(wanted) or 'nothing'}; does env.py commit"
+                    " what it did, and on this connection?"
+                )
+
+    def _seed(self, seeds: Iterable[Mapping[str, str]]) -> dict[str, Any]:
         from sqlalchemy import create_engine, pool
 
-        for seed in self.request["seeds"]:
-            self.step = {"phase": "seed", "name": seed["name"], "path": seed.get("path")}
+        for seed in seeds:
+            self._note("seed", seed["name"], seed.get("path"))
             self.tell("seed", name=seed["name"])
             if (path := seed.get("path")) is not None:
                 self._run_sql(Path(path).read_text(encoding="utf-8"))
@@ -195,19 +203,20 @@ class Upgrade:
             function = importlib.import_module(seed["module"])
             for part in seed["function"].split("."):
                 function = getattr(function, part)
-            engine = create_engine(self.request["own_url"], poolclass=pool.NullPool)
+            engine = create_engine(self.setup["own_url"], poolclass=pool.NullPool)
             with engine.connect() as connection:
                 if hasattr(coroutine := function(connection), "__await__"):  # type: ignore[operator]
                     coroutine.close()
                     raise TypeError("this seed is a coroutine function, but it gets a synchronous connection; use def")
                 connection.commit()
+        return {}
 
     def _run_sql(self, text: str) -> None:
         import psycopg
 
         from clonedb.url import DatabaseURL
 
-        keywords: dict[str, Any] = DatabaseURL.parse(self.request["url"]).conninfo()
+        keywords: dict[str, Any] = DatabaseURL.parse(self.setup["url"]).conninfo()
         with psycopg.connect("", **keywords) as connection:
             connection.execute(text.encode())
 
@@ -221,38 +230,47 @@ class Upgrade:
             self._read.add(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links and read
 
 
-def _temporary_ini(section: str) -> str:
-    """An alembic.ini for a project that has none: env.py's fileConfig() wants a file with logging sections."""
-    with tempfile.NamedTemporaryFile("w", prefix="clonedb-", suffix=".ini", delete=False) as file:
-        file.write(f"[{section}]\n{_LOGGING_INI}")
-    import atexit
-
-    atexit.register(Path(file.name).unlink, missing_ok=True)
-    return file.name
+def _heads(found: Mapping[Any, Iterable[str]]) -> dict[str, Any]:
+    return {"heads": list(dict.fromkeys(head for heads in found.values() for head in heads))}
 
 
-def _end_with_parent(descriptor: int) -> NoReturn:
-    while os.read(descriptor, 4096):
-        pass
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise SystemExit  # not reached
+def _shown(table: str, schema: str | None) -> str:
+    return repr(f"{schema}.{table}" if schema else table)
+
+
+def _lines(descriptor: int) -> Iterator[bytes]:
+    """The lines that arrive at a file descriptor, without what a buffered reader would do at its end."""
+    rest = bytearray()
+    while more := os.read(descriptor, 65536):
+        rest += more
+        while b"\n" in rest:
+            line, _, rest = rest.partition(b"\n")
+            yield bytes(line)
+
+
+def _listen(lines: Iterator[bytes], requests: queue.SimpleQueue[bytes]) -> None:
+    for line in lines:
+        requests.put(line)
+    os.kill(os.getpid(), signal.SIGKILL)  # the process that asked is gone
 
 
 def main() -> None:
-    """Carry out the request on standard input."""
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        if not (more := os.read(0, 65536)):
-            raise SystemExit(2)
-        line += more
-    request = json.loads(line)
+    """Carry out the requests on standard input, until it is closed."""
     parent = os.dup(0)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
-    sys.path[:] = request["sys_path"]
-    Upgrade(request, int(sys.argv[1])).run()
+    lines = _lines(parent)
+    if (first := next(lines, None)) is None:
+        raise SystemExit(2)
+    setup = json.loads(first)
+    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(lines, requests), daemon=True).start()
+    sys.path[:] = setup["sys_path"]
+    work = Work(setup, int(sys.argv[1]))
+    while True:
+        request = json.loads(requests.get())
+        work.carry_out(request.pop("action"), request)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,155 @@
+"""A project's env.py and revisions in the interpreter that migrates: Alembic's Config, and one run of env.py a step."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from clonedb.migrate.failure import NotMigratedError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+__all__ = ["Environment"]
+
+_LOGGING_INI = """
+[loggers]
+keys = root
+[handlers]
+keys = console
+[formatters]
+keys = generic
+[logger_root]
+level = WARNING
+handlers = console
+qualname =
+[handler_console]
+class = StreamHandler
+args = (sys.stderr,)
+level = NOTSET
+formatter = generic
+[formatter_generic]
+format = %(levelname)-5.5s [%(name)s] %(message)s
+"""
+
+
+class _Attributes(dict[str, Any]):
+    """Alembic's `Config.attributes`: holds a connection for an env.py that insists on one.
+
+    `attributes["connection"]` opens it; `attributes.get("connection")` finds nothing, so that an env.py that can do
+    either makes its own engine, as under the alembic command: people put an Engine, an AsyncEngine or a Connection
+    there, and no object is all three.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+        self._opened: Any = None
+
+    def __missing__(self, key: str) -> Any:
+        if key != "connection":
+            raise KeyError(key)
+        from sqlalchemy import create_engine, pool
+
+        self._opened = self[key] = create_engine(self._url, poolclass=pool.NullPool).connect()
+        return self[key]
+
+    def close(self) -> None:
+        """Close the connection: one that idles in a transaction would block the next run of env.py."""
+        if self._opened is not None:
+            self._opened.close()
+
+
+class Environment:
+    """A project's migrations, run as often as need be; every run reads env.py anew, as every `alembic` command does.
+
+    `version_tables` are those that the last run used, each with its schema.
+    """
+
+    def __init__(self, setup: Mapping[str, Any]) -> None:
+        self.version_tables: list[tuple[str, str | None]] = []
+        self._setup = setup
+
+    @cached_property
+    def script(self) -> ScriptDirectory:
+        """The revisions; what env.py changes about where they are stays changed."""
+        from alembic.script import ScriptDirectory
+
+        with self._configured() as config:
+            return ScriptDirectory.from_config(config)
+
+    def run(self, steps: Callable[[Any, Any], Iterable[Any]], **options: Any) -> None:
+        """Run env.py; when it runs migrations, `steps(heads, context)` says which.
+
+        Raises NotMigratedError when it runs none at all, and whatever env.py or a revision raises.
+        """
+        from alembic.runtime.environment import EnvironmentContext
+
+        self.version_tables, script = [], self.script
+
+        def noted(heads: Any, context: Any) -> Iterable[Any]:
+            table = (context.version_table, context.version_table_schema)
+            if table not in self.version_tables:
+                self.version_tables.append(table)
+            return steps(heads, context)
+
+        with self._configured() as config, EnvironmentContext(config, script, fn=noted, **options):
+            script.run_env()
+        if not self.version_tables:
+            raise NotMigratedError(
+                "env.py ran to its end but never called context.run_migrations() with a connection, so nothing was"
+                " migrated; does it connect only under a condition (an environment variable, a -x argument)?"
+            )
+
+    def heads(self) -> dict[tuple[str, str | None], tuple[str, ...]]:
+        """What each version table of the last run holds, as another session sees it."""
+        from alembic.runtime.migration import MigrationContext
+        from sqlalchemy import create_engine, pool
+
+        found = {}
+        for table, schema in self.version_tables:
+            with create_engine(self._setup["own_url"], poolclass=pool.NullPool).connect() as connection:
+                options = {"version_table": table, "version_table_schema": schema}
+                found[table, schema] = MigrationContext.configure(connection, opts=options).get_current_heads()
+        return found
+
+    @contextlib.contextmanager
+    def _configured(self) -> Iterator[Config]:
+        """Alembic's Config for one run of env.py, as the command makes it."""
+        from alembic.config import Config
+
+        setup = self._setup
+        namespace = argparse.Namespace(x=setup["x"] or None, verbose=False, quiet=False)
+        section, url = setup["section"], setup["env_url"]
+        if setup["toml"] and not hasattr(Config, "toml_file_name"):
+            raise NotMigratedError(
+                "Alembic is configured in pyproject.toml, which this version of it does not read;"
+                " install alembic >= 1.16"
+            )
+        toml = {"toml_file": setup["toml"]} if setup["toml"] else {}
+        attributes = _Attributes(url)
+        with contextlib.closing(attributes), _ini(setup) as ini:
+            config = Config(ini, ini_section=section, cmd_opts=namespace, **toml)
+            if not config.file_config.has_section(section):
+                config.file_config.add_section(section)
+            for name, value in {"sqlalchemy.url": url, **setup["options"]}.items():
+                config.set_main_option(name, value.replace("{url}", url).replace("%", "%%"))
+            config.attributes = attributes
+            yield config
+
+
+@contextlib.contextmanager
+def _ini(setup: Mapping[str, Any]) -> Iterator[str]:
+    """The project's alembic.ini, or one for a project without: fileConfig() wants a file with logging sections."""
+    if setup["ini"]:
+        yield setup["ini"]
+        return
+    with tempfile.NamedTemporaryFile("w", prefix="clonedb-", suffix=".ini") as file:
+        file.write(f"[{setup['section']}]\n{_LOGGING_INI}")
+        file.flush()
+        yield file.name

@@ -1,0 +1,65 @@
+"""What a migrator found out and did, and the protocol of migrators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from clonedb.errors import CloneDBError, MigrationError
+from clonedb.progress import Progress
+from clonedb.url import DatabaseURL
+
+__all__ = ["Direction", "Migrated", "Migrator", "NoModelsError", "Stair"]
+
+Direction = Literal["upgrade", "downgrade", "second upgrade"]
+
+
+class NoModelsError(MigrationError):
+    """env.py gives Alembic no models (target_metadata is None), so that nothing can be compared with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """What a migrator did: the revisions the database is at, those it ran, their files, and the data files it read.
+
+    `version_tables` are the tables in which Alembic keeps the revisions, each with its schema if env.py names one.
+    """
+
+    heads: tuple[str, ...]
+    revisions: tuple[str, ...]
+    scripts: tuple[Path, ...]
+    read: tuple[Path, ...]
+    version_tables: tuple[tuple[str, str | None], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stair:
+    """One revision that went up, down and up again: the seconds of each step that worked, and what became of it.
+
+    `failed` is the step that did not work, and `error` says why; `irreversible` that it failed because the revision
+    has no downgrade: there is no such function, or all it does is to raise NotImplementedError. `number` of `total`
+    says how far along it is; after a failure that leaves the database unfit no other follows.
+    """
+
+    revision: str
+    path: Path
+    message: str
+    number: int
+    total: int
+    up: float | None = None
+    down: float | None = None
+    again: float | None = None
+    failed: Direction | None = None
+    irreversible: bool = False
+    error: CloneDBError | None = None
+
+
+class Migrator(Protocol):
+    """What the builder asks of a migration tool."""
+
+    def migrate(self, url: DatabaseURL, *, progress: Progress, remedy: str) -> Migrated:
+        """Bring the database at `url` to the project's target and fill it with the seeds.
+
+        `remedy` is what to tell a user whose migrations want an extension that the server lacks. Raises BuildError.
+        """

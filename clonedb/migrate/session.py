@@ -1,0 +1,270 @@
+"""The fresh interpreter that migrates one database: started, asked, listened to, and ended whatever comes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from clonedb.config import Config
+from clonedb.errors import CloneDBError, ConfigError, MigrationError
+from clonedb.migrate.failure import error_from, scrub
+from clonedb.migrate.results import Migrated, NoModelsError, Stair
+from clonedb.progress import Progress, Silence
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["REMEDY", "Session"]
+
+REMEDY = "install it on the server, or use another one"
+_PROGRAM = Path(__file__).with_name("upgrade.py")
+_SILENCE = 1.0  # seconds without an event after which somebody may look what keeps a migration waiting
+
+
+class Session:
+    """An interpreter in which a project's env.py is run on one database, as often as it is asked.
+
+    It is started on first need, with the caller's sys.path, directory and environment, and ends with `close()` or with
+    this process: it dies when its standard input is closed, which a kill -9 does too. After an error in a migration it
+    goes on; after one of ours, or Ctrl-C, it is ended, and the next request starts another. `waiting`, if set, is
+    called every second in which a request hears nothing, and may raise.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        setup: Mapping[str, Any],
+        environment: Mapping[str, str],
+        *,
+        remedy: str = REMEDY,
+    ) -> None:
+        self._config = config
+        self._setup = setup
+        self._environment = environment
+        self._remedy = remedy
+        self.waiting: Callable[[], None] | None = None
+        self._interpreter: _Interpreter | None = None
+
+    def migrate(self, target: str, seeds: Collection[str], *, progress: Progress | None = None) -> Migrated:
+        """Bring the database to a target, then fill it with the seeds."""
+        __tracebackhide__ = True
+        return self._migrated("migrate", progress, target=target, seeds=self._seeds(seeds))
+
+    def upgrade(self, revision: str = "heads", *, progress: Progress | None = None) -> Migrated:
+        """Bring the database up to a revision."""
+        __tracebackhide__ = True
+        return self._migrated("upgrade", progress, target=revision)
+
+    def downgrade(self, revision: str = "base", *, progress: Progress | None = None) -> Migrated:
+        """Bring the database down to a revision."""
+        __tracebackhide__ = True
+        return self._migrated("downgrade", progress, target=revision)
+
+    def current(self) -> tuple[str, ...]:
+        """The revisions that the database is at."""
+        return self._migrated("current", None).heads
+
+    def differences(self) -> list[str]:
+        """What the models and the database differ in, a line each; raises NoModelsError when env.py names no models."""
+        lines = self._done("differences", None)["lines"]
+        if lines is None:
+            raise NoModelsError(
+                f"{self._setup['env_py']!r} gives Alembic no models (target_metadata is None), so that nothing can be"
+                " compared with them; write target_metadata = Base.metadata there"
+            )
+        return list(lines)
+
+    def seed(self, seeds: Collection[str]) -> tuple[Path, ...]:
+        """Run seeds; returns the data files that were read."""
+        return self._migrated("seed", None, seeds=self._seeds(seeds)).read
+
+    def stairway(
+        self, target: str = "heads", skip: Collection[str] = (), *, progress: Progress | None = None
+    ) -> Iterator[Stair]:
+        """Each revision up, down and up again, as far as there is a way."""
+        for event, output in self._asked("stairway", progress, target=target, skip=sorted(skip)):
+            if event["event"] == "stair":
+                yield self._stair(event, output())
+
+    def _stair(self, event: Mapping[str, Any], output: str) -> Stair:
+        error = None
+        if event["failed"]:
+            step = {"phase": "revision", "name": event["name"], "path": event["path"], "direction": event["failed"]}
+            error = self._error({**step, **event["error"]}, output)
+        return Stair(
+            revision=event["name"],
+            path=Path(event["path"]),
+            message=event["doc"],
+            number=event["number"],
+            total=event["total"],
+            up=event["up"],
+            down=event["down"],
+            again=event["again"],
+            failed=event["failed"],
+            irreversible=event["irreversible"],
+            error=error,
+        )
+
+    def _migrated(self, action: str, progress: Progress | None, **arguments: Any) -> Migrated:
+        __tracebackhide__ = True
+        done = self._done(action, progress, **arguments)
+        return Migrated(
+            heads=tuple(done.get("heads", ())),
+            revisions=tuple(revision["name"] for revision in done["revisions"]),
+            scripts=tuple(Path(revision["path"]) for revision in done["revisions"]),
+            read=tuple(Path(path) for path in done["read"]),
+            version_tables=tuple((table, schema) for table, schema in done["version_tables"]),
+        )
+
+    def _done(self, action: str, progress: Progress | None, **arguments: Any) -> dict[str, Any]:
+        """A request whose last event is all that its caller wants to hear."""
+        __tracebackhide__ = True
+        *_, (last, _) = self._asked(action, progress, **arguments)
+        return last
+
+    def _asked(
+        self, action: str, progress: Progress | None, **arguments: Any
+    ) -> Iterator[tuple[dict[str, Any], Callable[[], str]]]:
+        """The events of a request, each with a function that gives what was printed meanwhile."""
+        __tracebackhide__ = True
+        progress, finished = progress or Silence(), False
+        interpreter = self._started()
+        start = interpreter.printed()
+
+        def output() -> str:
+            return scrub(interpreter.output(start), self._setup["secrets"])
+
+        try:
+            for event in interpreter.ask({"action": action, **arguments}, self.waiting):
+                if event["event"] == "revision":
+                    progress.revision(event["number"], event["total"], event["name"])
+                finished = event["event"] in ("done", "failed")
+                if event["event"] == "failed":
+                    raise self._error(event, output())
+                yield event, output
+            if not finished:
+                tail = "\n".join(output().strip().splitlines()[-15:]) or "it printed nothing"
+                raise MigrationError(
+                    f"the interpreter that ran the migrations ended without a word; its last output:\n{tail}"
+                )
+        finally:
+            if not finished:
+                self.close()
+
+    def _error(self, event: Mapping[str, Any], output: str) -> CloneDBError:
+        return error_from(event, output=output, rootdir=Path(self._setup["rootdir"]), remedy=self._remedy)
+
+    def _seeds(self, seeds: Collection[str]) -> list[dict[str, str]]:
+        return [self._seed(seed) for seed in seeds]
+
+    def _seed(self, seed: str) -> dict[str, str]:
+        module, colon, function = seed.partition(":")
+        if colon and not seed.endswith(".sql"):
+            return {"name": seed, "module": module, "function": function}
+        path = self._config.path(seed)
+        if not path.is_file():
+            raise ConfigError(
+                f"{self._config.source('seed')}: seed {seed!r} is neither a file ({path}) nor package.module:function"
+            )
+        return {"name": seed, "path": str(path)}
+
+    def _started(self) -> _Interpreter:
+        if self._interpreter is None:
+            self._interpreter = _Interpreter(self._setup, self._environment)
+        return self._interpreter
+
+    def close(self) -> None:
+        """End the interpreter; may be called again."""
+        if self._interpreter is not None:
+            interpreter, self._interpreter = self._interpreter, None
+            interpreter.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Interpreter:
+    """The process, and the pipes to it; `end()` kills it, and so does being forgotten."""
+
+    def __init__(self, setup: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end()
+        reading, writing = os.pipe()
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", str(_PROGRAM), str(writing)],
+                stdin=subprocess.PIPE,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                pass_fds=[writing],
+                env=environment,
+            )
+        except BaseException:
+            os.close(reading)
+            self._output.close()
+            raise
+        finally:
+            os.close(writing)
+        assert process.stdin is not None  # noqa: S101 - it is a pipe
+        self._requests, self._events = process.stdin, reading
+        self._rest = b""
+        self.end = weakref.finalize(self, _end, process, reading, self._output)
+        self._send(setup)
+
+    def ask(self, request: Mapping[str, Any], waiting: Callable[[], None] | None) -> Iterator[dict[str, Any]]:
+        """Send a request; the events that come, up to the last."""
+        self._send(request)
+        for line in self._lines(waiting):
+            event: dict[str, Any] = json.loads(line)
+            yield event
+            if event["event"] in ("done", "failed"):
+                return
+
+    def _send(self, request: Mapping[str, Any]) -> None:
+        with contextlib.suppress(BrokenPipeError):  # why it ended is in its output
+            self._requests.write(json.dumps(request).encode() + b"\n")
+            self._requests.flush()
+
+    def _lines(self, waiting: Callable[[], None] | None) -> Iterator[bytes]:
+        poll = select.poll()  # not select(), which refuses descriptors above 1023
+        poll.register(self._events, select.POLLIN)
+        while True:
+            while b"\n" in self._rest:
+                line, _, self._rest = self._rest.partition(b"\n")
+                yield line
+            while waiting is not None and not poll.poll(_SILENCE * 1000):
+                waiting()
+            if not (more := os.read(self._events, 65536)):
+                return
+            self._rest += more
+
+    def printed(self) -> int:
+        """How many bytes it has printed so far."""
+        return os.fstat(self._output.fileno()).st_size
+
+    def output(self, start: int) -> str:
+        """What it has printed since then: it writes at the offset that both processes share, so that is not moved."""
+        fileno = self._output.fileno()
+        return os.pread(fileno, self.printed() - start, start).decode(errors="replace")
+
+
+def _end(process: subprocess.Popen[bytes], events: int, output: IO[bytes]) -> None:
+    process.kill()
+    process.wait()
+    os.close(events)
+    output.close()
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()  # type: ignore[union-attr]

@@ -1,0 +1,205 @@
+"""The application under test: its SQLAlchemy connections and its environment, led to the clone of the test.
+
+Applications bind an engine at import, long before there is a test. Nobody has to change them: listeners on SQLAlchemy's
+Engine and Pool classes see every connection of every engine, whenever it was created, sync or async.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from clonedb.errors import ConfigError, RoutingError
+from clonedb.keys import nearest
+from clonedb.names import parse
+from clonedb.routing.connections import Connections, Mark, mark_of
+from clonedb.routing.environment import EVERYTHING, Environment, variables_in
+from clonedb.routing.place import Place, aimed_at, libpq_defaults, reached, redirect
+from clonedb.url import DatabaseURL, redact_url
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Dialect
+    from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+
+__all__ = ["Router"]
+
+
+class Router:
+    """Sends connections aimed at the places in `route` to the clone that was entered last, and refuses them otherwise.
+
+    An entry of `route` is the name of an environment variable, a URL, or "*" for every PostgreSQL engine. They are read
+    once, here; `source` is the place in the configuration that named them, and `prefix` that of clones' names.
+    `refuse` makes the exception for a connection that is refused, a RoutingError if it is not given.
+
+    Raises ConfigError for a variable that is not set, and for what is not the URL of a PostgreSQL database.
+    """
+
+    def __init__(
+        self,
+        route: Sequence[str],
+        *,
+        source: str,
+        prefix: str,
+        refuse: Callable[[str], BaseException] = RoutingError,
+    ) -> None:
+        self._shown = f"route = [{', '.join(repr(redact_url(entry)) for entry in route)}] ({source})"
+        self._everything = EVERYTHING in route
+        self._prefix = prefix
+        self._refuse = refuse
+        self._defaults = libpq_defaults()
+        variables = {name: _variable(name, source) for name in variables_in(route)}
+        urls = [DatabaseURL.parse(entry, f"{source}: route") for entry in route if "://" in entry]
+        self._places = [Place.of(url.conninfo(), self._defaults) for url in (*variables.values(), *urls)]
+        self._environment = Environment(variables, self._defaults)
+        self._connections = Connections()
+        self._entered: list[DatabaseURL] = []
+        self._standing_in: set[str] = set()
+
+    def install(self) -> None:
+        """Listen to SQLAlchemy, from here on."""
+        from sqlalchemy import event
+
+        for target, name, listener in self._listeners():
+            event.listen(target, name, listener)
+
+    def uninstall(self) -> None:
+        """Leave what is entered still, and listen no more; the environment is what it was."""
+        from sqlalchemy import event
+
+        for url in reversed(self._entered.copy()):
+            self.leave(url)
+        for target, name, listener in self._listeners():
+            event.remove(target, name, listener)
+        self._connections.end()
+
+    def _listeners(self) -> list[tuple[Any, str, Callable[..., None]]]:
+        from sqlalchemy.engine import Engine
+        from sqlalchemy.pool import Pool
+
+        return [
+            (Engine, "do_connect", self._send),
+            (Engine, "engine_connect", self._connections.seen),
+            (Pool, "connect", self._look),
+            (Pool, "checkout", self._hand_out),
+            (Pool, "checkin", self._take_back),
+            (Pool, "close", self._close),
+            (Pool, "detach", self._close),
+        ]
+
+    def enter(self, url: DatabaseURL, *, stands_in: bool = False) -> None:
+        """From now on connections go to this database, until it is left or another is entered.
+
+        One that `stands_in` serves what runs between tests: an engine made from the environment meanwhile is the
+        application's, and reaches the tests' clones later. One aimed at any other clone is left alone while that lasts.
+        """
+        assert url.database is not None  # noqa: S101 - a clone's has its name
+        if stands_in:
+            self._standing_in.add(url.database)
+        elif not self._is_entered(url.database):
+            self._standing_in.discard(url.database)
+        self._entered.append(url)
+        self._environment.lead_to(url)
+
+    def leave(self, url: DatabaseURL) -> None:
+        """Take a database back: nothing idle stays connected to it, and the one below is the one to go to."""
+        for index in reversed(range(len(self._entered))):
+            if self._entered[index].database == url.database:
+                del self._entered[index]
+                break
+        if self._entered:
+            self._environment.lead_to(self._entered[-1])
+        else:
+            self._environment.restore()
+        if url.database is not None and not self._is_entered(url.database):
+            self._standing_in.add(url.database)  # who is still aimed there got it from the environment
+            self._connections.close_idle(url.database)
+
+    def _is_entered(self, database: str | None) -> bool:
+        return any(url.database == database for url in self._entered)
+
+    def _current(self) -> str | None:
+        return self._entered[-1].database if self._entered else None
+
+    def _is_meant(self, place: Place) -> bool:
+        """Whether connections to a place are the application's, to be routed."""
+        if parse(self._prefix, place.database) is not None or self._is_entered(place.database):
+            return place.database in self._standing_in
+        return self._everything or any(place.is_at(other) for other in self._places)
+
+    def _send(
+        self, dialect: Dialect, entry: ConnectionPoolEntry | None, positional: list[Any], keywords: dict[str, Any]
+    ) -> None:
+        """An engine is about to connect."""
+        if dialect.name != "postgresql":
+            Mark().put_on(entry)
+            return
+        place = aimed_at(positional, keywords, self._defaults)
+        if not self._is_meant(place):
+            Mark(place.database if self._is_entered(place.database) else None).put_on(entry)
+        elif not self._entered:
+            raise self._refuse(
+                f"a connection to database {place} was refused: {self._shown} sends it to the clone of the test, and"
+                " there is none now; ask for the fixture `clonedb` in the test or the fixture that connects, or write"
+                " `autouse = true` in [tool.clonedb] to give every test a clone; code that runs at import cannot have"
+                " one"
+            )
+        else:
+            redirect(self._entered[-1], dialect.driver, positional, keywords)
+            Mark(self._current(), routed=True).put_on(entry)
+
+    def _look(self, dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:
+        """A connection was opened: if it was not by its engine, but by a `creator`, then see where it leads."""
+        mark = mark_of(entry)
+        if mark is None or (mark.database is None and not mark.routed):
+            place = reached(dbapi_connection, self._defaults)
+            if place is not None and self._is_meant(place) and not self._is_entered(place.database):
+                dbapi_connection.close()
+                raise self._refuse(
+                    f"an engine that makes its connections itself (a creator, a service file) reached database {place}:"
+                    f" {self._shown} means the clone of the test, so it was refused; make the engine from a URL, or let"
+                    " its creator ask for a clone's (`clonedb.dsn`, or the environment while a test has a clone)"
+                )
+            if mark is None:
+                ours = place is not None and self._is_entered(place.database)
+                mark = Mark(place.database, routed=True) if ours and place is not None else Mark()
+                mark.put_on(entry)
+        if mark.database is not None:
+            self._connections.opened(entry)
+
+    def _hand_out(self, dbapi_connection: Any, entry: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> None:
+        """A pool is about to hand out a connection: one that leads elsewhere by now is replaced."""
+        from sqlalchemy.exc import DisconnectionError
+
+        mark = mark_of(entry)
+        if mark is None:  # opened before anybody listened
+            place = reached(dbapi_connection, self._defaults)
+            mark = Mark(routed=place is not None and self._is_meant(place))
+            mark.put_on(entry)
+        if mark.routed and (mark.database is None or mark.database != self._current()):
+            raise DisconnectionError("the clone has changed")
+        if not self._connections.handed_out(entry, proxy):
+            raise DisconnectionError("the event loop has changed")
+
+    def _take_back(self, dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:
+        """A pool gets a connection back: it keeps none to a clone that is no more."""
+        if dbapi_connection is None:
+            return
+        mark = mark_of(entry)
+        if mark is not None and mark.database is not None and not self._is_entered(mark.database):
+            entry.invalidate()
+        else:
+            self._connections.handed_back(entry)
+
+    def _close(self, _dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:
+        self._connections.closed(entry)
+
+
+def _variable(name: str, source: str) -> DatabaseURL:
+    """The URL in an environment variable; raises ConfigError."""
+    if not (text := os.environ.get(name)):
+        raise ConfigError(
+            f"{source}: route names the environment variable {name!r}, which is not set{nearest(name, os.environ)};"
+            " set it, or write the application's URL itself, or '*' for every PostgreSQL engine"
+        )
+    return DatabaseURL.parse(text, f"{source}: route: variable {name!r}")

@@ -1,0 +1,134 @@
+"""What engines hold open on clones: which of it is idle, and on which event loop it was opened."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from clonedb.routing.loops import OpenEntry, OpenOnLoops
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection, Engine
+    from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+
+__all__ = ["Connections", "Mark", "mark_of"]
+
+_MARK = "clonedb"  # the key of a connection's `info`, which SQLAlchemy empties when the connection is replaced
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The clone that a connection leads to, None for any other place, and whether routing has sent it there."""
+
+    database: str | None = None
+    routed: bool = False
+
+    def put_on(self, entry: ConnectionPoolEntry | None) -> None:
+        """Mark the connection that an entry of a pool has, or is about to make."""
+        if entry is not None:
+            entry.info[_MARK] = self
+
+
+def mark_of(entry: OpenEntry) -> Mark | None:
+    """The mark of an entry's connection; None for one that was made unseen."""
+    mark: Mark | None = entry.info.get(_MARK)
+    return mark
+
+
+class Connections:
+    """Connections to clones, from when they are opened until they are closed."""
+
+    def __init__(self) -> None:
+        self._synchronous: dict[ConnectionPoolEntry, bool] = {}  # whether it is in use
+        self._on_loops = OpenOnLoops(self._renew_pools)
+        self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+    def opened(self, entry: ConnectionPoolEntry) -> None:
+        """A connection to a clone was opened, by an asynchronous driver or another."""
+        if hasattr(entry.dbapi_connection, "driver_connection"):  # SQLAlchemy's adapter of an asynchronous driver
+            self._on_loops.put(entry)
+        else:
+            self._synchronous[entry] = False
+
+    def handed_out(self, entry: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> bool:
+        """A connection is about to be used: whether it can be here.
+
+        One that was opened on another loop cannot: it is set aside, to be closed there, and the entry needs a new one.
+        """
+        if entry in self._synchronous:
+            self._synchronous[entry] = True
+        elif (loop := self._on_loops.loop_of(entry)) is not None:
+            if loop is not _running_loop():
+                self._on_loops.replace(entry, _Aside(dict(entry.info), entry.dbapi_connection))
+                entry.dbapi_connection = None  # type: ignore[misc]  # as its own detach does
+                return False
+            self._on_loops.put(entry, proxy)
+        return True
+
+    def handed_back(self, entry: ConnectionPoolEntry) -> None:
+        """A connection is idle again."""
+        if entry in self._synchronous:
+            self._synchronous[entry] = False
+        elif self._on_loops.loop_of(entry) is not None:
+            self._on_loops.put(entry)
+
+    def closed(self, entry: ConnectionPoolEntry) -> None:
+        """A connection was closed, or is somebody's own from now on."""
+        self._synchronous.pop(entry, None)
+        self._on_loops.remove(entry)
+
+    def seen(self, connection: Connection) -> None:
+        """An engine was used."""
+        if connection.dialect.is_async:
+            self._engines.add(connection.engine)
+
+    def close_idle(self, database: str) -> None:
+        """Close the connections to a clone that nobody uses; the others are the ones a test left open."""
+        for entry, in_use in list(self._synchronous.items()):
+            if not in_use and _leads_to(entry, database):
+                entry.invalidate()
+        self._on_loops.close(lambda entry, in_use: not in_use and _leads_to(entry, database))
+        self._renew_pools()
+
+    def end(self) -> None:
+        """Watch over nothing any more; what is in use on a loop is closed."""
+        self._synchronous.clear()
+        self._on_loops.end()
+
+    def _renew_pools(self) -> None:
+        """Give asynchronous engines new pools when the old ones are empty.
+
+        A pool waits for a free connection on an asyncio.Queue, which belongs to the first loop that waited.
+        """
+        from sqlalchemy.pool import QueuePool
+
+        for engine in list(self._engines):
+            if isinstance(engine.pool, QueuePool) and engine.pool.checkedout() == 0:
+                engine.dispose(close=False)
+
+
+class _Aside:
+    """A connection that was taken out of its pool, because its event loop is not the one that needs it."""
+
+    def __init__(self, info: dict[Any, Any], connection: Any) -> None:
+        self.info = info
+        self._connection = connection
+
+    def invalidate(self) -> None:
+        """Close it; asyncpg's cannot when its loop was closed."""
+        with contextlib.suppress(Exception):
+            getattr(self._connection, "terminate", self._connection.close)()
+
+
+def _leads_to(entry: OpenEntry, database: str) -> bool:
+    mark = mark_of(entry)
+    return mark is not None and mark.database == database
+
+
+def _running_loop() -> Any:
+    with contextlib.suppress(RuntimeError):
+        return asyncio.get_running_loop()
+    return None

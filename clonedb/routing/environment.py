@@ -1,0 +1,75 @@
+"""The environment variables that name the application's database, and what they hold while a test has a clone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from clonedb.routing.place import PLACE
+
+if TYPE_CHECKING:
+    from clonedb.url import DatabaseURL
+
+__all__ = ["EVERYTHING", "Environment", "variables_in"]
+
+EVERYTHING = "*"
+_LIBPQ = MappingProxyType(
+    {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGPASSWORD": "password", "PGDATABASE": "dbname"}
+)
+_OTHER_PLACES = ("PGSERVICE", "PGHOSTADDR")  # libpq lets both win over the others
+
+
+def variables_in(route: Iterable[str]) -> tuple[str, ...]:
+    """Of the entries of `route`, those that are names of environment variables."""
+    return tuple(entry for entry in route if entry != EVERYTHING and "://" not in entry)
+
+
+class Environment:
+    """Variables of this process, led to a clone and back.
+
+    Each is remembered as it was found, unless it was found as it was left: a test's monkeypatch that outlives the
+    clone puts the clone's URL back.
+    """
+
+    def __init__(self, variables: Mapping[str, DatabaseURL], defaults: Mapping[str, str]) -> None:
+        self._variables = variables
+        self._defaults = defaults
+        self._found: dict[str, str | None] = {}
+        self._written: dict[str, str | None] = {}
+
+    def lead_to(self, url: DatabaseURL) -> None:
+        """From now on the variables name this database, in URLs of the driver and the query that each had."""
+        values: dict[str, str | None] = {name: _like(was, url).render() for name, was in self._variables.items()}
+        keywords = {**self._defaults, **url.conninfo()}
+        values |= {name: keywords[keyword] for name, keyword in _LIBPQ.items() if keyword in keywords}
+        if url.host is not None:
+            values |= dict.fromkeys(_OTHER_PLACES)
+        for name, value in values.items():
+            now = os.environ.get(name)
+            if name not in self._written or now != self._written[name]:
+                self._found[name] = now
+            self._written[name] = value
+            _set(name, value)
+
+    def restore(self) -> None:
+        """Every variable is what it was."""
+        for name, value in self._found.items():
+            _set(name, value)
+
+
+def _set(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+def _like(was: DatabaseURL, url: DatabaseURL) -> DatabaseURL:
+    """A URL with another one's driver and query, but for the part of the query that says how to reach its server."""
+    query = tuple(pair for pair in was.query if pair[0] not in PLACE)
+    place = tuple(pair for pair in url.query if pair[0] in PLACE)
+    if was.driver == "asyncpg":  # SQLAlchemy hands a query on as asyncpg's own keywords, in which sslmode is ssl
+        place = tuple(("ssl" if name == "sslmode" else name, value) for name, value in place)
+    return url.replace(driver=was.driver, query=(*place, *query))

@@ -1,0 +1,152 @@
+"""The connections of asynchronous engines, each closed on the event loop that it was opened on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from clonedb.errors import CloneDBError
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from sqlalchemy.pool import PoolProxiedConnection
+
+__all__ = ["OpenEntry", "OpenOnLoops", "running_loop"]
+
+_PATIENCE = 5.0  # seconds for a loop that runs in another thread to close what is open on it
+_GRACE = 100  # milliseconds for a loop's other generators to close their own connections
+
+
+def running_loop() -> AbstractEventLoop:
+    """The asyncio loop that runs here; raises CloneDBError where none does."""
+    import asyncio
+
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise CloneDBError(
+            "an asynchronous engine was told to connect where no asyncio loop runs; await it on asyncio (there is no"
+            " driver of PostgreSQL for trio), and in synchronous code use clonedb_engine or clonedb_session"
+        ) from None
+
+
+class OpenEntry(Protocol):
+    """What holds an open connection: an entry of a SQLAlchemy pool."""
+
+    @property
+    def info(self) -> Any:
+        """What is noted of the connection."""
+
+    def invalidate(self) -> None:
+        """Close the connection, without a rollback."""
+
+
+class OpenOnLoops:
+    """What is open on each loop: an entry of a pool, and the connection it has handed out, or None if it is idle.
+
+    A loop may end before the fixtures do (pytest-asyncio's of a function) or after them (one of a session). So each
+    loop is given a guard, an asynchronous generator that waits for its end: whoever closes a loop properly first closes
+    its generators (`loop.shutdown_asyncgens`). Holding the connections also keeps the garbage collector from them,
+    which could close none without a loop. `ended` is called when a loop was found to have ended.
+    """
+
+    def __init__(self, ended: Callable[[], None] = lambda: None) -> None:
+        self._ended = ended
+        self._open: dict[AbstractEventLoop, dict[OpenEntry, PoolProxiedConnection | None]] = {}
+        self._guards: dict[AbstractEventLoop, AsyncGenerator[None]] = {}
+
+    def put(self, entry: OpenEntry, proxy: PoolProxiedConnection | None = None) -> None:
+        """An entry was opened on the running loop, or is handed out (`proxy`), or is idle again."""
+        loop = self.loop_of(entry)
+        if loop is None:
+            loop = running_loop()
+            if loop not in self._guards:
+                self._open[loop] = {}
+                self._guards[loop] = self._close_at_end(loop)
+                _step(anext(self._guards[loop]))  # up to its yield: the loop knows it from here on
+        self._open[loop][entry] = proxy
+
+    def loop_of(self, entry: OpenEntry) -> AbstractEventLoop | None:
+        """The loop that an entry was opened on; None if it is not open."""
+        return next((loop for loop, entries in list(self._open.items()) if entry in entries), None)
+
+    def replace(self, entry: OpenEntry, other: OpenEntry) -> None:
+        """Another holds the idle connection of an entry from now on."""
+        for entries in list(self._open.values()):
+            if entry in entries:
+                del entries[entry]
+                entries[other] = None
+
+    def remove(self, entry: OpenEntry) -> None:
+        """An entry was closed, or its connection became somebody's own."""
+        for entries in list(self._open.values()):
+            entries.pop(entry, None)
+
+    def close(self, which: Callable[[OpenEntry, bool], bool] = lambda _entry, _in_use: True) -> None:
+        """Close what is open and chosen by `which(entry, in_use)`, on its loop, which does not run in this thread now.
+
+        Where somebody closed the loop and left its generators, a new one has to do: psycopg can, asyncpg cannot.
+        """
+        import asyncio
+
+        for loop, entries in list(self._open.items()):
+            closed = loop.is_closed()
+            chosen = {entry: proxy for entry, proxy in entries.items() if closed or which(entry, proxy is not None)}
+            if chosen and loop.is_running():
+                asyncio.run_coroutine_threadsafe(_close(chosen), loop).result(_PATIENCE)
+            elif chosen and not closed:
+                loop.run_until_complete(_close(chosen))
+            elif chosen:
+                with contextlib.closing(asyncio.new_event_loop()) as another:
+                    another.run_until_complete(_close(chosen))
+            if closed:
+                self._forget(loop)
+
+    def end(self) -> None:
+        """Close everything, and wait for no loop any more."""
+        self.close()
+        for loop in list(self._open):
+            self._forget(loop)
+
+    def _forget(self, loop: AbstractEventLoop) -> None:
+        self._open.pop(loop, None)
+        if (guard := self._guards.pop(loop, None)) is not None:
+            _step(guard.aclose())
+        self._ended()
+
+    async def _close_at_end(self, loop: AbstractEventLoop) -> AsyncGenerator[None]:
+        """Wait for the end of the loop, and close what is open then.
+
+        The loop's other generators end at the same moment, each in a task, and may be about to close their sessions.
+        """
+        import asyncio
+
+        try:
+            yield
+        finally:
+            if entries := self._open.get(loop):
+                for _ in range(_GRACE):
+                    # two tasks: this one, and the one that waits for it
+                    if not any(proxy is not None for proxy in entries.values()) or len(asyncio.all_tasks()) <= 2:
+                        break
+                    await asyncio.sleep(0.001)
+                await _close(entries)
+            if self._guards.pop(loop, None) is not None:
+                self._open.pop(loop, None)
+                self._ended()
+
+
+def _step(awaitable: Awaitable[object]) -> None:
+    """Run what ends without waiting for anything, for which it takes no loop."""
+    with contextlib.suppress(StopIteration):
+        awaitable.__await__().send(None)
+
+
+async def _close(entries: Mapping[OpenEntry, PoolProxiedConnection | None]) -> None:
+    from sqlalchemy.util import greenlet_spawn
+
+    for entry, proxy in list(entries.items()):
+        # without a rollback, which would wait for a running query
+        await greenlet_spawn(entry.invalidate if proxy is None else proxy.invalidate)

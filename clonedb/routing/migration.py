@@ -1,0 +1,48 @@
+"""The connections of an interpreter in which migrations run, all sent to the database that is being built.
+
+A `do_connect` listener on SQLAlchemy's Engine class sees the connections of every engine of the process, whenever it
+was created, sync or async, so that an env.py needs no change.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from clonedb.errors import CloneDBError
+from clonedb.routing.place import current_database, redirect
+
+if TYPE_CHECKING:
+    from clonedb.url import DatabaseURL
+
+__all__ = ["MisroutedError", "route_everything"]
+
+
+class MisroutedError(CloneDBError):
+    """A connection reached another database than the one meant."""
+
+
+def route_everything(url: DatabaseURL) -> None:
+    """Send every PostgreSQL connection of this process's SQLAlchemy engines to one database, for good.
+
+    For the interpreter in which migrations run: whatever URL env.py reads, it cannot touch another database. An engine
+    that makes its connections with a `creator` of its own cannot be routed; its first connection is refused instead.
+    """
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+    from sqlalchemy.pool import Pool
+
+    database = url.database
+
+    @event.listens_for(Engine, "do_connect")
+    def _send(dialect: Any, _record: Any, positional: list[Any], keywords: dict[str, Any]) -> None:
+        if dialect.name == "postgresql":
+            redirect(url, dialect.driver, positional, keywords)
+
+    @event.listens_for(Pool, "connect")
+    def _look(dbapi_connection: Any, _record: Any) -> None:
+        reached = current_database(dbapi_connection)
+        if reached is not None and reached != database:
+            raise MisroutedError(
+                f"an engine with a creator of its own connected to database {reached!r}, which is not the one being"
+                " built, so it was refused; let env.py make its engine from a URL"
+            )
