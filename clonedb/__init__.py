@@ -11,28 +11,34 @@ if TYPE_CHECKING:
     from clonedb.clone import Clone
     from clonedb.config import Config
     from clonedb.errors import (
+        BoundsError,
         BuildError,
         CloneDBError,
         ConfigError,
+        LeakedConnectionWarning,
         LockTimeoutError,
         MigrationError,
         MissingExtensionError,
         NoMigrationsError,
         NotOursError,
         PermissionDeniedError,
+        RoutingError,
         SeedError,
         ServerError,
         ServerNotFoundError,
         TemplateInUseError,
         VerificationError,
     )
+    from clonedb.pytest_plugin.scopes import fixture
 
 __all__ = [
+    "BoundsError",
     "BuildError",
     "Clone",
     "CloneDBError",
     "Config",
     "ConfigError",
+    "LeakedConnectionWarning",
     "LockTimeoutError",
     "MigrationError",
     "MissingExtensionError",
@@ -40,15 +46,17 @@ __all__ = [
     "NotOursError",
     "OpenTemplate",
     "PermissionDeniedError",
+    "RoutingError",
     "SeedError",
     "ServerError",
     "ServerNotFoundError",
     "TemplateInUseError",
     "VerificationError",
+    "fixture",
     "template",
 ]
 
-_HOMES = MappingProxyType({"Clone": "clone", "Config": "config", "OpenTemplate": "api", "template": "api"})
+_HOMES = MappingProxyType({"Clone": "clone", "Config": "config", "OpenTemplate": "api", "fixture": "pytest_plugin.scopes", "template": "api"})
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,8 +12,8 @@ from clonedb.errors import ServerError, TemplateInUseError
 from clonedb.names import clone_name
 from clonedb.postgres import sql
 from clonedb.postgres.server import Server
-from clonedb.templates.find import Template
-from clonedb.templates.metadata import Kept
+from clonedb.templates.metadata import Kept, Template
+from clonedb.templates.properties import give, has_any
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from sqlalchemy.engine import Engine
 
-__all__ = ["Clone", "create"]
+__all__ = ["Clone", "create", "create_empty"]
 
 _PATIENCE = 10.0  # seconds that a clone waits for sessions to leave the template
 _WAL_LOG_LIMIT = 100 * 1024 * 1024  # bytes up to which WAL_LOG beats FILE_COPY's two checkpoints when fsync is on
@@ -31,25 +32,28 @@ class Clone:
     """A database of one's own, in the template's exact state.
 
     `name` is the database's, `url` its URL for SQLAlchemy, `dsn` the same for libpq, psycopg and other languages; both
-    hold the password. `seconds` is what making it took. As a context manager it drops the database at the end.
+    hold the password. `template` is None for an empty database. `seconds` is what making it took;
+    `worth_keeping` is false if a failed test leaves nothing in it to look at. As a context manager
+    it drops the database at the end.
     """
 
     server: Server = field(repr=False)
-    template: Template = field(repr=False)
+    template: Template | None = field(repr=False)
     name: str
     seconds: float
     kept: bool = False
+    worth_keeping: bool = True
     _engines: list[Engine] = field(default_factory=list, repr=False)
 
     @property
     def url(self) -> str:
         """`postgresql+psycopg://user:password@host:port/name`, with the configured driver."""
-        return self.server.url(self.name).render()
+        return self.server.public_url(self.name).render()
 
     @property
     def dsn(self) -> str:
         """`postgresql://user:password@host:port/name`, without a driver and without a driver's own parameters."""
-        url = self.server.url(self.name)
+        url = self.server.public_url(self.name)
         known = url.conninfo()
         parts = {"user", "password", "host", "dbname"} | ({"port"} if url.port else set())
         query = tuple((name, value) for name, value in known.items() if name not in parts)
@@ -74,7 +78,8 @@ class Clone:
         """
         from sqlalchemy import create_engine
 
-        url = self.server.url(self.name)
+        url = self.server.public_url(self.name)
+        keywords.setdefault("echo", self.server.config.echo)
         engine = create_engine((url.replace(driver="psycopg") if url.driver == "asyncpg" else url).render(), **keywords)
         self._engines.append(engine)
         return engine
@@ -83,6 +88,14 @@ class Clone:
         """Close the pools of the engines that `engine` made."""
         while self._engines:
             self._engines.pop().dispose()
+
+    def end_sessions(self) -> list[sql.Session]:
+        """End what is connected to the database, the engines of `engine` included: the sessions that nobody closed.
+
+        One that its client has just closed takes its server a moment to end, so they are given 25 ms.
+        """
+        self.dispose()
+        return self.server.run(lambda connection: sql.end_open_sessions(connection, self.name))
 
     def keep(self, kept: Kept) -> None:
         """Let the database outlive this process: `clonedb drop` or retention ends it.
@@ -128,12 +141,41 @@ def create(server: Server, template: Template) -> Clone:
     name = clone_name(server.config.prefix, metadata.fingerprint, server.owner, server.next_number())
     try:
         _copy(server, template, name, start + _PATIENCE)
-        if metadata.grants is not None or metadata.settings or metadata.comment:
-            server.run(lambda connection: _give(connection, name, template))
+        if has_any(metadata):
+            server.run(lambda connection: give(connection, name, metadata))
     except BaseException:  # Ctrl-C, too: it may come too late to cancel the statement
         _discard(server, name)
         raise
     return Clone(server, template, name, time.monotonic() - start)
+
+
+def create_empty(server: Server) -> Clone:
+    """Make a database that no migration has run in, with the configured extensions; otherwise as `create`."""
+    start = time.monotonic()
+    name = clone_name(server.config.prefix, "empty0", server.owner, server.next_number())
+    strategy = "file_copy" if not server.info.fsync and server.info.major >= 15 else None
+    try:
+        _guard_disk(server, name, lambda connection: sql.create_database(connection, name, strategy=strategy))
+        if server.config.extensions:
+            with contextlib.closing(server.connect(name)) as connection:
+                for extension in server.config.extensions:
+                    sql.create_extension(connection, extension)
+    except BaseException:
+        _discard(server, name)
+        raise
+    return Clone(server, None, name, time.monotonic() - start)
+
+
+def _guard_disk(server: Server, name: str, statement: Callable[[Connection[Any]], None]) -> None:
+    import psycopg
+
+    try:
+        server.run(statement)
+    except (psycopg.errors.DiskFull, psycopg.errors.IoError) as error:
+        raise ServerError(
+            f"{server.about} could not make clone {name!r}: {' '.join(str(error).split())}; free some space"
+            " (`clonedb gc`, `clonedb list`) and run again"
+        ) from None
 
 
 def _discard(server: Server, name: str) -> None:
@@ -148,8 +190,10 @@ def _copy(server: Server, template: Template, name: str, deadline: float) -> Non
     strategy = _strategy(server, template)
     while True:
         try:
-            server.run(
-                lambda connection: sql.create_database(connection, name, template=template.name, strategy=strategy)
+            _guard_disk(
+                server,
+                name,
+                lambda connection: sql.create_database(connection, name, template=template.name, strategy=strategy),
             )
         except psycopg.errors.ObjectInUse as error:
             if time.monotonic() > deadline:
@@ -163,11 +207,6 @@ def _copy(server: Server, template: Template, name: str, deadline: float) -> Non
             raise ServerError(
                 f"template {template.name!r} is gone from {server.about}: somebody dropped it; run again to rebuild it"
             ) from None
-        except (psycopg.errors.DiskFull, psycopg.errors.IoError) as error:
-            raise ServerError(
-                f"{server.about} could not make clone {name!r}: {' '.join(str(error).split())}; free some space"
-                " (`clonedb gc`, `clonedb list`) and run again"
-            ) from None
         else:
             return
 
@@ -179,13 +218,3 @@ def _strategy(server: Server, template: Template) -> str | None:
     if server.config.strategy != "auto":
         return server.config.strategy
     return "wal_log" if server.info.fsync and template.metadata.size < _WAL_LOG_LIMIT else "file_copy"
-
-
-def _give(connection: Connection[Any], name: str, template: Template) -> None:
-    metadata = template.metadata
-    if metadata.grants is not None:
-        sql.grant_on_database(connection, name, metadata.grants)
-    if metadata.settings:
-        sql.apply_settings(connection, name, metadata.settings)
-    if metadata.comment:
-        sql.comment(connection, name, metadata.comment)

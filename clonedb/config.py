@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from clonedb.keys import KEYS, check, shown
+from clonedb.errors import ConfigError
+from clonedb.keys import KEYS, check, nearest, shown
 
 __all__ = ["Config"]
 
@@ -19,7 +20,8 @@ class Config:
     """Everything a project can choose, passed whole from the first step to the last.
 
     `rootdir` is the project's directory: relative paths start there. `sources` names, for each key that was set, the
-    place it was set at; a key that is not in it has its default.
+    place it was set at; a key that is not in it has its default. `project_wide` is what a named template's was made
+    of, None for the project's own.
     """
 
     rootdir: Path
@@ -41,8 +43,14 @@ class Config:
     roles: tuple[str, ...] = KEYS["roles"].default
     watch: tuple[str, ...] = KEYS["watch"].default
     salt: str = KEYS["salt"].default
+    base: str | None = KEYS["base"].default
+    template: str = KEYS["template"].default
+    templates: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     driver: str | None = KEYS["driver"].default
+    role: str | None = KEYS["role"].default
+    role_password: str | None = field(default=KEYS["role_password"].default, repr=False)
     route: tuple[str, ...] = KEYS["route"].default
+    autouse: bool = KEYS["autouse"].default
     isolation: str = KEYS["isolation"].default
     strategy: str = KEYS["strategy"].default
     lock_timeout: float = KEYS["lock_timeout"].default
@@ -50,7 +58,11 @@ class Config:
     keep_count: int = KEYS["keep_count"].default
     keep_templates: int = KEYS["keep_templates"].default
     rebuild: bool = KEYS["rebuild"].default
+    frozen: bool = KEYS["frozen"].default
+    echo: bool = KEYS["echo"].default
+    off: bool = KEYS["off"].default
     sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    project_wide: Config | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         """The values that were set, without any password."""
@@ -63,7 +75,8 @@ class Config:
 
     def shown(self, name: str) -> str:
         """The value of a key as text that may be shown to anybody: a URL without its password."""
-        return shown(getattr(self, name))
+        value = getattr(self, name)
+        return repr("***") if KEYS[name].secret and value else shown(value)
 
     def replace(self, source: str, /, **values: Any) -> Config:
         """A copy with some keys set, after checking them.
@@ -75,6 +88,52 @@ class Config:
         checked = {name: check(name, value, source) for name, value in values.items()}
         sources = MappingProxyType({**self.sources, **dict.fromkeys(checked, source)})
         return dataclasses.replace(self, **checked, sources=sources)
+
+    def of_template(self, name: str, source: str) -> Config:
+        """The configuration of a named template: what its table says, and else the project's.
+
+        The seeds of the project belong to its own template: one with a `base` begins with what that holds. Raises
+        ConfigError when there is no such template (with the nearest name), or its bases lead round in a circle.
+        """
+        whole = self.project_wide or self
+        if name == "default":
+            return whole
+        if name not in whole.templates:
+            listed = ", ".join(["default", *whole.templates])
+            hint = nearest(name, {"default": None, **whole.templates})
+            raise ConfigError(
+                f"{source}: template {name!r} is not configured{hint}; there is {listed}. A table"
+                f" [tool.clonedb.templates.{name}] in pyproject.toml makes one"
+            )
+        values = dict(whole.templates[name])
+        if values.get("base"):
+            values.setdefault("seed", ())
+        place = f"{whole.source('templates')}.templates.{name}"
+        whole._demand_no_circle(name)  # noqa: SLF001 - one of this class's own
+        return dataclasses.replace(whole.replace(place, **{"template": name, **values}), project_wide=whole)
+
+    def of_revision(self, revision: str, source: str) -> Config:
+        """The configuration of a template that stops at a revision: without seeds, which want what comes later."""
+        found = self.replace(source, target=revision, seed=(), template="revision")
+        return dataclasses.replace(found, project_wide=self.project_wide or self)
+
+    def with_seeds(self, seeds: Sequence[str], source: str) -> Config:
+        """The configuration of a template that is this one with further seeds: nothing of this one is done again."""
+        found = self.replace(source, base=self.template, seed=tuple(seeds), template=f"{self.template}+seeds")
+        return dataclasses.replace(found, project_wide=self.project_wide or self)
+
+    def of_base(self) -> Config | None:
+        """The configuration of the template that this one is built upon; None if it is built from nothing."""
+        return None if self.base is None else self.of_template(self.base, f"{self.source('base')}: base")
+
+    def _demand_no_circle(self, name: str) -> None:
+        bases = {"default": self.base, **{key: table.get("base") for key, table in self.templates.items()}}
+        seen = [name]
+        while (base := bases.get(seen[-1])) is not None:
+            if base in seen:
+                circle = " -> ".join([*seen, base])
+                raise ConfigError(f"{self.source('templates')}: base leads round in a circle: {circle}; take one away")
+            seen.append(base)
 
     def path(self, value: str) -> Path:
         """A path from the configuration: `~` expanded, relative ones from the project's directory."""

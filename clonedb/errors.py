@@ -14,6 +14,10 @@ CloneDBError
  +-- LockTimeoutError           somebody else's build took longer than lock_timeout
  +-- TemplateInUseError         sessions on the template kept it from being cloned
  +-- NotOursError               a database was named that clonedb did not make
+ +-- BoundsError                a test under `rollback` left its one transaction
+ +-- RoutingError             an application's connection could not be sent to a clone
+
+LeakedConnectionWarning         a test ended with a connection open; filterwarnings makes an error of it
 
 A message says what happened, shows the value by its repr, and says what to do. No message holds a password.
 """
@@ -21,15 +25,18 @@ A message says what happened, shows the value by its repr, and says what to do. 
 from __future__ import annotations
 
 __all__ = [
+    "BoundsError",
     "BuildError",
     "CloneDBError",
     "ConfigError",
+    "LeakedConnectionWarning",
     "LockTimeoutError",
     "MigrationError",
     "MissingExtensionError",
     "NoMigrationsError",
     "NotOursError",
     "PermissionDeniedError",
+    "RoutingError",
     "SeedError",
     "ServerError",
     "ServerNotFoundError",
@@ -92,3 +99,15 @@ class TemplateInUseError(CloneDBError):
 
 class NotOursError(CloneDBError):
     """A database was named that clonedb did not make, so it is left alone."""
+
+
+class BoundsError(CloneDBError):
+    """A test under isolation `rollback` wanted a second connection, or ended the transaction that holds it."""
+
+
+class RoutingError(CloneDBError):
+    """A connection to the application's database was refused, because there is no clone to send it to."""
+
+
+class LeakedConnectionWarning(UserWarning):
+    """A test ended with connections to its database open; they were ended, and the database was taken back."""

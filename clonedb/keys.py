@@ -11,13 +11,13 @@ from typing import Any
 
 from clonedb.errors import ConfigError
 
-__all__ = ["KEYS", "Key", "check", "nearest", "shown"]
+__all__ = ["ISOLATIONS", "KEYS", "TEMPLATE_KEYS", "Key", "check", "nearest", "shown"]
 
 
 class Key:
     """One setting: its name, type, default, help, and the values it takes. Not a dataclass: those cost 1 ms to make."""
 
-    __slots__ = ("choices", "default", "help", "minimum", "name", "type")
+    __slots__ = ("choices", "default", "help", "minimum", "name", "secret", "type")
 
     def __init__(
         self,
@@ -28,6 +28,7 @@ class Key:
         *,
         choices: tuple[str, ...] = (),
         minimum: float | None = None,
+        secret: bool = False,
     ) -> None:
         self.name = name
         self.type = kind
@@ -35,6 +36,7 @@ class Key:
         self.help = about
         self.choices = choices
         self.minimum = minimum
+        self.secret = secret
 
     @property
     def option(self) -> str:
@@ -78,6 +80,16 @@ class Key:
             raise ConfigError(f"{source}: {self.name} is {shown(text)}, which is not JSON: {error}") from None
 
 
+ISOLATIONS = ("auto", "clone", "rollback", "truncate", "migrate", "worker", "readonly")
+
+# what a named template may say of its own; anything else is the project's
+TEMPLATE_KEYS = frozenset(
+    {
+        *("alembic_ini", "alembic_section", "alembic", "x", "target", "seed", "extensions", "roles", "watch", "salt"),
+        "base",
+    }
+)
+
 _ALL = (
     Key("url", str, None, "URL of the PostgreSQL server to use; without one, an embedded server is run"),
     Key("maintenance_database", str, "postgres", "database for administrative statements and locks"),
@@ -97,15 +109,24 @@ _ALL = (
     Key("roles", tuple, (), "roles to create when the server lacks them"),
     Key("watch", tuple, (), "globs of further files that the template depends on"),
     Key("salt", str, "", "any text; a different one gives a different template"),
+    Key("base", str, None, "named template that this one is built upon"),
+    Key("template", str, "default", "named template that tests get"),
+    Key("templates", dict, {}, "named templates, each a table of settings that differ from the project's"),
     Key("driver", str, None, "driver in the URLs handed out (psycopg, psycopg2, asyncpg, ...)"),
-    Key("route", tuple, (), "environment variables that hold the application's database URL"),
-    Key("isolation", str, "auto", "what a test gets", choices=("auto", "clone", "worker")),
+    Key("role", str, None, "role that tests and the application connect as; without it, the one of the server's URL"),
+    Key("role_password", str, None, "password of that role on a server of your own", secret=True),
+    Key("route", tuple, (), "variables that hold the application's database URL, such URLs, or '*' for all of them"),
+    Key("autouse", bool, False, "give every test a database without being asked"),
+    Key("isolation", str, "auto", "what a test gets", choices=ISOLATIONS),
     Key("strategy", str, "auto", "how CREATE DATABASE copies", choices=("auto", "file_copy", "wal_log")),
     Key("lock_timeout", float, 600.0, "seconds to wait for somebody else's build", minimum=0),
     Key("keep", str, "failed", "whose clones are kept after the test", choices=("failed", "all", "none")),
     Key("keep_count", int, 3, "how many kept clones a project has at most", minimum=0),
     Key("keep_templates", int, 5, "how many templates a project has at most, by last use", minimum=1),
     Key("rebuild", bool, False, "build the template anew, once for the run"),
+    Key("frozen", bool, False, "never build a template: fail if it is not there, and say which command builds it"),
+    Key("echo", bool, False, "print every SQL statement of SQLAlchemy's engines"),
+    Key("off", bool, False, "skip the tests that need a database"),
 )
 
 KEYS: Mapping[str, Key] = MappingProxyType({key.name: key for key in _ALL})
@@ -146,7 +167,7 @@ def check(name: str, value: Any, source: str) -> Any:
     if key.type is tuple:
         return _check_list(key, value, source)
     if key.type is dict:
-        return _check_table(key, value, source)
+        return (_check_templates if name == "templates" else _check_table)(key, value, source)
     if key.type is float and type(value) is int:
         value = float(value)
     right_type: bool = type(value) is key.type
@@ -173,6 +194,25 @@ def _check_table(key: Key, value: Any, source: str) -> Mapping[str, str]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{source}: {key.name} is {shown(value)}; it takes a table of names and values")
     return MappingProxyType({str(name): _as_ini(item) for name, item in value.items()})
+
+
+def _check_templates(key: Key, value: Any, source: str) -> Mapping[str, Mapping[str, Any]]:
+    """Named templates: a table of tables, whose settings are those that a template is made of."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{source}: {key.name} is {shown(value)}; it takes a table of names and values")
+    checked: dict[str, Mapping[str, Any]] = {}
+    for name, table in value.items():
+        place = f"{source}.templates.{name}"
+        if name in ("default", "revision"):
+            raise ConfigError(f"{place}: {name!r} means a template that clonedb makes itself; give this one another name")
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"{place}: a named template is {shown(table)}; it takes a table of settings")
+        if unknown := sorted(table.keys() - TEMPLATE_KEYS):
+            hint = nearest(unknown[0], dict.fromkeys(TEMPLATE_KEYS))
+            takes = ", ".join(sorted(TEMPLATE_KEYS))
+            raise ConfigError(f"{place}: a template has no setting {unknown[0]!r}{hint}; it takes {takes}")
+        checked[name] = MappingProxyType({key: check(key, item, place) for key, item in table.items()})
+    return MappingProxyType(checked)
 
 
 def _as_ini(item: Any) -> str:

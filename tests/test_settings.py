@@ -35,8 +35,14 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "roles": (["file"], ["environment"], ["options"]),
     "watch": (["file/*"], ["environment/*"], ["options/*"]),
     "salt": ("file", "environment", "options"),
+    "base": ("file", "environment", "options"),
+    "template": ("file", "environment", "options"),
+    "templates": ({"file": {"target": "1"}}, {"environment": {"seed": ["a.sql"]}}, {"options": {"base": "default"}}),
     "driver": ("psycopg", "psycopg2", "asyncpg"),
+    "role": ("file", "environment", "options"),
+    "role_password": ("file", "environment", "options"),
     "route": (["FILE"], ["ENVIRONMENT"], ["OPTIONS"]),
+    "autouse": (True, False, True),
     "isolation": ("clone", "worker", "auto"),
     "strategy": ("file_copy", "wal_log", "auto"),
     "lock_timeout": (1.5, 2.0, 3.0),
@@ -44,6 +50,9 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "keep_count": (1, 2, 4),
     "keep_templates": (1, 2, 3),
     "rebuild": (True, False, True),
+    "frozen": (True, False, True),
+    "echo": (True, False, True),
+    "off": (True, False, True),
 }
 
 
@@ -92,7 +101,9 @@ def _text(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value if isinstance(value, (str, int, float)) else dict(value)
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, (str, int, float)) else {name: _plain(item) for name, item in value.items()}
 
 
 def test_table_of_values_is_complete() -> None:
@@ -185,7 +196,7 @@ def test_relative_start_is_made_absolute(
         ("source = 'x'", "unknown setting 'source'"),
         ("keep_count = '3'", "keep_count is '3'; it takes a whole number"),
         ("keep_count = -1", "keep_count is -1; the least it takes is 0"),
-        ("isolation = 'clones'", "isolation is 'clones' (did you mean 'clone'?); it takes one of auto, clone, worker"),
+        ("isolation = 'clones'", "isolation is 'clones' (did you mean 'clone'?); it takes one of auto, clone, rollback"),
         ("seed = 'a.sql'", "seed is 'a.sql'; it takes a list of strings"),
         ("lock_timeout = inf", "lock_timeout is inf; it takes a finite number"),
         ("alembic = 'alembic.ini'", "alembic is 'alembic.ini'; it takes a table"),

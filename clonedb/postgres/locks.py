@@ -22,6 +22,7 @@ __all__ = [
     "keep_key",
     "owner_key",
     "release",
+    "role_key",
     "try_lock",
     "use_key",
     "wait_for_lock",
@@ -46,6 +47,11 @@ def collector_key(prefix: str) -> int:
 def keep_key(project: str) -> int:
     """The lock of whoever decides whether there is room for one more kept clone of a project."""
     return _key("keep", project)
+
+
+def role_key(role: str) -> int:
+    """The lock of whoever gives the tests' role its right to log in."""
+    return _key("role", role)
 
 
 def use_key(template: str) -> int:

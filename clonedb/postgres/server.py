@@ -190,6 +190,16 @@ class Server:
         """The URL of one database of the server, for people and applications: loopback TCP, or the user's own URL."""
         return self.public.replace(database=database, driver=driver or self.public.driver)
 
+    def public_url(self, database: str) -> DatabaseURL:
+        """The URL of a test's database, for the test and the application: that of the configured role, if there is one.
+
+        Without a password of that role, on a server of the user's own, libpq looks for one (PGPASSFILE, ~/.pgpass).
+        """
+        url, config = self.url(database), self.config
+        if config.role is None:
+            return url
+        return url.replace(user=config.role, password=self.lease.password if self.lease else config.role_password)
+
     def close(self) -> None:
         """Give up the leases: the session first, so that nothing of ours is left when the embedded server stops."""
         with self._lock:

@@ -7,7 +7,6 @@ maintenance database unless a docstring says otherwise.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -17,36 +16,27 @@ if TYPE_CHECKING:
 __all__ = [
     "Database",
     "ServerInfo",
-    "apply_settings",
+    "Session",
+    "allow_connections",
     "backend_pids",
     "comment",
     "create_database",
     "create_extension",
     "create_role_if_missing",
-    "database_settings",
     "database_size",
     "databases",
     "drop_database",
     "drop_whatever",
+    "end_open_sessions",
     "end_sessions",
     "find_database",
-    "grant_on_database",
-    "grants_on_database",
+    "let_role_log_in",
     "rename_database",
     "seal",
     "server_info",
     "sessions",
     "unseal",
 ]
-
-
-# pg_dump's list of the settings whose text holds quoted names (GUC_LIST_QUOTE)
-_LISTS_OF_NAMES = frozenset(
-    {
-        *("local_preload_libraries", "search_path", "session_preload_libraries", "shared_preload_libraries"),
-        *("temp_tablespaces", "unix_socket_directories"),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +146,41 @@ def end_sessions(connection: Connection[Any], name: str, *, patience: float = 5.
     return ended
 
 
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A client's session: its process, what it calls itself, what it is doing (`idle in transaction`), and its last
+    statement.
+    """
+
+    pid: int
+    application: str
+    state: str
+    statement: str
+
+
+def end_open_sessions(connection: Connection[Any], name: str, *, grace: float = 0.025) -> list[Session]:
+    """End every session of a database that its client has not closed, and say which those were.
+
+    A client's close() returns before its server process has ended, so that all are given `grace` seconds to go.
+    """
+    deadline = time.monotonic() + grace
+    while open_now := _open_sessions(connection, name):
+        if time.monotonic() > deadline:
+            end_sessions(connection, name)
+            break
+        time.sleep(0.0005)
+    return open_now
+
+
+def _open_sessions(connection: Connection[Any], name: str) -> list[Session]:
+    rows = connection.execute(
+        "select pid, application_name, coalesce(state, ''), coalesce(query, '') from pg_stat_activity"
+        " where datname = %s and pid <> pg_backend_pid() and backend_type = 'client backend'",
+        [name],
+    )
+    return [Session(*row) for row in rows]
+
+
 def backend_pids(connection: Connection[Any], name: str) -> list[int]:
     """The processes that serve clients of a database."""
     rows = connection.execute(
@@ -193,6 +218,11 @@ def seal(connection: Connection[Any], name: str) -> None:
     _run(connection, "alter database {} allow_connections false is_template true", name)
 
 
+def allow_connections(connection: Connection[Any], name: str, *, allowed: bool) -> None:
+    """Let clients into a database, or nobody, not even a superuser; those that are in may stay."""
+    _run(connection, "alter database {} allow_connections " + ("true" if allowed else "false"), name)
+
+
 def unseal(connection: Connection[Any], name: str) -> None:
     """Make an ordinary database of a template, so that it can be dropped."""
     _run(connection, "alter database {} is_template false", name)
@@ -221,75 +251,12 @@ def create_role_if_missing(connection: Connection[Any], name: str) -> bool:
     return True
 
 
-def database_settings(connection: Connection[Any], name: str) -> list[tuple[str | None, str, str]]:
-    """What ALTER DATABASE SET and ALTER ROLE IN DATABASE SET left: (role or None, setting, value)."""
-    rows = connection.execute(
-        """
-        select r.rolname, split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)
-        from pg_db_role_setting s join pg_database d on d.oid = s.setdatabase
-             left join pg_roles r on r.oid = s.setrole, unnest(s.setconfig) c
-        where d.datname = %s order by 1 nulls first, 2
-        """,
-        [name],
-    )
-    return [(row[0], row[1], row[2]) for row in rows]
-
-
-def apply_settings(connection: Connection[Any], name: str, settings: Sequence[Sequence[str | None]]) -> None:
-    """Give a clone its template's settings: CREATE DATABASE ... TEMPLATE does not copy them.
-
-    The stored text is a literal, but that of a list of quoted names: such a setting is set here and taken from here,
-    as parsing it would be the alternative. (Any other might work here meanwhile: a role, a statement_timeout.)
-    """
+def let_role_log_in(connection: Connection[Any], name: str, password: str) -> None:
+    """Create a role if it is missing, and give it a password and the right to log in."""
     from psycopg import sql
 
-    with connection.transaction():
-        for role, setting, value in settings:
-            assert setting is not None  # noqa: S101 - comes from database_settings
-            if role is None:
-                whose = sql.SQL("alter database {}").format(sql.Identifier(name))
-            else:
-                whose = sql.SQL("alter role {} in database {}").format(sql.Identifier(role), sql.Identifier(name))
-            if setting.lower() in _LISTS_OF_NAMES:
-                connection.execute("select set_config(%s, %s, true)", [setting, value])
-                connection.execute(whose + sql.SQL(" set {} from current").format(sql.Identifier(setting)))
-            else:
-                connection.execute(whose + sql.SQL(" set {} to {}").format(sql.Identifier(setting), sql.Literal(value)))
-
-
-def grants_on_database(connection: Connection[Any], name: str) -> list[tuple[str | None, str, bool]] | None:
-    """Privileges on a database other than its owner's: (role or None for PUBLIC, privilege, grantable).
-
-    None when nobody ever granted or revoked anything, so that PostgreSQL's defaults hold.
-    """
-    row = connection.execute("select datacl is null from pg_database where datname = %s", [name]).fetchone()
-    if row is None or row[0]:
-        return None
-    rows = connection.execute(
-        """
-        select r.rolname, a.privilege_type, a.is_grantable
-        from pg_database d, aclexplode(d.datacl) a left join pg_roles r on r.oid = a.grantee
-        where d.datname = %s and a.grantee <> d.datdba order by 1 nulls first, 2
-        """,
-        [name],
-    )
-    return [(row[0], row[1], row[2]) for row in rows]
-
-
-def grant_on_database(connection: Connection[Any], name: str, grants: Sequence[Sequence[Any]]) -> None:
-    """Give a clone its template's privileges, in place of PostgreSQL's defaults."""
-    from psycopg import sql
-
-    privileges = {"CONNECT", "CREATE", "TEMPORARY", "TEMP"}
-    with connection.transaction():
-        _run(connection, "revoke all on database {} from public", name)
-        for role, privilege, grantable in grants:
-            if privilege not in privileges:
-                continue
-            statement = sql.SQL("grant {} on database {} to {}").format(
-                sql.SQL(privilege), sql.Identifier(name), sql.Identifier(role) if role else sql.SQL("public")
-            )
-            connection.execute(statement + sql.SQL(" with grant option") if grantable else statement)
+    create_role_if_missing(connection, name)
+    connection.execute(sql.SQL("alter role {} login password {}").format(sql.Identifier(name), sql.Literal(password)))
 
 
 def _run(connection: Connection[Any], statement: LiteralString, *identifiers: str) -> None:

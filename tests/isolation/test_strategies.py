@@ -8,7 +8,9 @@ import pytest
 
 import clonedb
 from clonedb.config import Config
-from clonedb.isolation import STRATEGIES, CloneEach, CloneWorker
+from clonedb.isolation.clones import CloneEach, CloneWorker
+from clonedb.isolation.strategies import STRATEGIES
+from clonedb.isolation.strategy import Origin
 from clonedb.keys import KEYS
 from clonedb.templates.metadata import Kept
 from tests.projects import Project, databases
@@ -20,6 +22,13 @@ def template(items: Project, config: Config, prefix: str) -> Iterator[clonedb.Op
     settings = {name: getattr(config, name) for name in ("state_dir", "postgres_bin", "salt", "idle_timeout")}
     with clonedb.template(items.directory, **settings, prefix=prefix) as opened:
         yield opened
+
+
+def origin(template: clonedb.OpenTemplate) -> Origin:
+    """Where the strategies' databases come from."""
+    return Origin(
+        server=template.server, project=template.project, template=template.record, base=None, make=template.clone
+    )
 
 
 def rows(clone: clonedb.Clone) -> int:
@@ -40,7 +49,7 @@ def test_every_strategy_of_the_configuration_is_there() -> None:
 
 def test_clone_gives_each_test_its_own(template: clonedb.OpenTemplate, admin_dsn: str, prefix: str) -> None:
     """Two tests at once have two databases; each is gone when it is released, but for one that is kept."""
-    strategy = CloneEach(template.clone)
+    strategy = CloneEach(origin(template))
     first, second = strategy.acquire(), strategy.acquire()
     assert [rows(first), rows(first), rows(second)] == [1, 2, 1]
     strategy.release(first)
@@ -53,7 +62,7 @@ def test_clone_gives_each_test_its_own(template: clonedb.OpenTemplate, admin_dsn
 
 def test_worker_gives_all_tests_the_same(template: clonedb.OpenTemplate, admin_dsn: str, prefix: str) -> None:
     """It is made for the first, never reset, and dropped at the end; after that the next gets a new one."""
-    strategy = CloneWorker(template.clone)
+    strategy = CloneWorker(origin(template))
     assert databases(admin_dsn, f"{prefix}_c") == []
     first = strategy.acquire()
     assert rows(first) == 1

@@ -1,0 +1,210 @@
+"""`rollback`: sessions inside one outer transaction of one connection, which is never committed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from clonedb.clone import Clone
+from clonedb.errors import BoundsError
+from clonedb.isolation.strategy import Reusable
+from clonedb.postgres import sql
+
+if TYPE_CHECKING:
+    from psycopg import Connection as PsycopgConnection
+    from sqlalchemy.engine import Connection, Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+    from sqlalchemy.orm import Session, sessionmaker
+
+__all__ = ["REFUSED", "HeldClone", "Rollback", "refusal"]
+
+REFUSED = "is not currently accepting connections"
+"""How PostgreSQL words its refusal of a second connection (SQLSTATE 55000)."""
+
+_INSTEAD = (
+    "under isolation 'rollback' there is one connection, which clonedb_session and clonedb_sessionmaker (or"
+    " clonedb_async_session and clonedb_async_sessionmaker) hold; use those, or isolation 'auto', under which a test"
+    " may have as many as it likes"
+)
+
+
+_MARK = "clonedb_outer"  # the savepoint that tells the outer transaction from any other
+
+
+def refusal(what: str) -> BoundsError:
+    """The error of a test that wants what `rollback` cannot give."""
+    return BoundsError(f"{what}; {_INSTEAD}")
+
+
+class Hold:
+    """One connection in a transaction that nobody is to end; opened when a session first needs it.
+
+    While it is open the database takes no other connection (ALLOW_CONNECTIONS false, which holds for superusers too): a
+    second one would not see what the first has written, and what it commits would stay.
+    """
+
+    def __init__(self, clone: HeldClone, engine: Engine) -> None:
+        from sqlalchemy import event
+
+        self._clone = clone
+        self._connection: Connection | None = None
+        self.wanted = False
+        self.left = False
+        self.told = False
+        event.listen(engine, "do_connect", self._open_gate)
+        event.listen(engine, "connect", self._close_gate)
+        event.listen(engine, "commit", self._refuse_commit)
+        event.listen(engine, "after_cursor_execute", self._look)
+        self.engine = engine
+
+    def connection(self) -> Connection:
+        """The connection, in its outer transaction."""
+        if self._connection is None:
+            self._connection = self.engine.connect()
+            self._connection.begin()
+            self._connection.exec_driver_sql(f"savepoint {_MARK}")
+        return self._connection
+
+    def end(self) -> None:
+        """Roll the transaction back; `left` says whether the test had ended it, `told` whether it was told so."""
+        connection, self._connection, self.wanted = self._connection, None, False
+        if connection is None or connection.closed:
+            return
+        if not self.left and not connection.invalidated:
+            self.left = not _is_marked(connection.connection.dbapi_connection)
+        connection.close()
+
+    def _open_gate(self, *_: object) -> None:
+        self._clone.allow_connections(True)
+
+    def _close_gate(self, *_: object) -> None:
+        self._clone.allow_connections(False)
+
+    def _refuse_commit(self, *_: object) -> None:
+        self._leave("a commit of the outer transaction was refused")
+
+    def _look(self, connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+        if connection is self._connection and not _in_transaction(connection.connection.dbapi_connection):
+            self._leave(f"{statement[:80]!r} ended the outer transaction")
+
+    def _leave(self, what: str) -> NoReturn:
+        self.left = self.told = True
+        raise refusal(what)
+
+
+def _is_marked(dbapi_connection: Any) -> bool:
+    """Whether the transaction is the one that was begun: the savepoint at its beginning ends with it."""
+    cursor = dbapi_connection.cursor()
+    try:
+        cursor.execute(f"rollback to savepoint {_MARK}")
+    except Exception:  # noqa: BLE001 - of whatever driver
+        return False
+    finally:
+        cursor.close()
+    return True
+
+
+def _in_transaction(dbapi_connection: Any) -> bool:
+    """Whether a DBAPI connection is in a transaction, as its driver knows from the server's last word."""
+    driver = getattr(dbapi_connection, "driver_connection", dbapi_connection)
+    if hasattr(driver, "is_in_transaction"):  # asyncpg
+        return bool(driver.is_in_transaction())
+    return int(driver.info.transaction_status) != 0  # libpq's PQTRANS_IDLE
+
+
+@dataclass(slots=True, eq=False)
+class HeldClone(Clone):
+    """The worker's clone under `rollback`: it gives sessions, and no other connection."""
+
+    _hold: Hold | None = field(default=None, repr=False)
+    _async_hold: Hold | None = field(default=None, repr=False)
+
+    def connect(self, **keywords: Any) -> PsycopgConnection[Any]:
+        """Raises BoundsError: it would be a second connection."""
+        del keywords
+        raise refusal("clonedb_connection and Clone.connect() open a connection of their own")
+
+    def engine(self, **keywords: Any) -> Engine:
+        """Raises BoundsError: an engine opens connections as it likes."""
+        del keywords
+        raise refusal("clonedb_engine and Clone.engine() open connections of their own")
+
+    def allow_connections(self, allowed: bool) -> None:  # noqa: FBT001 - it is the one thing that is said
+        """Let a connection in, or nobody."""
+        self.server.run(lambda connection: sql.allow_connections(connection, self.name, allowed=allowed))
+
+    def sessionmaker(self) -> sessionmaker[Session]:
+        """A sessionmaker whose sessions are savepoints inside the outer transaction: commits are seen, and undone."""
+        from sqlalchemy.orm import sessionmaker
+
+        self._hold = self._hold or Hold(self, Clone.engine(self))
+        self._demand_one_of(self._hold, self._async_hold)
+        return sessionmaker(class_=_session_class(self._hold), join_transaction_mode="create_savepoint")
+
+    def async_sessionmaker(self, engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+        """The same for asynchronous sessions, on an engine that is made for the test's loop and closed with it."""
+        from sqlalchemy.ext.asyncio import async_sessionmaker
+
+        if self._async_hold is None or self._async_hold.engine is not engine.sync_engine:
+            self._async_hold = Hold(self, engine.sync_engine)
+        self._demand_one_of(self._async_hold, self._hold)
+        return async_sessionmaker(
+            sync_session_class=_session_class(self._async_hold),
+            join_transaction_mode="create_savepoint",
+            expire_on_commit=False,
+        )
+
+    def _demand_one_of(self, wanted: Hold, other: Hold | None) -> None:
+        wanted.wanted = True
+        if other is not None and other.wanted:
+            raise refusal("a test asks for a synchronous and an asynchronous session, which are two connections")
+
+    def roll_back(self) -> tuple[bool, bool]:
+        """End the outer transaction: whether the test had left it, so that something may be committed, and was told."""
+        held = [hold for hold in (self._hold, self._async_hold) if hold is not None]
+        if self._hold is not None:
+            self._hold.end()
+        self._async_hold = None  # its engine was closed with the test's loop, and the server rolled back
+        return any(hold.left for hold in held), any(hold.told for hold in held)
+
+
+def _session_class(hold: Hold) -> type[Session]:
+    from sqlalchemy.orm import Session
+
+    class HeldSession(Session):
+        """A session on the held connection, which is opened when the session first needs it."""
+
+        def get_bind(self, *_: Any, **__: Any) -> Connection:
+            return hold.connection()
+
+    return HeldSession
+
+
+class Rollback(Reusable):
+    """One clone for the worker, in which every test's outer transaction is rolled back."""
+
+    def make(self) -> Clone:
+        """A clone that takes no connections but the held one."""
+        made = super().make()
+        clone = HeldClone(made.server, made.template, made.name, made.seconds, worth_keeping=False)
+        clone.allow_connections(False)
+        return clone
+
+    def release(self, clone: Clone) -> Sequence[sql.Session]:
+        """Roll back; a test that left its transaction costs a new clone."""
+        assert isinstance(clone, HeldClone)  # noqa: S101 - made above
+        left, told = clone.roll_back()
+        if not left:
+            self._free.append(clone)
+            return ()
+        self.drop(clone)
+        if not told:
+            raise BoundsError(
+                f"the test ended its outer transaction, by a way that SQLAlchemy does not see; {_INSTEAD}"
+            )
+        return ()
+
+    def reset(self, clone: Clone) -> bool:
+        """Not asked: release() does all of it."""
+        raise NotImplementedError

@@ -1,0 +1,109 @@
+"""What every strategy is: its two moments, what it is made of, and the clones that several tests use in turn."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from clonedb.clone import Clone
+from clonedb.postgres.server import Server
+from clonedb.postgres.sql import Session
+from clonedb.project.find import Project
+from clonedb.templates.metadata import Template
+
+__all__ = ["Origin", "Reusable", "Strategy"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a strategy's databases come from; `make` makes a clone of the template, and counts it.
+
+    `base` is the template that this one is built upon, None for one that is built from nothing.
+    """
+
+    server: Server
+    project: Project
+    template: Template
+    base: Template | None
+    make: Callable[[], Clone]
+
+
+class Strategy(Protocol):
+    """Gives each test its database."""
+
+    def acquire(self) -> Clone:
+        """The database of the test that begins."""
+
+    def release(self, clone: Clone) -> Sequence[Session]:
+        """The test has ended; a clone that is to be kept is marked so already.
+
+        Returns the sessions that the test left open, which were ended.
+        """
+
+    def close(self) -> None:
+        """The worker has ended; may be called again."""
+
+
+class Reusable:
+    """Clones that are brought back to where they were after each test, and handed on to the next.
+
+    Two that are held at once (a module's and a test's) are two clones. One that cannot be brought back is dropped, and
+    the next test gets a new one; so it is with one that is kept.
+    """
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+        self._free: list[Clone] = []
+
+    def acquire(self) -> Clone:
+        """A clone that is free, or a new one."""
+        clone = self._free.pop() if self._free else self.make()
+        try:
+            self.begin(clone)
+        except BaseException:
+            self._discard(clone)
+            raise
+        return clone
+
+    def release(self, clone: Clone) -> Sequence[Session]:
+        """Bring it back for the next test."""
+        if clone.kept:
+            clone.dispose()
+            return ()
+        try:
+            left_open = clone.end_sessions()
+            clean = self.reset(clone)
+        except BaseException:
+            self._discard(clone)
+            raise
+        if clean:
+            self._free.append(clone)
+        else:
+            self.drop(clone)
+        return left_open
+
+    def close(self) -> None:
+        """Drop them."""
+        while self._free:
+            self.drop(self._free.pop())
+
+    def make(self) -> Clone:
+        """A new one."""
+        return self.origin.make()
+
+    def begin(self, clone: Clone) -> None:
+        """A test is about to get it."""
+
+    def reset(self, clone: Clone) -> bool:
+        """Bring it back; False if that cannot be done, so that the next test gets a new one."""
+        raise NotImplementedError
+
+    def drop(self, clone: Clone) -> None:
+        """It is not handed on any more."""
+        clone.drop()
+
+    def _discard(self, clone: Clone) -> None:
+        with contextlib.suppress(Exception):  # the error that led here is the one to see
+            self.drop(clone)

@@ -1,0 +1,90 @@
+"""What CREATE DATABASE ... TEMPLATE does not copy: a database's settings and the privileges on it, read and given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+__all__ = ["apply_settings", "database_settings", "grant_on_database", "grants_on_database"]
+
+# pg_dump's list of the settings whose text holds quoted names (GUC_LIST_QUOTE)
+_LISTS_OF_NAMES = frozenset(
+    {
+        *("local_preload_libraries", "search_path", "session_preload_libraries", "shared_preload_libraries"),
+        *("temp_tablespaces", "unix_socket_directories"),
+    }
+)
+
+
+def database_settings(connection: Connection[Any], name: str) -> list[tuple[str | None, str, str]]:
+    """What ALTER DATABASE SET and ALTER ROLE IN DATABASE SET left: (role or None, setting, value)."""
+    rows = connection.execute(
+        """
+        select r.rolname, split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)
+        from pg_db_role_setting s join pg_database d on d.oid = s.setdatabase
+             left join pg_roles r on r.oid = s.setrole, unnest(s.setconfig) c
+        where d.datname = %s order by 1 nulls first, 2
+        """,
+        [name],
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def apply_settings(connection: Connection[Any], name: str, settings: Sequence[Sequence[str | None]]) -> None:
+    """Give a clone its template's settings: CREATE DATABASE ... TEMPLATE does not copy them.
+
+    The stored text is a literal, but that of a list of quoted names: such a setting is set here and taken from here,
+    as parsing it would be the alternative. (Any other might work here meanwhile: a role, a statement_timeout.)
+    """
+    from psycopg import sql
+
+    with connection.transaction():
+        for role, setting, value in settings:
+            assert setting is not None  # noqa: S101 - comes from database_settings
+            if role is None:
+                whose = sql.SQL("alter database {}").format(sql.Identifier(name))
+            else:
+                whose = sql.SQL("alter role {} in database {}").format(sql.Identifier(role), sql.Identifier(name))
+            if setting.lower() in _LISTS_OF_NAMES:
+                connection.execute("select set_config(%s, %s, true)", [setting, value])
+                connection.execute(whose + sql.SQL(" set {} from current").format(sql.Identifier(setting)))
+            else:
+                connection.execute(whose + sql.SQL(" set {} to {}").format(sql.Identifier(setting), sql.Literal(value)))
+
+
+def grants_on_database(connection: Connection[Any], name: str) -> list[tuple[str | None, str, bool]] | None:
+    """Privileges on a database other than its owner's: (role or None for PUBLIC, privilege, grantable).
+
+    None when nobody ever granted or revoked anything, so that PostgreSQL's defaults hold.
+    """
+    row = connection.execute("select datacl is null from pg_database where datname = %s", [name]).fetchone()
+    if row is None or row[0]:
+        return None
+    rows = connection.execute(
+        """
+        select r.rolname, a.privilege_type, a.is_grantable
+        from pg_database d, aclexplode(d.datacl) a left join pg_roles r on r.oid = a.grantee
+        where d.datname = %s and a.grantee <> d.datdba order by 1 nulls first, 2
+        """,
+        [name],
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def grant_on_database(connection: Connection[Any], name: str, grants: Sequence[Sequence[Any]]) -> None:
+    """Give a clone its template's privileges, in place of PostgreSQL's defaults."""
+    from psycopg import sql
+
+    privileges = {"CONNECT", "CREATE", "TEMPORARY", "TEMP"}
+    with connection.transaction():
+        connection.execute(sql.SQL("revoke all on database {} from public").format(sql.Identifier(name)))
+        for role, privilege, grantable in grants:
+            if privilege not in privileges:
+                continue
+            statement = sql.SQL("grant {} on database {} to {}").format(
+                sql.SQL(privilege), sql.Identifier(name), sql.Identifier(role) if role else sql.SQL("public")
+            )
+            connection.execute(statement + sql.SQL(" with grant option") if grantable else statement)

@@ -1,0 +1,85 @@
+"""`truncate`: what a test finds after others have written, and what a first new row looks like."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.projects import Project
+
+TESTS = """
+import pytest, psycopg
+
+STATE = '''
+    select (select array_agg(i order by id) from item i)::text, (select count(*) from log),
+           (select array_agg(a) from "Odd Names"."a table" a)::text, (select array_agg(h)::text from hen h),
+           (select array_agg(p)::text from part p), (select array_agg(v)::text from alembic_version v)
+'''
+
+FRESH = ('{"(1,seeded,seededseeded)","(2,also,alsoalso)"}', 2, '{"(1,1)"}', '{"(1,1)"}', '{"(1,a)"}', '{(one)}')
+
+def state(dsn):
+    with psycopg.connect(dsn) as connection:
+        return connection.execute(STATE).fetchone()
+
+@pytest.mark.parametrize("number", range(3))
+def test_writes(clonedb, number):
+    assert state(clonedb.dsn) == FRESH
+    with clonedb.connect() as connection:
+        assert connection.execute("insert into item (name) values ('new') returning id").fetchone() == (3,)
+        assert connection.execute("select nextval('own_numbers')").fetchone() == (105,)
+        connection.execute('insert into "Odd Names"."a table" (item) values (3)')
+        connection.execute("delete from egg; update hen set egg = null; truncate part")
+        connection.execute("create table more (id int); insert into more values (1)")
+        connection.execute("drop table more")
+
+@pytest.mark.parametrize("number", range(2))
+def test_what_ddl_made_is_emptied_too(clonedb, number):
+    with clonedb.connect() as connection:
+        connection.execute("create table if not exists left_behind (id int)")
+        assert connection.execute("select count(*) from left_behind").fetchone() == (0,)
+        connection.execute("insert into left_behind values (1)")
+
+def test_takes_a_table_away(clonedb):
+    with clonedb.connect() as connection:
+        connection.execute("drop table egg cascade")
+
+def test_after_that_there_is_a_new_clone(clonedb):
+    assert state(clonedb.dsn) == FRESH
+"""
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["alone", "xdist"])
+def test_the_templates_rows_are_back(shop: Project, arguments: tuple[str, ...]) -> None:
+    """Rows, generated columns, identities, partitions and cycles are the template's, and no trigger has fired."""
+    shop.write("test_it.py", TESTS)
+    outcome = shop.pytest("--clonedb-isolation=truncate", *arguments).demand()
+    assert "7 passed" in outcome.out
+    if not arguments:
+        assert "2 clones" in outcome.out
+
+
+def test_without_the_right_to_silence_triggers(shop: Project, server_url: str, admin_dsn: str, prefix: str) -> None:
+    """A role that is no superuser is told what to grant, and is content when it has that."""
+    import psycopg
+
+    from clonedb.url import DatabaseURL
+
+    role = f"{prefix}_limited"
+    with psycopg.connect(admin_dsn, autocommit=True) as connection:
+        connection.execute(f"create role {role} login createdb password 'x'")
+        major = connection.info.server_version // 10000
+    try:
+        shop.environment["CLONEDB_URL"] = DatabaseURL.parse(server_url).replace(user=role, password="x").render()
+        shop.environment["CLONEDB_PREFIX"] = f"{prefix}_l"
+        shop.write("test_it.py", "def test_it(clonedb): pass\n")
+        outcome = shop.pytest("--clonedb-isolation=truncate").demand(1)
+        assert "GRANT SET ON PARAMETER session_replication_role" in outcome.out
+        if major >= 15:
+            with psycopg.connect(admin_dsn, autocommit=True) as connection:
+                connection.execute(f"grant set on parameter session_replication_role to {role}")
+            shop.write("test_it.py", TESTS)
+            shop.pytest("--clonedb-isolation=truncate").demand()
+    finally:
+        shop.clonedb("drop", "--all").demand()
+        with psycopg.connect(admin_dsn, autocommit=True) as connection:
+            connection.execute(f"drop owned by {role}; drop role {role}")
