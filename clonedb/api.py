@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from clonedb.clone import Clone, create
 from clonedb.errors import NoMigrationsError
-from clonedb.fingerprint import Sources
+from clonedb.fingerprint import Fingerprint, Sources
 from clonedb.gc import Collector
+from clonedb.postgres.roles import prepare_role
 from clonedb.postgres.server import Server, open_server
 from clonedb.progress import Progress, Silence, Warnings
 from clonedb.project.find import Project, find_project
 from clonedb.settings import load
-from clonedb.templates.find import Template, ensure, find, sources_of
+from clonedb.templates.find import Template, ensure, find, fingerprint_on, sources_of
 from clonedb.templates.pin import Pin
 
 if TYPE_CHECKING:
@@ -26,19 +27,36 @@ if TYPE_CHECKING:
 
     from clonedb.config import Config
 
-__all__ = ["OpenTemplate", "open_project_server", "open_template", "sources_of", "template"]
+__all__ = [
+    "OpenTemplate",
+    "fingerprint_of",
+    "open_project_server",
+    "open_template",
+    "resolved",
+    "sources_of",
+    "template",
+]
 
 
 class OpenTemplate:
     """A template that is ready, on a server that this process holds a lease on until `close()`.
 
-    `name` is the template database's; `built` whether opening it built it; `waited` the seconds that took.
+    `name` is the template database's; `base` the template that it is built upon, if it is.
     """
 
-    def __init__(self, server: Server, record: Template, project: Project, collector: Collector | None = None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        record: Template,
+        project: Project,
+        *,
+        base: OpenTemplate | None = None,
+        collector: Collector | None = None,
+    ) -> None:
         self.server = server
         self.record = record
         self.project = project
+        self.base = base
         self._collector = collector
         self._end = weakref.finalize(self, server.close)
 
@@ -69,6 +87,8 @@ class OpenTemplate:
         if self._collector is not None:
             self._collector.join()
         self._end()
+        if self.base is not None:
+            self.base.close()
 
     def __repr__(self) -> str:
         return f"<template {self.name!r} on {self.server.about}>"
@@ -123,28 +143,75 @@ def open_template(
 ) -> OpenTemplate:
     """The template of a configured project; `run` names the test run that its workers share.
 
-    Without a run, what dead processes left on the server is collected in the background; a run sees to that itself.
-    Raises as `template` does.
+    One that is built upon another is opened after that, on the same server. Without a run, what dead processes left on
+    the server is collected in the background; a run sees to that itself. Raises as `template` does.
     """
     progress = progress or Silence()
-    project = find_project(config)
-    sources = sources_of(config, project)
-    server = open_project_server(config, sources, progress=progress)
+    projects = _chain(config)
+    extensions = frozenset().union(*(sources.extensions for *_, sources in projects))
+    opened: OpenTemplate | None = None
+    for each, project, sources in reversed(projects):
+        server = open_server(each, extensions, progress=progress.say)
+        try:
+            prepare_role(server)
+            record = _pinned(server, each, run) or ensure(
+                server,
+                project,
+                sources,
+                run=run or f"{os.getpid()}-{secrets.token_hex(8)}",
+                progress=progress,
+                rebuild=each.rebuild if rebuild is None else rebuild,
+                base=opened.record if opened else None,
+            )
+            if run is not None and Pin(each, run).write(record.name) != record.name:  # another worker was first
+                record = _pinned(server, each, run) or record
+        except BaseException:
+            server.close()
+            if opened is not None:
+                opened.close()
+            raise
+        collects = run is None and each is projects[0][0]
+        collector = Collector(server) if collects else None
+        opened = OpenTemplate(server, record, project, base=opened, collector=collector)
+    assert opened is not None  # noqa: S101 - the chain has one link at least
+    return opened
+
+
+def _chain(config: Config) -> list[tuple[Config, Project, Sources]]:
+    """A template and those it is built upon, the deepest last."""
+    found = []
+    each: Config | None = resolved(config)
+    while each is not None:
+        project = find_project(each)
+        found.append((each, project, sources_of(each, project)))
+        each = each.of_base()
+    return found
+
+
+def fingerprint_of(config: Config, *, progress: Progress | None = None) -> tuple[Server, Project, Fingerprint]:
+    """The fingerprint of the template that a configuration means, and the open server that it is for.
+
+    Raises ConfigError or ServerError.
+    """
+    projects = _chain(config)
+    extensions = frozenset().union(*(sources.extensions for *_, sources in projects))
+    server = open_server(projects[0][0], extensions, progress=(progress or Silence()).say)
+    digest: str | None = None
     try:
-        record = _pinned(server, config, run) or ensure(
-            server,
-            project,
-            sources,
-            run=run or f"{os.getpid()}-{secrets.token_hex(8)}",
-            progress=progress,
-            rebuild=config.rebuild if rebuild is None else rebuild,
-        )
-        if run is not None and Pin(config, run).write(record.name) != record.name:  # another worker was first
-            record = _pinned(server, config, run) or record
+        for each, project, sources in reversed(projects):
+            found = fingerprint_on(server, each, project, sources, base=digest)
+            digest = found.digest
     except BaseException:
         server.close()
         raise
-    return OpenTemplate(server, record, project, Collector(server) if run is None else None)
+    return server, project, found
+
+
+def resolved(config: Config) -> Config:
+    """The configuration of the template that it names: `template` may come from an option or a variable."""
+    if config.project_wide is not None or config.template == "default":
+        return config
+    return config.of_template(config.template, config.source("template"))
 
 
 def _pinned(server: Server, config: Config, run: str | None) -> Template | None:

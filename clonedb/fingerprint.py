@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 # Counted up whenever clonedb prepares or seals templates in another way, so that old ones are not taken for new.
-FORMAT = 1
+FORMAT = 2
 
 _ABBREVIATED = 12
 _LOCATIONS = frozenset(
@@ -83,18 +83,27 @@ class Difference:
 
 
 def fingerprint(
-    config: Config, project: Project, server: ServerFacts, *, index_dir: Path | None, sources: Sources | None = None
+    config: Config,
+    project: Project,
+    server: ServerFacts,
+    *,
+    index_dir: Path | None,
+    sources: Sources | None = None,
+    base: str | None = None,
 ) -> Fingerprint:
     """The fingerprint of the template that this configuration, project and server give.
 
     The same contents give the same digest wherever the checkout is, in whatever order directories are listed, and
     whatever their times. `index_dir` is where digests of unchanged files are remembered: 300 revisions then take 3 ms.
-    `sources` are the files as `read_sources` saw them, for a caller who has looked already.
+    `sources` are the files as `read_sources` saw them, for a caller who has looked already; `base` is the digest of the
+    template that this one is built upon.
 
     Raises ConfigError for a seed that is not there, a watch glob without a match and a file that may not be read.
     """
     sources = sources or read_sources(config, project, index_dir=index_dir)
     inputs = [*sources.inputs, *_settings(config, project), *_versions(server)]
+    if base is not None:
+        inputs.append(Input("base", config.base or "base", base))
     inputs.sort(key=lambda item: (item.kind, item.name, item.digest))
     listed = json.dumps([(item.kind, item.name, item.digest) for item in inputs])
     return Fingerprint(digest_of(listed), tuple(inputs))

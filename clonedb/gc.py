@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["Collector", "Item", "Leftover", "collect", "drop_one", "enforce_retention", "inventory", "keep"]
 
 
+_REVISIONS = 8  # times keep_templates: how many templates that stop at a revision a project has at most
+
+
 @dataclass(frozen=True, slots=True)
 class Leftover:
     """A database that is to go, and why."""
@@ -89,14 +92,15 @@ def _leftovers(server: Server, own: Connection[Any], *, everything: bool) -> lis
     found = list(_found(own, server.config.prefix))
     held = locks.held_keys(own)
     leftovers = []
-    by_project: dict[str, list[tuple[float, _Found]]] = {}
+    by_lane: dict[tuple[str, str], list[tuple[float, _Found]]] = {}
     for database in found:
         if database.template is not None:
-            by_project.setdefault(database.template.project, []).append((database.template.used, database))
+            key = database.template.project, database.template.lane
+            by_lane.setdefault(key, []).append((database.template.used, database))
         elif database.lock not in held and (everything or database.kept is None):
             leftovers.append((Leftover(database.name.text, "its owner is gone"), database.lock))
-    limit = 0 if everything else server.config.keep_templates
-    for templates in by_project.values():
+    for (_, lane), templates in by_lane.items():
+        limit = 0 if everything else server.config.keep_templates * (_REVISIONS if lane == "revision" else 1)
         for _, old in sorted(templates, key=lambda pair: pair[0], reverse=True)[limit:]:
             if old.lock not in held:
                 leftovers.append((Leftover(old.name.text, "the project used newer templates since"), old.lock))

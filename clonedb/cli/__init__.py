@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from clonedb.cli import clones, configuration, demo, servers, templates
+from clonedb.cli import check, clones, configuration, demo, servers, templates
 from clonedb.errors import CloneDBError
 
 __all__ = ["main"]
@@ -32,11 +32,19 @@ class _Group(click.Group):
     "-C", "--directory", default=".", type=click.Path(exists=True, file_okay=False), help="Project to work in."
 )
 @click.option("--url", help="URL of the PostgreSQL server to use, instead of the configured one.")
+@click.option("--template", help="Named template to work with, instead of the project's own.")
 @click.pass_context
-def main(context: click.Context, directory: str, url: str | None) -> None:
+def main(context: click.Context, directory: str, url: str | None, template: str | None) -> None:
     """A fresh, fully migrated PostgreSQL database for every test: migrate once, clone in milliseconds."""
-    context.obj = configuration.Place(directory, {"url": url})
+    context.obj = configuration.Place(directory, {"url": url, "template": template})
 
 
-for command in (*configuration.COMMANDS, *templates.COMMANDS, *clones.COMMANDS, *servers.COMMANDS, *demo.COMMANDS):
+for command in (
+    *configuration.COMMANDS,
+    *templates.COMMANDS,
+    *check.COMMANDS,
+    *clones.COMMANDS,
+    *servers.COMMANDS,
+    *demo.COMMANDS,
+):
     main.add_command(command)

@@ -36,17 +36,11 @@ def build(place: Place, *, force: bool) -> None:
 @click.pass_obj
 def fingerprint(place: Place, *, explain: bool) -> None:
     """Print the fingerprint of the project's template: usable as a cache key."""
-    from clonedb.api import open_project_server, sources_of
-    from clonedb.project.find import find_project
-    from clonedb.templates.find import fingerprint_on
+    from clonedb.api import fingerprint_of
 
-    config = place.config()
-    project = find_project(config)
-    sources = sources_of(config, project)
     with progress() as shown:
-        server = open_project_server(config, sources, progress=shown)
+        server, project, found = fingerprint_of(place.config(), progress=shown)
     try:
-        found = fingerprint_on(server, project, sources)
         click.echo(found.digest)
         if explain:
             for entry in found.inputs:
@@ -78,17 +72,13 @@ def _explain_difference(server: Server, project: str, found: object) -> None:
 @click.pass_obj
 def status(place: Place) -> None:
     """Say whether the project's template is there, and what would happen next."""
-    from clonedb.api import open_project_server, sources_of
+    from clonedb.api import fingerprint_of
     from clonedb.names import template_name
-    from clonedb.project.find import find_project
-    from clonedb.templates.find import find, fingerprint_on
+    from clonedb.templates.find import find
 
     config = place.config()
-    project = find_project(config)
-    sources = sources_of(config, project)
-    server = open_project_server(config, sources)
+    server, project, wanted = fingerprint_of(config)
     try:
-        wanted = fingerprint_on(server, project, sources)
         name = template_name(config.prefix, wanted.digest)
         found = find(server, name)
         click.echo(f"project   {project.name} in {config.rootdir}")

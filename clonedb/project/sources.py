@@ -41,7 +41,7 @@ class Input:
     """One thing that a template is made of.
 
     `kind` is revision, env, script, import, seed or watch for files, and otherwise option, x, target, extension, role,
-    version, server, format or salt. `name` is a file's path from the project's directory, or, outside of it, its
+    base, version, server, format or salt. `name` is a file's path from the project's directory, or, outside of it, its
     module's name. `digest` is SHA-256 in hexadecimal.
     """
 

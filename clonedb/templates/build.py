@@ -16,12 +16,13 @@ from clonedb.errors import BuildError
 from clonedb.fingerprint import Fingerprint, differences
 from clonedb.migrate.alembic import AlembicMigrator, Migrated, Migrator
 from clonedb.names import unfinished_name
-from clonedb.postgres import sql
+from clonedb.postgres import properties, sql
 from clonedb.postgres.server import Server
 from clonedb.progress import Progress
 from clonedb.project.find import Project
-from clonedb.templates.metadata import Metadata
+from clonedb.templates.metadata import Metadata, Template
 from clonedb.templates.prepare import prepare
+from clonedb.templates.properties import give
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -41,6 +42,7 @@ def build(
     name: str,
     run: str,
     progress: Progress,
+    base: Template | None = None,
     look_again: Callable[[], Fingerprint],
     migrator: Migrator | None = None,
 ) -> Metadata:
@@ -50,7 +52,7 @@ def build(
     MissingExtensionError or PermissionDeniedError.
     """
     migrator = migrator or AlembicMigrator(server.config, project)
-    return _Build(server, project, wanted, name, run, progress, look_again, migrator).carry_out()
+    return _Build(server, project, wanted, name, run, progress, base, look_again, migrator).carry_out()
 
 
 _TOOLS = ("pyproject.toml", "setup.cfg", "tox.ini")  # libraries look there for settings of their own
@@ -66,6 +68,7 @@ class _Build:
     name: str
     run: str
     progress: Progress
+    base: Template | None
     look_again: Callable[[], Fingerprint]
     migrator: Migrator
 
@@ -98,10 +101,11 @@ class _Build:
 
         server = self.server
         strategy = "file_copy" if not server.info.fsync and server.info.major >= 15 else None
-        for role in server.config.roles:
+        for role in dict.fromkeys((*server.config.roles, *filter(None, [server.config.role]))):
             server.run(lambda connection, role=role: sql.create_role_if_missing(connection, role))  # type: ignore[misc]
         try:
-            server.run(lambda connection: sql.create_database(connection, private, strategy=strategy))
+            below = self.base.name if self.base else None
+            server.run(lambda connection: sql.create_database(connection, private, template=below, strategy=strategy))
         except (psycopg.errors.DiskFull, psycopg.errors.ObjectInUse, psycopg.errors.InternalError) as error:
             raise BuildError(
                 f"{server.about} could not create a database: {' '.join(str(error).split())}; "
@@ -110,6 +114,9 @@ class _Build:
 
     def _fill(self, private: str) -> Migrated:
         server, config = self.server, self.server.config
+        if self.base is not None:
+            below = self.base.metadata
+            server.run(lambda connection: give(connection, private, below))
         if config.extensions:
             with contextlib.closing(server.connect(private)) as connection:
                 for extension in config.extensions:
@@ -175,7 +182,7 @@ class _Build:
 
         def describe(connection: Connection[Any]) -> Metadata:
             found = sql.find_database(connection, private)
-            grants = sql.grants_on_database(connection, private)
+            grants = properties.grants_on_database(connection, private)
             return Metadata(
                 project=self.project.name,
                 fingerprint=self.wanted.digest,
@@ -187,7 +194,9 @@ class _Build:
                 run=self.run,
                 seconds=round(time.monotonic() - start, 3),
                 size=sql.database_size(connection, private),
-                settings=[list(row) for row in sql.database_settings(connection, private)],
+                lane=server.config.template,
+                version_tables=self._version_tables(migrated),
+                settings=[list(row) for row in properties.database_settings(connection, private)],
                 grants=None if grants is None else [list(row) for row in grants],
                 comment=found.comment if found else None,
                 inputs=self.wanted.abbreviated(),
@@ -197,6 +206,11 @@ class _Build:
         server.run(lambda connection: sql.comment(connection, private, metadata.to_json()))
         server.run(lambda connection: sql.seal(connection, private))
         return metadata
+
+    def _version_tables(self, migrated: Migrated) -> list[list[str | None]]:
+        below = self.base.metadata.version_tables if self.base else []
+        own: list[list[str | None]] = [list(table) for table in migrated.version_tables]
+        return [*below, *(table for table in own if table not in below)]
 
     def _publish(self, private: str) -> None:
         """Give the finished database its name; one of that name (a rebuild's) steps aside in the same transaction."""

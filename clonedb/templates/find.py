@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from clonedb.config import Config
@@ -21,7 +21,7 @@ from clonedb.postgres.state import state_dir
 from clonedb.progress import Progress
 from clonedb.project.find import Project
 from clonedb.templates.build import StaleError, build
-from clonedb.templates.metadata import Metadata
+from clonedb.templates.metadata import Metadata, Template
 from clonedb.templates.queue import BuildQueue
 
 if TYPE_CHECKING:
@@ -30,16 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["Template", "ensure", "find", "fingerprint_on", "sources_of", "templates"]
 
 _ATTEMPTS = 3  # builds that edits may spoil before somebody is told to stop editing
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """A sealed template on a server; `built` says whether this call built it, `waited` how long that or a wait took."""
-
-    name: str
-    metadata: Metadata
-    built: bool = False
-    waited: float = 0.0
 
 
 def find(server: Server, name: str) -> Template | None:
@@ -64,10 +54,12 @@ def sources_of(config: Config, project: Project) -> Sources:
     return read_sources(config, project, index_dir=state_dir(config) / "index")
 
 
-def fingerprint_on(server: Server, project: Project, sources: Sources) -> Fingerprint:
-    """The fingerprint of a project's template on a server."""
+def fingerprint_on(
+    server: Server, config: Config, project: Project, sources: Sources, *, base: str | None = None
+) -> Fingerprint:
+    """The fingerprint of a project's template on a server; `base` is that of the template it is built upon."""
     facts = ServerFacts(server.info.major, server.info.encoding, server.info.locale)
-    return fingerprint(server.config, project, facts, index_dir=None, sources=sources)
+    return fingerprint(config, project, facts, index_dir=None, sources=sources, base=base)
 
 
 def ensure(
@@ -78,17 +70,21 @@ def ensure(
     run: str,
     progress: Progress,
     rebuild: bool = False,
+    base: Template | None = None,
     migrator: Migrator | None = None,
 ) -> Template:
     """The project's template, built if it is not there; of any number of processes that ask, exactly one builds it.
 
     `run` names the test run: a rebuild happens once for it, and a build that failed in it is not tried again by its
     other workers, who get the error in a line. When `sources` were edited before they were migrated, or while they
-    were, it begins again with the new ones. Raises BuildError, ServerError or LockTimeoutError.
+    were, it begins again with the new ones. With a `base` it begins with a copy of that. Raises BuildError,
+    ServerError or LockTimeoutError.
     """
     for _ in range(_ATTEMPTS):
         try:
-            return _ensure(server, project, sources, run=run, progress=progress, rebuild=rebuild, migrator=migrator)
+            return _ensure(
+                server, project, sources, run=run, progress=progress, rebuild=rebuild, base=base, migrator=migrator
+            )
         except StaleError as error:
             edit = str(error)
             progress.say(f"{edit} before the template was ready; beginning again with what is there now")
@@ -107,11 +103,17 @@ def _ensure(
     run: str,
     progress: Progress,
     rebuild: bool,
+    base: Template | None,
     migrator: Migrator | None,
 ) -> Template:
     """One attempt; raises StaleError when the sources were edited meanwhile."""
     config = server.config
-    wanted = fingerprint_on(server, project, sources)
+
+    def wanted_of(sources: Sources) -> Fingerprint:
+        below = base.metadata.fingerprint if base else None
+        return fingerprint_on(server, config, project, sources, base=below)
+
+    wanted = wanted_of(sources)
     name = template_name(config.prefix, wanted.digest)
 
     def ready() -> Template | None:
@@ -121,6 +123,8 @@ def _ensure(
     start = time.monotonic()
     if template := ready():
         return _in_use(server, template)
+    if config.frozen:
+        raise BuildError(_frozen(config, server, name))
     server.demand_createdb()
     queue = BuildQueue(config, name, run)
     with queue.turn(progress), _server_lock(server, name, progress):
@@ -136,11 +140,21 @@ def _ensure(
                 name=name,
                 run=run,
                 progress=progress,
-                look_again=lambda: fingerprint_on(server, project, sources_of(server.config, project)),
+                base=base,
+                look_again=lambda: wanted_of(sources_of(config, project)),
                 migrator=migrator,
             )
     progress.say(f"template {name!r} is ready: {metadata.revisions} revisions in {metadata.seconds:.1f} s")
     return _in_use(server, Template(name, metadata, built=True, waited=time.monotonic() - start))
+
+
+def _frozen(config: Config, server: Server, name: str) -> str:
+    named = (config.project_wide or config).templates
+    which = f" --template {config.template}" if config.template in named else ""
+    return (
+        f"template {name!r} is not on {server.about}, and it is not built here because frozen is set"
+        f" ({config.source('frozen')}); run `clonedb{which} build` first"
+    )
 
 
 def _in_use(server: Server, template: Template) -> Template:

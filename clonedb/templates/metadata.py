@@ -1,4 +1,4 @@
-"""What the databases clonedb makes say of themselves, in their comments."""
+"""What the databases clonedb makes say of themselves, in their comments, and a template as that describes it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["Kept", "Metadata"]
+__all__ = ["Kept", "Metadata", "Template"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,8 +14,10 @@ class Metadata:
     """What a template's comment says of it; `seconds` its build took, `size` in bytes, `made` and `used` (last, to the
     hour) in Unix time.
 
-    `inputs` are the fingerprint's, abbreviated; `settings` and `grants` are the database's own, which CREATE DATABASE
-    ... TEMPLATE does not copy, and `comment` the one that the migrations left.
+    `lane` is the setting `template`: each lane of a project keeps templates of its own. `version_tables` are those that
+    Alembic writes to, each with its schema or None. `inputs` are the fingerprint's, abbreviated; `settings` and
+    `grants` are the database's own, which CREATE DATABASE ... TEMPLATE does not copy, and `comment` the one that the
+    migrations left.
     """
 
     project: str
@@ -28,6 +30,8 @@ class Metadata:
     run: str
     seconds: float
     size: int
+    lane: str = "default"
+    version_tables: list[list[str | None]] = field(default_factory=list)
     settings: list[list[str | None]] = field(default_factory=list)
     grants: list[list[Any]] | None = None
     comment: str | None = None
@@ -45,6 +49,16 @@ class Metadata:
             return cls(**{**data, "heads": tuple(data["heads"])})
         except (ValueError, KeyError, TypeError):
             return None
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A sealed template on a server; `built` says whether this call built it, `waited` how long that or a wait took."""
+
+    name: str
+    metadata: Metadata
+    built: bool = False
+    waited: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

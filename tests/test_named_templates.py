@@ -1,0 +1,182 @@
+"""Named templates: each with settings of its own, and one built upon another."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from clonedb.config import Config
+from clonedb.errors import ConfigError
+from tests.projects import ALEMBIC_INI, ENV_PY, Project
+
+TESTS = """
+import pytest, psycopg
+
+def count(dsn, table):
+    with psycopg.connect(dsn) as connection:
+        return connection.execute(f"select count(*) from {table}").fetchone()[0]
+
+def test_default(clonedb_dsn):
+    assert count(clonedb_dsn, "item") == 1
+
+@pytest.mark.clonedb(template="early")
+def test_target(clonedb_dsn):
+    assert count(clonedb_dsn, "item") == 0
+
+@pytest.mark.clonedb(template="filled")
+def test_upon_the_default(clonedb_dsn):
+    assert count(clonedb_dsn, "item") == 3
+
+MODES = ["auto", "truncate", "migrate", "rollback", "readonly", "worker"]
+
+@pytest.mark.clonedb(template="reports")
+@pytest.mark.parametrize("mode", [pytest.param(mode, marks=pytest.mark.clonedb(isolation=mode)) for mode in MODES])
+def test_another_alembic_upon_that_in_every_mode(clonedb_session, mode):
+    connection = clonedb_session.connection()
+    assert connection.exec_driver_sql("select count(*) from item").scalar() == 3
+    assert connection.exec_driver_sql("select count(*) from report").scalar() == 0
+
+@pytest.mark.clonedb(template="reports")
+def test_both_schemas(clonedb_dsn):
+    assert (count(clonedb_dsn, "item"), count(clonedb_dsn, "report")) == (3, 0)
+
+@pytest.mark.clonedb(template="reports", isolation="truncate")
+@pytest.mark.parametrize("number", range(2))
+def test_truncate_leaves_both_version_tables(clonedb_dsn, number):
+    assert (count(clonedb_dsn, "item"), count(clonedb_dsn, "report")) == (3, 0)
+    assert (count(clonedb_dsn, "alembic_version"), count(clonedb_dsn, "reports_version")) == (1, 1)
+    with psycopg.connect(clonedb_dsn) as connection:
+        connection.execute("insert into report default values; insert into item (name) values ('x')")
+"""
+
+SETTINGS = {
+    "templates": {
+        "early": {"target": "one"},
+        "filled": {"base": "default", "seed": ["two.sql"]},
+        "reports": {"base": "filled", "alembic_ini": "reports.ini", "seed": []},
+    }
+}
+
+
+@pytest.fixture
+def named(items: Project) -> Project:
+    """A project with three named templates: an early one, a filled one, and one of another Alembic configuration."""
+    items.environment["PYTEST_ADDOPTS"] = "-p no:asyncio -p no:hypothesispytest"
+    items.settings(**SETTINGS)
+    items.write("two.sql", "insert into item (name) values ('a'), ('b')")
+    items.write("reports.ini", ALEMBIC_INI.replace("/migrations", "/reports"))
+    items.write(
+        "reports/env.py",
+        ENV_PY.replace("connection=connection,", "connection=connection, version_table='reports_version',"),
+    )
+    items.write(
+        "reports/versions/r1.py",
+        """
+        from alembic import op
+        revision = "r1"
+        down_revision = None
+        def upgrade(): op.execute("create table report (id serial primary key)")
+        def downgrade(): op.execute("drop table report")
+        """,
+    )
+    return items
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["alone", "xdist"])
+def test_each_name_is_a_template(named: Project, arguments: tuple[str, ...]) -> None:
+    """Markers choose; what is built upon another holds all of it, and only the rest was migrated."""
+    named.write("test_it.py", TESTS)
+    outcome = named.pytest("-W", "error", *arguments).demand()
+    assert "12 passed" in outcome.out
+    assert outcome.err.count("is ready: 1 revisions") == 2  # early and reports
+    assert outcome.err.count("is ready: 0 revisions") == 1  # filled
+    again = named.pytest(*arguments).demand()
+    assert "building" not in again.err
+
+
+def test_a_change_below_rebuilds_what_is_above(named: Project) -> None:
+    """The fingerprint of the base is part of the fingerprint of what is built upon it."""
+    before = named.clonedb("--template", "reports", "fingerprint").demand().out
+    default = named.clonedb("fingerprint").demand().out
+    early = named.clonedb("--template", "early", "fingerprint").demand().out
+    assert len({before, default, early}) == 3
+    named.write("two.sql", "insert into item (name) values ('changed')")
+    assert named.clonedb("fingerprint").demand().out == default
+    assert named.clonedb("--template", "reports", "fingerprint").demand().out != before
+
+
+def test_a_template_for_the_whole_run(named: Project) -> None:
+    """An option, a variable or the file may choose for all tests that do not choose themselves."""
+    named.write(
+        "test_it.py",
+        "def test_it(clonedb_connection):\n    assert clonedb_connection.execute('select count(*) from item').fetchone() == (3,)\n",
+    )
+    named.pytest("--clonedb-template=filled").demand()
+    named.pytest(CLONEDB_TEMPLATE="filled").demand()
+    named.pytest().demand(1)
+    named.clonedb("drop", "--all").demand()
+
+
+def test_marker_with_a_name_that_is_not_there(named: Project) -> None:
+    """One message, with the nearest."""
+    named.write("test_it.py", "import pytest\n@pytest.mark.clonedb(template='report')\ndef test_it(clonedb): pass\n")
+    outcome = named.pytest().demand(1)
+    assert (
+        "template 'report' is not configured (did you mean 'reports'?); there is default, early, filled, reports"
+        in outcome.out
+    )
+    outcome = named.clonedb("--template", "report", "build").demand(1)
+    assert outcome.err.startswith("clonedb: --template: template 'report' is not configured (did you mean 'reports'?)")
+
+
+def test_frozen_names_the_command(named: Project) -> None:
+    """Nothing is built; the command that would is in the message, and after it the tests run."""
+    named.write("test_it.py", "import pytest\n@pytest.mark.clonedb(template='filled')\ndef test_it(clonedb): pass\n")
+    named.environment["CLONEDB_SALT"] = "frozen"
+    outcome = named.pytest("--clonedb-frozen").demand(1)
+    assert "it is not built here because frozen is set (--clonedb-frozen); run `clonedb build` first" in outcome.out
+    named.clonedb("build").demand()
+    outcome = named.pytest("--clonedb-frozen").demand(1)
+    assert "run `clonedb --template filled build` first" in outcome.out
+    named.clonedb("--template", "filled", "build").demand()
+    named.pytest("--clonedb-frozen").demand()
+
+
+@pytest.mark.parametrize(
+    ("templates", "complaint"),
+    [
+        ({"a": {"base": "b"}, "b": {"base": "a"}}, "base leads round in a circle: a -> b -> a; take one away"),
+        ({"a": {"base": "a"}}, "base leads round in a circle: a -> a; take one away"),
+        ({"a": {"base": "c"}, "c": {"target": "x"}, "b": {"base": "cc"}}, None),
+    ],
+)
+def test_circles(templates: dict[str, object], complaint: str | None) -> None:
+    """A template that would be built upon itself is told of, with the way round."""
+    config = Config(rootdir=Path("/")).replace("here", templates=templates)
+    if complaint:
+        with pytest.raises(ConfigError, match=re.escape(complaint)):
+            config.of_template("a", "test")
+        return
+    base = config.of_template("a", "test").of_base()
+    assert base is not None
+    assert base.target == "x"
+    with pytest.raises(ConfigError, match=re.escape("base: template 'cc' is not configured (did you mean 'c'?)")):
+        config.of_template("b", "test").of_base()
+
+
+@pytest.mark.parametrize(
+    ("templates", "complaint"),
+    [
+        ({"a": {"targt": "x"}}, "templates.a: a template has no setting 'targt' (did you mean 'target'?); it takes"),
+        ({"a": {"url": "x"}}, "templates.a: a template has no setting 'url'"),
+        ({"a": "x"}, "templates.a: a named template is 'x'; it takes a table of settings"),
+        ({"a": {"seed": "x.sql"}}, "templates.a: seed is 'x.sql'; it takes a list of strings"),
+        ({"default": {}}, "templates.default: 'default' means a template that clonedb makes itself"),
+    ],
+)
+def test_mistakes_in_a_table(templates: dict[str, object], complaint: str) -> None:
+    """The table is named, and the nearest right word."""
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
+        Config(rootdir=Path("/")).replace("here", templates=templates)
