@@ -17,14 +17,16 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     "errors",
     "names progress url",
-    "keys routing",
-    "config",
+    "keys",
+    "config routing",
     "postgres project settings",
     "fingerprint migrate",
     "templates",
     "clone",
-    "gc isolation",
+    "gc rewind",
+    "isolation",
     "api",
+    "revisions",
     "cli pytest_plugin",
 )
 APART = ("demo",)  # the sample shop is a user of the package, and no part of it

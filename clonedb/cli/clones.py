@@ -81,11 +81,12 @@ def _environment(database: Clone, config: Config) -> dict[str, str]:
     A service's parameters win over libpq's other variables, so that one must go, as must an address beside PGHOST.
     """
     from clonedb.errors import ConfigError
+    from clonedb.routing.environment import variables_in
     from clonedb.url import DatabaseURL
 
     own = DatabaseURL.parse(database.dsn)
     variables = {}
-    for name in {"DATABASE_URL": None, **dict.fromkeys(config.route)}:
+    for name in {"DATABASE_URL": None, **dict.fromkeys(variables_in(config.route))}:
         driver = config.driver
         with contextlib.suppress(ConfigError):
             driver = driver or DatabaseURL.parse(os.environ.get(name, "")).driver

@@ -24,6 +24,7 @@ from clonedb.pytest_plugin.fixtures import (
     clonedb_template,
     clonedb_url,
 )
+from clonedb.pytest_plugin.migration_fixtures import clonedb_at, clonedb_empty
 from clonedb.pytest_plugin.options import pytest_addoption, pytest_configure
 from clonedb.pytest_plugin.report import (
     pytest_report_header,
@@ -33,6 +34,7 @@ from clonedb.pytest_plugin.report import (
     pytest_testnodedown,
     pytest_unconfigure,
 )
+from clonedb.pytest_plugin.routes import pytest_sessionstart
 
 __all__ = [
     "clonedb",
@@ -40,9 +42,11 @@ __all__ = [
     "clonedb_async_engine",
     "clonedb_async_session",
     "clonedb_async_sessionmaker",
+    "clonedb_at",
     "clonedb_config",
     "clonedb_connection",
     "clonedb_dsn",
+    "clonedb_empty",
     "clonedb_engine",
     "clonedb_factory",
     "clonedb_session",
@@ -54,6 +58,7 @@ __all__ = [
     "pytest_report_header",
     "pytest_runtest_makereport",
     "pytest_sessionfinish",
+    "pytest_sessionstart",
     "pytest_terminal_summary",
     "pytest_testnodedown",
     "pytest_unconfigure",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from clonedb.pytest_plugin.handing import Paid, Wish, demand_on, hand_out
 from clonedb.pytest_plugin.options import configuration, marker_of
 from clonedb.pytest_plugin.run import CLONES, run_of
 
@@ -46,56 +46,19 @@ def clonedb_config(pytestconfig: pytest.Config) -> Config:
 def clonedb_template(pytestconfig: pytest.Config, clonedb_config: Config) -> Iterator[OpenTemplate]:
     """The project's template, built if it is not there; of all the workers of all runs, one builds it."""
     __tracebackhide__ = True
+    demand_on(clonedb_config)
     run = run_of(pytestconfig)
     opened = run.open(clonedb_config)
     yield opened
     run.close(opened)
 
 
-_PLACE_IN_PAID = pytest.StashKey[int]()
-
-
-class _Paid:
-    """Counts the milliseconds a test spends on its databases, by however many fixtures it has them."""
-
-    def __init__(self, request: pytest.FixtureRequest) -> None:
-        self._statistics = run_of(request.config).statistics
-        self._item: pytest.Item = request.node
-        self.milliseconds = 0.0
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.milliseconds += (time.perf_counter() - self._start) * 1e3
-
-    def note(self) -> None:
-        """The test has ended."""
-        paid = self._statistics.paid
-        index = self._item.stash.setdefault(_PLACE_IN_PAID, len(paid))
-        if index == len(paid):
-            paid.append(0.0)
-        paid[index] = round(paid[index] + self.milliseconds, 3)
-
-
 @pytest.fixture
-def clonedb(request: pytest.FixtureRequest, clonedb_config: Config, clonedb_template: OpenTemplate) -> Iterator[Clone]:
+def clonedb(request: pytest.FixtureRequest) -> Iterator[Clone]:
     """The test's database: a Clone with `name`, `url`, `dsn`, `connect()` and `engine()`."""
     __tracebackhide__ = True
-    item: pytest.Item = request.node
-    run, paid = run_of(request.config), _Paid(request)
-    run.demand_own(clonedb_template, clonedb_config)
-    isolation = marker_of(item).isolation or clonedb_template.server.config.isolation
-    strategy = run.strategy(isolation, clonedb_template, request.session.addfinalizer)
-    with paid:
-        clone = strategy.acquire()
-    clones, used = item.stash.setdefault(CLONES, []), (clone, clonedb_template.project.name)
-    clones.append(used)
-    yield clone
-    clones.remove(used)  # the item may be run again
-    with paid:
-        strategy.release(clone)
-    paid.note()
+    said = marker_of(request.node)
+    yield from hand_out(request, Wish(said.isolation, said.template, said.seed))
 
 
 @pytest.fixture
@@ -126,16 +89,20 @@ def clonedb_engine(clonedb: Clone) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def clonedb_sessionmaker(clonedb_engine: Engine) -> sessionmaker[Session]:
-    """A sessionmaker bound to the test's engine."""
+def clonedb_sessionmaker(request: pytest.FixtureRequest, clonedb: Clone) -> sessionmaker[Session]:
+    """A sessionmaker bound to the test's engine; under `rollback`, to its one transaction."""
     from sqlalchemy.orm import sessionmaker
 
-    return sessionmaker(clonedb_engine)
+    from clonedb.isolation.rollback import HeldClone
+
+    if isinstance(clonedb, HeldClone):
+        return clonedb.sessionmaker()
+    return sessionmaker(request.getfixturevalue("clonedb_engine"))
 
 
 @pytest.fixture
 def clonedb_session(clonedb_sessionmaker: sessionmaker[Session]) -> Iterator[Session]:
-    """A SQLAlchemy session on the test's engine, closed after the test; its commits are real."""
+    """A SQLAlchemy session on the test's engine, closed after the test; its commits are real (but under `rollback`)."""
     from sqlalchemy.exc import DBAPIError
 
     session = clonedb_sessionmaker()
@@ -150,7 +117,7 @@ def clonedb_factory(
 ) -> Iterator[Callable[[], Clone]]:
     """A function that makes one more database for the test each time it is called."""
     __tracebackhide__ = True
-    run, paid, made = run_of(request.config), _Paid(request), list[tuple["Clone", str]]()
+    run, paid, made = run_of(request.config), Paid(request), list[tuple["Clone", str]]()
     run.demand_own(clonedb_template, clonedb_config)
     clones = request.node.stash.setdefault(CLONES, [])
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clonedb.keys import KEYS, Key, check
+from clonedb.keys import ISOLATIONS, KEYS, Key, check
 
 if TYPE_CHECKING:
     from clonedb.config import Config
@@ -26,8 +26,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known."""
     config.addinivalue_line(
         "markers",
-        "clonedb(isolation=None, keep=None): what database this test gets (isolation: auto, clone, worker) and"
-        " whether it is kept afterwards (keep: failed, all, none)",
+        "clonedb(isolation=None, template=None, seed=None, keep=None): what database this test gets (isolation:"
+        f" {', '.join(ISOLATIONS)}; the name of a template; what it is filled with), and whether it is kept afterwards"
+        " (keep: failed, all, none)",
     )
 
 
@@ -66,11 +67,20 @@ def configuration(config: pytest.Config) -> Config:
 class MarkerArguments:
     """What `@pytest.mark.clonedb(...)` says of a test; None where it says nothing."""
 
-    __slots__ = ("isolation", "keep")
+    __slots__ = ("isolation", "keep", "seed", "template")
 
-    def __init__(self, *, isolation: str | None = None, keep: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        isolation: str | None = None,
+        keep: str | None = None,
+        seed: Any = None,
+        template: str | None = None,
+    ) -> None:
         self.isolation = isolation
         self.keep = keep
+        self.seed = seed
+        self.template = template
 
 
 def marker_of(item: pytest.Item) -> MarkerArguments:
@@ -95,8 +105,10 @@ def _arguments(marker: pytest.Mark, place: str) -> MarkerArguments:
         arguments = MarkerArguments(*marker.args, **marker.kwargs)
     except TypeError:
         given = ", ".join([*map(repr, marker.args), *(f"{name}={value!r}" for name, value in marker.kwargs.items())])
-        raise ConfigError(f"{place}({given}): it takes isolation=... and keep=..., by name") from None
+        raise ConfigError(
+            f"{place}({given}): it takes isolation=..., template=..., seed=... and keep=..., by name"
+        ) from None
     for name in MarkerArguments.__slots__:
-        if (value := getattr(arguments, name)) is not None:
+        if (value := getattr(arguments, name)) is not None and name != "seed":
             check(name, value, place)
     return arguments

@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 _OUTPUT = "clonedb"
+_IN_READONLY = "25006"  # SQLSTATE read_only_sql_transaction
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -61,6 +62,8 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Keep a failed test's clones and say how to look into them; show an error of ours once, then in one line."""
     report = yield
+    if call.excinfo is not None and (note := _note(item, call.excinfo.value)):
+        report.sections.append(("clonedb", note))
     if call.when == "call" or (call.when == "setup" and report.failed):
         _mention_kept(item, report)
     # an error that a test's own call met keeps its traceback, which shows that call
@@ -69,8 +72,26 @@ def pytest_runtest_makereport(
     return report
 
 
+def _note(item: pytest.Item, error: BaseException | None) -> str | None:
+    """What PostgreSQL's own error means for a test under `readonly` or `rollback`."""
+    if not any(CLONES in node.stash for node in item.listchain()):
+        return None
+    from clonedb.isolation.rollback import REFUSED
+
+    while error is not None:
+        if _IN_READONLY in (getattr(error, "sqlstate", None), getattr(error, "pgcode", None)):  # psycopg2's is pgcode
+            return f"{item.nodeid} wrote to a readonly database; a test that writes needs isolation='auto'"
+        if REFUSED in str(error):
+            return (
+                f"{item.nodeid} opened a second connection, and under isolation='rollback' there is one; use"
+                " isolation='auto' for a test that has several"
+            )
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _mention_kept(item: pytest.Item, report: pytest.TestReport) -> None:
-    for clone, project in item.stash.get(CLONES, ()):
+    for clone, project in [used for node in item.listchain() for used in node.stash.get(CLONES, ())]:
         try:
             if run_of(item.config).keep_if_failed(clone, project, item, failed=report.failed):
                 report.sections.append(("clonedb", f"database kept: {psql_command(clone)}"))

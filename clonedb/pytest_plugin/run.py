@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clonedb.clone import Clone
     from clonedb.config import Config
     from clonedb.gc import Collector
-    from clonedb.isolation import Strategy
+    from clonedb.isolation.strategy import Strategy
 
 __all__ = ["CLONES", "RUN", "Run", "Statistics", "psql_command", "run_of"]
 
@@ -56,6 +56,7 @@ class Run:
         self.id = worker["testrunuid"] if worker else f"{os.getpid()}-{os.urandom(8).hex()}"
         self._strategies: dict[tuple[str, OpenTemplate], Strategy] = {}
         self._opened: dict[OpenTemplate, tuple[Config, Collector]] = {}
+        self._named: dict[tuple[int, str, tuple[str, ...]], OpenTemplate] = {}
 
     def open(self, config: Config) -> OpenTemplate:
         """Open the template, build it if need be, and begin to collect what earlier runs left."""
@@ -67,6 +68,23 @@ class Run:
         self._opened[opened] = config, Collector(opened.server)
         self._note(opened)
         return opened
+
+    def template(
+        self, config: Config, name: str, seeds: tuple[str, ...], at_end: Callable[[Callable[[], None]], None]
+    ) -> OpenTemplate:
+        """A named template, or one with further seeds, opened when a test first asks for it.
+
+        Raises ConfigError for a name that is not configured.
+        """
+        key = (id(config), name, seeds)
+        if key not in self._named:
+            wanted = config if name == config.template else config.of_template(name, "template")
+            if seeds:
+                wanted = wanted.with_seeds(seeds, "seed")
+            opened = self.open(wanted)
+            self._named[key] = opened
+            at_end(lambda: self.close(opened))
+        return self._named[key]
 
     def demand_own(self, template: OpenTemplate, config: Config) -> None:
         """Raises ConfigError when a test would get the template of another directory's clonedb_config.
@@ -104,10 +122,18 @@ class Run:
 
     def strategy(self, name: str, template: OpenTemplate, at_end: Callable[[Callable[[], None]], None]) -> Strategy:
         """The process's strategy of a name for a template; `at_end` is told what to call before that is closed."""
-        from clonedb.isolation import STRATEGIES
+        from clonedb.isolation.strategies import STRATEGIES
+        from clonedb.isolation.strategy import Origin
 
         if (name, template) not in self._strategies:
-            strategy = STRATEGIES[name](lambda: self.clone(template))
+            origin = Origin(
+                server=template.server,
+                project=template.project,
+                template=template.record,
+                base=template.base.record if template.base else None,
+                make=lambda: self.clone(template),
+            )
+            strategy = STRATEGIES[name](origin)
             self._strategies[name, template] = strategy
             at_end(strategy.close)
         return self._strategies[name, template]
@@ -122,7 +148,7 @@ class Run:
         from clonedb.templates.metadata import Kept
 
         policy = marker_of(item).keep or clone.server.config.keep
-        if policy == "none" or (policy == "failed" and not failed):
+        if policy == "none" or (policy == "failed" and not failed) or not clone.worth_keeping:
             return False
         if not clone.kept:
             kept = Kept(project=project, run=self.id, when=time.time(), test=item.nodeid)

@@ -133,10 +133,10 @@ def test_wrong_marker_arguments(
     assert "1 passed, 5 errors" in outcome.out
     marker = "ConfigError: test_it.py::{}: @pytest.mark.clonedb".format
     for line in (
-        marker("test_by_position") + "('clone'): it takes isolation=... and keep=..., by name",
-        marker("test_misspelt_argument") + "(isolaton='clone'): it takes isolation=... and keep=..., by name",
+        marker("test_by_position") + "('clone'): it takes isolation=..., template=..., seed=... and keep=..., by name",
+        marker("test_misspelt_argument") + "(isolaton='clone'): it takes isolation=..., template=..., seed=... and keep=..., by name",
         marker("test_misspelt_isolation") + ": isolation is 'wrok' (did you mean 'worker'?); it takes one of auto,"
-        " clone, worker",
+        " clone, rollback, truncate, migrate, worker, readonly",
         marker("test_wrong_type") + ": isolation is 3; it takes a string",
         marker("test_misspelt_keep") + ": keep is 'al' (did you mean 'all'?); it takes one of failed, all, none",
     ):
@@ -163,7 +163,7 @@ def test_an_unknown_isolation_is_told_once(items: Project, place: str) -> None:
         )
     outcome = items.pytest("-rN", *arguments).demand(1)
     assert "3 errors" in outcome.out
-    message = "isolation is 'wrok' (did you mean 'worker'?); it takes one of auto, clone, worker"
+    message = "isolation is 'wrok' (did you mean 'worker'?); it takes one of auto, clone, rollback, truncate, migrate, worker, readonly"
     assert outcome.out.count(message + "\n") == (1 if place == "conftest" else 2)
     assert outcome.out.count("(shown in full above)") == 2
     assert "config.py" not in outcome.out

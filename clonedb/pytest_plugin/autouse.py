@@ -1,0 +1,57 @@
+"""What every test uses in a project that says `autouse = true`; in others this is not loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from clonedb.pytest_plugin.routes import entered, is_routed, left
+from clonedb.pytest_plugin.run import run_of
+
+if TYPE_CHECKING:
+    from clonedb.api import OpenTemplate
+    from clonedb.clone import Clone
+
+__all__ = ["between_tests", "pytest_itemcollected", "without_asking"]
+
+_BETWEEN, _FOR_TEST = "_clonedb_between_tests", "_clonedb_without_asking"  # pytest --fixtures lists them with -v only
+
+
+@pytest.fixture(scope="session", autouse=True, name=_BETWEEN)
+def between_tests(request: pytest.FixtureRequest, clonedb_template: OpenTemplate) -> Iterator[None]:
+    """What the project's own fixtures of a wider scope than a test reach: the process's clone, never reset."""
+    __tracebackhide__ = True
+    if not is_routed(request.config):  # nothing would lead there
+        yield
+        return
+    strategy = run_of(request.config).strategy("worker", clonedb_template, request.session.addfinalizer)
+    clone = strategy.acquire()
+    entered(request.config, clone, stands_in=True)
+    yield
+    left(request.config, clone)
+    strategy.release(clone)
+
+
+@pytest.fixture(autouse=True, name=_FOR_TEST)
+def without_asking(clonedb: Clone) -> None:
+    """The test's own clone."""
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Put ours before the project's autouse fixtures of the same scope: its conftest was loaded before this."""
+    names: list[str] = getattr(item, "fixturenames", [])
+    if _BETWEEN not in names:
+        return
+    names.remove(_BETWEEN)
+    names.insert(0, _BETWEEN)
+    definitions = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]  # noqa: SLF001 - no public way
+    names.remove(_FOR_TEST)
+    narrow = (index for index, name in enumerate(names) if _is_of_a_test(definitions.get(name)))
+    names.insert(next(narrow, len(names)), _FOR_TEST)
+
+
+def _is_of_a_test(definitions: object) -> bool:
+    """Whether the last of a fixture's definitions, which is the one that counts, has the scope of one test."""
+    return isinstance(definitions, (list, tuple)) and bool(definitions) and definitions[-1].scope == "function"

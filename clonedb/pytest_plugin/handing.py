@@ -1,0 +1,159 @@
+"""A database handed to a test, or to a class, module or session of tests: acquired, watched over, and taken back."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from clonedb.pytest_plugin.routes import entered, left
+from clonedb.pytest_plugin.run import CLONES, run_of
+
+if TYPE_CHECKING:
+    from clonedb.api import OpenTemplate
+    from clonedb.clone import Clone
+    from clonedb.config import Config
+    from clonedb.postgres.sql import Session
+
+__all__ = ["Paid", "Seed", "Wish", "demand_on", "hand_out"]
+
+Seed = str | Callable[..., Any]
+
+_PLACE_IN_PAID = pytest.StashKey[int]()
+
+
+class Wish:
+    """What database is wanted; None where the project's setting holds. Callables among the seeds run for each test."""
+
+    __slots__ = ("isolation", "seed", "template")
+
+    def __init__(
+        self, isolation: str | None = None, template: str | None = None, seed: Seed | Sequence[Seed] | None = None
+    ) -> None:
+        self.isolation = isolation
+        self.template = template
+        self.seed: Sequence[Seed] = [seed] if isinstance(seed, str) or callable(seed) else seed or ()
+
+
+class Paid:
+    """Counts the milliseconds a test spends on its databases, by however many fixtures it has them."""
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self._statistics = run_of(request.config).statistics
+        self._node: pytest.Item | pytest.Collector = request.node
+        self.milliseconds = 0.0
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.milliseconds += (time.perf_counter() - self._start) * 1e3
+
+    def note(self) -> None:
+        """The test has ended; what several tests share is no test's price."""
+        if not isinstance(self._node, pytest.Item):
+            return
+        paid = self._statistics.paid
+        index = self._node.stash.setdefault(_PLACE_IN_PAID, len(paid))
+        if index == len(paid):
+            paid.append(0.0)
+        paid[index] = round(paid[index] + self.milliseconds, 3)
+
+
+def demand_on(config: Config) -> None:
+    """Skips what needs a database when clonedb is off."""
+    if config.off:
+        pytest.skip(f"needs a database, and clonedb is off ({config.source('off')})")
+
+
+def hand_out(request: pytest.FixtureRequest, wish: Wish) -> Iterator[Clone]:
+    """The body of a fixture that gives a clone: for one test, or for as many as the fixture's scope has."""
+    __tracebackhide__ = True
+    config: Config = request.getfixturevalue("clonedb_config")
+    demand_on(config)
+    run, node, paid = run_of(request.config), request.node, Paid(request)
+    isolation = wish.isolation or config.isolation
+    at_once, for_each = _sorted(wish, isolation, node.nodeid)
+    template = _template(request, config, wish.template, at_once)
+    strategy = run.strategy(isolation, template, request.session.addfinalizer)
+    with paid:
+        clone = strategy.acquire()
+    with contextlib.ExitStack() as stack:
+        # what fails from here on must not keep the clone from being released
+        stack.callback(_release, node, paid, strategy.release, clone)
+        entered(request.config, clone)
+        stack.callback(left, request.config, clone)
+        clones, used = node.stash.setdefault(CLONES, []), (clone, template.project.name)
+        clones.append(used)
+        stack.callback(clones.remove, used)  # the item may be run again
+        for seed in for_each:
+            _sow(clone, seed)
+        yield clone
+
+
+def _release(
+    node: pytest.Item | pytest.Collector, paid: Paid, release: Callable[[Clone], Sequence[Session]], clone: Clone
+) -> None:
+    with paid:
+        open_still = release(clone)
+    paid.note()
+    if open_still:
+        from clonedb.errors import LeakedConnectionWarning
+
+        warnings.warn(LeakedConnectionWarning(_leak(node.nodeid, open_still)), stacklevel=2)
+
+
+def _leak(test: str, sessions: Sequence[Session]) -> str:
+    from clonedb.url import redact
+
+    listed = "; ".join(
+        f"{session.application or 'no application_name'!r}, {session.state or 'state unknown'},"
+        f" last statement {redact(' '.join(session.statement.split())[:200])!r}"
+        for session in sessions[:3]
+    )
+    count = "an open connection" if len(sessions) == 1 else f"{len(sessions)} open connections"
+    return (
+        f"{test} ended with {count} to its database ({listed}), which clonedb ended; close it in the test, or"
+        " dispose of its engine"
+    )
+
+
+def _sorted(wish: Wish, isolation: str, test: str) -> tuple[tuple[str, ...], list[Callable[..., Any]]]:
+    """The seeds that make a template of their own, and the functions that run for each test."""
+    from clonedb.errors import ConfigError
+
+    for_each = [seed for seed in wish.seed if not isinstance(seed, str)]
+    if for_each and isolation == "readonly":
+        name = getattr(for_each[0], "__name__", repr(for_each[0]))
+        raise ConfigError(
+            f"{test}: a readonly database cannot be seeded for each test, as {name}() would; name the seed as a text"
+            " ('package.module:function' or an SQL file), which makes a template of it, or use isolation 'auto'"
+        )
+    return tuple(seed for seed in wish.seed if isinstance(seed, str)), for_each
+
+
+def _template(request: pytest.FixtureRequest, config: Config, name: str | None, seeds: tuple[str, ...]) -> OpenTemplate:
+    run = run_of(request.config)
+    if (name is None or name == config.template) and not seeds:
+        opened: OpenTemplate = request.getfixturevalue("clonedb_template")
+        run.demand_own(opened, config)
+        return opened
+    return run.template(config, name or config.template, seeds, request.session.addfinalizer)
+
+
+def _sow(clone: Clone, seed: Callable[..., Any]) -> None:
+    """Run a function that fills one test's database, as `seed` in the configuration would for the template."""
+    from clonedb.isolation.rollback import HeldClone
+
+    if isinstance(clone, HeldClone):
+        with clone.sessionmaker().begin() as session:
+            seed(session.connection())
+        return
+    engine = clone.engine()
+    with engine.begin() as connection:
+        seed(connection)
+    engine.dispose()

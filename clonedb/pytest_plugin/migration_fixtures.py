@@ -1,0 +1,129 @@
+"""The fixtures for tests of migrations: clones at a revision, and a database that none was run in."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import pytest
+
+from clonedb.pytest_plugin.handing import Paid, demand_on
+from clonedb.pytest_plugin.run import CLONES, run_of
+
+if TYPE_CHECKING:
+    from clonedb.api import OpenTemplate
+    from clonedb.clone import Clone
+    from clonedb.config import Config
+    from clonedb.postgres.server import Server
+    from clonedb.revisions import RevisionClone
+
+__all__ = ["clonedb_at", "clonedb_empty"]
+
+C = TypeVar("C", bound="Clone")
+
+_AT = pytest.StashKey[dict[tuple[int, str], "OpenTemplate"]]()
+_SERVERS = pytest.StashKey[dict[int, "Server"]]()
+
+
+@pytest.fixture
+def clonedb_at(request: pytest.FixtureRequest, clonedb_config: Config) -> Iterator[Callable[[str], RevisionClone]]:
+    """A function that makes a clone at a revision, which can be upgraded and downgraded from there.
+
+    def test_names_are_split(clonedb_at):
+        db = clonedb_at("3f2a")  # before the revision under test; "base" is an empty database
+        with db.connect() as connection:
+            connection.execute("insert into person (name) values ('Ada Lovelace')")
+        db.upgrade("+1")
+    """
+    __tracebackhide__ = True
+    demand_on(clonedb_config)
+    with _Taken(request) as taken:
+
+        def make(revision: str) -> RevisionClone:
+            from clonedb.revisions import revision_clone
+
+            __tracebackhide__ = True
+            template = _template_at(request, clonedb_config, revision)
+            project = template.project
+            run = run_of(request.config)
+            return taken.take(lambda: revision_clone(run.clone(template), project), project.name)
+
+        yield make
+
+
+def _template_at(request: pytest.FixtureRequest, config: Config, revision: str) -> OpenTemplate:
+    """The template at a revision, opened once in a session."""
+    from clonedb.revisions import config_at
+
+    __tracebackhide__ = True
+    wanted, run = config_at(config, revision), run_of(request.config)
+    opened, key = request.session.stash.setdefault(_AT, {}), (id(config), wanted.target)
+    if key not in opened:
+        opened[key] = run.open(wanted)
+        request.session.addfinalizer(lambda: run.close(opened.pop(key)))
+    return opened[key]
+
+
+@pytest.fixture
+def clonedb_empty(request: pytest.FixtureRequest, clonedb_config: Config) -> Iterator[Clone]:
+    """A database in which no migration was run, with the configured extensions; for pytest-alembic.
+
+    @pytest.fixture
+    def alembic_engine(clonedb_empty):
+        return clonedb_empty.engine()
+    """
+    __tracebackhide__ = True
+    from clonedb.clone import create_empty
+    from clonedb.project.find import find_project
+
+    demand_on(clonedb_config)
+    server, project = _server(request, clonedb_config), find_project(clonedb_config)
+    with _Taken(request) as taken:
+        clone = taken.take(lambda: create_empty(server), project.name)
+        run_of(request.config).statistics.clones += 1
+        yield clone
+
+
+def _server(request: pytest.FixtureRequest, config: Config) -> Server:
+    """The server alone, opened once in a session: migrations that do not run keep no test of them from starting."""
+    from clonedb.api import open_project_server
+    from clonedb.gc import Collector
+    from clonedb.postgres.roles import prepare_role
+
+    __tracebackhide__ = True
+    opened = request.session.stash.setdefault(_SERVERS, {})
+    if id(config) not in opened:
+        opened[id(config)] = server = open_project_server(config)
+        request.session.addfinalizer(lambda: opened.pop(id(config)).close())
+        prepare_role(server)
+        request.session.addfinalizer(Collector(server).join)
+    return opened[id(config)]
+
+
+class _Taken:
+    """The clones of one test: kept by the policy when it fails, dropped after it, and paid for by it."""
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self._paid = Paid(request)
+        self._clones = request.node.stash.setdefault(CLONES, [])
+        self._made: list[tuple[Clone, str]] = []
+
+    def take(self, make: Callable[[], C], project: str) -> C:
+        """Make a clone, and take note of it."""
+        __tracebackhide__ = True
+        with self._paid:
+            clone = make()
+        self._made.append((clone, project))
+        self._clones.append(self._made[-1])
+        return clone
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._paid, contextlib.ExitStack() as drops:  # one that fails keeps no other from being dropped
+            for used in self._made:
+                self._clones.remove(used)
+                drops.callback(used[0].drop)
+        self._paid.note()

@@ -1,0 +1,97 @@
+"""Routing in pytest's words: from when on the Router is there, and which clone it is told of."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from clonedb.errors import ConfigError
+from clonedb.pytest_plugin.options import configuration
+
+if TYPE_CHECKING:
+    from clonedb.clone import Clone
+    from clonedb.config import Config
+    from clonedb.routing.application import Router
+    from clonedb.url import DatabaseURL
+
+__all__ = ["entered", "is_routed", "left", "pytest_sessionstart"]
+
+_KEYS = ("route", "autouse")
+_AUTOUSE = "clonedb.pytest_plugin.autouse"
+
+
+_ROUTER = pytest.StashKey["Router"]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Begin to route, and give every test a clone, where the configuration says so; before anything is collected.
+
+    Raises pytest.UsageError for a configuration that cannot be followed: tests that were to be routed and are not might
+    reach somebody's database.
+    """
+    config = session.config
+    if config.option.collectonly or not _concerns(config):
+        return
+    try:
+        settings = configuration(config)
+        if settings.off:
+            return
+        router = _router(settings) if settings.route else None
+    except ConfigError as error:
+        raise pytest.UsageError(str(error)) from None
+    if config.pluginmanager.hasplugin("dsession"):  # xdist's controller runs no test
+        return
+    if router is not None:
+        router.install()
+        config.stash[_ROUTER] = router
+        config.add_cleanup(router.uninstall)  # another run in the same process has a configuration of its own
+    if settings.autouse:
+        config.pluginmanager.import_plugin(_AUTOUSE)
+
+
+def _router(settings: Config) -> Router:
+    from clonedb.routing.application import Router
+
+    return Router(settings.route, source=settings.source("route"), prefix=settings.prefix)
+
+
+def _concerns(config: pytest.Config) -> bool:
+    """Whether anything may have set `route` or `autouse`, found out without reading any configuration as such."""
+    if any(config.getoption(f"clonedb_{name}", None) is not None for name in _KEYS):
+        return True
+    if any(f"CLONEDB_{name.upper()}" in os.environ for name in _KEYS):
+        return True
+    for directory in (config.rootpath, *config.rootpath.parents):
+        try:
+            text = (directory / "pyproject.toml").read_bytes()
+        except OSError:
+            continue
+        if b"clonedb" in text and any(name.encode() in text for name in _KEYS):
+            return True
+    return False
+
+
+def entered(config: pytest.Config, clone: Clone, *, stands_in: bool = False) -> None:
+    """A test, or a wider scope, holds a clone from now on: the application is led to it."""
+    if (router := config.stash.get(_ROUTER, None)) is not None:
+        router.enter(_address(clone), stands_in=stands_in)
+
+
+def left(config: pytest.Config, clone: Clone) -> None:
+    """The clone is about to be given back: nothing of the application stays connected to it."""
+    if (router := config.stash.get(_ROUTER, None)) is not None:
+        router.leave(_address(clone))
+
+
+def is_routed(config: pytest.Config) -> bool:
+    """Whether anything leads to the clones that are entered."""
+    return _ROUTER in config.stash
+
+
+def _address(clone: Clone) -> DatabaseURL:
+    from clonedb.url import DatabaseURL
+
+    return DatabaseURL.parse(clone.url)
