@@ -149,6 +149,8 @@ def open_template(
     progress = progress or Silence()
     projects = _chain(config)
     extensions = frozenset().union(*(sources.extensions for *_, sources in projects))
+    if projects[0][0].echo:
+        _echo()
     opened: OpenTemplate | None = None
     for each, project, sources in reversed(projects):
         server = open_server(each, extensions, progress=progress.say)
@@ -175,6 +177,19 @@ def open_template(
         opened = OpenTemplate(server, record, project, base=opened, collector=collector)
     assert opened is not None  # noqa: S101 - the chain has one link at least
     return opened
+
+
+def _echo() -> None:
+    """Print the statements of every engine of this process, the application's too, as `create_engine(echo=True)` does
+    for one.
+    """
+    import logging
+    import sys
+
+    logger = logging.getLogger("sqlalchemy.engine.Engine")
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        logger.addHandler(logging.StreamHandler(sys.stdout))
 
 
 def _chain(config: Config) -> list[tuple[Config, Project, Sources]]:

@@ -79,7 +79,6 @@ class Clone:
         from sqlalchemy import create_engine
 
         url = self.server.public_url(self.name)
-        keywords.setdefault("echo", self.server.config.echo)
         engine = create_engine((url.replace(driver="psycopg") if url.driver == "asyncpg" else url).render(), **keywords)
         self._engines.append(engine)
         return engine

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from clonedb.api import OpenTemplate, open_template
+from clonedb.api import OpenTemplate, open_template, resolved
 from clonedb.clone import Clone
 from clonedb.errors import ConfigError, MigrationError
 from clonedb.keys import nearest
@@ -101,6 +101,7 @@ def at(config: Config, revision: str, *, run: str | None = None, progress: Progr
 def config_at(config: Config, revision: str) -> Config:
     """The configuration of that template; the same one for each way to name the revision."""
     __tracebackhide__ = True
+    config = resolved(config)
     wanted = resolve(find_project(config), revision, f"clonedb_at({revision!r})")
     return config.of_revision(wanted, f"clonedb_at({revision!r})")
 

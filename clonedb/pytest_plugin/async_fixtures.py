@@ -64,8 +64,7 @@ def _engine(request: pytest.FixtureRequest, clone: Clone) -> Iterator[AsyncEngin
     from sqlalchemy.ext.asyncio import create_async_engine
     from sqlalchemy.pool import NullPool
 
-    echo = clone.server.config.echo
-    engine = create_async_engine(url, poolclass=NullPool, connect_args=arguments, echo=echo)
+    engine = create_async_engine(url, poolclass=NullPool, connect_args=arguments)
     connections = _InUse(engine.sync_engine)
     try:
         yield engine

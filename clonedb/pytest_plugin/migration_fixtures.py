@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import pytest
 
 from clonedb.pytest_plugin.handing import Paid, demand_on
+from clonedb.pytest_plugin.options import marker_of
 from clonedb.pytest_plugin.run import CLONES, run_of
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ __all__ = ["clonedb_at", "clonedb_empty"]
 
 C = TypeVar("C", bound="Clone")
 
-_AT = pytest.StashKey[dict[tuple[int, str], "OpenTemplate"]]()
-_SERVERS = pytest.StashKey[dict[int, "Server"]]()
+_AT = pytest.StashKey[dict[tuple[int, str, str], "OpenTemplate"]]()
+_SERVERS = pytest.StashKey[dict[tuple[int, str], "Server"]]()
 
 
 @pytest.fixture
@@ -57,8 +58,9 @@ def _template_at(request: pytest.FixtureRequest, config: Config, revision: str) 
     from clonedb.revisions import config_at
 
     __tracebackhide__ = True
-    wanted, run = config_at(config, revision), run_of(request.config)
-    opened, key = request.session.stash.setdefault(_AT, {}), (id(config), wanted.target)
+    meant, run = _meant(request, config), run_of(request.config)
+    wanted = config_at(meant, revision)
+    opened, key = request.session.stash.setdefault(_AT, {}), (id(config), meant.template, wanted.target)
     if key not in opened:
         opened[key] = run.open(wanted)
         request.session.addfinalizer(lambda: run.close(opened.pop(key)))
@@ -78,27 +80,36 @@ def clonedb_empty(request: pytest.FixtureRequest, clonedb_config: Config) -> Ite
     from clonedb.project.find import find_project
 
     demand_on(clonedb_config)
-    server, project = _server(request, clonedb_config), find_project(clonedb_config)
+    meant = _meant(request, clonedb_config)
+    server, project = _server(request, clonedb_config, meant), find_project(meant)
     with _Taken(request) as taken:
         clone = taken.take(lambda: create_empty(server), project.name)
         run_of(request.config).statistics.clones += 1
         yield clone
 
 
-def _server(request: pytest.FixtureRequest, config: Config) -> Server:
+def _server(request: pytest.FixtureRequest, config: Config, meant: Config) -> Server:
     """The server alone, opened once in a session: migrations that do not run keep no test of them from starting."""
     from clonedb.api import open_project_server
     from clonedb.gc import Collector
     from clonedb.postgres.roles import prepare_role
 
     __tracebackhide__ = True
-    opened = request.session.stash.setdefault(_SERVERS, {})
-    if id(config) not in opened:
-        opened[id(config)] = server = open_project_server(config)
-        request.session.addfinalizer(lambda: opened.pop(id(config)).close())
+    opened, key = request.session.stash.setdefault(_SERVERS, {}), (id(config), meant.template)
+    if key not in opened:
+        opened[key] = server = open_project_server(meant)
+        request.session.addfinalizer(lambda: opened.pop(key).close())
         prepare_role(server)
         request.session.addfinalizer(Collector(server).join)
-    return opened[id(config)]
+    return opened[key]
+
+
+def _meant(request: pytest.FixtureRequest, config: Config) -> Config:
+    """The configuration of the template that the test's marker names, or else of the one that all tests have."""
+    from clonedb.api import resolved
+
+    name = marker_of(request.node).template
+    return resolved(config) if name is None else config.of_template(name, "template")
 
 
 class _Taken:

@@ -98,6 +98,7 @@ class Router:
             self._standing_in.add(url.database)
         elif not self._is_entered(url.database):
             self._standing_in.discard(url.database)
+        self._connections.close_in_use(lambda database: not self._is_entered(database))
         self._entered.append(url)
         self._environment.lead_to(url)
 
@@ -131,6 +132,7 @@ class Router:
         self, dialect: Dialect, entry: ConnectionPoolEntry | None, positional: list[Any], keywords: dict[str, Any]
     ) -> None:
         """An engine is about to connect."""
+        __tracebackhide__ = True  # pytest would show the keywords, and with them a password
         if dialect.name != "postgresql":
             Mark().put_on(entry)
             return
@@ -162,7 +164,8 @@ class Router:
                 )
             if mark is None:
                 ours = place is not None and self._is_entered(place.database)
-                mark = Mark(place.database, routed=True) if ours and place is not None else Mark()
+                # what a creator got between tests, it got from the environment
+                mark = Mark(place.database, routed=self._is_meant(place)) if ours and place is not None else Mark()
                 mark.put_on(entry)
         if mark.database is not None:
             self._connections.opened(entry)
@@ -176,17 +179,21 @@ class Router:
             place = reached(dbapi_connection, self._defaults)
             mark = Mark(routed=place is not None and self._is_meant(place))
             mark.put_on(entry)
-        if mark.routed and (mark.database is None or mark.database != self._current()):
+        if mark.routed:
+            stale = mark.database is None or mark.database != self._current()
+        else:
+            stale = mark.database is not None and not self._is_entered(mark.database)
+        if stale:
             raise DisconnectionError("the clone has changed")
         if not self._connections.handed_out(entry, proxy):
             raise DisconnectionError("the event loop has changed")
 
     def _take_back(self, dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:
-        """A pool gets a connection back: it keeps none to a clone that is no more."""
+        """A pool gets a connection back: none to a clone that is no more is kept of those that were sent there."""
         if dbapi_connection is None:
             return
         mark = mark_of(entry)
-        if mark is not None and mark.database is not None and not self._is_entered(mark.database):
+        if mark is not None and mark.routed and not self._is_entered(mark.database):
             entry.invalidate()
         else:
             self._connections.handed_back(entry)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from clonedb.routing.loops import OpenEntry, OpenOnLoops
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+
+    _InUse: TypeAlias = weakref.ref[PoolProxiedConnection]
 
 __all__ = ["Connections", "Mark", "mark_of"]
 
@@ -42,7 +45,7 @@ class Connections:
     """Connections to clones, from when they are opened until they are closed."""
 
     def __init__(self) -> None:
-        self._synchronous: dict[ConnectionPoolEntry, bool] = {}  # whether it is in use
+        self._synchronous: dict[ConnectionPoolEntry, _InUse | None] = {}
         self._on_loops = OpenOnLoops(self._renew_pools)
         self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -51,7 +54,7 @@ class Connections:
         if hasattr(entry.dbapi_connection, "driver_connection"):  # SQLAlchemy's adapter of an asynchronous driver
             self._on_loops.put(entry)
         else:
-            self._synchronous[entry] = False
+            self._synchronous[entry] = None
 
     def handed_out(self, entry: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> bool:
         """A connection is about to be used: whether it can be here.
@@ -59,7 +62,7 @@ class Connections:
         One that was opened on another loop cannot: it is set aside, to be closed there, and the entry needs a new one.
         """
         if entry in self._synchronous:
-            self._synchronous[entry] = True
+            self._synchronous[entry] = weakref.ref(proxy)
         elif (loop := self._on_loops.loop_of(entry)) is not None:
             if loop is not _running_loop():
                 self._on_loops.replace(entry, _Aside(dict(entry.info), entry.dbapi_connection))
@@ -71,7 +74,7 @@ class Connections:
     def handed_back(self, entry: ConnectionPoolEntry) -> None:
         """A connection is idle again."""
         if entry in self._synchronous:
-            self._synchronous[entry] = False
+            self._synchronous[entry] = None
         elif self._on_loops.loop_of(entry) is not None:
             self._on_loops.put(entry)
 
@@ -88,10 +91,25 @@ class Connections:
     def close_idle(self, database: str) -> None:
         """Close the connections to a clone that nobody uses; the others are the ones a test left open."""
         for entry, in_use in list(self._synchronous.items()):
-            if not in_use and _leads_to(entry, database):
+            if in_use is None and _leads_to(entry, database):
                 entry.invalidate()
         self._on_loops.close(lambda entry, in_use: not in_use and _leads_to(entry, database))
         self._renew_pools()
+
+    def close_in_use(self, is_left: Callable[[str], bool]) -> None:
+        """Close what is in use still on clones that were left; the server has ended it by now.
+
+        A session that holds such a connection can be closed then; otherwise that would fail in the rollback.
+        """
+
+        def is_stale(entry: OpenEntry) -> bool:
+            mark = mark_of(entry)
+            return mark is not None and mark.database is not None and is_left(mark.database)
+
+        for entry, in_use in list(self._synchronous.items()):
+            if in_use is not None and is_stale(entry) and (proxy := in_use()) is not None:
+                proxy.invalidate()
+        self._on_loops.close(lambda entry, in_use: in_use and is_stale(entry))
 
     def end(self) -> None:
         """Watch over nothing any more; what is in use on a loop is closed."""

@@ -134,7 +134,8 @@ def test_wrong_marker_arguments(
     marker = "ConfigError: test_it.py::{}: @pytest.mark.clonedb".format
     for line in (
         marker("test_by_position") + "('clone'): it takes isolation=..., template=..., seed=... and keep=..., by name",
-        marker("test_misspelt_argument") + "(isolaton='clone'): it takes isolation=..., template=..., seed=... and keep=..., by name",
+        marker("test_misspelt_argument")
+        + "(isolaton='clone'): it takes isolation=..., template=..., seed=... and keep=..., by name",
         marker("test_misspelt_isolation") + ": isolation is 'wrok' (did you mean 'worker'?); it takes one of auto,"
         " clone, rollback, truncate, migrate, worker, readonly",
         marker("test_wrong_type") + ": isolation is 3; it takes a string",

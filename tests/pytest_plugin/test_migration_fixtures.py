@@ -145,6 +145,36 @@ def test_an_empty_database_has_the_extensions_and_nothing_else(items: Project, c
     assert clones() == []
 
 
+def test_a_named_template_is_meant_by_its_marker(
+    items: Project, make_project: Callable[[str], Project], clones: Callable[[], list[str]]
+) -> None:
+    """Its migrations and its extensions, in place of the project's."""
+    other = make_project("other")
+    other.revision("first", 'op.execute("create table other (id int)")')
+    table = {"alembic_ini": "../other/alembic.ini", "extensions": ["pg_trgm"]}
+    lines = "\n".join(f"{name} = {value!r}" for name, value in table.items())
+    items.write("pyproject.toml", f"[tool.clonedb.templates.other]\n{lines}\n")
+    items.write(
+        "test_it.py",
+        """
+        import pytest
+
+        @pytest.mark.clonedb(template="other")
+        def test_other(clonedb_at, clonedb_empty):
+            assert clonedb_at("first").current() == ("first",)
+            with clonedb_empty.connect() as connection:
+                assert connection.execute("select count(*) from pg_extension where extname = 'pg_trgm'").fetchone() == (1,)
+
+        def test_own(clonedb_at, clonedb_empty):
+            assert clonedb_at("one").upgrade().heads == ("two",)
+            with clonedb_empty.connect() as connection:
+                assert connection.execute("select count(*) from pg_extension where extname = 'pg_trgm'").fetchone() == (0,)
+        """,
+    )
+    assert "2 passed" in run(items, *XDIST).demand().out
+    assert clones() == []
+
+
 def test_without_a_database_both_are_skipped(items: Project) -> None:
     """As all that need one, when clonedb is off."""
     items.write("test_it.py", "def test_one(clonedb_at): clonedb_at('one')\n\ndef test_two(clonedb_empty): pass\n")

@@ -1,0 +1,75 @@
+"""What one template is, for a process that rewinds its clones."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Collection, Iterable
+
+from clonedb.postgres.server import Server
+from clonedb.rewind.facts import Facts, RefusedError, Table, read_facts
+from clonedb.rewind.reference import Reference
+from clonedb.rewind.session import open_session
+from clonedb.rewind.witness import Witness
+from clonedb.templates.find import Template
+
+__all__ = ["Pristine"]
+
+
+class Pristine:
+    """What one template holds, read once and shared by all its clones, and the session that reads the WAL for them.
+
+    The catalogs' facts are read in the first clone that is watched (the template lets nobody in): clones have the
+    template's relfilenodes. May be used by several threads.
+    """
+
+    def __init__(self, server: Server, template: Template) -> None:
+        self.server = server
+        self.template = template
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._facts: Facts | None = None
+        self._witness: Witness | None = None
+        self._reference: Reference | None = None
+
+    def facts(self, database: str) -> Facts:
+        """The template's relations; read in `database`, a fresh clone, if they are not known yet."""
+        with self._lock:
+            if self._facts is None:
+                with open_session(self.server, database) as connection:
+                    self._facts = read_facts(connection)
+                self._reference = Reference(self.server, self.template, self._facts)
+            return self._facts
+
+    def witness(self) -> Witness:
+        """The session that reads the WAL; another one when the server ended the last, or a parent process has it."""
+        with self._lock:
+            if self._pid != os.getpid():
+                self._pid, self._witness = os.getpid(), None
+            if self._witness is None or self._witness.broken:
+                self._witness = Witness(self.server)
+            return self._witness
+
+    def names(self, table: Table, blocks: Iterable[int]) -> list[str]:
+        """The places in the template of its rows in some blocks of a table."""
+        with self._lock:
+            return self._known().names(table, blocks)
+
+    def rows(self, table: Table, names: Collection[str]) -> list[str]:
+        """The texts of some of the template's rows. Raises RefusedError when they are too long."""
+        with self._lock:
+            return self._known().rows(table, names)
+
+    def _known(self) -> Reference:
+        if self._reference is None:
+            raise RefusedError("the template was not read")
+        return self._reference
+
+    def close(self) -> None:
+        """End its sessions, and drop the clone that rows were read from if there is one."""
+        with self._lock:
+            if self._witness is not None and self._pid == os.getpid():
+                self._witness.close()
+            if self._reference is not None:
+                self._reference.close()
+            self._witness = self._reference = self._facts = None

@@ -1,0 +1,150 @@
+"""One clone brought back to its template's exact contents, as often as tests use it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from clonedb.clone import Clone
+from clonedb.postgres.server import Server
+from clonedb.rewind.facts import RefusedError
+from clonedb.rewind.pristine import Pristine
+from clonedb.rewind.undo import Undoing
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+__all__ = ["Outcome", "Pristine", "Rewinder", "why_not"]
+
+_MOST_REWINDS = 1000  # after which a new clone is due: 33 ms among so many cost nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a used clone: nobody wrote, all was undone, or it is to be dropped because of `why`."""
+
+    kind: Literal["untouched", "rewound", "refused"]
+    why: str = ""
+
+
+class Rewinder:
+    """Watches one clone from the moment it is made, when nobody has written to it."""
+
+    def __init__(self, clone: Clone, pristine: Pristine) -> None:
+        """Mark the position in the WAL. The first of a process also reads the template's catalogs in the clone."""
+        self._clone = clone
+        self._pristine = pristine
+        self._pid = os.getpid()
+        self._rewinds = 0
+        self._undoing: Undoing | None = None
+        self._lost: str | None = None
+        with self._losing():
+            self._facts = pristine.facts(clone.name)
+            self._witness = pristine.witness()
+            self._oid, self._about, self._mark = self._witness.mark(clone.name)
+            self._lost = self._facts.refusal
+
+    def rewind(self, keep: Collection[int] = ()) -> Outcome:
+        """End the clone's sessions but the idle ones in `keep` (backend pids), and undo what was written.
+
+        After 'untouched' and 'rewound' the clone has the template's exact contents, and the next window has begun;
+        after 'refused' it is of no use any more. Nothing that a test did raises.
+        """
+        if self._lost is None:
+            with self._losing():
+                return self._rewind(keep)
+        return Outcome("refused", self._lost or "")
+
+    @contextlib.contextmanager
+    def _losing(self) -> Iterator[None]:
+        """Whatever goes wrong in here, the clone is lost; only an interrupt is somebody's business."""
+        try:
+            yield
+        except RefusedError as error:
+            self._lost = str(error)
+        except Exception as error:  # noqa: BLE001 - a driver's, the server's: none is a test's failure
+            self._lost = _reason(error)
+        except BaseException:
+            self._lost = "it was interrupted"
+            raise
+        finally:
+            if self._lost is not None:
+                self.close()
+
+    def _rewind(self, keep: Collection[int]) -> Outcome:
+        if os.getpid() != self._pid:
+            raise RefusedError("the process was forked")
+        mine = () if self._undoing is None else (self._undoing.pid,)
+        written, mark = self._witness.look(self._oid, self._mark, (*keep, *mine), self._facts)
+        if written.refusal is not None:
+            raise RefusedError(written.refusal)
+        if written.shared and self._witness.about(self._oid) != self._about:
+            raise RefusedError("the database itself was altered")
+        if self._facts.unlogged_tables or self._facts.unlogged_sequences:
+            self._open().look_at_unlogged(written, self._facts, self._mark)
+        if not (written.gained or written.lost or written.sequences):
+            self._mark = mark
+            return Outcome("untouched")
+        if self._rewinds >= _MOST_REWINDS:
+            raise RefusedError("bloat")
+        self._mark = self._open().undo(written, self._mark, keep)
+        self._rewinds += 1
+        return Outcome("rewound")
+
+    def _open(self) -> Undoing:
+        if self._undoing is None:
+            self._undoing = Undoing(self._pristine, self._clone.name, self._oid)
+        return self._undoing
+
+    def close(self) -> None:
+        """End the session that undoes; the clone is not dropped."""
+        if self._undoing is not None and os.getpid() == self._pid:
+            with contextlib.suppress(Exception):
+                self._undoing.close()
+        self._undoing = None
+
+
+def why_not(server: Server) -> str | None:
+    """Why the WAL of this server cannot be read, in a line, or None: asked once, before anything else of this package.
+
+    Creates the extension pg_walinspect in the maintenance database if it is not there.
+    """
+    if server.info.major < 15:
+        return f"PostgreSQL {server.info.major} cannot show its WAL (15 and newer can)"
+    if not server.info.superuser:
+        return f"role {server.info.user!r} is not a superuser, so it may neither read the WAL nor undo in silence"
+    return server.run(_why_not)
+
+
+def _why_not(connection: Connection[Any]) -> str | None:
+    import psycopg
+
+    row = connection.execute(
+        "select current_setting('wal_level') = 'minimal', pg_is_in_recovery(),"
+        " exists (select from pg_available_extensions where name = 'pg_walinspect')"
+    ).fetchone()
+    minimal, standby, available = row or (True, True, False)
+    if minimal:
+        return "wal_level is minimal, which leaves writes out of the WAL"
+    if standby:
+        return "the server is a standby"
+    if not available:
+        return "the server has no extension pg_walinspect (Debian: postgresql-contrib)"
+    for _ in range(3):  # processes that create it at once fail by a unique index of the catalogs
+        try:
+            connection.execute("create extension if not exists pg_walinspect")
+        except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateObject, psycopg.errors.InternalError):
+            continue
+        except psycopg.Error as error:
+            return f"the extension pg_walinspect cannot be created: {' '.join(str(error).split())}"
+        return None
+    return "the extension pg_walinspect cannot be created: other processes are creating it"
+
+
+def _reason(error: Exception) -> str:
+    """An error as a reason that can be counted: its SQLSTATE says enough, its message names what was in the way."""
+    state = getattr(error, "sqlstate", None)
+    return f"the server refused the undoing (SQLSTATE {state})" if state else f"it failed ({type(error).__name__})"

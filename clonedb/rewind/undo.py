@@ -1,0 +1,236 @@
+"""The undoing: rows that tests made are deleted, rows of the template that they took are put back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, LiteralString
+
+from clonedb.rewind.facts import Facts, RefusedError, Sequence, Table, demand_same
+from clonedb.rewind.places import Layout, ranges
+from clonedb.rewind.pristine import Pristine
+from clonedb.rewind.session import open_session
+from clonedb.rewind.wal import Written
+from clonedb.rewind.witness import Mark
+
+if TYPE_CHECKING:
+    from psycopg import Cursor
+    from psycopg.sql import Composable
+
+__all__ = ["Undoing"]
+
+_MOST_BLOCKS = 1000  # that may have lost rows, of all tables: undoing more costs more than a clone
+_MOST_UNLOGGED = 200  # pages to look at after each test
+_MOST_ROWS = 10_000  # to put back
+_MOST_RANGES = 50  # of blocks of one table; what lies between them is looked at, too
+_GROWTH = 4  # times as many pages as in the template, and
+_PAGES = 128  # some more, make a table too slow to hand on
+
+Results = list[list[tuple[Any, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """Pristine rows to put back into a table: the places they were at, and their names."""
+
+    table: Table
+    places: list[str]
+    names: list[str]
+
+
+class Undoing:
+    """The session in one clone that undoes what is written there.
+
+    A row is a test's if its xmin is of the time since the mark: transaction numbers only grow, and rows that undoing
+    put back are older than the mark after it. So rows are told apart without comparing contents, what a test inserted
+    is deleted and nothing else is touched, and a table does not grow by its size with every rewind. After that the
+    visible rows are pristine, and those of the touched blocks that are not there any more are put back.
+    """
+
+    def __init__(self, pristine: Pristine, database: str, oid: int) -> None:
+        self._pristine = pristine
+        self._oid = oid
+        self._layouts: dict[int, Layout] = {}
+        self._prepared: set[tuple[str, int]] = set()
+        self._connection = open_session(pristine.server, database)
+        try:
+            demand_same(self._connection, pristine.facts(database))
+            self._connection.execute(_FINISH.encode())
+        except BaseException:
+            self._connection.close()
+            raise
+        self.pid = self._connection.info.backend_pid
+
+    def look_at_unlogged(self, written: Written, facts: Facts, since: Mark) -> None:
+        """Add the unlogged relations that were written: no WAL tells of them, so all that is in them is looked at.
+
+        Raises RefusedError if they are too large for that.
+        """
+        if sum(table.pages for table in facts.unlogged_tables) > _MOST_UNLOGGED:
+            raise RefusedError("an unlogged table of the template is too large to be looked at")
+        relations: list[Table | Sequence] = [*facts.unlogged_tables, *facts.unlogged_sequences]
+        self._prepare("strangers", facts.unlogged_tables)
+        self._prepare("state", facts.unlogged_sequences)
+        results = self._send(
+            [f"execute strangers_{table.oid}('{since.xid}')" for table in facts.unlogged_tables]
+            + [f"execute state_{sequence.oid}" for sequence in facts.unlogged_sequences]
+        )
+        for relation, ((*state, pages),) in zip(relations, results, strict=True):
+            if isinstance(relation, Sequence):
+                if state != [relation.last_value, relation.is_called]:
+                    written.sequences.add(relation)
+            elif state != [0, relation.rows]:
+                if relation.refusal:
+                    raise RefusedError(relation.refusal)
+                written.lost[relation] = set(range(max(pages, relation.pages)))
+
+    def undo(self, written: Written, since: Mark, keep: Collection[int]) -> Mark:
+        """Undo it in one transaction: the mark after it.
+
+        Two messages to the server, or one when nothing but inserts and sequences was written. Raises RefusedError, or
+        psycopg's errors; the clone is lost then.
+        """
+        lost = {table: ranges(blocks, most=_MOST_RANGES) for table, blocks in written.lost.items()}
+        all_blocks = {table: blocks | written.lost.get(table, set()) for table, blocks in written.gained.items()}
+        all_blocks = {**written.lost, **all_blocks}
+        if sum(end - start for spans in lost.values() for start, end in spans) > _MOST_BLOCKS:
+            raise RefusedError("too much was written")
+        if any(max(blocks) > table.pages * _GROWTH + _PAGES for table, blocks in all_blocks.items()):
+            raise RefusedError("bloat")
+        self._prepare("delete", all_blocks)
+        self._prepare("places", lost)
+        begin = ["begin isolation level read committed read write"]
+        for table, blocks in all_blocks.items():
+            begin += [
+                f"execute delete_{table.oid}('({start},0)', '({end},0)', '{since.xid}')"
+                for start, end in ranges(blocks, most=_MOST_RANGES)
+            ]
+        if not lost:
+            return self._finish(begin, (), written.sequences, keep)
+        begin += [
+            f"execute places_{table.oid}('({start},0)', '({end},0)')"
+            for table, spans in lost.items()
+            for start, end in spans
+        ]
+        present = iter(self._send(begin))
+        missing = [
+            self._missing(table, spans, {row[0] for _ in spans for row in next(present)})
+            for table, spans in lost.items()
+        ]
+        if sum(len(one.places) for one in missing) > _MOST_ROWS:
+            raise RefusedError("too much was written")
+        return self._finish([], [one for one in missing if one.places], written.sequences, keep)
+
+    def _missing(self, table: Table, spans: list[tuple[int, int]], present: set[str]) -> _Missing:
+        """The pristine rows that are not where they belong."""
+        blocks = {block for start, end in spans for block in range(start, end)}
+        layout = self._layouts.setdefault(table.oid, Layout())
+        belong = layout.rows(blocks, self._pristine.names(table, blocks))
+        if not present <= belong.keys():
+            raise RefusedError("a row is where none was left")
+        gone = {place: name for place, name in belong.items() if place not in present}
+        return _Missing(table, list(gone), list(gone.values()))
+
+    def _finish(
+        self, parts: list[str], missing: Collection[_Missing], sequences: Iterable[Sequence], keep: Collection[int]
+    ) -> Mark:
+        """Put rows and sequences back and commit: the mark after it."""
+        self._prepare("insert", [one.table for one in missing])
+        self._prepare("sequence", sequences)
+        kept = ",".join(str(int(pid)) for pid in keep)
+        results = self._send(
+            [
+                *parts,
+                *(
+                    f"execute insert_{one.table.oid}({_array(self._pristine.rows(one.table, one.names))})"
+                    for one in missing
+                ),
+                *(f"execute sequence_{sequence.oid}" for sequence in sequences),
+                "commit",
+                f"execute finish({self._oid}, '{{{kept}}}')",
+            ]
+        )
+        for one, placed in zip(missing, results, strict=False):
+            layout = self._layouts[one.table.oid]
+            for old, (new,), name in zip(one.places, placed, one.names, strict=True):
+                layout.move(old, new, name)
+        ((position, xid, sessions),) = results[-1]
+        if sessions:
+            raise RefusedError("a session came while it was undone")
+        return Mark(position, xid, position)
+
+    def _send(self, parts: Collection[str]) -> Results:
+        """The rows of those statements that have any: one message to the server and back."""
+        return _results(self._connection.execute("; ".join(parts).encode()))
+
+    def _prepare(self, kind: str, relations: Iterable[Table | Sequence]) -> None:
+        """Prepare the statements for relations that are met for the first time, in one message."""
+        from psycopg import sql
+
+        statements: list[Composable] = []
+        for relation in relations:
+            if (kind, relation.oid) in self._prepared:
+                continue
+            self._prepared.add((kind, relation.oid))
+            name = sql.Identifier(relation.schema, relation.name)
+            columns = relation.columns if isinstance(relation, Table) else ()
+            parts: dict[str, Composable] = {
+                "statement": sql.Identifier(f"{kind}_{relation.oid}"),
+                "relation": name,
+                "name": sql.Literal(name.as_string(self._connection)),
+                "row": sql.Identifier("r"),
+                "columns": sql.SQL(", ").join(map(sql.Identifier, columns)),
+                "values": sql.SQL(", ").join(sql.Identifier("r", column) for column in columns),
+            }
+            if isinstance(relation, Sequence):
+                parts["last_value"] = sql.Literal(relation.last_value)
+                parts["is_called"] = sql.Literal(relation.is_called)
+            statements.append(sql.SQL(_STATEMENTS[kind]).format(**parts))
+        if statements:
+            self._connection.execute(sql.SQL("; ").join(statements))
+
+    def close(self) -> None:
+        """End the session."""
+        self._connection.close()
+
+
+def _array(rows: Iterable[str]) -> str:
+    """Rows as the literal of an array of their table's type."""
+    quoted = (row.replace("\\", "\\\\").replace('"', '\\"') for row in rows)
+    return "'{" + ",".join(f'"{row}"' for row in quoted).replace("'", "''") + "}'"
+
+
+def _results(cursor: Cursor[Any]) -> Results:
+    found = []
+    while True:
+        if cursor.description is not None:
+            found.append(cursor.fetchall())
+        if not cursor.nextset():
+            return found
+
+
+# age() counts as transaction numbers do, round and round, and without a comparison operator for xid
+_STATEMENTS: Mapping[str, LiteralString] = MappingProxyType(
+    {
+        "delete": "prepare {statement} (tid, tid, xid) as delete from only {relation}"
+        " where ctid >= $1 and ctid < $2 and pg_catalog.age(xmin) between 0 and pg_catalog.age($3)",
+        "places": "prepare {statement} (tid, tid) as select ctid from only {relation} where ctid >= $1 and ctid < $2",
+        "insert": "prepare {statement} ({relation}[]) as insert into {relation} ({columns}) overriding system value"
+        " select {values} from pg_catalog.unnest($1) {row} returning ctid",
+        "strangers": "prepare {statement} (xid) as select"
+        " count(*) filter (where pg_catalog.age(xmin) between 0 and pg_catalog.age($1)), count(*),"
+        " pg_catalog.pg_relation_size({name}) / pg_catalog.current_setting('block_size')::int from only {relation}",
+        "state": "prepare {statement} as select last_value, is_called, 0 from {relation}",
+        "sequence": "prepare {statement} as select pg_catalog.setval({name}, {last_value}, {is_called})",
+    }
+)
+
+_FINISH = """
+prepare finish (oid, int[]) as
+select pg_catalog.pg_current_wal_insert_lsn()::text,
+       pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::xid::text,
+       (select count(*) from pg_catalog.pg_stat_get_activity(null) a
+        where a.datid = $1 and a.pid <> pg_catalog.pg_backend_pid() and a.backend_type <> 'autovacuum worker'
+              and not (a.pid = any($2) and a.state = 'idle'))
+"""

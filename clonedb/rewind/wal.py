@@ -1,0 +1,114 @@
+"""What the WAL between two positions says was written in one database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from clonedb.rewind.facts import Facts, Sequence, Table
+
+__all__ = ["Written", "read_statement", "sort_out"]
+
+# Records that change no contents: index pages (the rows decide), hint bits, pruning, visibility, freezing, row locks.
+_COUNTS = """not (
+    {0}.resource_manager in ('Btree', 'Hash', 'Gin', 'Gist', 'SPGist', 'BRIN')
+    or {0}.resource_manager = 'XLOG' and {0}.record_type = 'FPI_FOR_HINT'
+    or {0}.resource_manager = 'Heap' and {0}.record_type = 'LOCK'
+    or {0}.resource_manager = 'Heap2'
+       and ({0}.record_type like 'PRUNE%' or {0}.record_type in ('VACUUM', 'FREEZE_PAGE', 'VISIBLE', 'LOCK_UPDATED')))
+"""
+
+# The lateral join keeps a window that is too long from being read.
+_BLOCKS = """
+select b.reltablespace::bigint, b.reldatabase <> 0, b.relfilenode::bigint, b.resource_manager, b.record_type,
+       pg_catalog.array_agg(distinct b.relblocknumber)
+from (select $1 as start, $2 as stop where $2 > $1 and $2 - $1 <= $4) w, lateral pg_get_wal_block_info(w.start, w.stop, false) b
+where b.reldatabase in ($3, 0) and b.relforknumber = 0 and {counts}
+group by 1, 2, 3, 4, 5
+"""
+
+# PostgreSQL 15 has the blocks as text only: `blkref #0: rel 1663/16390/16392 fork main blk 0; blkref #1: ...`
+_RECORDS = """
+select m[1]::bigint, m[2] <> '0', m[3]::bigint, r.resource_manager, r.record_type,
+       pg_catalog.array_agg(distinct m[4]::bigint)
+from (select $1 as start, $2 as stop where $2 > $1 and $2 - $1 <= $4) w, lateral pg_get_wal_records_info(w.start, w.stop) r,
+     lateral pg_catalog.regexp_matches(r.block_ref, 'rel (\\d+)/(\\d+)/(\\d+) fork main blk (\\d+)', 'g') m
+where (r.block_ref like '%/' || $3 || '/%' or r.block_ref like '%/0/%') and m[2] in ($3::text, '0') and {counts}
+group by 1, 2, 3, 4, 5
+"""
+
+_STATISTICS = "statistics were written (ANALYZE or VACUUM)"
+_UNKNOWN = "a relation was made (DDL)"
+
+# HEAP_CONFIRM: an INSERT ... ON CONFLICT that came through
+_INSERTING = frozenset(
+    {
+        *(("Heap", kind) for kind in ("INSERT", "INSERT+INIT", "HEAP_CONFIRM")),
+        *(("Heap2", kind) for kind in ("MULTI_INSERT", "MULTI_INSERT+INIT")),
+    }
+)
+_CHANGING = frozenset(
+    {
+        *(("Heap", kind) for kind in ("DELETE", "UPDATE", "UPDATE+INIT", "HOT_UPDATE", "HOT_UPDATE+INIT")),
+        ("XLOG", "FPI"),
+    }
+)
+
+
+def read_statement(major: int) -> str:
+    """The query of (start, end, database, most bytes) for files, kinds of records and blocks."""
+    if major >= 16:
+        return _BLOCKS.format(counts=_COUNTS.format("b"))
+    return _RECORDS.format(counts=_COUNTS.format("r"))
+
+
+@dataclass(slots=True)
+class Written:
+    """What was written: blocks that only got rows, blocks that may have lost some, and sequences.
+
+    `refusal` is the reason why it cannot be undone; `shared` says that some catalog common to all databases was written
+    by somebody.
+    """
+
+    gained: dict[Table, set[int]] = field(default_factory=dict)
+    lost: dict[Table, set[int]] = field(default_factory=dict)
+    sequences: set[Sequence] = field(default_factory=set)
+    refusal: str | None = None
+    shared: bool = False
+
+
+def sort_out(rows: Iterable[tuple[Any, ...]], facts: Facts) -> Written:
+    """Tell from the rows of `read_statement` what was written; whatever is not known is refused."""
+    written = Written()
+    for tablespace, ours, node, manager, kind, blocks in rows:
+        file, record = (tablespace, node), (manager, kind)
+        if not ours:
+            written.shared = True
+        elif table := facts.tables.get(file):
+            _sort_out_table(written, table, record, blocks)
+        elif sequence := facts.sequences.get(file):
+            written.sequences.add(sequence)
+            if record != ("Sequence", "LOG"):
+                _refuse(written, f"a sequence has an unknown WAL record ({manager} {kind})")
+        elif file not in facts.ignored:
+            statistics = record == ("Heap", "INPLACE")
+            _refuse(written, _STATISTICS if statistics else facts.others.get(file, _UNKNOWN))
+    return written
+
+
+def _sort_out_table(written: Written, table: Table, record: tuple[str, str], blocks: Iterable[int]) -> None:
+    if table.refusal:
+        _refuse(written, table.refusal)
+    elif record in _INSERTING:
+        written.gained.setdefault(table, set()).update(blocks)
+    elif record in _CHANGING:
+        written.lost.setdefault(table, set()).update(blocks)
+    else:
+        _refuse(written, f"a table has an unknown WAL record ({' '.join(record)})")
+
+
+def _refuse(written: Written, reason: str) -> None:
+    """Keep the reason that says most: statistics and files of relations come along with almost every other."""
+    if written.refusal in {None, _STATISTICS, _UNKNOWN}:
+        written.refusal = reason

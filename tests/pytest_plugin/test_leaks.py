@@ -1,0 +1,97 @@
+"""Connections that a test leaves open: told with the test's id, and no obstacle."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.projects import Project
+
+TESTS = """
+import psycopg, pytest, sqlalchemy as sa, time
+
+left = []
+
+def test_leaves_one(clonedb_dsn):
+    connection = psycopg.connect(clonedb_dsn, application_name="the shop")
+    connection.execute("select 'password=SECRET', name from item")
+    left.append(connection)
+
+def test_leaves_two_in_a_pool(clonedb_url):
+    engine = sa.create_engine(clonedb_url)
+    with engine.connect() as one, engine.connect() as two:
+        one.execute(sa.text("select 1")), two.execute(sa.text("select 2"))
+    left.append(engine)
+
+def test_closes_late(clonedb_dsn):
+    for _ in range(20):
+        psycopg.connect(clonedb_dsn).close()
+
+def test_uses_the_fixtures(clonedb_connection, clonedb_engine, clonedb_session):
+    clonedb_connection.execute("select 1")
+    clonedb_session.execute(sa.text("select 1"))
+
+def test_a_lock_is_no_obstacle(clonedb_dsn):
+    connection = psycopg.connect(clonedb_dsn)
+    connection.execute("lock table item in access exclusive mode")
+    left.append(connection)
+"""
+
+
+@pytest.mark.parametrize("isolation", ["auto", "clone", "truncate", "readonly"])
+@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["alone", "xdist"])
+def test_leaks_are_told(items: Project, arguments: tuple[str, ...], isolation: str) -> None:
+    """The test's id, what the connection calls itself, and its last statement, without a password; others are not."""
+    items.write("test_it.py", TESTS)
+    outcome = items.pytest(f"--clonedb-isolation={isolation}", *arguments).demand()
+    assert "5 passed" in outcome.out
+    text = " ".join(outcome.out.split())
+    assert (
+        "LeakedConnectionWarning: test_it.py::test_leaves_one ended with an open connection to its database"
+        " ('the shop', idle in transaction, last statement" in text
+    )
+    assert "SECRET" not in outcome.text
+    assert "test_it.py::test_leaves_two_in_a_pool ended with 2 open connections" in text
+    assert "test_it.py::test_a_lock_is_no_obstacle ended with an open connection" in text
+    assert text.count("LeakedConnectionWarning:") == 3
+
+
+def test_a_leak_may_be_an_error(items: Project) -> None:
+    """filterwarnings decides, as for every warning."""
+    items.write("test_it.py", TESTS)
+    outcome = items.pytest("-W", "error::clonedb.LeakedConnectionWarning").demand(1)
+    assert "5 passed, 3 errors" in outcome.out
+
+
+def test_the_clone_is_gone_within_50_ms(items: Project) -> None:
+    """A leaked connection does not hold the next test up: 25 ms of grace, and the price of a clone."""
+    items.write(
+        "test_it.py",
+        """
+        import psycopg, pytest
+
+        left = []
+
+        @pytest.mark.parametrize("number", range(20))
+        def test_leaves_one(clonedb_dsn, number):
+            left.append(psycopg.connect(clonedb_dsn))
+
+        @pytest.fixture(autouse=True, scope="module")
+        def extra(request, clonedb_template):
+            import statistics, time
+            from clonedb.clone import Clone
+            seconds = []
+            real = Clone.end_sessions
+            def timed(self):
+                start = time.perf_counter()
+                try:
+                    return real(self)
+                finally:
+                    seconds.append(time.perf_counter() - start)
+            Clone.end_sessions = timed
+            yield
+            Clone.end_sessions = real
+            print("median ms", round(statistics.median(seconds) * 1e3))
+        """,
+    )
+    outcome = items.pytest("-s", "--clonedb-isolation=clone").demand()
+    assert int(outcome.out.partition("median ms ")[2].split()[0]) < 50
