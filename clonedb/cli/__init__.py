@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from clonedb.cli import check, clones, configuration, demo, servers, templates
+from clonedb.cli import check, clones, configuration, demo, init, servers, templates
 from clonedb.errors import CloneDBError
 
 __all__ = ["main"]
@@ -46,5 +46,6 @@ for command in (
     *clones.COMMANDS,
     *servers.COMMANDS,
     *demo.COMMANDS,
+    *init.COMMANDS,
 ):
     main.add_command(command)

@@ -1,0 +1,114 @@
+"""`clonedb init`: what it finds in a project, what it writes, and that it does so once."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from tests.projects import Project
+
+SETTINGS = """
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="SHOP_")
+    database_url: str = "postgresql+asyncpg://shop@localhost/shop"
+    debug: bool = False
+"""
+
+ENGINE = """
+import os
+from sqlalchemy.ext.asyncio import create_async_engine
+
+engine = create_async_engine(os.environ["POSTGRES_DSN"])
+"""
+
+
+def table(project: Project) -> dict[str, object]:
+    """What pyproject.toml says of clonedb."""
+    document = tomllib.loads((project.directory / "pyproject.toml").read_text())
+    found = document["tool"]["clonedb"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_an_asynchronous_application(items: Project) -> None:
+    """The variable that is set, the driver of its URL, and the fixture to ask for."""
+    items.write("shop/settings.py", SETTINGS)
+    items.write("shop/database.py", ENGINE)
+    items.write("tests/conftest.py", "import os\nurl = os.environ['TEST_DB_URL']\n")
+    outcome = items.clonedb("init", "--yes", POSTGRES_DSN="postgresql://shop@localhost/shop").demand()
+    assert table(items) == {"driver": "asyncpg", "route": ["POSTGRES_DSN"]}
+    assert "POSTGRES_DSN, SHOP_DATABASE_URL, TEST_DB_URL" in outcome.out
+    assert "ask for clonedb_async_session in a test" in outcome.out
+    assert items.clonedb("config").demand().out.count("[tool.clonedb]") == 2
+
+
+def test_a_variable_that_is_not_set(items: Project) -> None:
+    """A settings class reads it from a file of its own perhaps: then every engine is led to the test's database."""
+    items.write("shop/settings.py", SETTINGS)
+    outcome = items.clonedb("init", "--yes").demand()
+    assert table(items)["route"] == ["*"]
+    assert "SHOP_DATABASE_URL is not set here" in outcome.out
+
+
+def test_a_synchronous_project_keeps_its_file(items: Project) -> None:
+    """The lines come after what is there; a driver among the dependencies is enough."""
+    before = '[project]\nname = "shop"\nversion = "1"\ndependencies = ["psycopg2-binary>=2.9", "flask"]'
+    items.write("pyproject.toml", before)
+    items.clonedb("init", "--yes").demand()
+    assert (items.directory / "pyproject.toml").read_text().startswith(before + "\n\n[tool.clonedb]\n")
+    assert table(items) == {"driver": "psycopg2"}
+
+
+def test_an_alembic_configuration_below(items: Project) -> None:
+    """One that is not where clonedb looks is named."""
+    (items.directory / "services").mkdir()
+    (items.directory / "alembic.ini").rename(items.directory / "services" / "alembic.ini")
+    (items.directory / "migrations").rename(items.directory / "services" / "migrations")
+    items.clonedb("init", "--yes").demand()
+    assert table(items) == {"alembic_ini": "services/alembic.ini"}
+    items.clonedb("build").demand()
+
+
+def test_nothing_is_changed_twice(items: Project) -> None:
+    """A second run says that the table is there."""
+    items.clonedb("init", "--yes").demand()
+    before = (items.directory / "pyproject.toml").read_bytes()
+    outcome = items.clonedb("init", "--yes").demand()
+    assert "has a [tool.clonedb] table already; nothing was changed" in outcome.out
+    assert (items.directory / "pyproject.toml").read_bytes() == before
+
+
+def test_without_a_person_it_only_shows(items: Project) -> None:
+    """In a script the lines are shown, and the option that would write them."""
+    outcome = items.clonedb("init").demand(2)
+    assert "[tool.clonedb]" in outcome.out
+    assert "clonedb init --yes" in outcome.err
+    assert not (items.directory / "pyproject.toml").exists()
+
+
+@pytest.mark.parametrize(("answer", "written"), [(b"\n", True), (b"n\n", False)])
+def test_a_person_is_asked(items: Project, answer: bytes, *, written: bool) -> None:
+    """Enter writes, n does not."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clonedb.cli", "init"],
+        cwd=items.directory,
+        env=items.environment,
+        stdin=slave,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    os.write(master, answer)
+    out, _ = process.communicate(timeout=30)
+    os.close(slave)
+    os.close(master)
+    assert process.returncode == 0
+    assert "write them? [Y/n]" in out
+    assert (items.directory / "pyproject.toml").exists() == written
