@@ -56,7 +56,15 @@ __all__ = [
     "template",
 ]
 
-_HOMES = MappingProxyType({"Clone": "clone", "Config": "config", "OpenTemplate": "api", "fixture": "pytest_plugin.scopes", "template": "api"})
+_HOMES = MappingProxyType(
+    {
+        "Clone": "clone",
+        "Config": "config",
+        "OpenTemplate": "api",
+        "fixture": "pytest_plugin.scopes",
+        "template": "api",
+    }
+)
 
 
 def __getattr__(name: str) -> Any:

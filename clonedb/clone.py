@@ -44,6 +44,7 @@ class Clone:
     kept: bool = False
     worth_keeping: bool = True
     _engines: list[Engine] = field(default_factory=list, repr=False)
+    _lasting: Engine | None = field(default=None, repr=False)
 
     @property
     def url(self) -> str:
@@ -83,17 +84,39 @@ class Clone:
         self._engines.append(engine)
         return engine
 
+    def lasting_engine(self) -> Engine:
+        """An engine whose pooled connections may stay open as long as the database is handed from test to test.
+
+        Each call gives another Engine on the one pool: what a test listens to on its own is not the next one's.
+        """
+        if self._lasting is None:
+            self._lasting = self.engine()
+            self._engines.remove(self._lasting)
+        return self._lasting.execution_options()
+
+    @property
+    def lasting(self) -> Engine | None:
+        """The engine below `lasting_engine`, if anybody asked for it."""
+        return self._lasting
+
     def dispose(self) -> None:
         """Close the pools of the engines that `engine` made."""
         while self._engines:
             self._engines.pop().dispose()
+
+    def dispose_all(self) -> None:
+        """Close the lasting engine's pool, too."""
+        self.dispose()
+        if self._lasting is not None:
+            self._lasting.dispose()
+            self._lasting = None
 
     def end_sessions(self) -> list[sql.Session]:
         """End what is connected to the database, the engines of `engine` included: the sessions that nobody closed.
 
         One that its client has just closed takes its server a moment to end, so they are given 25 ms.
         """
-        self.dispose()
+        self.dispose_all()
         return self.server.run(lambda connection: sql.end_open_sessions(connection, self.name))
 
     def keep(self, kept: Kept) -> None:
@@ -108,7 +131,7 @@ class Clone:
 
     def drop(self) -> None:
         """Drop the database, whoever is connected; nothing happens if it is kept or gone."""
-        self.dispose()
+        self.dispose_all()
         if not self.kept:
             try:
                 self.server.run(lambda connection: sql.drop_database(connection, self.name))
@@ -129,8 +152,8 @@ class Clone:
                 self.drop()
 
 
-def create(server: Server, template: Template) -> Clone:
-    """Make a clone: CREATE DATABASE ... TEMPLATE, then what that does not copy.
+def create(server: Server, template: Template, *, strategy: str | None = None) -> Clone:
+    """Make a clone: CREATE DATABASE ... TEMPLATE, then what that does not copy; `strategy` is chosen if not given.
 
     Raises TemplateInUseError when somebody stays connected to the template (SQLSTATE 55006), ServerError when the
     template is gone or the disk is full.
@@ -139,7 +162,7 @@ def create(server: Server, template: Template) -> Clone:
     metadata = template.metadata
     name = clone_name(server.config.prefix, metadata.fingerprint, server.owner, server.next_number())
     try:
-        _copy(server, template, name, start + _PATIENCE)
+        _copy(server, template, name, strategy or _strategy(server, template), start + _PATIENCE)
         if has_any(metadata):
             server.run(lambda connection: give(connection, name, metadata))
     except BaseException:  # Ctrl-C, too: it may come too late to cancel the statement
@@ -183,10 +206,9 @@ def _discard(server: Server, name: str) -> None:
         server.run(lambda connection: sql.drop_database(connection, name))
 
 
-def _copy(server: Server, template: Template, name: str, deadline: float) -> None:
+def _copy(server: Server, template: Template, name: str, strategy: str | None, deadline: float) -> None:
     import psycopg
 
-    strategy = _strategy(server, template)
     while True:
         try:
             _guard_disk(

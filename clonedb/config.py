@@ -60,6 +60,7 @@ class Config:
     rebuild: bool = KEYS["rebuild"].default
     frozen: bool = KEYS["frozen"].default
     echo: bool = KEYS["echo"].default
+    report: bool = KEYS["report"].default
     off: bool = KEYS["off"].default
     sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     project_wide: Config | None = field(default=None, repr=False, compare=False)

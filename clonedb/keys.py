@@ -126,6 +126,7 @@ _ALL = (
     Key("rebuild", bool, False, "build the template anew, once for the run"),
     Key("frozen", bool, False, "never build a template: fail if it is not there, and say which command builds it"),
     Key("echo", bool, False, "print every SQL statement of SQLAlchemy's engines"),
+    Key("report", bool, False, "say at the end what became of the databases after their tests, and why"),
     Key("off", bool, False, "skip the tests that need a database"),
 )
 
@@ -204,7 +205,7 @@ def _check_templates(key: Key, value: Any, source: str) -> Mapping[str, Mapping[
     for name, table in value.items():
         place = f"{source}.templates.{name}"
         if name in ("default", "revision"):
-            raise ConfigError(f"{place}: {name!r} means a template that clonedb makes itself; give this one another name")
+            raise ConfigError(f"{place}: {name!r} is a template of clonedb's own making; give this one another name")
         if not isinstance(table, Mapping):
             raise ConfigError(f"{place}: a named template is {shown(table)}; it takes a table of settings")
         if unknown := sorted(table.keys() - TEMPLATE_KEYS):

@@ -173,7 +173,7 @@ def test_circles(templates: dict[str, object], complaint: str | None) -> None:
         ({"a": {"url": "x"}}, "templates.a: a template has no setting 'url'"),
         ({"a": "x"}, "templates.a: a named template is 'x'; it takes a table of settings"),
         ({"a": {"seed": "x.sql"}}, "templates.a: seed is 'x.sql'; it takes a list of strings"),
-        ({"default": {}}, "templates.default: 'default' means a template that clonedb makes itself"),
+        ({"default": {}}, "templates.default: 'default' is a template of clonedb's own making"),
     ],
 )
 def test_mistakes_in_a_table(templates: dict[str, object], complaint: str) -> None:

@@ -52,6 +52,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "rebuild": (True, False, True),
     "frozen": (True, False, True),
     "echo": (True, False, True),
+    "report": (True, False, True),
     "off": (True, False, True),
 }
 

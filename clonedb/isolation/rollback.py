@@ -130,6 +130,10 @@ class HeldClone(Clone):
         del keywords
         raise refusal("clonedb_engine and Clone.engine() open connections of their own")
 
+    def lasting_engine(self) -> Engine:
+        """Raises BoundsError, as `engine`."""
+        return self.engine()
+
     def allow_connections(self, allowed: bool) -> None:  # noqa: FBT001 - it is the one thing that is said
         """Let a connection in, or nobody."""
         self.server.run(lambda connection: sql.allow_connections(connection, self.name, allowed=allowed))

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from clonedb.isolation.clones import CloneEach, CloneWorker
 from clonedb.isolation.migrate import Migrate
 from clonedb.isolation.readonly import Readonly
+from clonedb.isolation.rewind import Rewind
 from clonedb.isolation.rollback import Rollback
 from clonedb.isolation.strategy import Origin, Strategy
 from clonedb.isolation.truncate import Truncate
@@ -16,7 +17,7 @@ __all__ = ["STRATEGIES"]
 
 STRATEGIES: Mapping[str, Callable[[Origin], Strategy]] = MappingProxyType(
     {
-        "auto": CloneEach,
+        "auto": Rewind,
         "clone": CloneEach,
         "rollback": Rollback,
         "truncate": Truncate,

@@ -20,7 +20,8 @@ __all__ = ["Origin", "Reusable", "Strategy"]
 class Origin:
     """Where a strategy's databases come from; `make` makes a clone of the template, and counts it.
 
-    `base` is the template that this one is built upon, None for one that is built from nothing.
+    `base` is the template that this one is built upon, None for one that is built from nothing. `note` is told what
+    became of a used clone (`rewound`, `untouched`, `refused`) and why.
     """
 
     server: Server
@@ -28,6 +29,7 @@ class Origin:
     template: Template
     base: Template | None
     make: Callable[[], Clone]
+    note: Callable[[str, str], None] = lambda _kind, _why: None
 
 
 class Strategy(Protocol):

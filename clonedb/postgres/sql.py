@@ -7,6 +7,7 @@ maintenance database unless a docstring says otherwise.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -30,6 +31,7 @@ __all__ = [
     "end_open_sessions",
     "end_sessions",
     "find_database",
+    "left_open",
     "let_role_log_in",
     "rename_database",
     "seal",
@@ -158,18 +160,26 @@ class Session:
     statement: str
 
 
-def end_open_sessions(connection: Connection[Any], name: str, *, grace: float = 0.025) -> list[Session]:
-    """End every session of a database that its client has not closed, and say which those were.
+def end_open_sessions(connection: Connection[Any], name: str) -> list[Session]:
+    """End every session of a database that its client has not closed, and say which those were."""
+    if found := left_open(connection, name):
+        end_sessions(connection, name)
+    return found
+
+
+def left_open(
+    connection: Connection[Any], name: str, *, keep: Collection[int] = (), grace: float = 0.025
+) -> list[Session]:
+    """The sessions of a database, but those in `keep`, that their clients have not closed.
 
     A client's close() returns before its server process has ended, so that all are given `grace` seconds to go.
     """
     deadline = time.monotonic() + grace
-    while open_now := _open_sessions(connection, name):
+    while found := [session for session in _open_sessions(connection, name) if session.pid not in keep]:
         if time.monotonic() > deadline:
-            end_sessions(connection, name)
-            break
+            return found
         time.sleep(0.0005)
-    return open_now
+    return []
 
 
 def _open_sessions(connection: Connection[Any], name: str) -> list[Session]:

@@ -82,10 +82,9 @@ def clonedb_connection(clonedb: Clone) -> Iterator[Connection[Any]]:
 
 
 @pytest.fixture
-def clonedb_engine(clonedb: Clone) -> Iterator[Engine]:
-    """A SQLAlchemy engine on the database, disposed of after the test."""
-    yield clonedb.engine()
-    clonedb.dispose()
+def clonedb_engine(clonedb: Clone) -> Engine:
+    """A SQLAlchemy engine on the database; what its pool holds is reset, or closed, after the test."""
+    return clonedb.lasting_engine()
 
 
 @pytest.fixture

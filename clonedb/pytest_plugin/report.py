@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -144,9 +145,43 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         total.add(part)
     if total.templates:
         terminalreporter.write_line(f"clonedb: {summary(total)}")
+    if total.outcomes:
+        for line in _outcomes(total, everything=_wants_report(config)):
+            terminalreporter.write_line(f"clonedb: {line}")
     if total.kept:
         databases = "1 database" if len(total.kept) == 1 else f"{len(total.kept)} databases"
         terminalreporter.write_line(f"clonedb: {databases} kept for you: clonedb psql NAME, clonedb drop NAME")
+
+
+def _wants_report(config: pytest.Config) -> bool:
+    try:
+        return configuration(config).report
+    except CloneDBError:
+        return False
+
+
+_KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        "rewound": "{} rewound",
+        "untouched": "{} only read",
+        "refused": "{} not rewound, so that the next test got a new clone",
+    }
+)
+
+
+def _outcomes(total: Statistics, *, everything: bool) -> Iterator[str]:
+    """What became of the clones after their tests; with `everything` also why some were not rewound."""
+    unable = total.outcomes.get("unable", {})
+    for why in unable:
+        yield f"no rewinding, every test got a new clone: {why}"
+    counts = [
+        text.format(sum(reasons.values())) for kind, text in _KINDS.items() if (reasons := total.outcomes.get(kind))
+    ]
+    if counts:
+        yield "after their tests " + ", ".join(counts)
+    if everything:
+        for why, count in sorted(total.outcomes.get("refused", {}).items(), key=lambda pair: -pair[1]):
+            yield f"  {count} not rewound: {why}"
 
 
 def summary(total: Statistics) -> str:

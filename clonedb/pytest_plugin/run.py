@@ -24,7 +24,8 @@ class Statistics:
     """What a process did with clonedb; crosses from an xdist worker to the controller as a dictionary.
 
     `templates` says of each by its name which server it is on, and the seconds it took if this process built it. `paid`
-    holds the milliseconds that each test spent on getting and giving back its databases.
+    holds the milliseconds that each test spent on getting and giving back its databases; `outcomes` counts what became
+    of them afterwards under `auto`, by kind and reason.
     """
 
     def __init__(self, **data: Any) -> None:
@@ -32,6 +33,12 @@ class Statistics:
         self.clones: int = data.get("clones", 0)
         self.paid: list[float] = list(data.get("paid", ()))
         self.kept: list[str] = list(data.get("kept", ()))
+        self.outcomes: dict[str, dict[str, int]] = data.get("outcomes", {})
+
+    def note(self, kind: str, why: str, count: int = 1) -> None:
+        """What became of a used clone."""
+        reasons = self.outcomes.setdefault(kind, {})
+        reasons[why] = reasons.get(why, 0) + count
 
     def add(self, other: Statistics) -> None:
         """Take another process's numbers in."""
@@ -41,6 +48,9 @@ class Statistics:
         self.clones += other.clones
         self.paid += other.paid
         self.kept += other.kept
+        for kind, reasons in other.outcomes.items():
+            for why, count in reasons.items():
+                self.note(kind, why, count)
 
 
 class Run:
@@ -132,6 +142,7 @@ class Run:
                 template=template.record,
                 base=template.base.record if template.base else None,
                 make=lambda: self.clone(template),
+                note=self.statistics.note,
             )
             strategy = STRATEGIES[name](origin)
             self._strategies[name, template] = strategy

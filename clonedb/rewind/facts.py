@@ -182,19 +182,21 @@ _RELATIONS = """
 select c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence = 'u',
        (case c.reltablespace when 0 then d.dattablespace else c.reltablespace end)::bigint,
        pg_catalog.pg_relation_filenode(c.oid)::bigint,
-       case when c.relkind = 'r'
-            then pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::int else 0 end,
-       case when c.relkind = 'r' then pg_catalog.pg_table_size(c.oid) else 0 end,
-       case when c.relkind = 'r' then array(
-           select a.attname::text from pg_catalog.pg_attribute a
-           where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
-           order by a.attnum) else '{}' end,
-       exists (select from pg_catalog.pg_trigger t where t.tgrelid = c.oid and t.tgenabled in ('A', 'R'))
-       or exists (select from pg_catalog.pg_rewrite w where w.ev_class = c.oid and w.ev_enabled in ('A', 'R')),
+       coalesce(t.bytes / pg_catalog.current_setting('block_size')::int, 0),
+       coalesce(t.bytes + pg_catalog.pg_relation_size(nullif(c.reltoastrelid, 0)), t.bytes, 0),
+       coalesce(t.columns, '{}'),
+       c.oid in (select g.tgrelid from pg_catalog.pg_trigger g where g.tgenabled in ('A', 'R'))
+       or c.oid in (select w.ev_class from pg_catalog.pg_rewrite w where w.ev_enabled in ('A', 'R')),
        coalesce(m.amname = 'heap', false)
 from pg_catalog.pg_class c
      join pg_catalog.pg_namespace n on n.oid = c.relnamespace
      join pg_catalog.pg_database d on d.datname = pg_catalog.current_database()
      left join pg_catalog.pg_am m on m.oid = c.relam
+     left join lateral (
+         select pg_catalog.pg_relation_size(c.oid) as bytes, array(
+             select a.attname::text from pg_catalog.pg_attribute a
+             where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+             order by a.attnum) as columns
+         where c.relkind = 'r' and c.oid >= 16384) t on true
 where c.relkind in ('r', 'i', 't', 'S', 'm') and not c.relisshared
 """

@@ -47,6 +47,11 @@ class Rewinder:
             self._oid, self._about, self._mark = self._witness.mark(clone.name)
             self._lost = self._facts.refusal
 
+    @property
+    def pid(self) -> int | None:
+        """The backend pid of its own session in the clone, if it has one."""
+        return None if self._undoing is None else self._undoing.pid
+
     def rewind(self, keep: Collection[int] = ()) -> Outcome:
         """End the clone's sessions but the idle ones in `keep` (backend pids), and undo what was written.
 
@@ -147,4 +152,4 @@ def _why_not(connection: Connection[Any]) -> str | None:
 def _reason(error: Exception) -> str:
     """An error as a reason that can be counted: its SQLSTATE says enough, its message names what was in the way."""
     state = getattr(error, "sqlstate", None)
-    return f"the server refused the undoing (SQLSTATE {state})" if state else f"it failed ({type(error).__name__})"
+    return f"the server refused it (SQLSTATE {state})" if state else f"it failed ({type(error).__name__})"

@@ -25,7 +25,7 @@ _MOST_UNLOGGED = 200  # pages to look at after each test
 _MOST_ROWS = 10_000  # to put back
 _MOST_RANGES = 50  # of blocks of one table; what lies between them is looked at, too
 _GROWTH = 4  # times as many pages as in the template, and
-_PAGES = 128  # some more, make a table too slow to hand on
+_PAGES = 512  # some more, make a table too slow to hand on
 
 Results = list[list[tuple[Any, ...]]]
 

@@ -23,7 +23,8 @@ _COUNTS = """not (
 _BLOCKS = """
 select b.reltablespace::bigint, b.reldatabase <> 0, b.relfilenode::bigint, b.resource_manager, b.record_type,
        pg_catalog.array_agg(distinct b.relblocknumber)
-from (select $1 as start, $2 as stop where $2 > $1 and $2 - $1 <= $4) w, lateral pg_get_wal_block_info(w.start, w.stop, false) b
+from (select $1 as start, $2 as stop where $2 > $1 and $2 - $1 <= $4) w,
+     lateral pg_get_wal_block_info(w.start, w.stop, false) b
 where b.reldatabase in ($3, 0) and b.relforknumber = 0 and {counts}
 group by 1, 2, 3, 4, 5
 """
@@ -32,7 +33,8 @@ group by 1, 2, 3, 4, 5
 _RECORDS = """
 select m[1]::bigint, m[2] <> '0', m[3]::bigint, r.resource_manager, r.record_type,
        pg_catalog.array_agg(distinct m[4]::bigint)
-from (select $1 as start, $2 as stop where $2 > $1 and $2 - $1 <= $4) w, lateral pg_get_wal_records_info(w.start, w.stop) r,
+from (select $1 as start, $2 as stop where $2 > $1 and $2 - $1 <= $4) w,
+     lateral pg_get_wal_records_info(w.start, w.stop) r,
      lateral pg_catalog.regexp_matches(r.block_ref, 'rel (\\d+)/(\\d+)/(\\d+) fork main blk (\\d+)', 'g') m
 where (r.block_ref like '%/' || $3 || '/%' or r.block_ref like '%/0/%') and m[2] in ($3::text, '0') and {counts}
 group by 1, 2, 3, 4, 5

@@ -96,8 +96,8 @@ class Witness:
         kept = ",".join(str(int(pid)) for pid in keep)
         position = since.position
         message = (
-            f"execute clonedb_sessions({oid}, '{{{kept}}}'); begin; execute clonedb_stop('{position}', '{since.quiet}');"
-            f" commit; execute clonedb_size('{position}');"
+            f"execute clonedb_sessions({oid}, '{{{kept}}}');"
+            f" begin; execute clonedb_stop('{position}', '{since.quiet}'); commit; execute clonedb_size('{position}');"
             f" execute clonedb_read('{position}', current_setting('clonedb.stop')::pg_lsn, {oid}, {_MOST_WAL})"
         ).encode()
         deadline = time.monotonic() + _PATIENCE
