@@ -15,7 +15,6 @@ if TYPE_CHECKING:
         BuildError,
         CloneDBError,
         ConfigError,
-        LeakedConnectionWarning,
         LockTimeoutError,
         MigrationError,
         MissingExtensionError,
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
         TemplateInUseError,
         VerificationError,
     )
+    from clonedb.leaks import LeakedConnectionWarning
     from clonedb.pytest_plugin.scopes import fixture
 
 __all__ = [
@@ -60,6 +60,7 @@ _HOMES = MappingProxyType(
     {
         "Clone": "clone",
         "Config": "config",
+        "LeakedConnectionWarning": "leaks",
         "OpenTemplate": "api",
         "fixture": "pytest_plugin.scopes",
         "template": "api",

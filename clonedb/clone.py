@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from clonedb.connections import LastingConnections
 from clonedb.errors import ServerError, TemplateInUseError
 from clonedb.names import clone_name
 from clonedb.postgres import sql
@@ -44,7 +45,7 @@ class Clone:
     kept: bool = False
     worth_keeping: bool = True
     _engines: list[Engine] = field(default_factory=list, repr=False)
-    _lasting: Engine | None = field(default=None, repr=False)
+    _lasting: LastingConnections | None = field(default=None, repr=False)
 
     @property
     def url(self) -> str:
@@ -77,26 +78,21 @@ class Clone:
         Its driver is the configured one, or psycopg if that is asyncpg, which has no synchronous side. Keywords are
         those of `create_engine`.
         """
-        from sqlalchemy import create_engine
-
-        url = self.server.public_url(self.name)
-        engine = create_engine((url.replace(driver="psycopg") if url.driver == "asyncpg" else url).render(), **keywords)
+        engine = self._engine(**keywords)
         self._engines.append(engine)
         return engine
 
-    def lasting_engine(self) -> Engine:
-        """An engine whose pooled connections may stay open as long as the database is handed from test to test.
+    def _engine(self, **keywords: Any) -> Engine:
+        from sqlalchemy import create_engine
 
-        Each call gives another Engine on the one pool: what a test listens to on its own is not the next one's.
-        """
-        if self._lasting is None:
-            self._lasting = self.engine()
-            self._engines.remove(self._lasting)
-        return self._lasting.execution_options()
+        url = self.server.public_url(self.name)
+        return create_engine((url.replace(driver="psycopg") if url.driver == "asyncpg" else url).render(), **keywords)
 
     @property
-    def lasting(self) -> Engine | None:
-        """The engine below `lasting_engine`, if anybody asked for it."""
+    def lasting(self) -> LastingConnections:
+        """The connections of clonedb's own fixtures, which stay open while the database goes from test to test."""
+        if self._lasting is None:
+            self._lasting = LastingConnections(self._engine, self.connect)
         return self._lasting
 
     def dispose(self) -> None:
@@ -105,11 +101,10 @@ class Clone:
             self._engines.pop().dispose()
 
     def dispose_all(self) -> None:
-        """Close the lasting engine's pool, too."""
+        """Close the lasting connections, too."""
         self.dispose()
         if self._lasting is not None:
-            self._lasting.dispose()
-            self._lasting = None
+            self._lasting.close()
 
     def end_sessions(self) -> list[sql.Session]:
         """End what is connected to the database, the engines of `engine` included: the sessions that nobody closed.

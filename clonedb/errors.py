@@ -17,8 +17,6 @@ CloneDBError
  +-- BoundsError                a test under `rollback` left its one transaction
  +-- RoutingError             an application's connection could not be sent to a clone
 
-LeakedConnectionWarning         a test ended with a connection open; filterwarnings makes an error of it
-
 A message says what happened, shows the value by its repr, and says what to do. No message holds a password.
 """
 
@@ -29,7 +27,6 @@ __all__ = [
     "BuildError",
     "CloneDBError",
     "ConfigError",
-    "LeakedConnectionWarning",
     "LockTimeoutError",
     "MigrationError",
     "MissingExtensionError",
@@ -107,7 +104,3 @@ class BoundsError(CloneDBError):
 
 class RoutingError(CloneDBError):
     """A connection to the application's database was refused, because there is no clone to send it to."""
-
-
-class LeakedConnectionWarning(UserWarning):
-    """A test ended with connections to its database open; they were ended, and the database was taken back."""

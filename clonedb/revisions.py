@@ -26,8 +26,8 @@ _REVISION = re.compile(r"""^revision\s*(?::[^=\n]*)?=\s*(['"])([^'"\n]+)\1\s*(?:
 _LABELS = re.compile(r"^branch_labels\s*(?::[^=\n]*)?=\s*(.*)$", re.MULTILINE)
 _WORDS = frozenset({"base", "head", "heads"})
 _SIGNS = frozenset("+-@:")  # of relative revisions and branches; Alembic allows none of them in a revision's name
-_BLOCKERS = """
-    select distinct b.pid, coalesce(b.application_name, ''), coalesce(b.query, '')
+_BLOCKED = """
+    select w.pid, (b.pid, b.xact_start)::text, coalesce(b.application_name, ''), coalesce(b.query, '')
     from pg_stat_activity w cross join lateral unnest(pg_blocking_pids(w.pid)) p join pg_stat_activity b on b.pid = p
     where w.datname = %s and w.wait_event_type = 'Lock' and b.state like 'idle in transaction%%'
 """
@@ -43,6 +43,7 @@ class RevisionClone(Clone):
 
     project: Project = field(kw_only=True, repr=False)
     _session: Session | None = field(default=None, init=False, repr=False)
+    _suspects: frozenset[str] = field(default=frozenset(), init=False, repr=False)
 
     def upgrade(self, revision: str = "heads") -> Migrated:
         """What `alembic upgrade REVISION` does; `+1` is the next one. Raises MigrationError or ConfigError."""
@@ -69,6 +70,7 @@ class RevisionClone(Clone):
     def _ready(self) -> Session:
         for engine in self._engines:
             engine.dispose()  # an idle transaction of a pool would block the DDL
+        self._suspects = frozenset()
         if self._session is None:
             migrator = AlembicMigrator(self.server.config, self.project)
             self._session = migrator.session(self.server.url(self.name))
@@ -76,11 +78,18 @@ class RevisionClone(Clone):
         return self._session
 
     def _demand_no_blocker(self) -> None:
-        """Raises MigrationError when the migration waits for a transaction that its own test has open: for ever."""
+        """Asked every second: raises MigrationError when the migration waits for an idle transaction two times running.
+
+        Most often it is the test's own, which will not end before the migration does. The waiting session is ended,
+        because whoever wants the table next would wait behind it.
+        """
         __tracebackhide__ = True
-        rows = self.server.run(lambda connection: connection.execute(_BLOCKERS, [self.name]).fetchall())
-        if rows:
-            _, application, statement = rows[0]
+        rows = self.server.run(lambda connection: connection.execute(_BLOCKED, [self.name]).fetchall())
+        before, self._suspects = self._suspects, frozenset(row[1] for row in rows)
+        lasting = [row for row in rows if row[1] in before]
+        if lasting:
+            waiting, _, application, statement = lasting[0]
+            self.server.run(lambda connection: connection.execute("select pg_terminate_backend(%s)", [waiting]))
             raise MigrationError(
                 f"the migration of {self.name!r} waits for a transaction that is left open, and would do so for ever"
                 f" (application {application!r}, last statement {redact(' '.join(statement.split())[:200])!r}); commit"

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 # A module or package imports from the rows above its own, and a package also from itself.
 LAYERS = (
     "errors",
-    "names progress url",
-    "keys",
+    "connections names progress url",
+    "keys leaks",
     "config routing",
     "postgres project settings",
     "fingerprint migrate",

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from clonedb.clone import Clone
 from clonedb.isolation.strategy import Origin, Reusable
 from clonedb.postgres import sql
 from clonedb.rewind.rewinder import Pristine, Rewinder, why_not
 from clonedb.rewind.sessions import reset_session
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Engine
 
 __all__ = ["Rewind"]
 
@@ -51,7 +46,7 @@ class Rewind(Reusable):
             self.drop(clone)
             return ()
         try:
-            ours = _idle(clone.lasting)
+            ours = clone.lasting.idle(reset_session)
             open_still = self._left_open(clone, {*ours, *filter(None, [rewinder.pid])})
             outcome = rewinder.rewind(keep=ours)
         except BaseException:
@@ -78,32 +73,3 @@ class Rewind(Reusable):
         super().close()
         if self._pristine is not None:
             self._pristine.close()
-
-
-def _idle(engine: Engine | None) -> list[int]:
-    """The backend pids of an engine's pooled connections, each made as good as new; none if a test still has one.
-
-    Those that cannot be are closed.
-    """
-    if engine is None:
-        return []
-    pool = engine.pool
-    if pool.checkedout():  # type: ignore[attr-defined]
-        engine.dispose()
-        return []
-    pids, taken = [], []
-    with contextlib.suppress(Exception):
-        taken.extend(engine.raw_connection() for _ in range(pool.checkedin()))  # type: ignore[attr-defined]
-        for connection in taken:
-            cursor = connection.cursor()
-            reset_session(cursor)
-            connection.commit()
-            driver: Any = connection.driver_connection
-            pids.append(driver.info.backend_pid)
-        for connection in taken:
-            connection.close()
-        return pids
-    for connection in taken:
-        connection.invalidate()
-    engine.dispose()
-    return []

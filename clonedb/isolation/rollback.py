@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from clonedb.clone import Clone
+from clonedb.connections import LastingConnections
 from clonedb.errors import BoundsError
 from clonedb.isolation.strategy import Reusable
 from clonedb.postgres import sql
@@ -130,9 +131,10 @@ class HeldClone(Clone):
         del keywords
         raise refusal("clonedb_engine and Clone.engine() open connections of their own")
 
-    def lasting_engine(self) -> Engine:
-        """Raises BoundsError, as `engine`."""
-        return self.engine()
+    @property
+    def lasting(self) -> LastingConnections:
+        """Connections that are refused, as those of `connect` and `engine`."""
+        return LastingConnections(self.engine, self.connect)
 
     def allow_connections(self, allowed: bool) -> None:  # noqa: FBT001 - it is the one thing that is said
         """Let a connection in, or nobody."""
@@ -142,7 +144,8 @@ class HeldClone(Clone):
         """A sessionmaker whose sessions are savepoints inside the outer transaction: commits are seen, and undone."""
         from sqlalchemy.orm import sessionmaker
 
-        self._hold = self._hold or Hold(self, Clone.engine(self))
+        if self._hold is None:
+            self._hold = Hold(self, Clone.engine(self))
         self._demand_one_of(self._hold, self._async_hold)
         return sessionmaker(class_=_session_class(self._hold), join_transaction_mode="create_savepoint")
 

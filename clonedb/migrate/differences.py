@@ -52,8 +52,8 @@ def _line(kind: str, *what: Any) -> str:
         schema, table, column = what
         return f"{verb} column {_name(schema, table, column.name)} ({column.type!r})"
     if kind in ("add_index", "remove_index"):
-        unique = "unique index" if what[0].unique else "index"
-        return f"{verb} {unique} {what[0].name!r} on {_columns(what[0].table, what[0].expressions)}"
+        unique = "unique " if what[0].unique and verb == "add" else ""  # Alembic 1.13 forgets it of one to remove
+        return f"{verb} {unique}index {what[0].name!r} on {_columns(what[0].table, what[0].expressions)}"
     if kind in ("add_constraint", "remove_constraint", "add_fk", "remove_fk"):
         named = f" {what[0].name!r}" if what[0].name else ""
         sort = {"fk": "foreign key"}.get(thing) or what[0].__visit_name__.replace("_", " ")

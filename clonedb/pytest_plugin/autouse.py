@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clonedb.pytest_plugin.routes import entered, is_routed, left
+from clonedb.pytest_plugin.routes import entered, is_routed, left, taken_back
 from clonedb.pytest_plugin.run import run_of
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def between_tests(request: pytest.FixtureRequest, clonedb_template: OpenTemplate
     yield
     left(request.config, clone)
     strategy.release(clone)
+    taken_back(request.config)
 
 
 @pytest.fixture(autouse=True, name=_FOR_TEST)

@@ -75,16 +75,16 @@ def clonedb_dsn(clonedb: Clone) -> str:
 
 @pytest.fixture
 def clonedb_connection(clonedb: Clone) -> Iterator[Connection[Any]]:
-    """A psycopg connection to the database, closed after the test; what the test did not commit is gone."""
-    connection = clonedb.connect()
+    """A psycopg connection to the database; what the test did not commit is gone after it."""
+    connection = clonedb.lasting.connection()
     yield connection
-    connection.close()
+    clonedb.lasting.give_back(connection)
 
 
 @pytest.fixture
 def clonedb_engine(clonedb: Clone) -> Engine:
     """A SQLAlchemy engine on the database; what its pool holds is reset, or closed, after the test."""
-    return clonedb.lasting_engine()
+    return clonedb.lasting.engine()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clonedb.pytest_plugin.routes import entered, left
+from clonedb.pytest_plugin.routes import entered, hold_loop, left, taken_back
 from clonedb.pytest_plugin.run import CLONES, run_of
 
 if TYPE_CHECKING:
@@ -84,7 +84,9 @@ def hand_out(request: pytest.FixtureRequest, wish: Wish) -> Iterator[Clone]:
         clone = strategy.acquire()
     with contextlib.ExitStack() as stack:
         # what fails from here on must not keep the clone from being released
+        stack.callback(taken_back, request.config)
         stack.callback(_release, node, paid, strategy.release, clone)
+        hold_loop(request)
         entered(request.config, clone)
         stack.callback(left, request.config, clone)
         clones, used = node.stash.setdefault(CLONES, []), (clone, template.project.name)
@@ -102,24 +104,9 @@ def _release(
         open_still = release(clone)
     paid.note()
     if open_still:
-        from clonedb.errors import LeakedConnectionWarning
+        from clonedb.leaks import leak
 
-        warnings.warn(LeakedConnectionWarning(_leak(node.nodeid, open_still)), stacklevel=2)
-
-
-def _leak(test: str, sessions: Sequence[Session]) -> str:
-    from clonedb.url import redact
-
-    listed = "; ".join(
-        f"{session.application or 'no application_name'!r}, {session.state or 'state unknown'},"
-        f" last statement {redact(' '.join(session.statement.split())[:200])!r}"
-        for session in sessions[:3]
-    )
-    count = "an open connection" if len(sessions) == 1 else f"{len(sessions)} open connections"
-    return (
-        f"{test} ended with {count} to its database ({listed}), which clonedb ended; close it in the test, or"
-        " dispose of its engine"
-    )
+        warnings.warn(leak(node.nodeid, open_still), stacklevel=2)
 
 
 def _sorted(wish: Wish, isolation: str, test: str) -> tuple[tuple[str, ...], list[Callable[..., Any]]]:

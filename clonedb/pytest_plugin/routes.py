@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from clonedb.routing.application import Router
     from clonedb.url import DatabaseURL
 
-__all__ = ["entered", "is_routed", "left", "pytest_sessionstart"]
+__all__ = ["entered", "hold_loop", "is_routed", "left", "pytest_sessionstart", "taken_back"]
 
 _KEYS = ("route", "autouse")
 _AUTOUSE = "clonedb.pytest_plugin.autouse"
@@ -80,10 +80,25 @@ def entered(config: pytest.Config, clone: Clone, *, stands_in: bool = False) -> 
         router.enter(_address(clone), stands_in=stands_in)
 
 
+def hold_loop(request: pytest.FixtureRequest) -> None:
+    """Let pytest-asyncio's loop before 1.0, or the project's own, outlive a test's clone.
+
+    It is closed without an end to its generators, and what an application's pool keeps open on it would stay open.
+    """
+    if is_routed(request.config) and request.scope == "function" and "event_loop" in request.fixturenames:
+        request.getfixturevalue("event_loop")
+
+
 def left(config: pytest.Config, clone: Clone) -> None:
     """The clone is about to be given back: nothing of the application stays connected to it."""
     if (router := config.stash.get(_ROUTER, None)) is not None:
         router.leave(_address(clone))
+
+
+def taken_back(config: pytest.Config) -> None:
+    """A clone was given back, and what was open on it still was reported: close that on this side, too."""
+    if (router := config.stash.get(_ROUTER, None)) is not None:
+        router.hang_up()
 
 
 def is_routed(config: pytest.Config) -> bool:

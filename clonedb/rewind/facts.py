@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.sql import Composed
 
-__all__ = ["Facts", "File", "RefusedError", "Sequence", "Table", "demand_same", "read_facts"]
+__all__ = ["STATISTICS", "Facts", "File", "RefusedError", "Sequence", "Table", "demand_same", "read_facts"]
 
 File = tuple[int, int]  # tablespace and relfilenode, by which WAL records name a relation of a database
+
+STATISTICS = "statistics were written (ANALYZE or VACUUM)"
 
 _FIRST_OID = 16384  # what initdb made has a lower one
 
@@ -164,8 +166,10 @@ _CATALOGS: Mapping[str, str] = MappingProxyType(
     {
         "pg_largeobject": "a large object was written",
         "pg_largeobject_metadata": "a large object was written",
-        "pg_statistic": "statistics were written (ANALYZE or VACUUM)",
-        "pg_statistic_ext_data": "statistics were written (ANALYZE or VACUUM)",
+        **dict.fromkeys(
+            ("pg_statistic", "pg_toast_2619", "pg_statistic_ext_data", "pg_toast_3429"),  # the latter are theirs
+            STATISTICS,
+        ),
     }
 )
 

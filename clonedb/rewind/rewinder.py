@@ -88,6 +88,8 @@ class Rewinder:
             raise RefusedError(written.refusal)
         if written.shared and self._witness.about(self._oid) != self._about:
             raise RefusedError("the database itself was altered")
+        if written.statistics:
+            self._open().demand_automatic()
         if self._facts.unlogged_tables or self._facts.unlogged_sequences:
             self._open().look_at_unlogged(written, self._facts, self._mark)
         if not (written.gained or written.lost or written.sequences):
@@ -101,7 +103,7 @@ class Rewinder:
 
     def _open(self) -> Undoing:
         if self._undoing is None:
-            self._undoing = Undoing(self._pristine, self._clone.name, self._oid)
+            self._undoing = Undoing(self._pristine, self._facts, self._clone.name, self._oid)
         return self._undoing
 
     def close(self) -> None:
@@ -145,11 +147,14 @@ def _why_not(connection: Connection[Any]) -> str | None:
             continue
         except psycopg.Error as error:
             return f"the extension pg_walinspect cannot be created: {' '.join(str(error).split())}"
-        return None
+        row = connection.execute("select to_regproc('pg_get_wal_records_info') is null").fetchone()
+        return "the extension pg_walinspect is in a schema outside of search_path" if row and row[0] else None
     return "the extension pg_walinspect cannot be created: other processes are creating it"
 
 
 def _reason(error: Exception) -> str:
-    """An error as a reason that can be counted: its SQLSTATE says enough, its message names what was in the way."""
+    """An error as a reason that can be counted, so without its message, which may hold names and values."""
     state = getattr(error, "sqlstate", None)
+    if state == "58P01":
+        return "WAL was recycled before it was read"
     return f"the server refused it (SQLSTATE {state})" if state else f"it failed ({type(error).__name__})"

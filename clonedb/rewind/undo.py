@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, LiteralString
 
-from clonedb.rewind.facts import Facts, RefusedError, Sequence, Table, demand_same
+from clonedb.rewind.facts import STATISTICS, Facts, RefusedError, Sequence, Table, demand_same
 from clonedb.rewind.places import Layout, ranges
 from clonedb.rewind.pristine import Pristine
 from clonedb.rewind.session import open_session
@@ -23,7 +23,7 @@ __all__ = ["Undoing"]
 _MOST_BLOCKS = 1000  # that may have lost rows, of all tables: undoing more costs more than a clone
 _MOST_UNLOGGED = 200  # pages to look at after each test
 _MOST_ROWS = 10_000  # to put back
-_MOST_RANGES = 50  # of blocks of one table; what lies between them is looked at, too
+_MOST_RANGES = 300  # of blocks of one table; what lies between them is looked at, too
 _GROWTH = 4  # times as many pages as in the template, and
 _PAGES = 512  # some more, make a table too slow to hand on
 
@@ -48,19 +48,28 @@ class Undoing:
     visible rows are pristine, and those of the touched blocks that are not there any more are put back.
     """
 
-    def __init__(self, pristine: Pristine, database: str, oid: int) -> None:
+    def __init__(self, pristine: Pristine, facts: Facts, database: str, oid: int) -> None:
         self._pristine = pristine
         self._oid = oid
         self._layouts: dict[int, Layout] = {}
         self._prepared: set[tuple[str, int]] = set()
         self._connection = open_session(pristine.server, database)
         try:
-            demand_same(self._connection, pristine.facts(database))
+            demand_same(self._connection, facts)
             self._connection.execute(_FINISH.encode())
         except BaseException:
             self._connection.close()
             raise
         self.pid = self._connection.info.backend_pid
+
+    def demand_automatic(self) -> None:
+        """Raises RefusedError when somebody ran ANALYZE or VACUUM in the clone, and not autovacuum alone.
+
+        Autovacuum may come into any database at any time. What it counts is apart, and a fresh clone's counters are 0.
+        """
+        row = self._connection.execute(_BY_HAND).fetchone()
+        if row is None or row[0]:
+            raise RefusedError(STATISTICS)
 
     def look_at_unlogged(self, written: Written, facts: Facts, since: Mark) -> None:
         """Add the unlogged relations that were written: no WAL tells of them, so all that is in them is looked at.
@@ -133,7 +142,7 @@ class Undoing:
         return _Missing(table, list(gone), list(gone.values()))
 
     def _finish(
-        self, parts: list[str], missing: Collection[_Missing], sequences: Iterable[Sequence], keep: Collection[int]
+        self, parts: list[str], missing: Collection[_Missing], sequences: Collection[Sequence], keep: Collection[int]
     ) -> Mark:
         """Put rows and sequences back and commit: the mark after it."""
         self._prepare("insert", [one.table for one in missing])
@@ -225,6 +234,14 @@ _STATEMENTS: Mapping[str, LiteralString] = MappingProxyType(
         "sequence": "prepare {statement} as select pg_catalog.setval({name}, {last_value}, {is_called})",
     }
 )
+
+_BY_HAND = """
+select coalesce(sum(pg_catalog.pg_stat_get_vacuum_count(c.oid) + pg_catalog.pg_stat_get_analyze_count(c.oid)), 0) > 0
+       or not pg_catalog.current_setting('track_counts')::bool
+       or exists (select from pg_catalog.pg_stat_database d
+                  where d.datname = pg_catalog.current_database() and d.stats_reset is not null)
+from pg_catalog.pg_class c where c.relkind in ('r', 't', 'm', 'p') and not c.relisshared
+"""
 
 _FINISH = """
 prepare finish (oid, int[]) as

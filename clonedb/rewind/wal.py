@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from clonedb.rewind.facts import Facts, Sequence, Table
+from clonedb.rewind.facts import STATISTICS, Facts, Sequence, Table
 
 __all__ = ["Written", "read_statement", "sort_out"]
 
@@ -40,7 +40,6 @@ where (r.block_ref like '%/' || $3 || '/%' or r.block_ref like '%/0/%') and m[2]
 group by 1, 2, 3, 4, 5
 """
 
-_STATISTICS = "statistics were written (ANALYZE or VACUUM)"
 _UNKNOWN = "a relation was made (DDL)"
 
 # HEAP_CONFIRM: an INSERT ... ON CONFLICT that came through
@@ -69,14 +68,15 @@ def read_statement(major: int) -> str:
 class Written:
     """What was written: blocks that only got rows, blocks that may have lost some, and sequences.
 
-    `refusal` is the reason why it cannot be undone; `shared` says that some catalog common to all databases was written
-    by somebody.
+    `refusal` is the reason why it cannot be undone; `statistics` says that the planner's were written, by whomsoever,
+    and `shared` that some catalog common to all databases was, by somebody.
     """
 
     gained: dict[Table, set[int]] = field(default_factory=dict)
     lost: dict[Table, set[int]] = field(default_factory=dict)
     sequences: set[Sequence] = field(default_factory=set)
     refusal: str | None = None
+    statistics: bool = False
     shared: bool = False
 
 
@@ -94,8 +94,11 @@ def sort_out(rows: Iterable[tuple[Any, ...]], facts: Facts) -> Written:
             if record != ("Sequence", "LOG"):
                 _refuse(written, f"a sequence has an unknown WAL record ({manager} {kind})")
         elif file not in facts.ignored:
-            statistics = record == ("Heap", "INPLACE")
-            _refuse(written, _STATISTICS if statistics else facts.others.get(file, _UNKNOWN))
+            reason = facts.others.get(file, _UNKNOWN)
+            if reason == STATISTICS or record == ("Heap", "INPLACE"):
+                written.statistics = True
+            else:
+                _refuse(written, reason)
     return written
 
 
@@ -111,6 +114,6 @@ def _sort_out_table(written: Written, table: Table, record: tuple[str, str], blo
 
 
 def _refuse(written: Written, reason: str) -> None:
-    """Keep the reason that says most: statistics and files of relations come along with almost every other."""
-    if written.refusal in {None, _STATISTICS, _UNKNOWN}:
+    """Keep the reason that says most: a new file comes along with other writes."""
+    if written.refusal in {None, _UNKNOWN}:
         written.refusal = reason

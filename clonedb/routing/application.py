@@ -73,7 +73,7 @@ class Router:
             event.remove(target, name, listener)
         self._connections.end()
 
-    def _listeners(self) -> list[tuple[Any, str, Callable[..., None]]]:
+    def _listeners(self) -> list[tuple[Any, str, Callable[..., Any]]]:
         from sqlalchemy.engine import Engine
         from sqlalchemy.pool import Pool
 
@@ -98,7 +98,6 @@ class Router:
             self._standing_in.add(url.database)
         elif not self._is_entered(url.database):
             self._standing_in.discard(url.database)
-        self._connections.close_in_use(lambda database: not self._is_entered(database))
         self._entered.append(url)
         self._environment.lead_to(url)
 
@@ -116,6 +115,10 @@ class Router:
             self._standing_in.add(url.database)  # who is still aimed there got it from the environment
             self._connections.close_idle(url.database)
 
+    def hang_up(self) -> None:
+        """Close what is in use still on clones that were left, after whoever counts that has seen it."""
+        self._connections.close_in_use(lambda database: not self._is_entered(database))
+
     def _is_entered(self, database: str | None) -> bool:
         return any(url.database == database for url in self._entered)
 
@@ -130,25 +133,31 @@ class Router:
 
     def _send(
         self, dialect: Dialect, entry: ConnectionPoolEntry | None, positional: list[Any], keywords: dict[str, Any]
-    ) -> None:
-        """An engine is about to connect."""
+    ) -> Any:
+        """An engine is about to connect: the connection to a clone, or None where it may do that itself.
+
+        SQLAlchemy 2.0 keeps what a listener changes in the arguments, for good, so they are copied. No listener comes
+        after one that returns a connection, so none leads it away from the clone or puts another password in.
+        """
         __tracebackhide__ = True  # pytest would show the keywords, and with them a password
         if dialect.name != "postgresql":
             Mark().put_on(entry)
-            return
+            return None
         place = aimed_at(positional, keywords, self._defaults)
         if not self._is_meant(place):
             Mark(place.database if self._is_entered(place.database) else None).put_on(entry)
-        elif not self._entered:
+            return None
+        if not self._entered:
             raise self._refuse(
                 f"a connection to database {place} was refused: {self._shown} sends it to the clone of the test, and"
                 " there is none now; ask for the fixture `clonedb` in the test or the fixture that connects, or write"
                 " `autouse = true` in [tool.clonedb] to give every test a clone; code that runs at import cannot have"
                 " one"
             )
-        else:
-            redirect(self._entered[-1], dialect.driver, positional, keywords)
-            Mark(self._current(), routed=True).put_on(entry)
+        positional, keywords = list(positional), dict(keywords)
+        redirect(self._entered[-1], dialect.driver, positional, keywords)
+        Mark(self._current(), routed=True).put_on(entry)
+        return dialect.connect(*positional, **keywords)
 
     def _look(self, dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:
         """A connection was opened: if it was not by its engine, but by a `creator`, then see where it leads."""
@@ -183,10 +192,9 @@ class Router:
             stale = mark.database is None or mark.database != self._current()
         else:
             stale = mark.database is not None and not self._is_entered(mark.database)
-        if stale:
-            raise DisconnectionError("the clone has changed")
-        if not self._connections.handed_out(entry, proxy):
-            raise DisconnectionError("the event loop has changed")
+        if not self._connections.is_here(entry) or stale:
+            raise DisconnectionError("the clone or the event loop has changed")
+        self._connections.handed_out(entry, proxy)
 
     def _take_back(self, dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:
         """A pool gets a connection back: none to a clone that is no more is kept of those that were sent there."""

@@ -56,20 +56,24 @@ class Connections:
         else:
             self._synchronous[entry] = None
 
-    def handed_out(self, entry: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> bool:
-        """A connection is about to be used: whether it can be here.
+    def is_here(self, entry: ConnectionPoolEntry) -> bool:
+        """Whether a connection can be used here, or closed: one that was opened on another loop cannot.
 
-        One that was opened on another loop cannot: it is set aside, to be closed there, and the entry needs a new one.
+        It is set aside, to be closed there, and the entry needs a new one.
         """
+        loop = self._on_loops.loop_of(entry)
+        if loop is None or loop is _running_loop():
+            return True
+        self._on_loops.replace(entry, _Aside(dict(entry.info), entry.dbapi_connection))
+        entry.dbapi_connection = None  # type: ignore[misc]  # as its own detach does
+        return False
+
+    def handed_out(self, entry: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> None:
+        """A connection is in use from now on."""
         if entry in self._synchronous:
             self._synchronous[entry] = weakref.ref(proxy)
-        elif (loop := self._on_loops.loop_of(entry)) is not None:
-            if loop is not _running_loop():
-                self._on_loops.replace(entry, _Aside(dict(entry.info), entry.dbapi_connection))
-                entry.dbapi_connection = None  # type: ignore[misc]  # as its own detach does
-                return False
+        elif self._on_loops.loop_of(entry) is not None:
             self._on_loops.put(entry, proxy)
-        return True
 
     def handed_back(self, entry: ConnectionPoolEntry) -> None:
         """A connection is idle again."""
@@ -84,8 +88,9 @@ class Connections:
         self._on_loops.remove(entry)
 
     def seen(self, connection: Connection) -> None:
-        """An engine was used."""
-        if connection.dialect.is_async:
+        """An engine was used; one that leads to clones has no other connections, so that its pool may be renewed."""
+        mark = mark_of(connection.connection) if connection.dialect.is_async else None
+        if mark is not None and mark.routed:
             self._engines.add(connection.engine)
 
     def close_idle(self, database: str) -> None:
@@ -112,7 +117,8 @@ class Connections:
         self._on_loops.close(lambda entry, in_use: in_use and is_stale(entry))
 
     def end(self) -> None:
-        """Watch over nothing any more; what is in use on a loop is closed."""
+        """Close what is open still, and watch over nothing any more."""
+        self.close_in_use(lambda _database: True)
         self._synchronous.clear()
         self._on_loops.end()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
@@ -54,3 +54,9 @@ def shop(project: Project) -> Project:
     )
     project.environment["PYTEST_ADDOPTS"] = "-p no:asyncio -p no:hypothesispytest"
     return project
+
+
+@pytest.fixture
+def clones(admin_dsn: str, prefix: str) -> Callable[[], list[str]]:
+    """A function that lists the clones on the server."""
+    return lambda: databases(admin_dsn, f"{prefix}_c_")

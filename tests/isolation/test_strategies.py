@@ -43,7 +43,7 @@ def rows(clone: clonedb.Clone) -> int:
 def test_every_strategy_of_the_configuration_is_there() -> None:
     """What `isolation` may be said to be is what there is."""
     assert set(STRATEGIES) == set(KEYS["isolation"].choices)
-    assert STRATEGIES["auto"] is STRATEGIES["clone"] is CloneEach
+    assert STRATEGIES["clone"] is CloneEach
     assert STRATEGIES["worker"] is CloneWorker
 
 

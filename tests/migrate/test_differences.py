@@ -27,7 +27,7 @@ book = sa.Table(
     sa.Column("title", sa.Text, nullable=False, server_default="untitled"),
     sa.Column("pages", sa.BigInteger),
     sa.Column("author_id", sa.ForeignKey("author.id", name="book_author_fk")),
-    sa.Index("book_pages", "pages"),
+    sa.Index("book_pages", "pages", unique=True),
     sa.UniqueConstraint("title", name="book_title_key"),
 )
 """
@@ -70,8 +70,8 @@ def test_every_kind_of_difference_is_a_line(library: Project, migrator: Migrator
             "add column 'book.author_id' (Integer())",
             "add foreign key 'book_author_fk' on 'book' (author_id)",
             "add unique constraint 'book_title_key' on 'book' (title)",
-            "add index 'book_pages' on 'book' (pages)",
-            "remove unique index 'book_isbn' on 'book' (isbn)",
+            "add unique index 'book_pages' on 'book' (pages)",
+            "remove index 'book_isbn' on 'book' (isbn)",
             "column 'book.title': type changed from VARCHAR(length=20) to Text()",
             "column 'book.title': nullable changed from true to false",
             "column 'book.title': server default changed from none to untitled",

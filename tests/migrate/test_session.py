@@ -184,6 +184,29 @@ def test_an_open_transaction_of_a_failed_run_blocks_nothing(
             connection.execute("set lock_timeout = '5s'; drop table one, alembic_version")
 
 
+def test_an_env_py_that_insists_on_a_connection_gets_a_new_one_each_time(
+    project: Project, migrator: Migrators, url: DatabaseURL
+) -> None:
+    """And the last is closed by then: a transaction left open in it would block the tables."""
+    project.revision("one", "op.execute('create table one (id int)')", "op.execute('drop table one')")
+    project.write(
+        "migrations/env.py",
+        """
+        from alembic import context
+
+        connection = context.config.attributes["connection"]
+        context.configure(connection=connection)
+        with context.begin_transaction():
+            context.run_migrations()
+        connection.exec_driver_sql("select * from pg_class, alembic_version")
+        """,
+    )
+    with migrator().session(url) as session:
+        for _ in range(2):
+            assert session.upgrade().heads == ("one",)
+            assert session.downgrade().heads == ()
+
+
 def test_a_temporary_alembic_ini_is_not_left(project: Project, migrator: Migrators, url: DatabaseURL) -> None:
     """For a project configured in pyproject.toml; a killed interpreter has no time to clean up."""
     project.revision("one", "pass")

@@ -103,9 +103,14 @@ def test_fresh(clonedb_connection, havoc):
 def test_each_fixture_keeps_its_word(items: Project, clones: Callable[[], list[str]], arguments: tuple[str]) -> None:
     """Every test is given the migrated state, by each fixture, whatever the tests before it committed."""
     items.write("test_it.py", EACH_FIXTURE)
-    outcome = items.pytest("-W", "error", "-q", *arguments).demand()
+    outcome = items.pytest("-W", "error", "-q", "--clonedb-isolation=clone", *arguments).demand()
     assert "18 passed" in outcome.out
     assert "; 18 clones; a test paid" in outcome.out
+    assert clones() == []
+    outcome = items.pytest("-W", "error", "-q", "--clonedb-report", *arguments).demand()
+    assert "18 passed" in outcome.out
+    assert "6 not rewound: a catalog was written (DDL)" in outcome.out
+    assert "a test paid" in outcome.out
     assert clones() == []
 
 

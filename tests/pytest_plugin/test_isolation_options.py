@@ -25,12 +25,15 @@ def test_names():
 """
 WORKER = NAMES.format(rows="n + 1", databases=1)
 CLONE = NAMES.format(rows="1", databases=3)
+AUTO = NAMES.format(rows="1", databases=1)
 
 
 def test_auto_is_the_default(items: Project) -> None:
-    """Without a word each test gets a database of its own."""
-    items.write("test_it.py", CLONE)
-    assert "isolation 'auto' (default)" in items.pytest().demand().out
+    """Without a word each test finds the template's state, in one database that is rewound."""
+    items.write("test_it.py", AUTO)
+    out = items.pytest().demand().out
+    assert "isolation 'auto' (default)" in out
+    assert "after their tests 3 rewound" in out
 
 
 def test_isolation_by_option_environment_and_pyproject(items: Project, clones: Callable[[], list[str]]) -> None:

@@ -175,6 +175,27 @@ def test_a_named_template_is_meant_by_its_marker(
     assert clones() == []
 
 
+def test_routes_of_the_application_leave_these_databases_alone(items: Project) -> None:
+    """An engine on one of them reaches it, also beside the clone that the application is sent to."""
+    items.settings(route=["*"])
+    items.write(
+        "test_it.py",
+        """
+        def reached(one):
+            with one.engine().connect() as connection:
+                return connection.exec_driver_sql("select current_database()").scalar()
+
+        def test_beside_a_clone(clonedb, clonedb_at, clonedb_empty):
+            for one in (clonedb, clonedb_at("one"), clonedb_empty):
+                assert reached(one) == one.name
+
+        def test_alone(clonedb_empty):
+            assert reached(clonedb_empty) == clonedb_empty.name
+        """,
+    )
+    assert "2 passed" in run(items).demand().out
+
+
 def test_without_a_database_both_are_skipped(items: Project) -> None:
     """As all that need one, when clonedb is off."""
     items.write("test_it.py", "def test_one(clonedb_at): clonedb_at('one')\n\ndef test_two(clonedb_empty): pass\n")
