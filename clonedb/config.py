@@ -57,6 +57,7 @@ class Config:
     keep: str = KEYS["keep"].default
     keep_count: int = KEYS["keep_count"].default
     keep_templates: int = KEYS["keep_templates"].default
+    max_clones: int = KEYS["max_clones"].default
     rebuild: bool = KEYS["rebuild"].default
     frozen: bool = KEYS["frozen"].default
     echo: bool = KEYS["echo"].default
@@ -97,8 +98,8 @@ class Config:
         ConfigError when there is no such template (with the nearest name), or its bases lead round in a circle.
         """
         whole = self.project_wide or self
-        if name == "default":
-            return whole
+        if name == "default":  # `template` may name another for the whole run
+            return whole if whole.template == name else dataclasses.replace(whole, template=name)
         if name not in whole.templates:
             listed = ", ".join(["default", *whole.templates])
             hint = nearest(name, {"default": None, **whole.templates})
@@ -121,6 +122,16 @@ class Config:
     def with_seeds(self, seeds: Sequence[str], source: str) -> Config:
         """The configuration of a template that is this one with further seeds: nothing of this one is done again."""
         found = self.replace(source, base=self.template, seed=tuple(seeds), template=f"{self.template}+seeds")
+        return dataclasses.replace(found, project_wide=self.project_wide or self)
+
+    def of_schema(self) -> Config | None:
+        """The configuration of the template without seeds that one with seeds is built upon; None if there is no need.
+
+        Migrating rows that seeds made is not what seeding after migrating is, so seeds are a layer of their own.
+        """
+        if self.base is not None or not self.seed:
+            return None
+        found = self.replace(self.source("seed"), seed=(), template="schema")
         return dataclasses.replace(found, project_wide=self.project_wide or self)
 
     def of_base(self) -> Config | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,21 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
     from sqlalchemy.engine import Engine
 
-__all__ = ["LastingConnections"]
+__all__ = ["OWN_SETTING", "LastingConnections"]
+
+OWN_SETTING = r"""set_config|\yset\s+((session|local)\s+)?"?\w+"?\s*\."""
+"""What a statement or a function looks like that makes a setting of nobody's (`app.tenant`), as a regular expression of
+PostgreSQL's: RESET ALL leaves '' where a new session has NULL, and SET LOCAL does so at the transaction's end."""
+
+_OWN_SETTING = re.compile(OWN_SETTING.replace(r"\y", r"\b"), re.IGNORECASE)
 
 
 class LastingConnections:
     """The pool of a SQLAlchemy engine and one psycopg connection.
 
-    Opening one costs a test 4 ms, which is twice what rewinding its database does. What a test did to a connection does
-    not reach the next one: the session is reset on the server, and the Python objects are new.
+    Opening one costs a test 4 ms, which is more than rewinding its database does. What a test did to a connection does
+    not reach the next one: the session is reset on the server, the Python objects are new, and a connection on which a
+    setting was made that no reset takes away is closed.
     """
 
     def __init__(self, make_engine: Callable[[], Engine], connect: Callable[[], Connection[Any]]) -> None:
@@ -26,21 +34,40 @@ class LastingConnections:
         self._connect = connect
         self._engine: Engine | None = None
         self._free: PGconn | None = None
+        self._spoilt = False
 
     def engine(self) -> Engine:
         """An engine of the caller's own, to listen to and to set options on, with the pool of all of them."""
         if self._engine is None:
+            from sqlalchemy import event
+
             self._engine = self._make_engine()
+            event.listen(self._engine, "before_cursor_execute", lambda *said: self._hear(said[2]))
         return self._engine.execution_options()
+
+    def _hear(self, statement: object) -> None:
+        """A statement is about to be sent on one of the connections."""
+        text = statement.decode(errors="replace") if isinstance(statement, bytes) else str(statement)
+        self._spoilt = self._spoilt or _OWN_SETTING.search(text) is not None
 
     def connection(self) -> Connection[Any]:
         """A psycopg connection, to be given back by `give_back`."""
-        from psycopg import Connection, pq
+        from psycopg import Connection, Cursor, pq
+
+        hear = self._hear
+
+        class Heard(Cursor[Any]):
+            """A cursor whose statements are looked at."""
+
+            def execute(self, query: Any, *arguments: Any, **options: Any) -> Any:
+                hear(query)
+                return super().execute(query, *arguments, **options)
 
         free, self._free = self._free, None
-        if free is not None and free.status == pq.ConnStatus.OK:
-            return Connection(free)
-        return self._connect()
+        works = free is not None and free.status == pq.ConnStatus.OK
+        connection: Connection[Any] = Connection(free) if free is not None and works else self._connect()
+        connection.cursor_factory = Heard
+        return connection
 
     def give_back(self, connection: Connection[Any]) -> None:
         """The test has ended: what it did not commit is gone, and its connection object is of no more use."""
@@ -58,6 +85,8 @@ class LastingConnections:
 
     def idle(self, reset: Callable[[Any], None]) -> list[int]:
         """The backend pids of what is open and in nobody's hands, each reset; what cannot be reset is closed."""
+        if self._spoilt:
+            self.close()
         return [*self._idle_connection(reset), *self._idle_pool(reset)]
 
     def _idle_connection(self, reset: Callable[[Any], None]) -> list[int]:
@@ -72,13 +101,12 @@ class LastingConnections:
                 reset(cursor)
                 # a new connection object numbers its prepared statements from the beginning
                 cursor.execute("deallocate all", prepare=False)
-            return [connection.info.backend_pid]
+            pids = [connection.info.backend_pid]
         except Exception:  # noqa: BLE001 - a connection that does not work is closed, for whatever reason
             self._free.finish()
-            self._free = None
-            return []
-        finally:
-            del connection.pgconn
+            self._free, pids = None, []
+        del connection.pgconn
+        return pids
 
     def _idle_pool(self, reset: Callable[[Any], None]) -> list[int]:
         if self._engine is None:
@@ -107,6 +135,7 @@ class LastingConnections:
 
     def close(self) -> None:
         """Close all of it; the next call opens anew."""
+        self._spoilt = False
         if self._free is not None:
             self._free.finish()
             self._free = None

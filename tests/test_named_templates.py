@@ -116,6 +116,21 @@ def test_a_template_for_the_whole_run(named: Project) -> None:
     named.pytest("--clonedb-template=filled").demand()
     named.pytest(CLONEDB_TEMPLATE="filled").demand()
     named.pytest().demand(1)
+    named.write(
+        "test_it.py",
+        """
+        import pytest
+
+        @pytest.mark.clonedb(template="default")
+        def test_default(clonedb_connection):
+            assert clonedb_connection.execute("select count(*) from item").fetchone() == (1,)
+
+        @pytest.mark.clonedb(seed="two.sql")
+        def test_chosen_and_seeded(clonedb_connection):
+            assert clonedb_connection.execute("select count(*) from item").fetchone() == (5,)
+        """,
+    )
+    named.pytest("--clonedb-template=filled").demand()
     named.clonedb("drop", "--all").demand()
 
 

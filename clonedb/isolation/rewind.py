@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from clonedb.clone import Clone
+from clonedb.connections import OWN_SETTING
 from clonedb.isolation.strategy import Origin, Reusable
 from clonedb.postgres import sql
 from clonedb.rewind.rewinder import Pristine, Rewinder, why_not
 from clonedb.rewind.sessions import reset_session
 
 __all__ = ["Rewind"]
+
+_EACH = 3  # how many it pays to make ahead where every test gets a new one
+_AFTER_REFUSAL = 1  # and where a test has been followed by a new one before
+
+# functions of the project's that make settings of their own do so behind every driver's back
+_MAKES_SETTINGS = """
+select exists (
+    select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where n.nspname not in ('pg_catalog', 'information_schema')
+          and (p.prosrc ~* %s or exists (select from unnest(p.proconfig) c where split_part(c, '=', 1) ~ '[.]')))
+"""
 
 
 class Rewind(Reusable):
@@ -22,6 +35,8 @@ class Rewind(Reusable):
     def __init__(self, origin: Origin) -> None:
         super().__init__(origin)
         self._watched: dict[Clone, Rewinder] = {}
+        self._refusals = 0
+        self._makes_settings: bool | None = None
         self._unable = why_not(origin.server)
         self._pristine = None if self._unable else Pristine(origin.server, origin.template)
         if self._unable:
@@ -29,7 +44,7 @@ class Rewind(Reusable):
 
     def make(self) -> Clone:
         """A new clone, watched from its first moment on."""
-        clone = super().make()
+        clone = self.origin.one_of_many(_EACH if self._unable else _AFTER_REFUSAL if self._refusals else 0)
         if self._pristine is not None:
             self._watched[clone] = Rewinder(clone, self._pristine)
         return clone
@@ -40,13 +55,13 @@ class Rewind(Reusable):
         rewinder = self._watched.get(clone)
         if rewinder is None:
             ended = () if clone.kept else clone.end_sessions()
-            clone.drop()
+            self.origin.drop(clone)
             return ended
         if clone.kept:
             self.drop(clone)
             return ()
         try:
-            ours = clone.lasting.idle(reset_session)
+            ours = self._lasting(clone)
             open_still = self._left_open(clone, {*ours, *filter(None, [rewinder.pid])})
             outcome = rewinder.rewind(keep=ours)
         except BaseException:
@@ -54,10 +69,21 @@ class Rewind(Reusable):
             raise
         self.origin.note(outcome.kind, outcome.why)
         if outcome.kind == "refused":
+            self._refusals += 1
             self.drop(clone)
         else:
-            self._free.append(clone)
+            self.hand_on(clone)
         return open_still
+
+    def _lasting(self, clone: Clone) -> list[int]:
+        """The backend pids of connections that stay open until the next test."""
+        if self._makes_settings is None:
+            with contextlib.closing(clone.server.connect(clone.name)) as connection:
+                row = connection.execute(_MAKES_SETTINGS, [OWN_SETTING]).fetchone()
+            self._makes_settings = row is None or bool(row[0])
+        if self._makes_settings:
+            clone.lasting.close()
+        return clone.lasting.idle(reset_session)
 
     def _left_open(self, clone: Clone, keep: set[int]) -> Sequence[sql.Session]:
         return clone.server.run(lambda connection: sql.left_open(connection, clone.name, keep=keep))
@@ -66,7 +92,7 @@ class Rewind(Reusable):
         """End what watches it, too."""
         if (rewinder := self._watched.pop(clone, None)) is not None:
             rewinder.close()
-        clone.drop()
+        self.origin.drop(clone)
 
     def close(self) -> None:
         """Drop what is left, and what rows were read from."""

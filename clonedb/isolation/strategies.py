@@ -1,28 +1,30 @@
-"""The strategies by their names, as `isolation` says them."""
+"""The strategies by their names, as `isolation` says them; each is imported when it is first asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Mapping
 from types import MappingProxyType
 
-from clonedb.isolation.clones import CloneEach, CloneWorker
-from clonedb.isolation.migrate import Migrate
-from clonedb.isolation.readonly import Readonly
-from clonedb.isolation.rewind import Rewind
-from clonedb.isolation.rollback import Rollback
 from clonedb.isolation.strategy import Origin, Strategy
-from clonedb.isolation.truncate import Truncate
 
-__all__ = ["STRATEGIES"]
+__all__ = ["STRATEGIES", "make_strategy"]
 
-STRATEGIES: Mapping[str, Callable[[Origin], Strategy]] = MappingProxyType(
+STRATEGIES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
-        "auto": Rewind,
-        "clone": CloneEach,
-        "rollback": Rollback,
-        "truncate": Truncate,
-        "migrate": Migrate,
-        "worker": CloneWorker,
-        "readonly": Readonly,
+        "auto": ("rewind", "Rewind"),
+        "clone": ("clones", "CloneEach"),
+        "rollback": ("rollback", "Rollback"),
+        "truncate": ("truncate", "Truncate"),
+        "migrate": ("migrate", "Migrate"),
+        "worker": ("clones", "CloneWorker"),
+        "readonly": ("readonly", "Readonly"),
     }
 )
+
+
+def make_strategy(name: str, origin: Origin) -> Strategy:
+    """The strategy of a name, for one template."""
+    module, kind = STRATEGIES[name]
+    strategy: Strategy = getattr(importlib.import_module(f"clonedb.isolation.{module}"), kind)(origin)
+    return strategy

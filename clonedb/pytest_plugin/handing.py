@@ -79,6 +79,8 @@ def hand_out(request: pytest.FixtureRequest, wish: Wish) -> Iterator[Clone]:
     isolation = wish.isolation or config.isolation
     at_once, for_each = _sorted(wish, isolation, node.nodeid)
     template = _template(request, config, wish.template, at_once)
+    if isolation == "auto" and request.session.testscollected == 1:
+        isolation = "clone"  # nobody comes after it: getting ready to rewind would cost more than a drop
     strategy = run.strategy(isolation, template, request.session.addfinalizer)
     with paid:
         clone = strategy.acquire()

@@ -97,6 +97,39 @@ def test_one_clone_goes_from_test_to_test(shop: Project, arguments: tuple[str, .
     assert "; 3 clones;" in outcome.out
 
 
+SETTINGS = """
+import pytest, sqlalchemy as sa
+
+WAYS = ["set app.tenant = '1'", "set local app.tenant = '1'", "select set_config('app.tenant', '1', false)", CALL]
+
+@pytest.mark.parametrize("way", WAYS * 2)
+def test_psycopg(clonedb_connection, way):
+    assert clonedb_connection.execute("select current_setting('app.tenant', true)").fetchone() == (None,)
+    clonedb_connection.execute(way)
+    clonedb_connection.commit()
+
+@pytest.mark.parametrize("way", WAYS * 2)
+def test_sqlalchemy(clonedb_session, way):
+    assert clonedb_session.scalar(sa.text("select current_setting('app.tenant', true)")) is None
+    clonedb_session.execute(sa.text(way))
+    clonedb_session.commit()
+"""
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_setting_of_nobodys_is_not_there_for_the_next_test(shop: Project, *, hidden: bool) -> None:
+    """RESET would leave '' where a new session has NULL, also if a function of the project's made the setting."""
+    call = "select 1"
+    if hidden:
+        call = "select tenant()"
+        shop.revision(
+            "two",
+            "op.execute(\"create function tenant() returns text language sql as $$ select set_config('app.tenant', '1', false) $$\")",
+        )
+    shop.write("test_it.py", SETTINGS.replace("CALL", repr(call)))
+    shop.pytest("-W", "error").demand()
+
+
 def test_a_server_that_cannot_be_read(shop: Project, server_url: str, admin_dsn: str, prefix: str) -> None:
     """A role that is no superuser gets a clone for every test, and is told once."""
     from clonedb.url import DatabaseURL

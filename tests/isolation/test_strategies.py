@@ -9,7 +9,7 @@ import pytest
 import clonedb
 from clonedb.config import Config
 from clonedb.isolation.clones import CloneEach, CloneWorker
-from clonedb.isolation.strategies import STRATEGIES
+from clonedb.isolation.strategies import STRATEGIES, make_strategy
 from clonedb.isolation.strategy import Origin
 from clonedb.keys import KEYS
 from clonedb.templates.metadata import Kept
@@ -40,11 +40,14 @@ def rows(clone: clonedb.Clone) -> int:
     return int(found[0])
 
 
-def test_every_strategy_of_the_configuration_is_there() -> None:
+def test_every_strategy_of_the_configuration_is_there(template: clonedb.OpenTemplate) -> None:
     """What `isolation` may be said to be is what there is."""
     assert set(STRATEGIES) == set(KEYS["isolation"].choices)
-    assert STRATEGIES["clone"] is CloneEach
-    assert STRATEGIES["worker"] is CloneWorker
+    for name in STRATEGIES:
+        strategy = make_strategy(name, origin(template))
+        clone = strategy.acquire()
+        strategy.release(clone)
+        strategy.close()
 
 
 def test_clone_gives_each_test_its_own(template: clonedb.OpenTemplate, admin_dsn: str, prefix: str) -> None:

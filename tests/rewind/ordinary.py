@@ -1,0 +1,61 @@
+"""A server as packages ship it: checksums, fsync, full page writes and autovacuum on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+
+from clonedb.config import Config
+from clonedb.postgres.account import account_for, within_reach
+from clonedb.postgres.binaries import choose
+from clonedb.postgres.state import Place
+from tests.postgres.sandbox import wait_until
+
+
+@contextlib.contextmanager
+def ordinary_server(postgres_bin: str | None, *options: str) -> Iterator[str]:
+    """Its URL, without a database; `options` are further settings as `name=value`."""
+    base = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())
+    directory = Path(tempfile.mkdtemp(prefix="clonedb-ordinary-", dir=base))
+    directory.chmod(0o711)
+    config = Config(rootdir=Path("/")).replace("the test", state_dir=str(directory), postgres_bin=postgres_bin)
+    binaries = choose(config, ())
+    place = Place.of(config, binaries)
+    place.prepare()
+    account = account_for(place)
+    programs = within_reach(binaries, place, account) if account else binaries.directory
+    data = directory / "data"
+    data.mkdir(0o700)
+    if account:
+        os.chown(data, account.uid, account.gid)
+    who = {"user": account.uid, "group": account.gid, "extra_groups": list[int]()} if account else {}
+    initdb = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-k", "-N"]
+    subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd="/", **who)  # type: ignore[call-overload]
+    settings = [f"unix_socket_directories={data}", "listen_addresses=", *options]
+    command = [programs / "postgres", "-D", data, *(part for setting in settings for part in ("-c", setting))]
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **who)  # type: ignore[call-overload]
+    url = f"postgresql://postgres@/?host={data}"
+    try:
+        wait_until(lambda: _answers(url))
+        yield url
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+        shutil.rmtree(directory)
+
+
+def _answers(url: str) -> bool:
+    try:
+        psycopg.connect(url, dbname="postgres").close()
+    except psycopg.OperationalError:
+        return False
+    return True
