@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from clonedb.config import Config
     from clonedb.gc import Collector
     from clonedb.isolation.strategy import Strategy
+    from clonedb.pool import Pool
 
 __all__ = ["CLONES", "RUN", "Run", "Statistics", "psql_command", "run_of"]
 
@@ -65,6 +66,7 @@ class Run:
         worker = getattr(config, "workerinput", None)
         self.id = worker["testrunuid"] if worker else f"{os.getpid()}-{os.urandom(8).hex()}"
         self._strategies: dict[tuple[str, OpenTemplate], Strategy] = {}
+        self._pools: dict[OpenTemplate, Pool] = {}
         self._opened: dict[OpenTemplate, tuple[Config, Collector]] = {}
         self._named: dict[tuple[int, str, tuple[str, ...]], OpenTemplate] = {}
 
@@ -123,16 +125,42 @@ class Run:
             lead = "" if hasattr(self.pytest_config, "workerinput") else "\n"  # after a line of dots
             os.write(2, f"{lead}{line}\n".encode())
 
-    def clone(self, template: OpenTemplate) -> Clone:
-        """A new clone, counted."""
+    def clone(self, template: OpenTemplate, *, ahead: int = 1) -> Clone:
+        """A new clone, counted; `ahead` is how many it pays to make ahead for the next times."""
         self._note(template)
-        clone = template.clone()
+        if template.server.config.template == "revision":  # of which there are many, each asked for rarely
+            ahead = 0
+        clone = self._pool(template).take(self._make_room, ahead=ahead)
         self.statistics.clones += 1
         return clone
 
+    def _pool(self, template: OpenTemplate) -> Pool:
+        if template not in self._pools:
+            from clonedb.pool import Pool
+            from clonedb.postgres.cap import Cap
+            from clonedb.progress import Lines
+
+            cap = Cap(template.server, Lines(self._write).say)
+            self._pools[template] = Pool(template.server, template.record, cap, self._expected)
+        return self._pools[template]
+
+    def _make_room(self) -> None:
+        """Give up every clone of this process that no test has."""
+        for strategy in self._strategies.values():
+            strategy.give_way()
+        for pool in self._pools.values():
+            pool.give_way()
+
+    def _expected(self) -> int | None:
+        """How many tests of this process may ask for a database; a worker does not know which of all it will get."""
+        session = self.pytest_config.pluginmanager.getplugin("session")
+        if session is None or hasattr(self.pytest_config, "workerinput"):
+            return None
+        return sum("clonedb" in getattr(item, "fixturenames", ()) for item in session.items) or None
+
     def strategy(self, name: str, template: OpenTemplate, at_end: Callable[[Callable[[], None]], None]) -> Strategy:
         """The process's strategy of a name for a template; `at_end` is told what to call before that is closed."""
-        from clonedb.isolation.strategies import STRATEGIES
+        from clonedb.isolation.strategies import make_strategy
         from clonedb.isolation.strategy import Origin
 
         if (name, template) not in self._strategies:
@@ -141,10 +169,13 @@ class Run:
                 project=template.project,
                 template=template.record,
                 base=template.base.record if template.base else None,
-                make=lambda: self.clone(template),
+                make=lambda: self.clone(template, ahead=0),
                 note=self.statistics.note,
+                take=lambda ahead: self.clone(template, ahead=ahead),
+                drop=lambda clone: self._pool(template).drop(clone),
+                crowded=lambda: self._pool(template).crowded,
             )
-            strategy = STRATEGIES[name](origin)
+            strategy = make_strategy(name, origin)
             self._strategies[name, template] = strategy
             at_end(strategy.close)
         return self._strategies[name, template]
@@ -186,6 +217,13 @@ class Run:
         try:
             for key in [key for key in self._strategies if key[1] is template]:
                 self._strategies.pop(key).close()
+        finally:
+            self._close_rest(template)
+
+    def _close_rest(self, template: OpenTemplate) -> None:
+        try:
+            if template in self._pools:
+                self._pools.pop(template).close()
         finally:
             _, collector = self._opened.pop(template)
             collector.join()

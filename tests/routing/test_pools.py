@@ -1,0 +1,107 @@
+"""What pools keep of a clone, and connections that no pool of the application's made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.pool import NullPool, StaticPool
+
+from clonedb.errors import RoutingError
+from clonedb.routing.application import Router
+from clonedb.url import DatabaseURL
+from tests.routing.conftest import MakeRouter
+from tests.routing.engines import WHERE, engine_on, reached
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+@pytest.mark.parametrize("keywords", [{}, {"pool_pre_ping": True}, {"poolclass": NullPool}, {"poolclass": StaticPool}])
+def test_one_clone_after_another(
+    *,
+    router: Router,
+    shop: DatabaseURL,
+    one: DatabaseURL,
+    two: DatabaseURL,
+    is_free: Callable[[DatabaseURL], bool],
+    driver: str,
+    keywords: dict[str, object],
+) -> None:
+    """An engine reaches the clone that is there, whatever its pool, and nothing of it stays with the one before."""
+    engine = engine_on(shop, driver, **keywords)
+    for clone in (one, two, one):
+        router.enter(clone)
+        assert reached(engine) == reached(engine) == clone.database
+        router.leave(clone)
+        assert is_free(clone)
+    assert is_free(shop)
+    engine.dispose()
+
+
+def test_a_connection_left_open(
+    router: Router, shop: DatabaseURL, one: DatabaseURL, two: DatabaseURL, is_free: Callable[[DatabaseURL], bool]
+) -> None:
+    """Whoever counts what a test left open can see it; it is closed after that."""
+    engine = engine_on(shop)
+    router.enter(one)
+    connection = engine.connect()
+    assert connection.scalar(WHERE) == one.database
+    router.leave(one)
+    assert not is_free(one)
+    router.hang_up()
+    assert is_free(one)
+    router.enter(two)
+    assert reached(engine) == two.database
+    connection.close()
+    assert reached(engine) == two.database
+    router.leave(two)
+
+
+def test_a_connection_handed_back_too_late(
+    router: Router, shop: DatabaseURL, one: DatabaseURL, is_free: Callable[[DatabaseURL], bool]
+) -> None:
+    """The pool does not keep it."""
+    engine = engine_on(shop)
+    router.enter(one)
+    with engine.connect():
+        router.leave(one)
+    assert is_free(one)
+
+
+def test_a_creator(router: Router, shop: DatabaseURL, one: DatabaseURL, two: DatabaseURL) -> None:
+    """It cannot be routed: refused where it reaches the application's database, followed where it asks for a clone."""
+    stubborn = sa.create_engine(
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(shop.replace(driver=None).render())
+    )
+    willing = sa.create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: psycopg.connect(os.environ["SHOP_URL"].replace("+psycopg", "")),
+    )
+    for clone in (one, two):
+        router.enter(clone)
+        with pytest.raises(RoutingError, match="an engine that makes its connections itself"):
+            stubborn.connect()
+        assert reached(willing) == clone.database
+        router.leave(clone)
+    router.enter(one, stands_in=True)
+    assert reached(willing) == one.database
+    router.enter(two)
+    assert reached(willing) == two.database
+    router.leave(two)
+    router.leave(one)
+    with pytest.raises(RoutingError, match="reached database"):
+        willing.connect()
+
+
+def test_a_pool_filled_before(make_router: MakeRouter, shop: DatabaseURL, one: DatabaseURL) -> None:
+    """A connection that was opened before anybody listened is not handed out again."""
+    engine = engine_on(shop)
+    assert reached(engine) == shop.database
+    router = make_router()
+    with pytest.raises(RoutingError):
+        engine.connect()
+    router.enter(one)
+    assert reached(engine) == one.database
+    router.leave(one)
