@@ -1,0 +1,108 @@
+"""Ways to give a test a database: what is done before it (a session that is connected) and after it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from clonedb.api import OpenTemplate
+from clonedb.isolation.strategies import make_strategy
+from clonedb.isolation.strategy import Origin
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+    from sqlalchemy.orm import Session
+
+__all__ = ["ByRollback", "ByStrategy", "Way", "milliseconds"]
+
+
+class Way(Protocol):
+    """A way to give a test its database."""
+
+    def before(self) -> Session:
+        """A session that is connected, in a transaction that it may commit."""
+
+    def after(self, session: Session) -> None:
+        """Close it, and undo what was done."""
+
+
+def milliseconds(way: Way, test: Callable[[Session], None]) -> float:
+    """One test: the time of what is done before and after it, without its own."""
+    start = time.perf_counter()
+    session = way.before()
+    between = time.perf_counter()
+    test(session)
+    session.commit()
+    after = time.perf_counter()
+    way.after(session)
+    return (between - start + time.perf_counter() - after) * 1e3
+
+
+class ByRollback:
+    """One clone and one connection, in a transaction around each test, which is rolled back."""
+
+    def __init__(self, template: OpenTemplate, stack: contextlib.ExitStack) -> None:
+        clone = stack.enter_context(template.clone())
+        self._engine = clone.engine()
+
+    def before(self) -> Session:
+        """A session whose commits are savepoints."""
+        from sqlalchemy.orm import Session
+
+        connection = self._engine.connect()
+        connection.begin()
+        session = Session(bind=connection, join_transaction_mode="create_savepoint")
+        session.connection()
+        return session
+
+    def after(self, session: Session) -> None:
+        """Roll back."""
+        from sqlalchemy.engine import Connection
+
+        connection = session.get_bind()
+        assert isinstance(connection, Connection)
+        session.close()
+        connection.close()
+
+
+class ByStrategy:
+    """What clonedb's fixtures do under an isolation: `auto` rewinds, and keeps the connection of its engine open."""
+
+    def __init__(self, template: OpenTemplate, name: str, stack: contextlib.ExitStack) -> None:
+        origin = Origin(
+            server=template.server,
+            project=template.project,
+            template=template.record,
+            base=None,
+            make=template.clone,
+            note=_demand_no_refusal,
+        )
+        self._strategy = make_strategy(name, origin)
+        stack.callback(self._strategy.close)
+
+    def before(self) -> Session:
+        """A database, and a session with it."""
+        self._clone = self._strategy.acquire()
+        return _session(self._clone.lasting.engine())
+
+    def after(self, session: Session) -> None:
+        """Close the session, and give the database back."""
+        session.close()
+        self._strategy.release(self._clone)
+
+
+def _demand_no_refusal(kind: str, why: str) -> None:
+    """What is measured is rewinding. (Bloat comes after a thousand times, and costs a new clone.)"""
+    if kind == "unable" or (kind == "refused" and why != "bloat"):
+        raise RuntimeError(f"no rewinding: {why}")
+
+
+def _session(engine: Engine) -> Session:
+    """A session that is connected."""
+    from sqlalchemy.orm import Session
+
+    session = Session(engine)
+    session.connection()
+    return session

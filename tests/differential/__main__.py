@@ -1,0 +1,108 @@
+"""`python -m tests.differential`: random programs on clones, and a rewound clone against a fresh one after each."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from tests.differential import template
+from tests.differential.faults import FAULTS
+from tests.differential.grammar import MIXED, ORDINARY, UNLOGGED
+from tests.differential.laboratory import Tally
+from tests.differential.runs import Orders, in_processes
+from tests.differential.sessions import share
+
+
+@click.command()
+@click.option("--programs", default=200, show_default=True, help="How many to run.")
+@click.option("--postgres", help="A major version that is installed, or the directory of its programs.")
+@click.option("--seed", type=int, help="The same number gives the same programs; a random one if not given.")
+@click.option("--jobs", default=len(os.sched_getaffinity(0)), show_default=True, help="Processes.")
+@click.option("--every", default=10, show_default=True, help="pg_dump and catalogs after each so many on a clone.")
+@click.option("--ordinary", is_flag=True, help="Only what ordinary tests do, so that clones live long.")
+@click.option("--unlogged", is_flag=True, help="The template has an unlogged table.")
+@click.option("--fault", type=click.Choice(sorted(FAULTS)), help="Break the undoing in a known way: must be found.")
+@click.option("--server", type=click.Choice(["tuned", "default"]), default="tuned", show_default=True)
+@click.option("--shrink", "patience", default=60.0, show_default=True, help="Seconds to look for the least program.")
+@click.option("--complaints", is_flag=True, help="Show which statements failed, and programs that were refused.")
+def main(
+    programs: int,
+    postgres: str | None,
+    seed: int | None,
+    jobs: int,
+    every: int,
+    *,
+    ordinary: bool,
+    unlogged: bool,
+    fault: str | None,
+    server: str,
+    patience: float,
+    complaints: bool,
+) -> None:
+    """Run random programs, each followed by an undoing and a comparison; ends with 1 when a difference was found."""
+    seed = int.from_bytes(os.urandom(4), "big") if seed is None else seed
+    console = Console(width=None if Console().is_terminal else 120, highlight=False)
+    found = template.binaries_of(postgres)
+    pg_dump = template.pg_dump(found)
+    console.print(
+        f"PostgreSQL {found.version} ({server}), seed {seed}, {programs} programs, {jobs} processes;", end=" "
+    )
+    console.print(f"pg_dump: {pg_dump or 'none here that can read it'}", soft_wrap=True)
+    start = time.monotonic()
+
+    def report(tally: Tally) -> None:
+        console.print(f"{tally.programs} programs after {time.monotonic() - start:.0f} s")
+
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(template.server(found, tuned=server == "tuned", checksums=server == "default"))
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clonedb-differential-")))
+        orders = Orders(
+            url=url,
+            directory=directory,
+            seed=seed,
+            every=every,
+            pg_dump=pg_dump,
+            mix=dict(ORDINARY if ordinary else UNLOGGED if unlogged else MIXED),
+            unlogged=unlogged,
+            fault=fault,
+            patience=patience,
+        )
+        with template.opened(url, directory, unlogged=unlogged):
+            tally, error = in_processes(orders, programs, jobs, report)
+    show(tally, console, complaints=complaints)
+    if error is not None:
+        console.print(error, markup=False, soft_wrap=True)
+        raise SystemExit(1)
+
+
+def show(tally: Tally, console: Console, *, complaints: bool = False) -> None:
+    """The counts."""
+    shown = Table("", "programs", "share")
+    rows = [("untouched", tally.untouched), ("rewound", tally.rewound)]
+    rows += [(f"refused: {reason}", count) for reason, count in tally.refused.most_common()]
+    for label, count in rows:
+        shown.add_row(label, str(count), f"{count / max(1, tally.programs):.1%}")
+    console.print(shown)
+    groups = sorted({group for group, _ in tally.statements})
+    parts = [(name, {key: n for key, n in tally.statements.items() if key[0] == name}) for name in groups]
+    each = ", ".join(f"{name} {share(counts):.0%} of {sum(counts.values())}" for name, counts in parts)
+    console.print(f"{share(tally.statements):.1%} of {tally.statements.total()} statements succeeded: {each}")
+    if tally.milliseconds:
+        console.print(f"undoing: median {statistics.median(tally.milliseconds):.2f} ms; {tally.dumps} times pg_dump")
+    if complaints:
+        for reason, program in tally.examples.items():
+            console.print(f"refused: {reason}\n{program}", markup=False, soft_wrap=True)
+        for text, count in tally.complaints.most_common(60):
+            console.print(f"{count:5} {text}", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m tests.differential")

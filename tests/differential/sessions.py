@@ -1,0 +1,141 @@
+"""The sessions of a program: its statements are run one after the other, whatever becomes of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import Connection
+from psycopg.pq import TransactionStatus
+
+from clonedb.rewind.sessions import reset_session
+from tests.differential.grammar import Program, Step
+
+__all__ = ["APPLICATION", "Sessions", "share"]
+
+APPLICATION = "program"
+"""What the sessions call themselves, by which those are found that outlive an undoing."""
+
+# A statement that meets another session's lock fails soon, and the program goes on.
+_OPTIONS = "-c lock_timeout=20 -c statement_timeout=5000 -c client_min_messages=error -c deadlock_timeout=1s"
+_ENDS_TRANSACTION = ("commit", "rollback", "prepare transaction")
+_NEEDS_TRANSACTION = (
+    "savepoint",
+    "lock table",
+    "declare second",
+    "set local",
+    "prepare transaction",
+    "select pg_export",
+)
+
+# What a session that was reset would still show of the program before.
+_TRACES = """
+    select 'setting ' || name || ' = ' || setting from pg_settings where source = 'session' and name !~ 'transaction'
+    union all select 'role ' || current_user where current_user <> session_user
+    union all select 'listens to ' || c from pg_listening_channels() c
+    union all select 'cursor ' || name from pg_cursors where statement !~ 'pg_listening_channels'
+    union all select 'advisory lock ' || objid from pg_locks where pid = pg_backend_pid() and locktype = 'advisory'
+    union all select 'temporary table ' || relname from pg_class where relnamespace = pg_my_temp_schema()
+"""
+
+
+@dataclass(slots=True)
+class Sessions:
+    """Up to three sessions with one clone; `outcomes` counts the statements of each group by how they ended."""
+
+    dsn: str
+    name: str
+    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    complaints: Counter[str] = field(default_factory=Counter)
+    _open: dict[int, Connection[Any]] = field(default_factory=dict)
+    _kept: set[int] = field(default_factory=set)
+
+    def run(self, program: Program) -> frozenset[int]:
+        """Run a program, let its sessions end as it says, and return the backends of those that are to be kept."""
+        for step in program.steps:
+            self._run(step)
+        kept = set()
+        for number, ending in enumerate(program.endings):
+            connection = self._open.get(number)
+            if connection is None or connection.closed:
+                continue
+            if ending == "keep":
+                connection.rollback()
+                with contextlib.suppress(psycopg.Error), connection.cursor() as cursor:
+                    reset_session(cursor)
+                if not connection.closed:
+                    kept.add(connection.info.backend_pid)
+                    continue
+            if ending != "leave":
+                with contextlib.suppress(psycopg.Error):
+                    if ending == "commit":
+                        connection.execute("commit")
+                connection.close()
+        return frozenset(kept)
+
+    def settle(self, kept: frozenset[int]) -> list[str]:
+        """After the undoing: which sessions are not as they should be. Those kept go on, with the next program."""
+        wrong = []
+        for number, connection in list(self._open.items()):
+            if not connection.closed and connection.info.backend_pid in kept:
+                try:
+                    traces = [row[0] for row in connection.execute(_TRACES)]
+                except psycopg.Error as error:
+                    traces = [str(error)]
+                wrong += [f"session {number}, which was kept: {trace}" for trace in traces]
+                continue
+            connection.close()
+            del self._open[number]
+        return wrong
+
+    def close(self) -> None:
+        """Close every session."""
+        for connection in self._open.values():
+            connection.close()
+        self._open.clear()
+
+    def _run(self, step: Step) -> None:
+        statement = step.statement.replace("<c>", self.name)
+        try:
+            connection = self._session(step.session)
+            status = connection.info.transaction_status
+            if status == TransactionStatus.IDLE and statement.startswith(_NEEDS_TRANSACTION):
+                connection.execute("begin")
+            if status == TransactionStatus.INERROR and not statement.startswith((*_ENDS_TRANSACTION, "rollback to")):
+                connection.execute("rollback")  # as a test's framework would
+            _execute(connection, statement, step.data)
+        except psycopg.Error as error:
+            self.outcomes[step.group, "failed"] += 1
+            self.complaints[f"{step.statement[:70]} -> {str(error).partition(chr(10))[0]}"] += 1
+        else:
+            self.outcomes[step.group, "succeeded"] += 1
+
+    def _session(self, number: int) -> Connection[Any]:
+        connection = self._open.get(number)
+        if connection is None or connection.closed:
+            connection = psycopg.connect(self.dsn, autocommit=True, options=_OPTIONS, application_name=APPLICATION)
+            self._open[number] = connection
+        return connection
+
+
+def _execute(connection: Connection[Any], statement: str, data: str | None) -> None:
+    with connection.cursor() as cursor:
+        if not statement.startswith("copy "):
+            cursor.execute(statement.encode())
+            return
+        with cursor.copy(statement.encode()) as copy:
+            if data is None:
+                for _ in copy:
+                    pass
+            else:
+                copy.write(data)
+
+
+def share(outcomes: Mapping[tuple[str, str], int]) -> float:
+    """Which part of the statements succeeded."""
+    succeeded = sum(count for (_, how), count in outcomes.items() if how == "succeeded")
+    return succeeded / max(1, sum(outcomes.values()))
