@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.pq.abc import PGconn
     from sqlalchemy.engine import Engine
+    from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
-__all__ = ["OWN_SETTING", "LastingConnections"]
+__all__ = ["OWN", "OWN_SETTING", "LastingConnections", "Source", "connect_listeners", "shared_listeners"]
+
+OWN = "clonedb_own"
+"""The key of a connection's `info` that tells an engine of clonedb's own from the application's."""
 
 OWN_SETTING = r"""set_config|\yset\s+((session|local)\s+)?"?\w+"?\s*\."""
 """What a statement or a function looks like that makes a setting of nobody's (`app.tenant`), as a regular expression of
@@ -21,20 +25,55 @@ PostgreSQL's: RESET ALL leaves '' where a new session has NULL, and SET LOCAL do
 _OWN_SETTING = re.compile(OWN_SETTING.replace(r"\y", r"\b"), re.IGNORECASE)
 
 
+class Source(Protocol):
+    """Others who hold connections to the database open."""
+
+    def idle(self, reset: Callable[[Any], None]) -> list[int]:
+        """The backend pids of what is open and in nobody's hands, each reset; what cannot be reset is closed."""
+
+    def close(self) -> None:
+        """Close what is in nobody's hands."""
+
+
+S = TypeVar("S", bound=Source)
+
+
+def connect_listeners(pool: Pool) -> tuple[object, ...]:
+    """Everybody who is told of a pool's new connections, in order."""
+    dispatch: Any = pool.dispatch
+    return (*dispatch.first_connect, *dispatch.connect)
+
+
+def shared_listeners(engine: Engine) -> tuple[object, ...]:
+    """Everybody who listens to what an engine shares with those that its `execution_options` make."""
+    shared: tuple[Any, ...] = (engine.pool.dispatch, engine.dialect.dispatch)
+    return tuple((*getattr(dispatch, name),) for dispatch in shared for name in sorted(dispatch._event_names))  # noqa: SLF001
+
+
 class LastingConnections:
-    """The pool of a SQLAlchemy engine and one psycopg connection.
+    """The pool of a SQLAlchemy engine, one psycopg connection, and what other sources hold.
 
     Opening one costs a test 4 ms, which is more than rewinding its database does. What a test did to a connection does
     not reach the next one: the session is reset on the server, the Python objects are new, and a connection on which a
-    setting was made that no reset takes away is closed.
+    setting was made that no reset takes away is closed. `reused` says whether whoever hands the database on asks for
+    them with `idle`, as other sources want to know.
     """
 
     def __init__(self, make_engine: Callable[[], Engine], connect: Callable[[], Connection[Any]]) -> None:
         self._make_engine = make_engine
         self._connect = connect
         self._engine: Engine | None = None
+        self._listeners: tuple[object, ...] = ()
         self._free: PGconn | None = None
         self._spoilt = False
+        self._sources: dict[type[Source], Source] = {}
+        self.reused = False
+
+    def source(self, kind: type[S], make: Callable[[], S]) -> S:
+        """The one source of a kind, made when there is none."""
+        if kind not in self._sources:
+            self._sources[kind] = make()
+        return cast("S", self._sources[kind])
 
     def engine(self) -> Engine:
         """An engine of the caller's own, to listen to and to set options on, with the pool of all of them."""
@@ -42,8 +81,21 @@ class LastingConnections:
             from sqlalchemy import event
 
             self._engine = self._make_engine()
+            event.listen(self._engine, "do_connect", self._claim)
+            event.listen(self._engine, "checkout", self._look)
             event.listen(self._engine, "before_cursor_execute", lambda *said: self._hear(said[2]))
+            self._listeners = shared_listeners(self._engine)
         return self._engine.execution_options()
+
+    def _claim(self, _dialect: object, entry: ConnectionPoolEntry, *_: object) -> None:
+        assert self._engine is not None  # noqa: S101 - it connects
+        entry.info[OWN] = connect_listeners(self._engine.pool)
+
+    def _look(self, _connection: object, entry: ConnectionPoolEntry, _proxy: object) -> None:
+        from sqlalchemy.exc import DisconnectionError
+
+        if self._engine is not None and entry.info.get(OWN) != connect_listeners(self._engine.pool):
+            raise DisconnectionError("a test listens to new connections, and this one is not")
 
     def _hear(self, statement: object) -> None:
         """A statement is about to be sent on one of the connections."""
@@ -87,7 +139,8 @@ class LastingConnections:
         """The backend pids of what is open and in nobody's hands, each reset; what cannot be reset is closed."""
         if self._spoilt:
             self.close()
-        return [*self._idle_connection(reset), *self._idle_pool(reset)]
+        others = [pid for source in self._sources.values() for pid in source.idle(reset)]
+        return [*self._idle_connection(reset), *self._idle_pool(reset), *others]
 
     def _idle_connection(self, reset: Callable[[Any], None]) -> list[int]:
         if self._free is None:
@@ -112,8 +165,9 @@ class LastingConnections:
         if self._engine is None:
             return []
         pool: Any = self._engine.pool
-        if pool.checkedout():
+        if pool.checkedout() or shared_listeners(self._engine) != self._listeners:
             self._engine.dispose()
+            self._engine = None
             return []
         pids: list[int] = []
         taken: list[Any] = []
@@ -142,3 +196,5 @@ class LastingConnections:
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None
+        while self._sources:
+            self._sources.popitem()[1].close()

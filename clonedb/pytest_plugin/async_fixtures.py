@@ -44,8 +44,8 @@ _ASYNCPG_READS = frozenset(
 def clonedb_async_engine(request: pytest.FixtureRequest, clonedb: Clone) -> Iterator[AsyncEngine]:
     """An asynchronous SQLAlchemy engine on the database; what is open on it after the test is closed.
 
-    Its driver is the configured one if that runs on asyncio, else asyncpg if it is installed, else psycopg. It keeps no
-    connections: one that a pool kept would belong to the loop it was opened on, and fail on the next.
+    Its driver is the configured one if that runs on asyncio, else asyncpg if it is installed, else psycopg. Where the
+    database is handed on to the next test and the loop is, too, connections that are idle after the test stay open.
     """
     __tracebackhide__ = True
     _demand_not_held(clonedb, "clonedb_async_engine opens connections of its own")
@@ -64,6 +64,21 @@ def _engine(request: pytest.FixtureRequest, clone: Clone) -> Iterator[AsyncEngin
     from sqlalchemy.ext.asyncio import create_async_engine
     from sqlalchemy.pool import NullPool
 
+    from clonedb.routing.engine import LastingAsyncEngine
+
+    if clone.lasting.reused:
+        lasting = clone.lasting.source(
+            LastingAsyncEngine,
+            # never more than asked for, so that nobody waits: an asyncio.Queue is for one loop only
+            lambda: LastingAsyncEngine(
+                clone.name, lambda: create_async_engine(url, max_overflow=-1, connect_args=arguments).sync_engine
+            ),
+        )
+        try:
+            yield lasting.engine()
+        finally:
+            lasting.close_in_use()
+        return
     engine = create_async_engine(url, poolclass=NullPool, connect_args=arguments)
     connections = _InUse(engine.sync_engine)
     try:

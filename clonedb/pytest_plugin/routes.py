@@ -90,9 +90,9 @@ def hold_loop(request: pytest.FixtureRequest) -> None:
 
 
 def left(config: pytest.Config, clone: Clone) -> None:
-    """The clone is about to be given back: nothing of the application stays connected to it."""
+    """The clone is about to be given back: of the application only that stays connected which whoever gets it resets."""
     if (router := config.stash.get(_ROUTER, None)) is not None:
-        router.leave(_address(clone))
+        router.leave(_address(clone), lasting=clone.lasting)
 
 
 def taken_back(config: pytest.Config) -> None:

@@ -10,10 +10,12 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from clonedb.connections import OWN, LastingConnections
 from clonedb.errors import ConfigError, RoutingError
 from clonedb.keys import nearest
 from clonedb.names import parse
-from clonedb.routing.connections import Connections, Mark, mark_of
+from clonedb.routing import staying
+from clonedb.routing.connections import Connections, Idle, Mark, mark_of
 from clonedb.routing.environment import EVERYTHING, Environment, variables_in
 from clonedb.routing.place import Place, aimed_at, libpq_defaults, reached, redirect
 from clonedb.url import DatabaseURL, redact_url
@@ -80,6 +82,7 @@ class Router:
         return [
             (Engine, "do_connect", self._send),
             (Engine, "engine_connect", self._connections.seen),
+            (Engine, "before_cursor_execute", self._connections.heard),
             (Pool, "connect", self._look),
             (Pool, "checkout", self._hand_out),
             (Pool, "checkin", self._take_back),
@@ -101,8 +104,11 @@ class Router:
         self._entered.append(url)
         self._environment.lead_to(url)
 
-    def leave(self, url: DatabaseURL) -> None:
-        """Take a database back: nothing idle stays connected to it, and the one below is the one to go to."""
+    def leave(self, url: DatabaseURL, *, lasting: LastingConnections | None = None) -> None:
+        """Take a database back: the one below is the one to go to.
+
+        Nothing idle stays connected to it, unless `lasting` is reused: it gets that as a source of its own.
+        """
         for index in reversed(range(len(self._entered))):
             if self._entered[index].database == url.database:
                 del self._entered[index]
@@ -113,7 +119,11 @@ class Router:
             self._environment.restore()
         if url.database is not None and not self._is_entered(url.database):
             self._standing_in.add(url.database)  # who is still aimed there got it from the environment
-            self._connections.close_idle(url.database)
+            if lasting is not None and lasting.reused:
+                idle = Idle(self._connections, url.database)
+                lasting.source(Idle, lambda: idle)
+            else:
+                self._connections.close_idle(url.database)
 
     def hang_up(self) -> None:
         """Close what is in use still on clones that were left, after whoever counts that has seen it."""
@@ -165,6 +175,9 @@ class Router:
 
     def _look(self, dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:
         """A connection was opened: if it was not by its engine, but by a `creator`, then see where it leads."""
+        if OWN in entry.info:  # whoever made it watches over it
+            Mark().put_on(entry)
+            return
         mark = mark_of(entry)
         if mark is None or (mark.database is None and not mark.routed):
             place = reached(dbapi_connection, self._defaults)
@@ -196,8 +209,8 @@ class Router:
             stale = mark.database is None or mark.database != self._current()
         else:
             stale = mark.database is not None and not self._is_entered(mark.database)
-        if not self._connections.is_here(entry) or stale:
-            raise DisconnectionError("the clone or the event loop has changed")
+        if not self._connections.is_here(entry) or stale or staying.is_outdated(entry):
+            raise DisconnectionError("the clone, the event loop or a listener has changed")
         self._connections.handed_out(entry, proxy)
 
     def _take_back(self, dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:

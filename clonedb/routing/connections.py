@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from clonedb.connections import OWN
+from clonedb.routing import staying
 from clonedb.routing.loops import OpenEntry, OpenOnLoops
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     _InUse: TypeAlias = weakref.ref[PoolProxiedConnection]
 
-__all__ = ["Connections", "Mark", "mark_of"]
+__all__ = ["Connections", "Idle", "Mark", "mark_of"]
 
 _MARK = "clonedb"  # the key of a connection's `info`, which SQLAlchemy empties when the connection is replaced
 
@@ -74,6 +76,11 @@ class Connections:
             self._synchronous[entry] = weakref.ref(proxy)
         elif self._on_loops.loop_of(entry) is not None:
             self._on_loops.put(entry, proxy)
+        else:
+            return
+        mark = mark_of(entry)
+        if OWN in entry.info or (mark is not None and mark.routed):
+            staying.hand_out(entry)
 
     def handed_back(self, entry: ConnectionPoolEntry) -> None:
         """A connection is idle again."""
@@ -89,9 +96,14 @@ class Connections:
 
     def seen(self, connection: Connection) -> None:
         """An engine was used; one that leads to clones has no other connections, so that its pool may be renewed."""
-        mark = mark_of(connection.connection) if connection.dialect.is_async else None
-        if mark is not None and mark.routed:
+        mark = mark_of(connection.connection)
+        if mark is not None and mark.routed and connection.dialect.is_async:
             self._engines.add(connection.engine)
+        staying.see(connection.connection, connection.engine)
+
+    def heard(self, connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+        """A statement is about to be sent."""
+        staying.listen(connection.connection, statement)
 
     def close_idle(self, database: str) -> None:
         """Close the connections to a clone that nobody uses; the others are the ones a test left open."""
@@ -100,6 +112,22 @@ class Connections:
                 entry.invalidate()
         self._on_loops.close(lambda entry, in_use: not in_use and _leads_to(entry, database))
         self._renew_pools()
+
+    def idle(self, database: str, reset: Callable[[Any], None]) -> list[int]:
+        """Reset the connections to a clone that nobody uses: the backend pids of those that stay, the others closed."""
+        pids: list[int] = []
+
+        def stays(entry: OpenEntry) -> bool:
+            if (pid := staying.stay(entry, reset)) is not None:
+                pids.append(pid)
+            return pid is not None
+
+        for entry, in_use in list(self._synchronous.items()):
+            if in_use is None and _leads_to(entry, database) and not stays(entry):
+                entry.invalidate()
+        self._on_loops.close(lambda entry, in_use: not in_use and _leads_to(entry, database), spare=stays)
+        self._renew_pools()
+        return pids
 
     def close_in_use(self, is_left: Callable[[str], bool]) -> None:
         """Close what is in use still on clones that were left; the server has ended it by now.
@@ -119,6 +147,10 @@ class Connections:
     def end(self) -> None:
         """Close what is open still, and watch over nothing any more."""
         self.close_in_use(lambda _database: True)
+        for entry, in_use in list(self._synchronous.items()):
+            mark = mark_of(entry)
+            if in_use is None and mark is not None and mark.routed:
+                entry.invalidate()
         self._synchronous.clear()
         self._on_loops.end()
 
@@ -130,8 +162,25 @@ class Connections:
         from sqlalchemy.pool import QueuePool
 
         for engine in list(self._engines):
-            if isinstance(engine.pool, QueuePool) and engine.pool.checkedout() == 0:
+            pool = engine.pool
+            if isinstance(pool, QueuePool) and pool.checkedout() == 0 and staying.is_bound(pool):
                 engine.dispose(close=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """The idle ones of the connections to one clone, as a source of lasting ones."""
+
+    connections: Connections
+    database: str
+
+    def idle(self, reset: Callable[[Any], None]) -> list[int]:
+        """Reset them, and close what may not stay."""
+        return self.connections.idle(self.database, reset)
+
+    def close(self) -> None:
+        """Close them."""
+        self.connections.close_idle(self.database)
 
 
 class _Aside:

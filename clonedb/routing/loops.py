@@ -48,8 +48,9 @@ class OpenOnLoops:
 
     A loop may end before the fixtures do (pytest-asyncio's of a function) or after them (one of a session). So each
     loop is given a guard, an asynchronous generator that waits for its end: whoever closes a loop properly first closes
-    its generators (`loop.shutdown_asyncgens`). Holding the connections also keeps the garbage collector from them,
-    which could close none without a loop. `ended` is called when a loop was found to have ended.
+    its generators (`loop.shutdown_asyncgens`). For whoever does not, `loop.close` is preceded by the same. Holding the
+    connections also keeps the garbage collector from them, which could close none without a loop. `ended` is called
+    when a loop was found to have ended.
     """
 
     def __init__(self, ended: Callable[[], None] = lambda: None) -> None:
@@ -64,6 +65,7 @@ class OpenOnLoops:
             loop = running_loop()
             if loop not in self._guards:
                 self._open[loop] = {}
+                _Ending.of(loop).add(self)
                 self._guards[loop] = self._close_at_end(loop)
                 _step(anext(self._guards[loop]))  # up to its yield: the loop knows it from here on
         self._open[loop][entry] = proxy
@@ -84,10 +86,17 @@ class OpenOnLoops:
         for entries in list(self._open.values()):
             entries.pop(entry, None)
 
-    def close(self, which: Callable[[OpenEntry, bool], bool] = lambda _entry, _in_use: True) -> None:
+    def close(
+        self,
+        which: Callable[[OpenEntry, bool], bool] = lambda _entry, _in_use: True,
+        *,
+        spare: Callable[[OpenEntry], bool] = lambda _entry: False,
+    ) -> None:
         """Close what is open and chosen by `which(entry, in_use)`, on its loop, which does not run in this thread now.
 
-        Where somebody closed the loop and left its generators, a new one has to do: psycopg can, asyncpg cannot.
+        What is idle is asked about first, on its loop, where that runs nowhere: `spare` may do I/O, and says whether a
+        connection is to stay open. Where somebody closed a loop that could not be watched, a new one has to do: psycopg
+        can, asyncpg cannot.
         """
         import asyncio
 
@@ -97,7 +106,7 @@ class OpenOnLoops:
             if chosen and loop.is_running():
                 asyncio.run_coroutine_threadsafe(_close(chosen), loop).result(_PATIENCE)
             elif chosen and not closed:
-                loop.run_until_complete(_close(chosen))
+                loop.run_until_complete(_close(chosen, spare))
             elif chosen:
                 with contextlib.closing(asyncio.new_event_loop()) as another:
                     another.run_until_complete(_close(chosen))
@@ -110,10 +119,16 @@ class OpenOnLoops:
         for loop in list(self._open):
             self._forget(loop)
 
+    async def end_on(self, loop: AbstractEventLoop) -> None:
+        """Close what is open on a loop, which runs this and is about to be closed."""
+        if (guard := self._guards.get(loop)) is not None:
+            await guard.aclose()
+
     def _forget(self, loop: AbstractEventLoop) -> None:
         self._open.pop(loop, None)
         if (guard := self._guards.pop(loop, None)) is not None:
             _step(guard.aclose())
+        _Ending.of(loop).discard(self)
         self._ended()
 
     async def _close_at_end(self, loop: AbstractEventLoop) -> AsyncGenerator[None]:
@@ -135,7 +150,46 @@ class OpenOnLoops:
                 await _close(entries)
             if self._guards.pop(loop, None) is not None:
                 self._open.pop(loop, None)
+                _Ending.of(loop).discard(self)
                 self._ended()
+
+
+class _Ending:
+    """A loop's `close` while something is open on it: closes that first, for whoever leaves the loop's generators."""
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self._loop = loop
+        self._close = loop.close
+        self._waiting: set[OpenOnLoops] = set()
+
+    @classmethod
+    def of(cls, loop: AbstractEventLoop) -> _Ending:
+        """The one of a loop, put there by the first who asks."""
+        if isinstance(loop.close, cls):
+            return loop.close
+        ending = cls(loop)
+        with contextlib.suppress(AttributeError):  # a loop that has no room for it, in C
+            loop.close = ending  # type: ignore[method-assign]
+        return ending
+
+    def add(self, waiting: OpenOnLoops) -> None:
+        """Something is open."""
+        self._waiting.add(waiting)
+
+    def discard(self, waiting: OpenOnLoops) -> None:
+        """Nothing is any more."""
+        self._waiting.discard(waiting)
+        if not self._waiting:
+            with contextlib.suppress(AttributeError):
+                del self._loop.close
+
+    def __call__(self) -> None:
+        try:
+            for waiting in list(self._waiting):
+                if not (self._loop.is_running() or self._loop.is_closed()):
+                    self._loop.run_until_complete(waiting.end_on(self._loop))
+        finally:
+            self._close()
 
 
 def _step(awaitable: Awaitable[object]) -> None:
@@ -144,9 +198,14 @@ def _step(awaitable: Awaitable[object]) -> None:
         awaitable.__await__().send(None)
 
 
-async def _close(entries: Mapping[OpenEntry, PoolProxiedConnection | None]) -> None:
+async def _close(
+    entries: Mapping[OpenEntry, PoolProxiedConnection | None],
+    spare: Callable[[OpenEntry], bool] = lambda _entry: False,
+) -> None:
     from sqlalchemy.util import greenlet_spawn
 
     for entry, proxy in list(entries.items()):
+        if proxy is None and await greenlet_spawn(spare, entry):
+            continue
         # without a rollback, which would wait for a running query
         await greenlet_spawn(entry.invalidate if proxy is None else proxy.invalidate)

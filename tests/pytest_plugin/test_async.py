@@ -90,7 +90,7 @@ def test_each_fixture_keeps_its_word(
     items.write("test_it.py", EACH_FIXTURE.replace("{mark}", mark(plugin)))
     outcome = run(items, *plugin, *distributed).demand()
     assert "10 passed" in outcome.out
-    assert "; 9 clones; " in outcome.out
+    assert "after their tests 9 rewound" in outcome.out
     assert clones() == []
 
 

@@ -106,7 +106,6 @@ def test_on_a_loop_that_runs_no_more():
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
 
-@pytest.mark.skipif("'{driver}' == 'asyncpg'", reason="asyncpg cannot close what is open on a closed loop")
 def test_on_a_loop_closed_by_hand(clonedb_async_sessionmaker):
     loop = asyncio.new_event_loop()
     loop.run_until_complete(leave_open(clonedb_async_sessionmaker))
