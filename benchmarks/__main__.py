@@ -14,7 +14,7 @@ from rich.console import Console
 from benchmarks.machine import Machine
 from benchmarks.tables import show
 
-NAMES = ("server", "clone", "fingerprint", "registration", "demo", "histories")
+NAMES = ("server", "clone", "fingerprint", "registration", "demo", "histories", "builds", "rewind", "pool")
 
 
 @click.command()

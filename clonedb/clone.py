@@ -6,9 +6,10 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from clonedb.connections import LastingConnections
+from clonedb.copying import choose, note, share_blocks
 from clonedb.errors import ServerError, TemplateInUseError
 from clonedb.names import clone_name
 from clonedb.postgres import sql
@@ -22,10 +23,18 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from sqlalchemy.engine import Engine
 
-__all__ = ["Clone", "create", "create_empty"]
+__all__ = ["Clone", "Session", "create", "create_empty"]
+
+T = TypeVar("T")
 
 _PATIENCE = 10.0  # seconds that a clone waits for sessions to leave the template
-_WAL_LOG_LIMIT = 100 * 1024 * 1024  # bytes up to which WAL_LOG beats FILE_COPY's two checkpoints when fsync is on
+
+
+class Session(Protocol):
+    """Who runs statements on the maintenance database: the server, or a pool's session of its own."""
+
+    def run(self, statement: Callable[[Connection[Any]], T], /) -> T:
+        """Run a statement."""
 
 
 @dataclass(slots=True, eq=False)
@@ -34,8 +43,8 @@ class Clone:
 
     `name` is the database's, `url` its URL for SQLAlchemy, `dsn` the same for libpq, psycopg and other languages; both
     hold the password. `template` is None for an empty database. `seconds` is what making it took;
-    `worth_keeping` is false if a failed test leaves nothing in it to look at. As a context manager
-    it drops the database at the end.
+    `worth_keeping` is false if a failed test leaves nothing in it to look at. `on_drop` is called once when it is given
+    up. As a context manager it drops the database at the end.
     """
 
     server: Server = field(repr=False)
@@ -44,6 +53,7 @@ class Clone:
     seconds: float
     kept: bool = False
     worth_keeping: bool = True
+    on_drop: Callable[[], None] | None = field(default=None, repr=False)
     _engines: list[Engine] = field(default_factory=list, repr=False)
     _lasting: LastingConnections | None = field(default=None, repr=False)
 
@@ -126,13 +136,21 @@ class Clone:
 
     def drop(self) -> None:
         """Drop the database, whoever is connected; nothing happens if it is kept or gone."""
+        self.drop_by(self.server)
+
+    def drop_by(self, session: Session) -> None:
+        """`drop`, by another session than the server's."""
         self.dispose_all()
-        if not self.kept:
-            try:
-                self.server.run(lambda connection: sql.drop_database(connection, self.name))
-            except KeyboardInterrupt:  # which cancelled the statement
-                _discard(self.server, self.name)
-                raise
+        try:
+            if not self.kept:
+                session.run(lambda connection: sql.drop_database(connection, self.name))
+        except KeyboardInterrupt:  # which cancelled the statement
+            _discard(session, self.name)
+            raise
+        finally:
+            given_up, self.on_drop = self.on_drop, None
+            if given_up is not None:
+                given_up()
 
     def __enter__(self) -> Self:
         return self
@@ -147,21 +165,23 @@ class Clone:
                 self.drop()
 
 
-def create(server: Server, template: Template, *, strategy: str | None = None) -> Clone:
+def create(server: Server, template: Template, *, strategy: str | None = None, session: Session | None = None) -> Clone:
     """Make a clone: CREATE DATABASE ... TEMPLATE, then what that does not copy; `strategy` is chosen if not given.
 
     Raises TemplateInUseError when somebody stays connected to the template (SQLSTATE 55006), ServerError when the
     template is gone or the disk is full.
     """
     start = time.monotonic()
-    metadata = template.metadata
+    metadata, own = template.metadata, session or server
     name = clone_name(server.config.prefix, metadata.fingerprint, server.owner, server.next_number())
     try:
-        _copy(server, template, name, strategy or _strategy(server, template), start + _PATIENCE)
+        chosen = strategy or choose(server, template)
+        _copy(server, own, template, name, strategy=chosen, deadline=start + _PATIENCE)
+        note(server, template, chosen, time.monotonic() - start)
         if has_any(metadata):
-            server.run(lambda connection: give(connection, name, metadata))
+            own.run(lambda connection: give(connection, name, metadata))
     except BaseException:  # Ctrl-C, too: it may come too late to cancel the statement
-        _discard(server, name)
+        _discard(own, name)
         raise
     return Clone(server, template, name, time.monotonic() - start)
 
@@ -172,7 +192,7 @@ def create_empty(server: Server) -> Clone:
     name = clone_name(server.config.prefix, "empty0", server.owner, server.next_number())
     strategy = "file_copy" if not server.info.fsync and server.info.major >= 15 else None
     try:
-        _guard_disk(server, name, lambda connection: sql.create_database(connection, name, strategy=strategy))
+        _guard_disk(server, server, name, lambda connection: sql.create_database(connection, name, strategy=strategy))
         if server.config.extensions:
             with contextlib.closing(server.connect(name)) as connection:
                 for extension in server.config.extensions:
@@ -183,11 +203,11 @@ def create_empty(server: Server) -> Clone:
     return Clone(server, None, name, time.monotonic() - start)
 
 
-def _guard_disk(server: Server, name: str, statement: Callable[[Connection[Any]], None]) -> None:
+def _guard_disk(server: Server, session: Session, name: str, statement: Callable[[Connection[Any]], None]) -> None:
     import psycopg
 
     try:
-        server.run(statement)
+        session.run(statement)
     except (psycopg.errors.DiskFull, psycopg.errors.IoError) as error:
         raise ServerError(
             f"{server.about} could not make clone {name!r}: {' '.join(str(error).split())}; free some space"
@@ -195,25 +215,32 @@ def _guard_disk(server: Server, name: str, statement: Callable[[Connection[Any]]
         ) from None
 
 
-def _discard(server: Server, name: str) -> None:
+def _discard(session: Session, name: str) -> None:
     """Drop a database if it is there; the error that led here is the one to see, and gc drops what is left."""
     with contextlib.suppress(Exception):
-        server.run(lambda connection: sql.drop_database(connection, name))
+        session.run(lambda connection: sql.drop_database(connection, name))
 
 
-def _copy(server: Server, template: Template, name: str, strategy: str | None, deadline: float) -> None:
+def _copy(
+    server: Server, session: Session, template: Template, name: str, *, strategy: str | None, deadline: float
+) -> None:
     import psycopg
+
+    def make(connection: Connection[Any]) -> None:
+        share_blocks(server, connection, strategy)
+        sql.create_database(connection, name, template=template.name, strategy=strategy)
 
     while True:
         try:
             _guard_disk(
                 server,
+                session,
                 name,
-                lambda connection: sql.create_database(connection, name, template=template.name, strategy=strategy),
+                make,
             )
         except psycopg.errors.ObjectInUse as error:
             if time.monotonic() > deadline:
-                found = server.run(lambda connection: sql.sessions(connection, template.name))
+                found = session.run(lambda connection: sql.sessions(connection, template.name))
                 raise TemplateInUseError(
                     f"template {template.name!r} cannot be cloned while it has sessions:"
                     f" {'; '.join(found) or str(error).strip()}; end them, and let nobody connect to a template"
@@ -225,12 +252,3 @@ def _copy(server: Server, template: Template, name: str, strategy: str | None, d
             ) from None
         else:
             return
-
-
-def _strategy(server: Server, template: Template) -> str | None:
-    """How to copy: by file where nothing is flushed, by WAL where each FILE_COPY costs two checkpoints (measured)."""
-    if server.info.major < 15:
-        return None
-    if server.config.strategy != "auto":
-        return server.config.strategy
-    return "wal_log" if server.info.fsync and template.metadata.size < _WAL_LOG_LIMIT else "file_copy"

@@ -123,6 +123,7 @@ _ALL = (
     Key("keep", str, "failed", "whose clones are kept after the test", choices=("failed", "all", "none")),
     Key("keep_count", int, 3, "how many kept clones a project has at most", minimum=0),
     Key("keep_templates", int, 5, "how many templates a project has at most, by last use", minimum=1),
+    Key("max_clones", int, 100, "how many clones a server has at most, of all processes; others wait", minimum=1),
     Key("rebuild", bool, False, "build the template anew, once for the run"),
     Key("frozen", bool, False, "never build a template: fail if it is not there, and say which command builds it"),
     Key("echo", bool, False, "print every SQL statement of SQLAlchemy's engines"),

@@ -49,6 +49,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "keep": ("all", "none", "failed"),
     "keep_count": (1, 2, 4),
     "keep_templates": (1, 2, 3),
+    "max_clones": (1, 2, 3),
     "rebuild": (True, False, True),
     "frozen": (True, False, True),
     "echo": (True, False, True),

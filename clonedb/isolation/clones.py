@@ -10,6 +10,8 @@ from clonedb.postgres.sql import Session
 
 __all__ = ["CloneEach", "CloneWorker"]
 
+_AHEAD = 3  # a second and a third serve tests that come faster than clones for a while
+
 
 class CloneEach:
     """`clone`: a new physical clone for every test, dropped after it."""
@@ -18,14 +20,17 @@ class CloneEach:
         self._origin = origin
 
     def acquire(self) -> Clone:
-        """A new clone."""
-        return self._origin.make()
+        """A new clone, which may have been made ahead."""
+        return self._origin.one_of_many(_AHEAD)
 
     def release(self, clone: Clone) -> Sequence[Session]:
-        """Drop it."""
+        """Drop it, behind the test."""
         left_open = () if clone.kept else clone.end_sessions()
-        clone.drop()
+        self._origin.drop(clone)
         return left_open
+
+    def give_way(self) -> None:
+        """Nothing is held for later."""
 
     def close(self) -> None:
         """Nothing is left to do."""
@@ -48,6 +53,9 @@ class CloneWorker:
         """Leave it as it is, for the next test."""
         del clone
         return ()
+
+    def give_way(self) -> None:
+        """It is to be the same one until the end."""
 
     def close(self) -> None:
         """Drop it."""

@@ -47,6 +47,7 @@ class Rewind(Reusable):
         clone = self.origin.one_of_many(_EACH if self._unable else _AFTER_REFUSAL if self._refusals else 0)
         if self._pristine is not None:
             self._watched[clone] = Rewinder(clone, self._pristine)
+            clone.lasting.reused = True
         return clone
 
     def release(self, clone: Clone) -> Sequence[sql.Session]:
@@ -62,8 +63,10 @@ class Rewind(Reusable):
             return ()
         try:
             ours = self._lasting(clone)
-            open_still = self._left_open(clone, {*ours, *filter(None, [rewinder.pid])})
             outcome = rewinder.rewind(keep=ours)
+            left_open = outcome.left_open
+            if outcome.kind == "refused":  # perhaps before it was seen who is connected, and perhaps because of that
+                left_open += tuple(clone.end_sessions())
         except BaseException:
             self._discard(clone)
             raise
@@ -73,7 +76,7 @@ class Rewind(Reusable):
             self.drop(clone)
         else:
             self.hand_on(clone)
-        return open_still
+        return left_open
 
     def _lasting(self, clone: Clone) -> list[int]:
         """The backend pids of connections that stay open until the next test."""
@@ -84,9 +87,6 @@ class Rewind(Reusable):
         if self._makes_settings:
             clone.lasting.close()
         return clone.lasting.idle(reset_session)
-
-    def _left_open(self, clone: Clone, keep: set[int]) -> Sequence[sql.Session]:
-        return clone.server.run(lambda connection: sql.left_open(connection, clone.name, keep=keep))
 
     def drop(self, clone: Clone) -> None:
         """End what watches it, too."""

@@ -194,7 +194,9 @@ class Rollback(Reusable):
     def make(self) -> Clone:
         """A clone that takes no connections but the held one."""
         made = super().make()
-        clone = HeldClone(made.server, made.template, made.name, made.seconds, worth_keeping=False)
+        clone = HeldClone(
+            made.server, made.template, made.name, made.seconds, worth_keeping=False, on_drop=made.on_drop
+        )
         clone.allow_connections(False)
         return clone
 
@@ -203,7 +205,7 @@ class Rollback(Reusable):
         assert isinstance(clone, HeldClone)  # noqa: S101 - made above
         left, told = clone.roll_back()
         if not left:
-            self._free.append(clone)
+            self.hand_on(clone)
             return ()
         self.drop(clone)
         if not told:

@@ -20,6 +20,8 @@ __all__ = ["Origin", "Reusable", "Strategy"]
 class Origin:
     """Where a strategy's databases come from; `make` makes a clone of the template, and counts it.
 
+    `take` gives one of many, and is told how many more it pays to make ahead; `drop` drops one in the background; both
+    may be missing. `crowded` says whether another process waits for room, so that nothing should be held for later.
     `base` is the template that this one is built upon, None for one that is built from nothing. `note` is told what
     became of a used clone (`rewound`, `untouched`, `refused`) and why.
     """
@@ -30,6 +32,13 @@ class Origin:
     base: Template | None
     make: Callable[[], Clone]
     note: Callable[[str, str], None] = lambda _kind, _why: None
+    take: Callable[[int], Clone] | None = None
+    drop: Callable[[Clone], None] = Clone.drop
+    crowded: Callable[[], bool] = lambda: False
+
+    def one_of_many(self, ahead: int) -> Clone:
+        """A clone for one test, with so many made ahead for the next ones."""
+        return self.make() if self.take is None else self.take(ahead)
 
 
 class Strategy(Protocol):
@@ -43,6 +52,9 @@ class Strategy(Protocol):
 
         Returns the sessions that the test left open, which were ended.
         """
+
+    def give_way(self) -> None:
+        """Somebody waits for room: drop what no test has at the moment."""
 
     def close(self) -> None:
         """The worker has ended; may be called again."""
@@ -81,15 +93,25 @@ class Reusable:
             self._discard(clone)
             raise
         if clean:
-            self._free.append(clone)
+            self.hand_on(clone)
         else:
             self.drop(clone)
         return left_open
 
-    def close(self) -> None:
-        """Drop them."""
+    def hand_on(self, clone: Clone) -> None:
+        """The next test gets it, unless another process waits for room."""
+        self._free.append(clone)
+        if self.origin.crowded():
+            self.give_way()
+
+    def give_way(self) -> None:
+        """Drop those that are free."""
         while self._free:
             self.drop(self._free.pop())
+
+    def close(self) -> None:
+        """Drop them."""
+        self.give_way()
 
     def make(self) -> Clone:
         """A new one."""

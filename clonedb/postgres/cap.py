@@ -1,0 +1,195 @@
+"""How many clones live on a server at once: `max_clones` slots for each prefix, shared by all processes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from clonedb.errors import ConfigError, LockTimeoutError
+from clonedb.postgres.server import Server
+
+if TYPE_CHECKING:
+    from psycopg import Connection, Notify
+
+__all__ = ["Cap"]
+
+_HEEDED = 2.0  # seconds for which a call for room is heeded
+_CALLS = 0.5  # seconds between two calls
+_QUEUE, _WAITING = 2**31 - 1, 2**31 - 2  # beside the slots, which are numbered from 0
+
+_TAKE = """
+    select n from generate_series(0, %s::int - 1) n
+    where case when n = any(%s::int[]) then false else pg_try_advisory_lock(%s::int, n) end limit 1
+"""
+
+# Whether the sessions that have slots all wait for another one, and this session is one of them.
+_STUCK = """
+    with ours as (
+        select pid, objid::bigint as number from pg_locks
+        where locktype = 'advisory' and objsubid = 2 and granted and classid::bigint = %(group)s
+              and database = (select oid from pg_database where datname = current_database())),
+    holders as (select pid from ours where number < %(limit)s)
+    select exists (select from holders where pid = pg_backend_pid())
+           and not exists (select from holders where pid not in (select pid from ours where number = %(waiting)s))
+"""
+
+
+class Cap:
+    """The slots of this process on one server, and its waiting for one when all are taken.
+
+    A slot is an advisory lock of the process's own session with the maintenance database, so that the server gives it
+    back when its owner dies, by whatever death; to take one costs a round trip (0.1 ms). Who finds none calls for room
+    by NOTIFY, which the others hear with the answer to whatever they ask next, at no cost: they give up what they have
+    made ahead or keep for later, and stand in line for their next one. One of those who wait looks for a slot at a
+    time.
+    """
+
+    def __init__(self, server: Server, say: Callable[[str], None] = lambda _message: None) -> None:
+        self._server = server
+        self._say = say
+        self._limit = server.config.max_clones
+        digest = hashlib.sha256(f"clonedb clones {server.config.prefix}".encode()).digest()
+        self._group = int.from_bytes(digest[:4], "big") >> 1  # the first half of a key of two halves
+        self._channel = f"clonedb_room_{server.config.prefix}"
+        self._pid = os.getpid()
+        self._backend: int | None = None
+        self._mine: set[int] = set()
+        self._heard = float("-inf")
+
+    @property
+    def called(self) -> bool:
+        """Whether another process waits for room, as far as this one has heard."""
+        return time.monotonic() - self._heard < _HEEDED
+
+    def listen(self) -> bool:
+        """`called`, after having listened: for a process that asks the server nothing else at the moment."""
+        self._server.run(lambda connection: self._attend(connection).execute("select"))
+        return self.called
+
+    def try_take(self) -> int | None:
+        """A slot, if one is free."""
+        return self._server.run(self._try)
+
+    def take(self, make_room: Callable[[], None]) -> int:
+        """A slot, which may be waited for; `make_room` gives up what this process itself could do without.
+
+        Raises LockTimeoutError after lock_timeout, and ConfigError when all who have one wait for another.
+        """
+        if not self.called and (slot := self.try_take()) is not None:
+            return slot
+        make_room()
+        return self._wait()
+
+    def give(self, slot: int) -> None:
+        """Give a slot back; nothing happens if it was lost with the session."""
+
+        def release(connection: Connection[Any]) -> None:
+            if slot in self._mine:
+                self._mine.discard(slot)
+                if connection.info.backend_pid == self._backend:
+                    self._release(connection, slot)
+
+        with contextlib.suppress(Exception):  # a session that is gone has given it back
+            self._server.run(release)
+
+    def _attend(self, connection: Connection[Any]) -> Connection[Any]:
+        """On a new session: hear who calls, and take the slots that ended with the session before."""
+        if self._pid != os.getpid():  # they are the parent's
+            self._pid = os.getpid()
+            self._mine.clear()
+        if self._backend != (backend := connection.info.backend_pid):
+            from psycopg import sql
+
+            connection.add_notify_handler(self._hear)
+            connection.execute(sql.SQL("listen {}").format(sql.Identifier(self._channel)))
+            if self._mine:
+                query = "select pg_try_advisory_lock(%s::int, n) from unnest(%s::int[]) n"
+                connection.execute(query, [self._group, list(self._mine)])
+            self._backend = backend
+        return connection
+
+    def _hear(self, notify: Notify) -> None:
+        if notify.channel == self._channel and notify.pid != self._backend:
+            self._heard = time.monotonic()
+
+    def _try(self, connection: Connection[Any]) -> int | None:
+        self._attend(connection)
+        row = connection.execute(_TAKE, [self._limit, list(self._mine), self._group]).fetchone()
+        if row is None:
+            return None
+        slot = int(row[0])
+        self._mine.add(slot)
+        return slot
+
+    def _wait(self) -> int:
+        """Stand in line, then look for a slot until there is one: 5 ms at first, in the end each 20 (in line: 100)."""
+        config, start = self._server.config, time.monotonic()
+        first, said, pause, call = False, 0, 0.005, start
+        try:
+            while True:
+                first = first or self._server.run(lambda connection: self._lock(connection, _QUEUE))
+                if first and (slot := self.try_take()) is not None:
+                    return slot
+                now = time.monotonic()
+                if first and now >= call:
+                    call = now + _CALLS
+                    self._server.run(lambda connection: connection.execute("select pg_notify(%s, '')", [self._channel]))
+                if now - start >= config.lock_timeout:
+                    raise LockTimeoutError(
+                        f"waited {now - start:.0f} s for room for a clone on {self._server.about}: {self._full()};"
+                        " raise it, run fewer workers, or wait longer (lock_timeout)"
+                    )
+                if now - start >= said + 1.0:
+                    said += 1
+                    self._demand_that_somebody_works(say_so=said == 1)
+                    self._say(
+                        f"waiting for room for a clone: {self._full()}"
+                        f" ({now - start:.0f} s; lock_timeout = {config.lock_timeout:g} s)"
+                    )
+                time.sleep(pause)
+                pause = min(pause * 1.3, 0.02 if first else 0.1)
+        finally:
+            with contextlib.suppress(Exception):  # of a session that is gone nothing is left to be released
+                self._server.run(lambda connection: self._leave(connection, first=first, said_so=said > 0))
+
+    def _full(self) -> str:
+        source = self._server.config.source("max_clones")
+        return f"{self._limit} {'is' if self._limit == 1 else 'are'} in use, which is max_clones ({source})"
+
+    def _demand_that_somebody_works(self, *, say_so: bool) -> None:
+        """Raises ConfigError when nobody who has a clone goes on without one more.
+
+        That a session waits is said by a lock, which it shares from its first second of waiting on.
+        """
+
+        def look(connection: Connection[Any]) -> bool:
+            if say_so:
+                self._lock(connection, _WAITING, shared=True)
+            values = {"group": self._group, "limit": self._limit, "waiting": _WAITING}
+            row = connection.execute(_STUCK, values).fetchone()
+            return bool(row and row[0])
+
+        if self._server.run(look):
+            raise ConfigError(
+                f"a test needs one more clone on {self._server.about}, but {self._full()}, and all who have one wait"
+                " for another; raise max_clones above what the workers' tests hold at once"
+            )
+
+    def _leave(self, connection: Connection[Any], *, first: bool, said_so: bool) -> None:
+        if said_so:
+            self._release(connection, _WAITING, shared=True)
+        if first:
+            self._release(connection, _QUEUE)
+
+    def _lock(self, connection: Connection[Any], number: int, *, shared: bool = False) -> bool:
+        function = "pg_try_advisory_lock_shared" if shared else "pg_try_advisory_lock"
+        row = connection.execute(f"select {function}(%s::int, %s::int)", [self._group, number]).fetchone()
+        return bool(row and row[0])
+
+    def _release(self, connection: Connection[Any], number: int, *, shared: bool = False) -> None:
+        function = "pg_advisory_unlock_shared" if shared else "pg_advisory_unlock"
+        connection.execute(f"select {function}(%s::int, %s::int)", [self._group, number])
