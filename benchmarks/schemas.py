@@ -79,8 +79,9 @@ def write_medium_schema(project: Path, *, tables: int = 40, rows: int = 20) -> N
 
 
 def write_long_history(project: Path, *, revisions: int = 300) -> None:
-    """A history of some length, whose files have the size of ordinary revisions; it is never run."""
-    _write(project, [_table(number, 20) for number in range(revisions)])
+    """A history of some length, whose files have the size of ordinary revisions: a table and its rows each."""
+    first, *others = [_table(number, 20) for number in range(revisions)]
+    _write(project, [_TYPES + first, *others])
 
 
 def _table(number: int, rows: int) -> str:

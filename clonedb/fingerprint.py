@@ -31,12 +31,14 @@ __all__ = [
     "extensions_named",
     "fingerprint",
     "read_sources",
+    "surroundings",
 ]
 
 # Counted up whenever clonedb prepares or seals templates in another way, so that old ones are not taken for new.
-FORMAT = 2
+FORMAT = 3
 
 _ABBREVIATED = 12
+_OF_REVISIONS = frozenset({"revision", "import", "target", "seed"})
 _LOCATIONS = frozenset(
     {"script_location", "version_locations", "prepend_sys_path", "path_separator", "version_path_separator"}
 )
@@ -119,6 +121,20 @@ def extensions_named(
     """
     sources = sources or read_sources(config, project, index_dir=index_dir)
     return sources.extensions
+
+
+def surroundings(found: Fingerprint, sources: Sources) -> str:
+    """The digest of all that migrating depends on apart from the revisions, what they import, and how far it goes.
+
+    env.py, other files of the script location, options, -x, extensions, roles, watched files, server and versions:
+    where one of these is another, nothing that was migrated before is worth anything. Seeds come later.
+    """
+    kept = [
+        (item.kind, item.name, item.digest)
+        for item in found.inputs
+        if item.kind not in _OF_REVISIONS or (item.kind == "import" and item.name in sources.watched)
+    ]
+    return digest_of(json.dumps(kept))
 
 
 def differences(old: Sequence[Sequence[str]], new: Fingerprint) -> list[Difference]:

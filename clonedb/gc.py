@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,9 @@ __all__ = ["Collector", "Item", "Leftover", "collect", "drop_one", "enforce_rete
 
 
 _REVISIONS = 8  # times keep_templates: how many templates that stop at a revision a project has at most
+_MOST_BYTES = (
+    10 * 1024**3
+)  # of a project's templates; the one of each lane that was used last is kept whatever its size
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +102,29 @@ def _leftovers(server: Server, own: Connection[Any], *, everything: bool) -> lis
             by_lane.setdefault(key, []).append((database.template.used, database))
         elif database.lock not in held and (everything or database.kept is None):
             leftovers.append((Leftover(database.name.text, "its owner is gone"), database.lock))
-    for (_, lane), templates in by_lane.items():
+    kept: dict[str, list[tuple[bool, float, _Found]]] = {}
+    for (project, lane), templates in by_lane.items():
         limit = 0 if everything else server.config.keep_templates * (_REVISIONS if lane == "revision" else 1)
-        for _, old in sorted(templates, key=lambda pair: pair[0], reverse=True)[limit:]:
+        ordered = sorted(templates, key=lambda pair: pair[0], reverse=True)
+        kept.setdefault(project, []).extend((not number, *pair) for number, pair in enumerate(ordered[:limit]))
+        for _, old in ordered[limit:]:
             if old.lock not in held:
                 leftovers.append((Leftover(old.name.text, "the project used newer templates since"), old.lock))
+    for of_project in kept.values():
+        for large in _too_large(of_project):
+            if large.lock not in held:
+                why = f"the project's templates are larger than {_MOST_BYTES // 1024**3} GB together"
+                leftovers.append((Leftover(large.name.text, why), large.lock))
     return leftovers
+
+
+def _too_large(templates: Iterable[tuple[bool, float, _Found]]) -> Iterator[_Found]:
+    """Those beyond the bytes that a project's templates may take: the lanes' last used ones count first, and stay."""
+    total = 0
+    for first, _, found in sorted(templates, key=lambda each: each[:2], reverse=True):
+        total += found.template.size if found.template else 0
+        if total > _MOST_BYTES and not first:
+            yield found
 
 
 def _drop(own: Connection[Any], name: str, key: int, *, kept_too: bool) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from clonedb.cli import check, clones, configuration, demo, init, servers, templates
+from clonedb.cli import archives, check, clones, configuration, demo, init, servers, templates
 from clonedb.errors import CloneDBError
 
 __all__ = ["main"]
@@ -42,6 +42,7 @@ def main(context: click.Context, directory: str, url: str | None, template: str 
 for command in (
     *configuration.COMMANDS,
     *templates.COMMANDS,
+    *archives.COMMANDS,
     *check.COMMANDS,
     *clones.COMMANDS,
     *servers.COMMANDS,

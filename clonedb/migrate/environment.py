@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
-__all__ = ["Environment"]
+__all__ = ["Environment", "session_settings"]
 
 _LOGGING_INI = """
 [loggers]
@@ -74,6 +74,7 @@ class Environment:
     def __init__(self, setup: Mapping[str, Any]) -> None:
         self.version_tables: list[tuple[str, str | None]] = []
         self._setup = setup
+        self._planned: list[tuple[dict[str, Any], dict[str, str], dict[str, Any]]] = []
 
     @cached_property
     def script(self) -> ScriptDirectory:
@@ -82,6 +83,29 @@ class Environment:
 
         with self._configured() as config:
             return ScriptDirectory.from_config(config)
+
+    def plan(self, target: str) -> list[tuple[str, str]]:
+        """The revisions that bring an empty database to a target, in order, and their files, without env.py.
+
+        What was loaded for it is put aside: env.py may still say that the revisions are elsewhere.
+        """
+        script = self.script
+        places = (vars(script), vars(script.revision_map))
+        before = [{name: repr(value) for name, value in place.items()} for place in places]
+        planned = [] if target == "base" else script._upgrade_revs(target, ())  # type: ignore[arg-type]  # noqa: SLF001
+        found = [(step.revision.revision, step.revision.path) for step in planned]
+        loaded = [
+            {name: place.pop(name) for name in [*place] if name not in was}
+            for place, was in zip(places, before, strict=True)
+        ]
+        self._planned = list(zip(places, before, loaded, strict=True))
+        return found
+
+    def _take_up_plan(self) -> None:
+        """Load nothing again that was loaded for the plan, if env.py left the script directory as it was."""
+        if all(repr(place.get(name)) == value for place, before, _ in self._planned for name, value in before.items()):
+            for place, _, loaded in self._planned:
+                place.update({name: value for name, value in loaded.items() if name not in place})
 
     def run(self, steps: Callable[[Any, Any], Iterable[Any]], **options: Any) -> None:
         """Run env.py; when it runs migrations, `steps(heads, context)` says which.
@@ -96,6 +120,7 @@ class Environment:
             table = (context.version_table, context.version_table_schema)
             if table not in self.version_tables:
                 self.version_tables.append(table)
+            self._take_up_plan()
             return steps(heads, context)
 
         with self._configured() as config, EnvironmentContext(config, script, fn=noted, **options):
@@ -141,6 +166,21 @@ class Environment:
                 config.set_main_option(name, value.replace("{url}", url).replace("%", "%%"))
             config.attributes = attributes
             yield config
+
+
+def session_settings(context: Any, *, ended: bool = False) -> set[tuple[str, str]]:
+    """What SET, or SET LOCAL in this transaction, changed: in a transaction only, as asking must not begin one.
+
+    When the last step has `ended` nothing is left that a transaction begun here could hide from Alembic.
+    """
+    connection = context.connection
+    if connection is None or not (ended or connection.in_transaction()):
+        return set()
+    try:
+        rows = connection.exec_driver_sql("select name, setting from pg_settings where source = 'session'")
+        return {(name, setting) for name, setting in rows}
+    except Exception:  # noqa: BLE001 - a failed transaction tells of itself
+        return {("", "")}
 
 
 @contextlib.contextmanager

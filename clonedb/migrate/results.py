@@ -24,6 +24,7 @@ class Migrated:
     """What a migrator did: the revisions the database is at, those it ran, their files, and the data files it read.
 
     `version_tables` are the tables in which Alembic keeps the revisions, each with its schema if env.py names one.
+    `left_behind` are settings that a revision changed for the rest of its session (`SET search_path`).
     """
 
     heads: tuple[str, ...]
@@ -31,6 +32,7 @@ class Migrated:
     scripts: tuple[Path, ...]
     read: tuple[Path, ...]
     version_tables: tuple[tuple[str, str | None], ...] = ()
+    left_behind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,6 +54,15 @@ class Session:
         self.waiting: Callable[[], None] | None = None
         self._interpreter: _Interpreter | None = None
 
+    def start(self) -> None:
+        """Start the interpreter now: it imports Alembic while the caller does something else."""
+        self._started()
+
+    def plan(self, target: str) -> tuple[tuple[str, Path], ...]:
+        """The revisions that bring an empty database to a target, in Alembic's order, and their files; runs none."""
+        __tracebackhide__ = True
+        return tuple((name, Path(path)) for name, path in self._done("plan", None, target=target)["plan"])
+
     def migrate(self, target: str, seeds: Collection[str], *, progress: Progress | None = None) -> Migrated:
         """Bring the database to a target, then fill it with the seeds."""
         __tracebackhide__ = True
@@ -123,6 +132,7 @@ class Session:
             scripts=tuple(Path(revision["path"]) for revision in done["revisions"]),
             read=tuple(Path(path) for path in done["read"]),
             version_tables=tuple((table, schema) for table, schema in done["version_tables"]),
+            left_behind=tuple(done["left_behind"]),
         )
 
     def _done(self, action: str, progress: Progress | None, **arguments: Any) -> dict[str, Any]:

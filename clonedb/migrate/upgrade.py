@@ -9,6 +9,8 @@ the end of each request `failed` or `done`.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import json
 import os
@@ -35,8 +37,10 @@ class Work:
         self._environment = Environment(setup)
         self._events = os.fdopen(events, "w", buffering=1)
         self._routed = False
+        self._planned = False
         self._read: set[str] = set()
         self._done: list[dict[str, Any]] = []
+        self._left_behind: set[str] = set()
         self._expected: dict[tuple[str, str | None], tuple[str, ...]] = {}
         sys.addaudithook(self._audit)
 
@@ -49,6 +53,7 @@ class Work:
         from clonedb.migrate.failure import describe
 
         actions: dict[str, Callable[..., dict[str, Any]]] = {
+            "plan": self._plan,
             "migrate": self._migrate,
             "upgrade": self._upgrade,
             "downgrade": self._downgrade,
@@ -57,8 +62,11 @@ class Work:
             "stairway": self._stairway,
             "seed": self._seed,
         }
-        self._read.clear()
+        if not self._planned:  # what revisions read while they were loaded, they read for the migration
+            self._read.clear()
+        self._planned = action == "plan"
         self._done = []
+        self._left_behind.clear()
         self._note()
         try:
             self._route()
@@ -68,8 +76,8 @@ class Work:
             return
         rootdir = self.setup["rootdir"] + os.sep
         read = sorted(path for path in self._read if path.startswith(rootdir))
-        tables = self._environment.version_tables
-        self.tell("done", **found, revisions=self._done, version_tables=tables, read=read)
+        tables, left = self._environment.version_tables, sorted(self._left_behind)
+        self.tell("done", **found, revisions=self._done, version_tables=tables, read=read, left_behind=left)
 
     def _route(self) -> None:
         """Before anything of the project is imported."""
@@ -79,6 +87,9 @@ class Work:
         if not self._routed:
             self._routed = True
             route_everything(DatabaseURL.parse(self.setup["url"]))
+
+    def _plan(self, target: str) -> dict[str, Any]:
+        return {"plan": self._environment.plan(target)}
 
     def _migrate(self, target: str, seeds: Iterable[Mapping[str, str]]) -> dict[str, Any]:
         return {**self._upgrade(target, direction=None), **self._seed(seeds)}
@@ -145,7 +156,9 @@ class Work:
 
     def _reported(self, steps: Iterable[Any], context: Any, direction: str | None) -> Iterator[Any]:
         """The steps, each announced before Alembic takes it and timed when it asks for the next."""
-        planned = list(steps)
+        from clonedb.migrate.environment import session_settings
+
+        planned, before = list(steps), session_settings(context)
         for number, step in enumerate(planned, 1):
             script = step.revision
             self._note("revision", script.revision, script.path, direction)
@@ -154,6 +167,7 @@ class Work:
             yield step
             seconds = round(time.perf_counter() - start, 4)
             self._done.append({"name": script.revision, "path": script.path, "seconds": seconds})
+        self._left_behind |= {name for name, _ in session_settings(context, ended=bool(planned)) - before}
         self._note()
         self._expected[context.version_table, context.version_table_schema] = context.get_current_heads()
 
@@ -268,6 +282,12 @@ def main() -> None:
     threading.Thread(target=_listen, args=(lines, requests), daemon=True).start()
     sys.path[:] = setup["sys_path"]
     work = Work(setup, int(sys.argv[1]))
+    gc.disable()  # there is nothing to collect yet, and looking for it costs a tenth of the imports
+    with contextlib.suppress(Exception):  # what fails here fails again, and is told of, when it is asked for
+        importlib.import_module("alembic.context")  # most of a short build is this: it begins before it is asked for
+        importlib.import_module("psycopg")
+    gc.freeze()
+    gc.enable()
     while True:
         request = json.loads(requests.get())
         work.carry_out(request.pop("action"), request)

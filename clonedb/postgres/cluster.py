@@ -53,6 +53,7 @@ def settings(major: int) -> Mapping[str, str]:
         "shared_buffers": "128MB",
         "dynamic_shared_memory_type": "mmap",  # files among the data: POSIX segments outlive a killed server
         "max_wal_size": "8GB",
+        "wal_keep_size": "64MB",  # a checkpoint that somebody forces leaves the WAL that rewinding still has to read
         "checkpoint_timeout": "1h",
         "password_encryption": "scram-sha-256",
         "cluster_name": "clonedb",

@@ -7,7 +7,6 @@ maintenance database unless a docstring says otherwise.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -167,15 +166,13 @@ def end_open_sessions(connection: Connection[Any], name: str) -> list[Session]:
     return found
 
 
-def left_open(
-    connection: Connection[Any], name: str, *, keep: Collection[int] = (), grace: float = 0.025
-) -> list[Session]:
-    """The sessions of a database, but those in `keep`, that their clients have not closed.
+def left_open(connection: Connection[Any], name: str, *, grace: float = 0.025) -> list[Session]:
+    """The sessions of a database that their clients have not closed.
 
     A client's close() returns before its server process has ended, so that all are given `grace` seconds to go.
     """
     deadline = time.monotonic() + grace
-    while found := [session for session in _open_sessions(connection, name) if session.pid not in keep]:
+    while found := _open_sessions(connection, name):
         if time.monotonic() > deadline:
             return found
         time.sleep(0.0005)

@@ -52,10 +52,14 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What the files say: the inputs they are, and every extension that they or the configuration name."""
+    """What the files say: the inputs they are, and every extension that they or the configuration name.
+
+    `watched` are those imported modules that `watch` names, too: more than the revisions depends on them.
+    """
 
     inputs: tuple[Input, ...]
     extensions: frozenset[str]
+    watched: frozenset[str] = frozenset()
 
 
 def digest_of(text: str) -> str:
@@ -75,7 +79,7 @@ def read_sources(config: Config, project: Project, *, index_dir: Path | None) ->
     reading.imports()
     reading.watched()
     index.save()
-    return Sources(tuple(reading.inputs), frozenset(reading.extensions))
+    return Sources(tuple(reading.inputs), frozenset(reading.extensions), frozenset(reading.watched_names))
 
 
 class _Reading:
@@ -90,8 +94,10 @@ class _Reading:
         self._prefixes: dict[str, str | None] = {}
         self._imported: set[str] = set()
         self._taken: set[str] = set()
+        self._names: dict[str, str] = {}
         self.inputs: list[Input] = []
         self.extensions: set[str] = set(config.extensions)
+        self.watched_names: set[str] = set()
 
     def scripts(self) -> None:
         """Every file under the version locations and the script location."""
@@ -135,7 +141,9 @@ class _Reading:
     def _watch(self, match: str) -> bool:
         path = os.path.abspath(os.path.join(self._rootdir, match))
         outside = os.path.basename(path) if os.path.isabs(match) else os.path.normpath(match)
-        return self._add("watch", path, outside) is not None or (self._relative(path) or path) in self._taken
+        name = self._relative(path) or path
+        self.watched_names.add(_text(self._names.get(name, name)))
+        return self._add("watch", path, outside) is not None or name in self._taken
 
     def _walk(self, directory: str, outside: str, versions: set[str], visited: set[str], *, deep: bool) -> None:
         """Take the files of a directory, and with `deep` of those below; `outside` names it beyond the rootdir."""
@@ -195,6 +203,7 @@ class _Reading:
         contents = self._index.contents(path)
         if contents is not None:
             self._taken.add(relative or path)
+            self._names[relative or path] = relative or outside
             self._note(kind, relative or outside, contents)
         return contents
 

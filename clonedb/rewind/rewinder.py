@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from clonedb.clone import Clone
 from clonedb.postgres.server import Server
+from clonedb.postgres.sql import Session
 from clonedb.rewind.facts import RefusedError
 from clonedb.rewind.pristine import Pristine
 from clonedb.rewind.undo import Undoing
+from clonedb.rewind.wal import Written
+from clonedb.rewind.witness import Mark
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -20,14 +24,20 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "Pristine", "Rewinder", "why_not"]
 
 _MOST_REWINDS = 1000  # after which a new clone is due: 33 ms among so many cost nothing
+_GRACE = 0.025  # seconds in which sessions may go by themselves: a client's close() returns before its server has ended
+_PATIENCE = 1.0  # seconds that it may take until nobody is connected
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a used clone: nobody wrote, all was undone, or it is to be dropped because of `why`."""
+    """What became of a used clone: nobody wrote, all was undone, or it is to be dropped because of `why`.
+
+    `left_open` are the clients' sessions that were not closed, which were ended.
+    """
 
     kind: Literal["untouched", "rewound", "refused"]
     why: str = ""
+    left_open: tuple[Session, ...] = field(default=(), compare=False)
 
 
 class Rewinder:
@@ -58,10 +68,12 @@ class Rewinder:
         After 'untouched' and 'rewound' the clone has the template's exact contents, and the next window has begun;
         after 'refused' it is of no use any more. Nothing that a test did raises.
         """
+        left_open: list[Session] = []
         if self._lost is None:
             with self._losing():
-                return self._rewind(keep)
-        return Outcome("refused", self._lost or "")
+                kind = self._rewind(keep, left_open)
+                return Outcome(kind, left_open=tuple(left_open))
+        return Outcome("refused", self._lost or "", tuple(left_open))
 
     @contextlib.contextmanager
     def _losing(self) -> Iterator[None]:
@@ -79,27 +91,42 @@ class Rewinder:
             if self._lost is not None:
                 self.close()
 
-    def _rewind(self, keep: Collection[int]) -> Outcome:
+    def _rewind(self, keep: Collection[int], left_open: list[Session]) -> Literal["untouched", "rewound"]:
         if os.getpid() != self._pid:
             raise RefusedError("the process was forked")
-        mine = () if self._undoing is None else (self._undoing.pid,)
-        written, mark = self._witness.look(self._oid, self._mark, (*keep, *mine), self._facts)
+        since = self._mark
+        written, mark = self._look(keep, left_open)
+        unlogged = bool(self._facts.unlogged_tables or self._facts.unlogged_sequences)
+        if self._undoing is None and (written or unlogged or written.statistics):
+            self._open()  # one more session: the server's count of them has to be read again
+            written, mark = self._look(keep, left_open)
+        if written.statistics:
+            self._open().demand_automatic()
+        if unlogged:
+            self._open().look_at_unlogged(written, self._facts, since)
+        if not written:
+            self._mark = mark
+            return "untouched"
+        if self._rewinds >= _MOST_REWINDS:
+            raise RefusedError("bloat")
+        self._mark = self._open().undo(written, since, mark, keep)
+        self._rewinds += 1
+        return "rewound"
+
+    def _look(self, keep: Collection[int], left_open: list[Session]) -> tuple[Written, Mark]:
+        """What was written, when nobody else is connected any more, and the mark after it."""
+        deadline = time.monotonic() + _PATIENCE
+        grace = _GRACE
+        kept = (*keep, *filter(None, [self.pid]))
+        while (found := self._witness.look(self._oid, self._mark, kept, self._facts)) is None:
+            left_open += self._witness.send_away(self._oid, kept, grace=grace, deadline=deadline)
+            grace = 0.0
+        written, mark = found
         if written.refusal is not None:
             raise RefusedError(written.refusal)
         if written.shared and self._witness.about(self._oid) != self._about:
             raise RefusedError("the database itself was altered")
-        if written.statistics:
-            self._open().demand_automatic()
-        if self._facts.unlogged_tables or self._facts.unlogged_sequences:
-            self._open().look_at_unlogged(written, self._facts, self._mark)
-        if not (written.gained or written.lost or written.sequences):
-            self._mark = mark
-            return Outcome("untouched")
-        if self._rewinds >= _MOST_REWINDS:
-            raise RefusedError("bloat")
-        self._mark = self._open().undo(written, self._mark, keep)
-        self._rewinds += 1
-        return Outcome("rewound")
+        return written, mark
 
     def _open(self) -> Undoing:
         if self._undoing is None:

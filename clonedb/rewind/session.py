@@ -37,6 +37,7 @@ _SETTINGS = " ".join(
         "plan_cache_mode=force_generic_plan",
         "jit=off",
         "track_activities=on",
+        "stats_fetch_consistency=none",
         "application_name=clonedb",
     )
 )

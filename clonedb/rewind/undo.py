@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -43,9 +43,10 @@ class Undoing:
     """The session in one clone that undoes what is written there.
 
     A row is a test's if its xmin is of the time since the mark: transaction numbers only grow, and rows that undoing
-    put back are older than the mark after it. So rows are told apart without comparing contents, what a test inserted
-    is deleted and nothing else is touched, and a table does not grow by its size with every rewind. After that the
-    visible rows are pristine, and those of the touched blocks that are not there any more are put back.
+    put back are older, but for those of the last undoing, whose number the mark knows. So rows are told apart without
+    comparing contents, what a test inserted is deleted and nothing else is touched, and a table does not grow by its
+    size with every rewind. After that the visible rows are pristine, and those of the touched blocks that are not there
+    any more are put back.
     """
 
     def __init__(self, pristine: Pristine, facts: Facts, database: str, oid: int) -> None:
@@ -82,7 +83,7 @@ class Undoing:
         self._prepare("strangers", facts.unlogged_tables)
         self._prepare("state", facts.unlogged_sequences)
         results = self._send(
-            [f"execute strangers_{table.oid}('{since.xid}')" for table in facts.unlogged_tables]
+            [f"execute strangers_{table.oid}({since.rows})" for table in facts.unlogged_tables]
             + [f"execute state_{sequence.oid}" for sequence in facts.unlogged_sequences]
         )
         for relation, ((*state, pages),) in zip(relations, results, strict=True):
@@ -94,8 +95,8 @@ class Undoing:
                     raise RefusedError(relation.refusal)
                 written.lost[relation] = set(range(max(pages, relation.pages)))
 
-    def undo(self, written: Written, since: Mark, keep: Collection[int]) -> Mark:
-        """Undo it in one transaction: the mark after it.
+    def undo(self, written: Written, since: Mark, mark: Mark, keep: Collection[int]) -> Mark:
+        """Undo what was written between two marks in one transaction: the mark after it.
 
         Two messages to the server, or one when nothing but inserts and sequences was written. Raises RefusedError, or
         psycopg's errors; the clone is lost then.
@@ -112,11 +113,11 @@ class Undoing:
         begin = ["begin isolation level read committed read write"]
         for table, blocks in all_blocks.items():
             begin += [
-                f"execute delete_{table.oid}('({start},0)', '({end},0)', '{since.xid}')"
+                f"execute delete_{table.oid}('({start},0)', '({end},0)', {since.rows})"
                 for start, end in ranges(blocks, most=_MOST_RANGES)
             ]
         if not lost:
-            return self._finish(begin, (), written.sequences, keep)
+            return self._finish(begin, (), written.sequences, mark, keep)
         begin += [
             f"execute places_{table.oid}('({start},0)', '({end},0)')"
             for table, spans in lost.items()
@@ -129,7 +130,7 @@ class Undoing:
         ]
         if sum(len(one.places) for one in missing) > _MOST_ROWS:
             raise RefusedError("too much was written")
-        return self._finish([], [one for one in missing if one.places], written.sequences, keep)
+        return self._finish([], [one for one in missing if one.places], written.sequences, mark, keep)
 
     def _missing(self, table: Table, spans: list[tuple[int, int]], present: set[str]) -> _Missing:
         """The pristine rows that are not where they belong."""
@@ -142,9 +143,20 @@ class Undoing:
         return _Missing(table, list(gone), list(gone.values()))
 
     def _finish(
-        self, parts: list[str], missing: Collection[_Missing], sequences: Collection[Sequence], keep: Collection[int]
+        self,
+        parts: list[str],
+        missing: Collection[_Missing],
+        sequences: Collection[Sequence],
+        mark: Mark,
+        keep: Collection[int],
     ) -> Mark:
-        """Put rows and sequences back and commit: the mark after it."""
+        """Put rows and sequences back and commit: the mark after it.
+
+        The window of the next rewind begins where this one's ended, so that whatever anybody else wrote in the meantime
+        is in it. That nobody did, so that the clone may be handed on, the server's count of sessions says: one that
+        came and went while this was going on is in it, because a session counts itself before its first statement or
+        at last before it is gone.
+        """
         self._prepare("insert", [one.table for one in missing])
         self._prepare("sequence", sequences)
         kept = ",".join(str(int(pid)) for pid in keep)
@@ -156,7 +168,9 @@ class Undoing:
                     for one in missing
                 ),
                 *(f"execute sequence_{sequence.oid}" for sequence in sequences),
+                "execute own",
                 "commit",
+                "execute place",
                 f"execute finish({self._oid}, '{{{kept}}}')",
             ]
         )
@@ -164,10 +178,11 @@ class Undoing:
             layout = self._layouts[one.table.oid]
             for old, (new,), name in zip(one.places, placed, one.names, strict=True):
                 layout.move(old, new, name)
-        ((position, xid, sessions),) = results[-1]
-        if sessions:
+        ((own,),), ((place,),), ((ceiling, present, sessions),) = results[-3:]
+        if present or sessions != mark.sessions:
             raise RefusedError("a session came while it was undone")
-        return Mark(position, xid, position)
+        alone = ceiling == mark.xid + (own is not None)  # no other transaction of the whole server wrote anything
+        return replace(mark, undoing=own, quiet=place if alone else mark.quiet)
 
     def _send(self, parts: Collection[str]) -> Results:
         """The rows of those statements that have any: one message to the server and back."""
@@ -222,13 +237,13 @@ def _results(cursor: Cursor[Any]) -> Results:
 # age() counts as transaction numbers do, round and round, and without a comparison operator for xid
 _STATEMENTS: Mapping[str, LiteralString] = MappingProxyType(
     {
-        "delete": "prepare {statement} (tid, tid, xid) as delete from only {relation}"
-        " where ctid >= $1 and ctid < $2 and pg_catalog.age(xmin) between 0 and pg_catalog.age($3)",
+        "delete": "prepare {statement} (tid, tid, xid, xid) as delete from only {relation}"
+        " where ctid >= $1 and ctid < $2 and pg_catalog.age(xmin) between 0 and pg_catalog.age($3) and xmin <> $4",
         "places": "prepare {statement} (tid, tid) as select ctid from only {relation} where ctid >= $1 and ctid < $2",
         "insert": "prepare {statement} ({relation}[]) as insert into {relation} ({columns}) overriding system value"
         " select {values} from pg_catalog.unnest($1) {row} returning ctid",
-        "strangers": "prepare {statement} (xid) as select"
-        " count(*) filter (where pg_catalog.age(xmin) between 0 and pg_catalog.age($1)), count(*),"
+        "strangers": "prepare {statement} (xid, xid) as select"
+        " count(*) filter (where pg_catalog.age(xmin) between 0 and pg_catalog.age($1) and xmin <> $2), count(*),"
         " pg_catalog.pg_relation_size({name}) / pg_catalog.current_setting('block_size')::int from only {relation}",
         "state": "prepare {statement} as select last_value, is_called, 0 from {relation}",
         "sequence": "prepare {statement} as select pg_catalog.setval({name}, {last_value}, {is_called})",
@@ -243,11 +258,15 @@ select coalesce(sum(pg_catalog.pg_stat_get_vacuum_count(c.oid) + pg_catalog.pg_s
 from pg_catalog.pg_class c where c.relkind in ('r', 't', 'm', 'p') and not c.relisshared
 """
 
+# In their order: the position is read before the transactions are, and the sessions are counted after it was seen who
+# is there.
 _FINISH = """
+prepare own as select pg_catalog.pg_current_xact_id_if_assigned()::text::bigint;
+prepare place as select pg_catalog.pg_current_wal_insert_lsn()::text;
 prepare finish (oid, int[]) as
-select pg_catalog.pg_current_wal_insert_lsn()::text,
-       pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::xid::text,
+select pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint,
        (select count(*) from pg_catalog.pg_stat_get_activity(null) a
         where a.datid = $1 and a.pid <> pg_catalog.pg_backend_pid() and a.backend_type <> 'autovacuum worker'
-              and not (a.pid = any($2) and a.state = 'idle'))
+              and not (a.pid = any($2) and a.state = 'idle')),
+       pg_catalog.pg_stat_get_db_sessions($1)
 """

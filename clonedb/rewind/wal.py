@@ -25,7 +25,7 @@ select b.reltablespace::bigint, b.reldatabase <> 0, b.relfilenode::bigint, b.res
        pg_catalog.array_agg(distinct b.relblocknumber)
 from (select $1 as start, $2 as stop where $2 > $1 and $2 - $1 <= $4) w,
      lateral pg_get_wal_block_info(w.start, w.stop, false) b
-where b.reldatabase in ($3, 0) and b.relforknumber = 0 and {counts}
+where b.reldatabase in ($3, 0) and b.relforknumber = 0 and b.xid is distinct from $5 and {counts}
 group by 1, 2, 3, 4, 5
 """
 
@@ -36,7 +36,8 @@ select m[1]::bigint, m[2] <> '0', m[3]::bigint, r.resource_manager, r.record_typ
 from (select $1 as start, $2 as stop where $2 > $1 and $2 - $1 <= $4) w,
      lateral pg_get_wal_records_info(w.start, w.stop) r,
      lateral pg_catalog.regexp_matches(r.block_ref, 'rel (\\d+)/(\\d+)/(\\d+) fork main blk (\\d+)', 'g') m
-where (r.block_ref like '%/' || $3 || '/%' or r.block_ref like '%/0/%') and m[2] in ($3::text, '0') and {counts}
+where (r.block_ref like '%/' || $3 || '/%' or r.block_ref like '%/0/%') and m[2] in ($3::text, '0')
+      and r.xid is distinct from $5 and {counts}
 group by 1, 2, 3, 4, 5
 """
 
@@ -58,7 +59,10 @@ _CHANGING = frozenset(
 
 
 def read_statement(major: int) -> str:
-    """The query of (start, end, database, most bytes) for files, kinds of records and blocks."""
+    """The query of (start, end, database, most bytes, undoing) for files, kinds of records and blocks.
+
+    What the transaction `undoing` wrote is left out; NULL if there was none.
+    """
     if major >= 16:
         return _BLOCKS.format(counts=_COUNTS.format("b"))
     return _RECORDS.format(counts=_COUNTS.format("r"))
@@ -78,6 +82,10 @@ class Written:
     refusal: str | None = None
     statistics: bool = False
     shared: bool = False
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to undo."""
+        return bool(self.gained or self.lost or self.sequences)
 
 
 def sort_out(rows: Iterable[tuple[Any, ...]], facts: Facts) -> Written:

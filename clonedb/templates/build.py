@@ -1,237 +1,267 @@
-"""Building a template: create, migrate, prepare, seal, publish."""
+"""Building a template: from nothing or upon a layer, migrated, prepared, sealed, published."""
 
 from __future__ import annotations
 
 import contextlib
-import getpass
-import json
-import os
-import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clonedb.errors import BuildError
-from clonedb.fingerprint import Fingerprint, differences
-from clonedb.migrate.alembic import AlembicMigrator, Migrated, Migrator
+from clonedb.errors import BuildError, ServerError
+from clonedb.fingerprint import Fingerprint, Sources, differences, surroundings
+from clonedb.migrate.alembic import AlembicMigrator, Migrated, Migrator, Session
 from clonedb.names import unfinished_name
-from clonedb.postgres import properties, sql
+from clonedb.postgres import sql
 from clonedb.postgres.server import Server
+from clonedb.postgres.state import state_dir
 from clonedb.progress import Progress
 from clonedb.project.find import Project
+from clonedb.project.revision_digests import revision_digests
+from clonedb.templates import layers
 from clonedb.templates.metadata import Metadata, Template
-from clonedb.templates.prepare import prepare
+from clonedb.templates.prepare import next_transaction, prepare, prepare_changed
 from clonedb.templates.properties import give
+from clonedb.templates.remarks import remark, remedy
+from clonedb.templates.seal import create, describe, drop, publish, seal
+from clonedb.templates.sealed import note_use
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-__all__ = ["StaleError", "build"]
+    from clonedb.config import Config
+
+__all__ = ["Order", "StaleError", "build"]
 
 
 class StaleError(Exception):
     """The files are no longer those of the fingerprint: they were edited before or while they were migrated."""
 
 
-def build(
-    server: Server,
-    project: Project,
-    wanted: Fingerprint,
-    *,
-    name: str,
-    run: str,
-    progress: Progress,
-    base: Template | None = None,
-    look_again: Callable[[], Fingerprint],
-    migrator: Migrator | None = None,
-) -> Metadata:
-    """Build the template `name` for a fingerprint; the caller holds both locks. On any failure nothing is left.
+class _UnfitError(Exception):
+    """A layer cannot be built upon after all, and why."""
 
-    `look_again` takes the fingerprint anew. Raises StaleError when it is another one by now, BuildError,
-    MissingExtensionError or PermissionDeniedError.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be built: the template `name` for a fingerprint; `base` is what its configuration builds it upon.
+
+    With `layers`, a sealed template that is a beginning of the history is taken and only the rest migrated.
+    `look_again` takes the fingerprint anew.
     """
-    migrator = migrator or AlembicMigrator(server.config, project)
-    return _Build(server, project, wanted, name, run, progress, base, look_again, migrator).carry_out()
+
+    config: Config
+    project: Project
+    sources: Sources
+    wanted: Fingerprint
+    name: str
+    run: str
+    base: Template | None
+    layers: bool
+    look_again: Callable[[], Fingerprint]
 
 
-_TOOLS = ("pyproject.toml", "setup.cfg", "tox.ini")  # libraries look there for settings of their own
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """A migrated database: what was done, what it was begun with, and how what changed since then is prepared."""
+
+    migrated: Migrated
+    upon: Template | None
+    history: layers.History | None
+    prepare: Callable[[Callable[[], Connection[Any]]], None]
+
+
+def build(server: Server, order: Order, *, progress: Progress, migrator: Migrator | None = None) -> Metadata:
+    """Build a template; the caller holds both locks. On any failure nothing is left.
+
+    Raises StaleError when the files are others by now, BuildError, MissingExtensionError or PermissionDeniedError.
+    """
+    return _Build(server, order, progress, migrator or AlembicMigrator(order.config, order.project)).carry_out()
 
 
 @dataclass(slots=True)
 class _Build:
-    """One build, from an empty database to a sealed template."""
+    """One build, from an empty database or a copy of a layer to a sealed template."""
 
     server: Server
-    project: Project
-    wanted: Fingerprint
-    name: str
-    run: str
+    order: Order
     progress: Progress
-    base: Template | None
-    look_again: Callable[[], Fingerprint]
     migrator: Migrator
 
     def carry_out(self) -> Metadata:
         """Build under a private name and publish under the template's; on any failure nothing is left."""
-        self._demand_unchanged()
-        server, start = self.server, time.monotonic()
-        private = unfinished_name(server.config.prefix, self.wanted.digest, server.owner, server.next_number())
+        server, order, start = self.server, self.order, time.monotonic()
+        private = unfinished_name(server.config.prefix, order.wanted.digest, server.owner, server.next_number())
         try:
-            self._create(private)
-            migrated = self._fill(private)
+            filled = self._fill(private)
             self._demand_unchanged()
-            metadata = self._seal(private, migrated, start)
-            self._publish(private)
-        except BaseException:
+            seal(server, private, filled.prepare)
+            metadata = self._metadata(private, filled, start)
+            publish(server, private, order.name, metadata)
+        except BaseException as error:
             with contextlib.suppress(Exception):  # the first error is the one to see; gc drops what is left
-                server.run(lambda connection: _drop(connection, private))
+                server.run(lambda connection: drop(connection, private))
+            if isinstance(error, _UnfitError):
+                raise ServerError(f"{error}; run again to rebuild it") from error
             raise
         return metadata
 
+    def _say_that_it_begins(self) -> None:
+        self.progress.say(f"building template {self.order.name!r} on {self.server.about}")
+
     def _demand_unchanged(self) -> None:
         """An edit after the fingerprint was taken would give a template whose name promises what is not in it."""
-        now = self.look_again()
-        if now.digest != self.wanted.digest:
-            changes = differences(self.wanted.abbreviated(), now)
+        now = self.order.look_again()
+        if now.digest != self.order.wanted.digest:
+            changes = differences(self.order.wanted.abbreviated(), now)
             raise StaleError(", ".join(f"{change.name!r} was {change.change}" for change in changes[:3]))
 
-    def _create(self, private: str) -> None:
-        import psycopg
+    def _fill(self, private: str) -> _Filled:
+        order, migrator = self.order, self.migrator
+        if order.base is not None or not isinstance(migrator, AlembicMigrator):
+            self._say_that_it_begins()
+            self._demand_unchanged()
+            return self._filled(private, order.base, lambda: self._migrate(private), history=None)
+        with migrator.session(self.server.url(private), remedy=remedy(self.server)) as session:
+            session.start()
+            self._demand_unchanged()
+            guess = self._copied_guess(private) if order.layers else None
+            wanted = self._history(session)
+            try:
+                if wanted is not None and (found := self._layered(private, session, wanted, guess)):
+                    return found
+            except _UnfitError as error:
+                self.progress.say(f"{error}; building template {order.name!r} from the first revision on")
+                session.close()  # a fresh interpreter for a fresh start
+            else:
+                self._say_that_it_begins()
+            self.server.run(lambda connection: drop(connection, private))
+            return self._filled(private, None, lambda: self._run(session), history=wanted)
 
-        server = self.server
-        strategy = "file_copy" if not server.info.fsync and server.info.major >= 15 else None
-        for role in dict.fromkeys((*server.config.roles, *filter(None, [server.config.role]))):
-            server.run(lambda connection, role=role: sql.create_role_if_missing(connection, role))  # type: ignore[misc]
+    def _copied_guess(self, private: str) -> Template | None:
+        """Copy the layer that will most likely be taken, while the interpreter imports Alembic."""
+        guess = layers.likeliest(self.server, self.order.wanted)
+        if guess is None or not self.server.use(guess.name):
+            return None
         try:
-            below = self.base.name if self.base else None
-            server.run(lambda connection: sql.create_database(connection, private, template=below, strategy=strategy))
-        except (psycopg.errors.DiskFull, psycopg.errors.ObjectInUse, psycopg.errors.InternalError) as error:
-            raise BuildError(
-                f"{server.about} could not create a database: {' '.join(str(error).split())}; "
-                "a full disk or a session on template1 are the usual reasons"
-            ) from error
+            self._create(private, guess)
+        except (_UnfitError, BuildError):
+            return None
+        return guess
 
-    def _fill(self, private: str) -> Migrated:
-        server, config = self.server, self.server.config
-        if self.base is not None:
-            below = self.base.metadata
-            server.run(lambda connection: give(connection, private, below))
+    def _history(self, session: Session) -> layers.History | None:
+        """The revisions on the way to the target; None when Alembic cannot say, which migrating will show again."""
+        order = self.order
+        with contextlib.suppress(BuildError, ServerError):
+            digests = revision_digests(order.project, index_dir=state_dir(order.config) / "index")
+            plan = session.plan(order.config.target)
+            return layers.history(surroundings(order.wanted, order.sources), plan, digests)
+        return None
+
+    def _layered(
+        self, private: str, session: Session, wanted: layers.History, guess: Template | None
+    ) -> _Filled | None:
+        """Fill the database upon the deepest layer; None when there is none. Raises _UnfitError."""
+        if not self.order.layers:
+            return None
+        for layer in layers.deepest(self.server, wanted):
+            if not self.server.use(layer.name):  # somebody is collecting it
+                continue
+            copied = guess is not None and guess.name == layer.name
+            name, rest = self.order.name, wanted.steps[layer.metadata.depth :]
+            self.progress.say(
+                f"building template {name!r} upon {layer.name!r}: {len(rest)} of {len(wanted.steps)} revisions"
+            )
+            if not copied:
+                self.server.run(lambda connection: drop(connection, private))
+            try:
+                filled = self._filled(private, layer, lambda: self._run(session), history=wanted, copied=copied)
+            except (BuildError, ServerError) as error:
+                reason = str(error).partition("\n")[0]
+                raise _UnfitError(f"template {layer.name!r} cannot be built upon: {reason}") from error
+            if filled.migrated.revisions != rest:
+                raise _UnfitError(f"upon template {layer.name!r} env.py ran other revisions than there were to run")
+            note_use(self.server, layer)
+            return filled
+        return None
+
+    def _filled(
+        self,
+        private: str,
+        below: Template | None,
+        migrate: Callable[[], Migrated],
+        *,
+        history: layers.History | None,
+        copied: bool = False,
+    ) -> _Filled:
+        server, config = self.server, self.order.config
+        if not copied:
+            self._create(private, below)
+        since = server.run(next_transaction)
+        if below is not None:
+            server.run(lambda connection: give(connection, private, below.metadata))
         if config.extensions:
             with contextlib.closing(server.connect(private)) as connection:
                 for extension in config.extensions:
                     sql.create_extension(connection, extension)
-        migrated = self.migrator.migrate(server.url(private), progress=self.progress, remedy=self._remedy())
-        self._warn_of_unseen_files(migrated)
-        self._warn_of_other_revisions(migrated)
-        return migrated
+        migrated = migrate()
+        complete = below is None or config.base is not None
+        remark(self.order.project, self.order.wanted, migrated, self.progress, complete=complete)
 
-    def _remedy(self) -> str:
-        from clonedb.postgres import binaries
+        def prepared(connect: Callable[[], Connection[Any]]) -> None:
+            with contextlib.closing(connect()) as connection:
+                prepare(connection) if below is None else prepare_changed(connection, since)
 
-        if not self.server.embedded:
-            return f"{self.server.about} does not have it; install it there, or use another url"
-        found, _ = binaries.find(self.server.config)
-        listed = "; ".join(f"{b.source} {b.version} in {b.directory}" for b in found)
-        return (
-            f"the {self.server.about} does not have it; name it in [tool.clonedb] extensions so that a PostgreSQL that"
-            f" has it is chosen (found: {listed}), install it, or set url to a server that has it"
-        )
+        return _Filled(migrated, below, history, prepared)
 
-    def _warn_of_unseen_files(self, migrated: Migrated) -> None:
-        known = {name for _, name, _ in self.wanted.abbreviated()}
-        root = self.project.rootdir
-        unseen = []
-        for path in migrated.read:
-            name = path.relative_to(root).as_posix()
-            hidden = any(part.startswith(".") or part == "site-packages" for part in path.relative_to(root).parts)
-            if name not in known and not hidden and name not in _TOOLS and path != self.project.ini:
-                unseen.append(name)
-        if unseen:
-            listed = ", ".join(json.dumps(name) for name in unseen[:5])
-            self.progress.warn(
-                f"the build read files that are not in the fingerprint: {listed}; a change in them would go unseen: "
-                f"add watch = [{listed}] to [tool.clonedb]"
-            )
-
-    def _warn_of_other_revisions(self, migrated: Migrated) -> None:
-        """An env.py may set `context.script.version_locations`: the fingerprint, which does not run it, cannot know.
-
-        None at all is what Alembic says nothing of, and what a mistyped or wrongly separated location comes to.
-        """
-        known = {path.resolve() for path in self.project.revision_files()}
-        if not known and not migrated.scripts:
-            listed = ", ".join(repr(str(location)) for location in self.project.version_locations)
-            self.progress.warn(
-                f"there is no revision in {listed}, so the template is an empty database; if there should be some,"
-                " check script_location, version_locations and path_separator"
-            )
-        others = sorted({str(path.parent) for path in migrated.scripts if path.resolve() not in known})
-        if others:
-            self.progress.warn(
-                f"env.py migrated with revisions in {others[0]!r}, which is not a version location of the project; a"
-                " change in them would go unseen: name it in version_locations under [tool.clonedb.alembic]"
-            )
-
-    def _seal(self, private: str, migrated: Migrated, start: float) -> Metadata:
-        server = self.server
-        with contextlib.closing(server.connect(private)) as connection:
-            prepare(connection)
-        server.connect(private).close()  # leaves pg_internal.init, which a FILE_COPY clone inherits: 4 ms a connection
-        server.run(lambda connection: sql.end_sessions(connection, private))
-
-        def describe(connection: Connection[Any]) -> Metadata:
-            found = sql.find_database(connection, private)
-            grants = properties.grants_on_database(connection, private)
-            return Metadata(
-                project=self.project.name,
-                fingerprint=self.wanted.digest,
-                heads=migrated.heads,
-                revisions=len(migrated.revisions),
-                made=time.time(),
-                used=time.time(),
-                by=f"{getpass.getuser()} on {socket.gethostname()}, pid {os.getpid()}",
-                run=self.run,
-                seconds=round(time.monotonic() - start, 3),
-                size=sql.database_size(connection, private),
-                lane=server.config.template,
-                version_tables=self._version_tables(migrated),
-                settings=[list(row) for row in properties.database_settings(connection, private)],
-                grants=None if grants is None else [list(row) for row in grants],
-                comment=found.comment if found else None,
-                inputs=self.wanted.abbreviated(),
-            )
-
-        metadata = server.run(describe)
-        server.run(lambda connection: sql.comment(connection, private, metadata.to_json()))
-        server.run(lambda connection: sql.seal(connection, private))
-        return metadata
-
-    def _version_tables(self, migrated: Migrated) -> list[list[str | None]]:
-        below = self.base.metadata.version_tables if self.base else []
-        own: list[list[str | None]] = [list(table) for table in migrated.version_tables]
-        return [*below, *(table for table in own if table not in below)]
-
-    def _publish(self, private: str) -> None:
-        """Give the finished database its name; one of that name (a rebuild's) steps aside in the same transaction."""
-        server = self.server
-        aside = unfinished_name(server.config.prefix, self.wanted.digest, server.owner, server.next_number())
-
-        def rename(connection: Connection[Any]) -> None:
-            with connection.transaction():
-                if sql.find_database(connection, self.name) is not None:
-                    sql.rename_database(connection, self.name, aside)
-                sql.rename_database(connection, private, self.name)
+    def _create(self, private: str, below: Template | None) -> None:
+        import psycopg
 
         try:
-            server.run(rename)
-            server.run(lambda connection: _drop(connection, aside))
-        except BaseException:  # Ctrl-C, too: it may come when it is renamed already
-            with contextlib.suppress(Exception):
-                server.run(lambda connection: _drop(connection, aside))
-            raise
+            create(self.server, self.order.config, private, below=below.name if below else None)
+        except psycopg.errors.InvalidCatalogName as error:
+            raise _UnfitError(f"template {below.name if below else ''!r} was dropped meanwhile") from error
 
+    def _migrate(self, private: str) -> Migrated:
+        return self.migrator.migrate(self.server.url(private), progress=self.progress, remedy=remedy(self.server))
 
-def _drop(connection: Connection[Any], name: str) -> None:
-    if database := sql.find_database(connection, name):
-        sql.drop_whatever(connection, database)
+    def _run(self, session: Session) -> Migrated:
+        return session.migrate(self.order.config.target, self.order.config.seed, progress=self.progress)
+
+    def _metadata(self, private: str, filled: _Filled, start: float) -> Metadata:
+        order, migrated = self.order, filled.migrated
+        described = describe(self.server, private)
+        below = filled.upon.metadata.version_tables if filled.upon else []
+        own: list[list[str | None]] = [list(table) for table in migrated.version_tables]
+        layer, depth = self._as_layer(filled, described)
+        return Metadata(
+            project=order.project.name,
+            fingerprint=order.wanted.digest,
+            heads=migrated.heads,
+            revisions=len(migrated.revisions),
+            made=time.time(),
+            used=time.time(),
+            run=order.run,
+            seconds=round(time.monotonic() - start, 3),
+            lane=order.config.template,
+            version_tables=[*below, *(table for table in own if table not in below)],
+            inputs=order.wanted.abbreviated(),
+            layer=layer,
+            depth=depth,
+            upon=filled.upon.name if filled.upon else None,
+            **described,
+        )
+
+    def _as_layer(self, filled: _Filled, described: Mapping[str, Any]) -> tuple[str, int]:
+        """What others that are built upon this one must begin with; nothing if that would not be what it is from zero.
+
+        A setting that a revision gave to the database or left in its session holds in another session from the start,
+        or no longer: the revisions after it would do something else. What Alembic ran must be what it had planned.
+        """
+        history, migrated = filled.history, filled.migrated
+        if history is None or self.order.config.seed or described["settings"] or migrated.left_behind:
+            return "", 0
+        begun = filled.upon.metadata.depth if filled.upon else 0
+        if migrated.revisions != history.steps[begun:]:
+            return "", 0
+        return history.digests[-1], len(history.steps)

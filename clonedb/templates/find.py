@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
 import time
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 from clonedb.config import Config
-from clonedb.errors import BuildError, LockTimeoutError, PermissionDeniedError, ServerError
+from clonedb.errors import BuildError
 from clonedb.fingerprint import Fingerprint, ServerFacts, Sources, fingerprint, read_sources
 from clonedb.migrate.alembic import Migrator
 from clonedb.names import template_name
-from clonedb.postgres import locks, sql
 from clonedb.postgres.server import Server
 from clonedb.postgres.state import state_dir
 from clonedb.progress import Progress
 from clonedb.project.find import Project
-from clonedb.templates.build import StaleError, build
-from clonedb.templates.metadata import Metadata, Template
+from clonedb.templates.build import Order, StaleError, build
+from clonedb.templates.locks import server_lock
+from clonedb.templates.metadata import Template
 from clonedb.templates.queue import BuildQueue
-
-if TYPE_CHECKING:
-    from psycopg import Connection
+from clonedb.templates.sealed import find, note_use, templates
 
 __all__ = ["Template", "ensure", "find", "fingerprint_on", "sources_of", "templates"]
 
 _ATTEMPTS = 3  # builds that edits may spoil before somebody is told to stop editing
-
-
-def find(server: Server, name: str) -> Template | None:
-    """The sealed template of this name, or None."""
-    database = server.run(lambda connection: sql.find_database(connection, name))
-    if database is None or not database.is_template:
-        return None
-    metadata = Metadata.from_json(database.comment)
-    return Template(name, metadata) if metadata else None
-
-
-def templates(server: Server) -> list[Template]:
-    """All sealed templates under the configured prefix, the newest first."""
-    found = server.run(lambda connection: sql.databases(connection, server.config.prefix))
-    known = [(d.name, Metadata.from_json(d.comment)) for d in found if d.is_template]
-    listed = [Template(name, metadata) for name, metadata in known if metadata is not None]
-    return sorted(listed, key=lambda template: template.metadata.made, reverse=True)
 
 
 def sources_of(config: Config, project: Project) -> Sources:
@@ -71,24 +46,35 @@ def ensure(
     progress: Progress,
     rebuild: bool = False,
     base: Template | None = None,
+    config: Config | None = None,
     migrator: Migrator | None = None,
 ) -> Template:
     """The project's template, built if it is not there; of any number of processes that ask, exactly one builds it.
 
     `run` names the test run: a rebuild happens once for it, and a build that failed in it is not tried again by its
     other workers, who get the error in a line. When `sources` were edited before they were migrated, or while they
-    were, it begins again with the new ones. With a `base` it begins with a copy of that. Raises BuildError,
-    ServerError or LockTimeoutError.
+    were, it begins again with the new ones. With a `base` it begins with a copy of that; else with the deepest template
+    that is a beginning of the same history, and seeds with the template without them, unless it is a `rebuild`.
+    `config` is the template's if it is not the server's. Raises BuildError, ServerError or LockTimeoutError.
     """
+    config = config or server.config
     for _ in range(_ATTEMPTS):
         try:
             return _ensure(
-                server, project, sources, run=run, progress=progress, rebuild=rebuild, base=base, migrator=migrator
+                server,
+                project,
+                sources,
+                config=config,
+                run=run,
+                progress=progress,
+                rebuild=rebuild,
+                base=base,
+                migrator=migrator,
             )
         except StaleError as error:
             edit = str(error)
             progress.say(f"{edit} before the template was ready; beginning again with what is there now")
-            sources = sources_of(server.config, project)
+            sources = sources_of(config, project)
     raise BuildError(
         f"{edit} while the template was being built, as something was each of the {_ATTEMPTS} times that it was tried;"
         " does a migration write among the files that the template is made of?"
@@ -100,6 +86,7 @@ def _ensure(
     project: Project,
     sources: Sources,
     *,
+    config: Config,
     run: str,
     progress: Progress,
     rebuild: bool,
@@ -107,7 +94,6 @@ def _ensure(
     migrator: Migrator | None,
 ) -> Template:
     """One attempt; raises StaleError when the sources were edited meanwhile."""
-    config = server.config
 
     def wanted_of(sources: Sources) -> Fingerprint:
         below = base.metadata.fingerprint if base else None
@@ -127,25 +113,37 @@ def _ensure(
         raise BuildError(_frozen(config, server, name))
     server.demand_createdb()
     queue = BuildQueue(config, name, run)
-    with queue.turn(progress), _server_lock(server, name, progress):
+    with queue.turn(progress), server_lock(server, name, progress):
         if template := ready():
             return _in_use(server, Template(name, template.metadata, waited=time.monotonic() - start))
         queue.raise_if_failed()
-        progress.say(f"building template {name!r} on {server.about}")
         with queue.recorded():
-            metadata = build(
-                server,
-                project,
-                wanted,
+            order = Order(
+                config=config,
+                project=project,
+                sources=sources,
+                wanted=wanted,
                 name=name,
                 run=run,
-                progress=progress,
-                base=base,
+                base=base or _schema(server, project, config, run, progress, rebuild=rebuild),
+                layers=not rebuild,
                 look_again=lambda: wanted_of(sources_of(config, project)),
-                migrator=migrator,
             )
+            metadata = build(server, order, progress=progress, migrator=migrator)
     progress.say(f"template {name!r} is ready: {metadata.revisions} revisions in {metadata.seconds:.1f} s")
     return _in_use(server, Template(name, metadata, built=True, waited=time.monotonic() - start))
+
+
+def _schema(
+    server: Server, project: Project, config: Config, run: str, progress: Progress, *, rebuild: bool
+) -> Template | None:
+    """The template without seeds that one with seeds is built upon, so that a changed seed costs only the seeds."""
+    schema = config.of_schema()
+    if schema is None:
+        return None
+    return ensure(
+        server, project, sources_of(schema, project), run=run, progress=progress, rebuild=rebuild, config=schema
+    )
 
 
 def _frozen(config: Config, server: Server, name: str) -> str:
@@ -158,50 +156,7 @@ def _frozen(config: Config, server: Server, name: str) -> str:
 
 
 def _in_use(server: Server, template: Template) -> Template:
-    """Share the template's lock, and note once an hour that it was used: the least recently used are collected."""
-    import psycopg
-
+    """Share the template's lock, and note that it was used."""
     server.use(template.name)
-    if time.time() - template.metadata.used > 3600:
-        text = replace(template.metadata, used=time.time()).to_json()
-        with contextlib.suppress(psycopg.Error, PermissionDeniedError):  # another worker notes it, or the owner will
-            server.run(lambda connection: sql.comment(connection, template.name, text))
+    note_use(server, template)
     return template
-
-
-@contextlib.contextmanager
-def _server_lock(server: Server, name: str, progress: Progress) -> Iterator[None]:
-    """Hold the template's advisory lock on a session of its own: the truth across hosts."""
-    key, timeout, told = locks.build_key(name), server.config.lock_timeout, False
-    application = f"clonedb build on {socket.gethostname()}, pid {os.getpid()}"[:63]
-    with contextlib.closing(server.connect(server.config.maintenance_database, application_name=application)) as own:
-        _demand_sessions(server, own)
-
-        def waiting(seconds: float) -> None:
-            nonlocal told
-            if seconds > 1 and not told:
-                told = True
-                who = locks.holder(own, key) or "another session"
-                progress.say(f"template {name!r} is being built by {who}; waiting (lock_timeout = {timeout:g} s)")
-
-        if not locks.wait_for_lock(own, key, timeout=timeout, waiting=waiting):
-            who = locks.holder(own, key) or "another session"
-            raise LockTimeoutError(
-                f"template {name!r} is still being built by {who}, after lock_timeout = {timeout:g} s; "
-                "end that process if it hangs, or raise lock_timeout"
-            )
-        yield
-
-
-def _demand_sessions(server: Server, own: Connection[Any]) -> None:
-    """Refuse a transaction-pooling proxy: a lock taken through it belongs to nobody.
-
-    Such a proxy gives a second client the server session that the first one is not using at the moment.
-    """
-    pid = own.execute("select pg_backend_pid()").fetchone()
-    other = server.run(lambda connection: connection.execute("select pg_backend_pid()").fetchone())
-    if pid == other:
-        raise ServerError(
-            f"{server.about} is behind a proxy that shares sessions (PgBouncer with pool_mode = transaction?), on which"
-            " locks hold nothing; give clonedb a url that reaches the server itself"
-        )

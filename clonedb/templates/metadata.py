@@ -17,7 +17,8 @@ class Metadata:
     `lane` is the setting `template`: each lane of a project keeps templates of its own. `version_tables` are those that
     Alembic writes to, each with its schema or None. `inputs` are the fingerprint's, abbreviated; `settings` and
     `grants` are the database's own, which CREATE DATABASE ... TEMPLATE does not copy, and `comment` the one that the
-    migrations left.
+    migrations left. `layer` is the digest of what was done to get there, `depth` revisions long, when something else
+    may be built upon the template; empty otherwise. `upon` names the template that this one was built upon.
     """
 
     project: str
@@ -36,6 +37,9 @@ class Metadata:
     grants: list[list[Any]] | None = None
     comment: str | None = None
     inputs: list[list[str]] = field(default_factory=list)
+    layer: str = ""
+    depth: int = 0
+    upon: str | None = None
 
     def to_json(self) -> str:
         """The comment's text."""

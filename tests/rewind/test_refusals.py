@@ -133,7 +133,7 @@ def test_a_constraint_in_the_way(make: Callable[[str], Template], shared: Server
 
 def test_a_session_that_stays(clone: Clone, rewinder: Rewinder, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that does not end within a second is not waited for any longer."""
-    monkeypatch.setattr(witness, "_PATIENCE", 0.1)
+    monkeypatch.setattr(module, "_PATIENCE", 0.1)
     with contextlib.suppress(psycopg.Error), psycopg.connect(clone.dsn) as connection:
         pid = connection.info.backend_pid
         os.kill(pid, signal.SIGSTOP)

@@ -51,9 +51,9 @@ READING = (
 
 @pytest.fixture(scope="module")
 def ordinary(postgres_bin: str | None, config: Config) -> Iterator[Server]:
-    """A server as packages ship it, but for autovacuum's haste."""
+    """A server as packages ship it, but for autovacuum's haste, and WAL that outlives the checkpoints asked for here."""
     haste = ("autovacuum_naptime=1s", "autovacuum_vacuum_threshold=5", "autovacuum_analyze_threshold=5")
-    with ordinary_server(postgres_bin, *haste) as url:
+    with ordinary_server(postgres_bin, *haste, "wal_keep_size=64MB") as url:
         server = open_server(config.replace("the test", url=url, prefix="ordinary"))
         assert why_not(server) is None
         yield server

@@ -1,0 +1,70 @@
+"""Layers: sealed templates that a changed history can be built upon, because they are a beginning of it.
+
+What Alembic does to an empty database is a list of revisions, one after the other. A template is a beginning of that
+list when it was made by its first steps, in that order, from files of the same contents, amid the same surroundings
+(env.py, options, server). The order counts, and not only which revisions there are: two branches that change one table
+leave its columns in the order in which they came.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clonedb.fingerprint import Fingerprint
+from clonedb.postgres.server import Server
+from clonedb.templates.metadata import Template
+from clonedb.templates.sealed import templates
+
+__all__ = ["History", "deepest", "history", "likeliest"]
+
+_BESIDE = frozenset({"revision", "import", "target", "seed"})
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The revisions that lead from nothing to the target, in order; `digests[n]` is that of the first n steps."""
+
+    steps: tuple[str, ...]
+    digests: tuple[str, ...]
+
+
+def history(surroundings: str, plan: Sequence[tuple[str, Path]], digests: Mapping[Path, str]) -> History | None:
+    """The history that a plan is; None when it has revisions in files that the project does not know."""
+    found = [surroundings]
+    for name, path in plan:
+        digest = digests.get(path.resolve())
+        if digest is None:
+            return None
+        found.append(hashlib.sha256(f"{found[-1]} {name} {digest}".encode()).hexdigest())
+    return History(tuple(name for name, _ in plan), tuple(found))
+
+
+def deepest(server: Server, wanted: History) -> Iterator[Template]:
+    """The sealed templates that are a beginning of a history, the deepest first."""
+    for template in _by_depth(server):
+        metadata = template.metadata
+        if metadata.depth < len(wanted.digests) and wanted.digests[metadata.depth] == metadata.layer:
+            yield template
+
+
+def likeliest(server: Server, wanted: Fingerprint) -> Template | None:
+    """The template that will most likely be the deepest, guessed from the inputs alone, before Alembic has said.
+
+    Copying it while Alembic is imported saves what the copy takes.
+    """
+    inputs = {tuple(item) for item in wanted.abbreviated()}
+    beside = {item for item in inputs if item[0] not in _BESIDE}
+    for template in _by_depth(server):
+        theirs = {(kind, name, digest) for kind, name, digest in template.metadata.inputs if kind != "target"}
+        if theirs <= inputs and {item for item in theirs if item[0] not in _BESIDE} == beside:
+            return template
+    return None
+
+
+def _by_depth(server: Server) -> list[Template]:
+    """Templates that something may be built upon; of several as deep the newest."""
+    found = [template for template in templates(server) if template.metadata.layer and template.metadata.depth > 0]
+    return sorted(found, key=lambda template: template.metadata.depth, reverse=True)

@@ -1,0 +1,99 @@
+"""The last steps of every template: described in its comment, sealed, and published under its name."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from clonedb.errors import BuildError
+from clonedb.names import unfinished_name
+from clonedb.postgres import properties, sql
+from clonedb.postgres.server import Server
+from clonedb.templates.metadata import Metadata
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+    from clonedb.config import Config
+
+__all__ = ["Described", "create", "describe", "drop", "publish", "seal"]
+
+Described = dict[str, Any]  # the fields of Metadata that the server knows
+
+
+def create(server: Server, config: Config, private: str, *, below: str | None = None) -> None:
+    """Create a database under a private name, empty or as a copy, and the roles that the configuration names.
+
+    Raises BuildError when the server cannot, and psycopg's InvalidCatalogName when there is nothing to copy any more.
+    """
+    import psycopg
+
+    strategy = "file_copy" if not server.info.fsync and server.info.major >= 15 else None
+    for role in dict.fromkeys((*config.roles, *filter(None, [config.role]))):
+        server.run(lambda connection, role=role: sql.create_role_if_missing(connection, role))  # type: ignore[misc]
+    try:
+        server.run(lambda connection: sql.create_database(connection, private, template=below, strategy=strategy))
+    except (psycopg.errors.DiskFull, psycopg.errors.ObjectInUse, psycopg.errors.InternalError) as error:
+        raise BuildError(
+            f"{server.about} could not create a database: {' '.join(str(error).split())}; "
+            "a full disk or a session on template1 are the usual reasons"
+        ) from error
+
+
+def describe(server: Server, private: str) -> Described:
+    """What the server says of a finished database, by the names of Metadata's fields, and who made it."""
+
+    def look(connection: Connection[Any]) -> Described:
+        found = sql.find_database(connection, private)
+        grants = properties.grants_on_database(connection, private)
+        return {
+            "by": f"{getpass.getuser()} on {socket.gethostname()}, pid {os.getpid()}",
+            "size": sql.database_size(connection, private),
+            "settings": [list(row) for row in properties.database_settings(connection, private)],
+            "grants": None if grants is None else [list(row) for row in grants],
+            "comment": found.comment if found else None,
+        }
+
+    return server.run(look)
+
+
+def seal(server: Server, private: str, prepare: Callable[[Callable[[], Connection[Any]]], None]) -> None:
+    """Prepare a database, and leave `pg_internal.init`, which a FILE_COPY clone inherits: 4 ms a connection.
+
+    `prepare` gets what opens a connection to it.
+    """
+    server.run(lambda connection: sql.end_sessions(connection, private))
+    prepare(lambda: server.connect(private))
+    server.connect(private).close()
+    server.run(lambda connection: sql.end_sessions(connection, private))
+
+
+def publish(server: Server, private: str, name: str, metadata: Metadata) -> None:
+    """Close a finished database and give it its name; one of that name steps aside in the same transaction."""
+    server.run(lambda connection: sql.comment(connection, private, metadata.to_json()))
+    server.run(lambda connection: sql.seal(connection, private))
+    aside = unfinished_name(server.config.prefix, metadata.fingerprint, server.owner, server.next_number())
+
+    def rename(connection: Connection[Any]) -> None:
+        with connection.transaction():
+            if sql.find_database(connection, name) is not None:
+                sql.rename_database(connection, name, aside)
+            sql.rename_database(connection, private, name)
+
+    try:
+        server.run(rename)
+        server.run(lambda connection: drop(connection, aside))
+    except BaseException:  # Ctrl-C, too: it may come when it is renamed already
+        with contextlib.suppress(Exception):
+            server.run(lambda connection: drop(connection, aside))
+        raise
+
+
+def drop(connection: Connection[Any], name: str) -> None:
+    """Drop a database, sealed or not, if it is there."""
+    if database := sql.find_database(connection, name):
+        sql.drop_whatever(connection, database)

@@ -1,0 +1,155 @@
+"""What goes wrong while a clone is brought back costs that clone, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from clonedb.clone import create
+from clonedb.config import Config
+from clonedb.errors import ServerError
+from clonedb.postgres import embedded
+from clonedb.postgres.server import open_server
+from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder, why_not
+from clonedb.rewind.undo import Undoing
+from clonedb.templates.find import find
+from tests.faults.processes import demand_nothing_left
+from tests.postgres.sandbox import is_alive, make_sandbox, wait_until
+from tests.projects import Project
+from tests.rewind.shapes import contents, make_template
+from tests.rewind.test_shapes import write
+
+WIDE = (
+    "create table t (id int, wide text);"
+    " insert into t select g, repeat(md5(g::text), 20) from generate_series(1, 9000) g"
+)
+
+CONFTEST = """
+import os, signal
+import pytest
+from clonedb.rewind.undo import Undoing
+
+really, dying = Undoing._send, []
+
+def send(self, parts):
+    if dying and not os.path.exists("died"):
+        open("died", "w").close()
+        really(self, [part for part in parts if part != "commit"])
+        os.kill(os.getpid(), signal.SIGKILL)
+    return really(self, parts)
+
+Undoing._send = send
+
+@pytest.fixture
+def dies():
+    dying.append(True)
+"""
+
+TESTS = """
+import psycopg, pytest
+
+@pytest.mark.parametrize("number", range(12))
+def test_it(clonedb, number, request):
+    with psycopg.connect(clonedb.dsn, autocommit=True) as connection:
+        assert connection.execute("select count(*) from item").fetchone() == (1,)
+        connection.execute("delete from item")
+    with open("databases", "a") as file:
+        print(clonedb.name, "dies" if number == 4 else "lives", file=file)
+    if number == 4:
+        request.getfixturevalue("dies")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_full_disk(postgres_bin: str | None) -> None:
+    """The rows cannot be put back: the clone is refused, and with room again the next one is rewound."""
+    disk = Path(tempfile.mkdtemp(prefix="clonedb-disk-"))
+    disk.chmod(0o711)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m,mode=711", "tmpfs", str(disk)], check=True)
+    settings = {"state_dir": str(disk / "state"), "data": "disk", "idle_timeout": 0.5, "postgres_bin": postgres_bin}
+    config = Config(rootdir=Path("/")).replace("the test", **settings)
+    try:
+        with contextlib.closing(open_server(config)) as server:
+            assert why_not(server) is None
+            template = make_template(server, WIDE, secrets.token_hex(32))
+            with contextlib.closing(Pristine(server, template)) as pristine:
+                with create(server, template) as clone, contextlib.closing(Rewinder(clone, pristine)) as rewinder:
+                    write(clone, "delete from t where id = 1")
+                    assert rewinder.rewind() == Outcome("rewound")
+                    write(clone, "delete from t where id > 1")
+                    write(clone, "select pg_switch_wal()")  # a whole file of WAL: without one the server would stop
+                    write(clone, "set synchronous_commit = on; select pg_logical_emit_message(true, 'a', 'b')")
+                    with (disk / "filler").open("wb") as filler:
+                        while shutil.disk_usage(disk).free > 2 << 20:  # 6 MB are to be put back
+                            filler.write(bytes(1 << 20))
+                            filler.flush()
+                    assert rewinder.rewind() == Outcome("refused", "the server refused it (SQLSTATE 53100)")
+                    (disk / "filler").unlink()
+                with create(server, template) as clone, contextlib.closing(Rewinder(clone, pristine)) as rewinder:
+                    fresh = contents(clone)
+                    write(clone, "delete from t")
+                    assert rewinder.rewind() == Outcome("rewound")
+                    assert contents(clone) == fresh
+    finally:
+        embedded.stop(config)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+        shutil.rmtree(disk, ignore_errors=True)
+
+
+def test_a_server_killed_in_the_middle(postgres_bin: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clone is refused for good; after the server has recovered, the next one is rewound as ever."""
+    sandbox = make_sandbox(postgres_bin)
+    really = Undoing._send
+    with contextlib.closing(sandbox):
+        with contextlib.closing(open_server(sandbox.config)) as server:
+            assert why_not(server) is None
+            template = make_template(server, WIDE, secrets.token_hex(32))
+            server.run(lambda connection: connection.execute("checkpoint"))
+            running = sandbox.running()
+            clone = create(server, template)
+            pristine = Pristine(server, template)
+            rewinder = Rewinder(clone, pristine)
+            write(clone, "delete from t where id < 100")
+
+            def kill(self: Undoing, parts: list[str]) -> object:
+                found = really(self, [part for part in parts if part != "commit"])
+                os.kill(running.pid, signal.SIGKILL)
+                wait_until(lambda: not is_alive(running.pid))
+                return found if "commit" not in parts else really(self, parts)
+
+            monkeypatch.setattr(Undoing, "_send", kill)
+            assert rewinder.rewind().kind == "refused"
+            monkeypatch.undo()
+            assert rewinder.rewind().kind == "refused"
+            with contextlib.suppress(ServerError):  # its clone cannot be dropped now
+                pristine.close()
+        with contextlib.closing(open_server(sandbox.config)) as server:
+            found = find(server, template.name)
+            assert found is not None
+            with contextlib.closing(Pristine(server, found)) as pristine, create(server, found) as clone:
+                fresh, rewinder = contents(clone), Rewinder(clone, pristine)
+                write(clone, "delete from t where id < 100")
+                assert rewinder.rewind() == Outcome("rewound")
+                assert contents(clone) == fresh
+                rewinder.close()
+
+
+def test_a_worker_killed_in_the_middle(items: Project, admin_dsn: str) -> None:
+    """The clone of an xdist worker that died while rewinding is given to nobody; the run goes on and leaves none."""
+    items.write("conftest.py", CONFTEST)
+    items.write("test_it.py", TESTS)
+    outcome = items.pytest("-n", "2", "--clonedb-isolation=auto")
+    assert "11 passed" in outcome.out or "12 passed" in outcome.out, outcome.text
+    assert "crashed while running 'test_it.py::test_it[4]'" in outcome.out
+    demand_nothing_left(items, admin_dsn)
+    lines = [line.split() for line in (items.directory / "databases").read_text().splitlines()]
+    (position,) = (number for number, (_, fate) in enumerate(lines) if fate == "dies")
+    assert lines[position][0] not in {name for name, _ in lines[position + 1 :]}

@@ -1,0 +1,152 @@
+"""Layers under fire: gone meanwhile, failing, killed, asked for by several at once; what is left, and what is said."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from clonedb.config import Config
+from clonedb.errors import MigrationError
+from clonedb.templates import layers
+from clonedb.templates.metadata import Metadata
+from tests.faults.conftest import Start, start
+from tests.faults.processes import CLONEDB, HANG, PYTEST, count, demand_nothing_left
+from tests.projects import Project, databases
+from tests.templates.conftest import opened
+
+__all__ = ["start"]
+
+Configured = Callable[..., Config]
+COUNT = 'with open(os.environ["COUNT"], "a") as file:\n    file.write("ran\\n")\n'
+
+
+def test_a_builder_killed_upon_a_layer(items: Project, start: Start, admin_dsn: str, tmp_path: Path) -> None:
+    """kill -9: the copy of the layer goes, the layer stays, and the next build is upon it again."""
+    items.clonedb("build").demand()
+    prefix = items.environment["CLONEDB_PREFIX"]
+    (layer,) = databases(admin_dsn, prefix)
+    items.revision("three", HANG)
+    builder = start(items, *CLONEDB, "build", HANG=str(tmp_path / "hangs"))
+    builder.wait_for(tmp_path / "hangs")
+    assert len(databases(admin_dsn, prefix)) == 2
+    builder.kill()
+    assert f"upon '{layer}': 1 of 3 revisions" in items.clonedb("build").demand().err
+    demand_nothing_left(items, admin_dsn)
+    assert len(databases(admin_dsn, prefix)) == 2
+
+
+def test_two_builders_at_once(items: Project, start: Start, admin_dsn: str, tmp_path: Path) -> None:
+    """One migrates, upon the layer; the other waits for it."""
+    items.clonedb("build").demand()
+    counter = tmp_path / "count"
+    items.environment["COUNT"] = str(counter)
+    items.revision("three", COUNT + "time.sleep(1)")
+    outcomes = [program.outcome().demand() for program in [start(items, *CLONEDB, "build") for _ in range(3)]]
+    assert count(counter) == 1
+    assert sum("1 of 3 revisions" in outcome.err for outcome in outcomes) == 1
+    demand_nothing_left(items, admin_dsn)
+
+
+def test_workers_with_seeds(items: Project, admin_dsn: str, tmp_path: Path) -> None:
+    """Under -n 2 the schema is built once and so are the seeds; a later run finds both."""
+    items.environment["COUNT"] = str(tmp_path / "count")
+    items.revision("three", COUNT)
+    items.write(
+        "seeds.py", "import os\ndef fill(connection):\n    " + COUNT.replace("\n    ", "\n        ").strip() + "\n"
+    )
+    items.settings(seed=["seeds:fill"])
+    items.write("test_it.py", "import pytest\n@pytest.mark.parametrize('n', range(4))\ndef test_it(n, clonedb): pass\n")
+    items.run(*PYTEST, "-n", "2").demand()
+    assert count(tmp_path / "count") == 2
+    items.run(*PYTEST, "-n", "2").demand()
+    assert count(tmp_path / "count") == 2
+    assert len(databases(admin_dsn, items.environment["CLONEDB_PREFIX"])) == 2
+    items.run(*PYTEST, "--clonedb-rebuild").demand()
+    assert count(tmp_path / "count") == 4
+    items.run(*PYTEST, "--clonedb-frozen").demand()
+
+
+def test_a_migration_that_fails_upon_a_layer(items: Project, admin_dsn: str) -> None:
+    """It is built from zero, which says so, and its error is the one that is shown; nothing is left."""
+    items.clonedb("build").demand()
+    items.revision("three", 'op.execute("select 1 / 0")')
+    outcome = items.clonedb("build").demand(1)
+    assert re.search(
+        r"template '\w+' cannot be built upon: revision 'three' .*; building template '\w+' from the", outcome.err
+    )
+    assert outcome.err.count("clonedb: revision 'three' (migrations/versions/three.py:10) failed: DivisionByZero") == 1
+    assert len(databases(admin_dsn, items.environment["CLONEDB_PREFIX"])) == 1
+
+
+def test_a_layer_that_was_collected(
+    items: Project, configured: Configured, admin_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropped between being chosen and being copied: said, and built from zero."""
+    opened(configured())[0].close()
+    items.revision("three", "pass")
+    chosen = layers.deepest
+
+    def dropped(server, wanted):
+        for layer in chosen(server, wanted):
+            with psycopg.connect(admin_dsn, autocommit=True) as connection:
+                connection.execute(f'alter database "{layer.name}" is_template false'.encode())
+                connection.execute(f'drop database "{layer.name}"'.encode())
+            yield layer
+
+    monkeypatch.setattr(layers, "deepest", dropped)
+    monkeypatch.setattr(layers, "likeliest", lambda *_: None)
+    template, heard = opened(configured())
+    template.close()
+    assert any("was dropped meanwhile; building template" in line for line in heard.lines)
+    assert template.heads == ("three",)
+
+
+def test_a_wrong_guess_is_thrown_away(items: Project, configured: Configured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was copied while Alembic was imported is another template than the one that Alembic's order asks for."""
+    opened(configured())[0].close()
+    items.revision("three", 'op.execute("create table wrong (id int)")')
+    wrong, _ = opened(configured())
+    wrong.close()
+    items.revision("three", 'op.execute("create table right_one (id int)")', down="two")
+    monkeypatch.setattr(layers, "likeliest", lambda *_: wrong.record)
+    template, heard = opened(configured())
+    with template, template.clone() as clone, clone.connect() as connection:
+        assert heard.built() == "1 of 3"
+        assert connection.execute("select to_regclass('wrong')::text, to_regclass('right_one')::text").fetchone() == (
+            None,
+            "right_one",
+        )
+
+
+def test_a_failure_from_zero_is_raised_once(items: Project, configured: Configured) -> None:
+    """A broken history has one error, with or without layers."""
+    items.revision("three", 'op.execute("nonsense")', down="missing")
+    with pytest.raises(MigrationError, match="missing"):
+        opened(configured())
+
+
+def test_what_an_older_clonedb_wrote_is_no_layer() -> None:
+    """Its templates have no digest of what they are made of; what is no comment of ours at all is nobody's."""
+    old = {
+        "project": "p",
+        "fingerprint": "f",
+        "heads": ["a"],
+        "revisions": 1,
+        "made": 1.0,
+        "used": 1.0,
+        "by": "x",
+        "run": "r",
+        "seconds": 1.0,
+        "size": 1,
+    }
+    read = Metadata.from_json(json.dumps({"clonedb": old}))
+    assert read is not None
+    assert (read.layer, read.depth) == ("", 0)
+    assert Metadata.from_json(read.to_json()) == read
+    for text in (None, "", "x", "[]", "{}", '{"clonedb": []}', '{"clonedb": {"heads": 1}}', '{"clonedb": {"new": 1}}'):
+        assert Metadata.from_json(text) is None

@@ -1,0 +1,217 @@
+"""Templates built upon layers: what is migrated again after an edit, and that the result is the one from zero."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from clonedb.config import Config
+from clonedb.revisions import config_at
+from tests.projects import ENV_PY, Project
+from tests.templates.conftest import contents, opened
+
+Configured = Callable[..., Config]
+
+FIRST = """
+op.execute("create type state as enum ('new', 'old')")
+op.execute("create table item (id serial primary key, name text not null, state state not null default 'new')")
+op.execute("insert into item (name) select 'first ' || n from generate_series(1, 40) n")
+op.execute("create view names as select name from item")
+"""
+IMPORTING = """
+from shop.data import NAMES
+for name in NAMES:
+    op.execute(sa.text("insert into item (name) values (:name)").bindparams(name=name))
+"""
+THIRD = 'op.add_column("item", sa.Column("price", sa.Numeric, server_default="1.5"))'
+FOURTH = """
+op.execute("update item set state = 'old' where id % 3 = 0")
+op.execute("delete from item where id % 7 = 0")
+op.execute("create table part (id bigint generated always as identity, item int references item, note text)")
+op.execute("insert into part (item, note) select id, repeat('x', id * 100) from item")
+op.execute("create index on part (item)")
+"""
+
+
+def history(project: Project) -> None:
+    """Four revisions, of which the second imports a module of the project's."""
+    project.write("shop/__init__.py", "")
+    project.write("shop/data.py", "NAMES = ['a', 'b']\n")
+    project.revision("r1", FIRST)
+    project.revision("r2", IMPORTING)
+    project.revision("r3", THIRD)
+    project.revision("r4", FOURTH)
+
+
+def demand(configured: Configured, expected: str | None, **settings: object) -> None:
+    """Build the template as usual, and from zero; fail unless both are the same, and it was begun as expected."""
+    template, heard = opened(configured(**settings))
+    with template:
+        assert heard.built() == expected, heard.lines
+        whole, said = opened(configured(salt="from zero", **settings), rebuild=True)
+        with whole:
+            assert said.built() == "from zero", said.lines
+            assert contents(template) == contents(whole)
+            assert template.heads == whole.heads
+
+
+def test_an_edited_history_is_rebuilt_from_what_is_still_true(project: Project, configured: Configured) -> None:
+    """Appended, edited at the end, in the middle, in a module or env.py, reordered, removed: as from zero each time."""
+    history(project)
+    demand(configured, "from zero")
+    demand(configured, None)
+    fifth = project.revision("r5", 'op.execute("insert into part (item) select max(id) from item")')
+    demand(configured, "1 of 5")
+    fifth.write_text(fifth.read_text().replace("max(id)", "min(id)"))
+    demand(configured, "1 of 5")
+    opened(config_at(configured(), "r1"))[0].close()
+    project.write("shop/data.py", "NAMES = ['a', 'b', 'c']\n")
+    demand(configured, "4 of 5")  # of all templates only that at r1 has no revision that imports it
+    project.write("shop/data.py", "NAMES = ['a', 'b']\n")
+    demand(configured, None)
+    project.revision("r3", THIRD.replace("1.5", "2.5"), down="r2")
+    demand(configured, "4 of 5")
+    project.revision("r4", FOURTH, down="r2")
+    project.revision("r3", THIRD, down="r4")
+    project.revision("r5", 'op.drop_column("item", "price")', down="r3")
+    demand(configured, "4 of 5")
+    fifth.unlink()
+    demand(configured, "3 of 4")
+    project.write("migrations/env.py", ENV_PY + "\n# edited\n")
+    demand(configured, "from zero")
+    project.write("migrations/env.py", ENV_PY)
+    demand(configured, None)
+
+
+def test_branches_and_merges(project: Project, configured: Configured) -> None:
+    """A layer is a beginning in Alembic's order: columns come in the order of a build from zero."""
+    history(project)
+    demand(configured, "from zero")
+    project.revision("left", 'op.execute("alter table item add left_side int default 1")', down="r4")
+    demand(configured, "1 of 5")
+    project.revision("right", 'op.execute("alter table item add right_side int default 2")', down="r4")
+    demand(configured, _begun(configured))
+    project.revision("merged", 'op.execute("update item set left_side = right_side")', down=("left", "right"))
+    demand(configured, _begun(configured))
+    project.revision("last", 'op.execute("create table last as select * from item")', down="merged")
+    demand(configured, "1 of 8")
+    project.revision("other", 'op.execute("alter table item add another int")', down="left")
+    demand(configured, _begun(configured))
+
+
+def _begun(configured: Configured) -> str | None:
+    """Whatever it begins with: which branch Alembic takes first is its own business."""
+    template, heard = opened(configured())
+    template.close()
+    assert heard.built() is not None
+    return None
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_histories_at_random(project: Project, configured: Configured, seed: int) -> None:
+    """Whatever is edited, a template is what it would be from zero."""
+    chance = random.Random(seed)
+    history(project)
+    names = ["r1", "r2", "r3", "r4"]
+    upon = 0
+    for number in range(6):
+        edit = chance.choice(["append", "append", "edit", "branch", "module", "remove"])
+        if edit == "append":
+            project.revision(
+                f"n{number}", f'op.execute("create table n{number} as select * from item")', down=_heads(project)
+            )
+            names.append(f"n{number}")
+        elif edit == "branch":
+            project.revision(
+                f"n{number}", f'op.execute("alter table item add n{number} int")', down=chance.choice(names)
+            )
+            names.append(f"n{number}")
+        elif edit == "edit":
+            path = project.directory / f"migrations/versions/{chance.choice(names)}.py"
+            path.write_text(path.read_text() + f"\n# edit {number}\n")
+        elif edit == "module":
+            project.write("shop/data.py", f"NAMES = ['{number}']\n")
+        elif len(heads := _heads(project)) == 1 and heads[0] != "r4":
+            (project.directory / f"migrations/versions/{heads[0]}.py").unlink()
+            names.remove(heads[0])
+        template, heard = opened(configured())
+        template.close()
+        upon += " of " in (heard.built() or "")
+        demand(configured, None)
+    assert upon
+
+
+def _heads(project: Project) -> tuple[str, ...]:
+    files = sorted((project.directory / "migrations/versions").glob("*.py"))
+    below = "".join(
+        line for path in files for line in path.read_text().splitlines() if line.startswith("down_revision")
+    )
+    return tuple(path.stem for path in files if f"'{path.stem}'" not in below)
+
+
+def test_seeds_are_a_layer_of_their_own(project: Project, configured: Configured) -> None:
+    """A changed seed costs the seeds, and a new revision runs before them, not after."""
+    history(project)
+    seed = project.write("seed.sql", "insert into item (name) values ('seeded')")
+    settings = {"seed": ["seed.sql"]}
+    template, heard = opened(configured(**settings))
+    template.close()
+    assert [line.split("'")[0] for line in heard.lines] == ["building template ", "template "] * 2
+    demand(configured, None, **settings)
+    seed.write_text("insert into item (name) values ('seeded anew')")
+    template, heard = opened(configured(**settings))
+    template.close()
+    assert heard.lines[-1].partition(" is ready: ")[2].startswith("0 revisions")
+    demand(configured, None, **settings)
+    project.revision("r5", 'op.execute("update item set name = upper(name)")')
+    template, heard = opened(configured(**settings))
+    with template:
+        assert any(line.endswith(": 1 of 5 revisions") for line in heard.lines)
+        with template.clone() as clone, clone.connect() as connection:
+            row = connection.execute("select max(name) from item where lower(name) like 'seed%'").fetchone()
+            assert row == ("seeded anew",)
+    demand(configured, None, **settings)
+    demand(configured, None)  # the schema's template is that of the project without seeds
+
+
+def test_what_one_session_leaves_to_the_next_is_no_layer(project: Project, configured: Configured) -> None:
+    """SET in a revision holds for those after it only when all run in one session; and so does ALTER DATABASE."""
+    project.revision("r1", 'op.execute("create schema own; set search_path to own, public")')
+    project.revision("r2", 'op.execute("create table here (id int)")')
+    demand(configured, "from zero")
+    project.revision("r3", 'op.execute("create table there (id int)")')
+    demand(configured, "from zero")
+    project.revision("r1", 'op.execute("create schema own")', down=None)
+    change = "op.get_bind().exec_driver_sql(\"do $$ begin execute format('alter database %%I set timezone to ''Asia/Tokyo''', current_database()); end $$\")"
+    project.revision("r4", change, down="r3")
+    demand(configured, "from zero")
+    project.revision("r5", 'op.execute("create table where_from (id int)")')
+    demand(configured, "from zero")
+
+
+def test_what_a_revision_reads_when_it_is_loaded_is_warned_of(project: Project, configured: Configured) -> None:
+    """Alembic loads all revisions before it says in which order they run; what they read then counts, too."""
+    project.write("names.txt", "x")
+    path = project.revision("r1", 'op.execute("create table item (id int)")')
+    path.write_text(
+        path.read_text() + "\nNAMES = open(os.path.join(os.path.dirname(__file__), '../../names.txt')).close()\n"
+    )
+    template, heard = opened(configured())
+    template.close()
+    assert [line for line in heard.lines if 'add watch = ["names.txt"]' in line]
+
+
+def test_a_watched_module_counts_for_everything(project: Project, configured: Configured) -> None:
+    """What `watch` names may be read by env.py: no layer survives a change of it, whichever revision imports it."""
+    history(project)
+    settings = {"watch": ["shop/data.py"]}
+    opened(config_at(configured(**settings), "r1"))[0].close()
+    template, heard = opened(configured(**settings))
+    template.close()
+    assert heard.built() == "3 of 4"
+    project.write("shop/data.py", "NAMES = ['b']\n")
+    template, heard = opened(configured(**settings))
+    template.close()
+    assert heard.built() == "from zero"
