@@ -205,7 +205,7 @@ def _check_templates(key: Key, value: Any, source: str) -> Mapping[str, Mapping[
     checked: dict[str, Mapping[str, Any]] = {}
     for name, table in value.items():
         place = f"{source}.templates.{name}"
-        if name in ("default", "revision"):
+        if name in ("default", "revision", "schema"):
             raise ConfigError(f"{place}: {name!r} is a template of clonedb's own making; give this one another name")
         if not isinstance(table, Mapping):
             raise ConfigError(f"{place}: a named template is {shown(table)}; it takes a table of settings")

@@ -188,12 +188,15 @@ def test_an_env_py_that_exits(items: Project) -> None:
     ],
 )
 def test_a_seed_that_fails(items: Project, admin_dsn: str, prefix: str, seed: str, words: tuple[str, ...]) -> None:
-    """The seed's name and its error; nothing is left."""
+    """The seed's name and its error; nothing is left but the layer below, which is migrated and has no seeds."""
     items.write("seeds.sql", "insert into item (name) values ('a');\ninsert into nowhere values (1);\n")
     items.write("fill.py", "def people(connection):\n    raise ValueError('nobody to add')\n")
     items.settings(seed=[seed])
     refused(items.clonedb("build"), *words)
-    assert databases(admin_dsn, prefix) == []
+    assert databases(admin_dsn, f"{prefix}_b") == databases(admin_dsn, f"{prefix}_c") == []
+    items.settings(seed=[])
+    items.clonedb("build").demand()
+    assert len(databases(admin_dsn, prefix)) <= 2
 
 
 def test_a_mistyped_setting(items: Project) -> None:

@@ -198,7 +198,10 @@ def test_relative_start_is_made_absolute(
         ("source = 'x'", "unknown setting 'source'"),
         ("keep_count = '3'", "keep_count is '3'; it takes a whole number"),
         ("keep_count = -1", "keep_count is -1; the least it takes is 0"),
-        ("isolation = 'clones'", "isolation is 'clones' (did you mean 'clone'?); it takes one of auto, clone, rollback"),
+        (
+            "isolation = 'clones'",
+            "isolation is 'clones' (did you mean 'clone'?); it takes one of auto, clone, rollback",
+        ),
         ("seed = 'a.sql'", "seed is 'a.sql'; it takes a list of strings"),
         ("lock_timeout = inf", "lock_timeout is inf; it takes a finite number"),
         ("alembic = 'alembic.ini'", "alembic is 'alembic.ini'; it takes a table"),

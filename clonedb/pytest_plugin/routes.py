@@ -90,7 +90,7 @@ def hold_loop(request: pytest.FixtureRequest) -> None:
 
 
 def left(config: pytest.Config, clone: Clone) -> None:
-    """The clone is about to be given back: of the application only that stays connected which whoever gets it resets."""
+    """The clone is about to be given back: what stays connected of the application is what can be reset."""
     if (router := config.stash.get(_ROUTER, None)) is not None:
         router.leave(_address(clone), lasting=clone.lasting)
 

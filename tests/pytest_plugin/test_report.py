@@ -34,6 +34,7 @@ SUMMARY = re.compile(
 def test_the_summary(items: Project, arguments: tuple[str, ...]) -> None:
     """One line: built or reused, how many clones, what a test paid; the numbers of all workers together."""
     items.write("test_it.py", TESTS)
+    items.environment["CLONEDB_ISOLATION"] = "clone"
     outcome = items.pytest("--clonedb-rebuild", *arguments).demand()
     (found,) = SUMMARY.finditer(outcome.out)
     assert found["made"].startswith("built in ")
