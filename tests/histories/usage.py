@@ -28,7 +28,7 @@ class Usage:
     def __init__(self, environment: Environment, directory: Path, variables: Mapping[str, str]) -> None:
         self.environment = environment
         self.directory = directory
-        self.variables = environment.variables(variables, directory)
+        self.variables = dict(environment.variables(variables, directory))
 
     @property
     def prefix(self) -> str:

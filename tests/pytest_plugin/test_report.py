@@ -89,7 +89,8 @@ def test_a_failing_migration_is_shown_once(items: Project) -> None:
     """One test shows revision, file and statement; the other tests and workers say in a line that it failed."""
     items.write("test_it.py", TESTS)
     items.revision("bad", 'op.execute("create tabel oops (x int)")')
-    outcome = items.pytest("-rN", "-n", "2").demand(1)
+    salt = f"{items.environment['CLONEDB_SALT']} alone"  # with a layer below it is tried upon that first
+    outcome = items.pytest("-rN", "-n", "2", "--clonedb-salt", salt).demand(1)
     assert "1 passed, 5 errors" in outcome.out
     assert outcome.out.count("statement: create tabel oops") == 1
     assert "revision 'bad' (migrations/versions/bad.py:10) failed: SyntaxError" in outcome.out
