@@ -11,7 +11,7 @@ CloneDBError
  |    +-- MigrationError        a revision or env.py raised
  |    +-- VerificationError     migrating ended, but the database is not at the target
  |    +-- SeedError             a seed raised
- +-- LockTimeoutError           somebody else's build took longer than lock_timeout
+ +-- LockTimeoutError           somebody else's build, or a wait for room, took longer than lock_timeout
  +-- TemplateInUseError         sessions on the template kept it from being cloned
  +-- NotOursError               a database was named that clonedb did not make
  +-- BoundsError                a test under `rollback` left its one transaction
@@ -87,7 +87,7 @@ class SeedError(BuildError):
 
 
 class LockTimeoutError(CloneDBError):
-    """Another process kept building the same template for longer than lock_timeout."""
+    """Another process kept building the same template, or max_clones lived on, for longer than lock_timeout."""
 
 
 class TemplateInUseError(CloneDBError):
