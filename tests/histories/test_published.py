@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,7 +121,8 @@ def test_parallel_tests_store_rows(usage: Usage) -> None:
     """The package's own code stores rows in six tests of two workers, and each finds its own only."""
     name = usage.environment.history.name
     (usage.directory / "test_rows.py").write_text(TESTS[name])
-    for variable in usage.environment.history.settings.get("route", ()):  # what the application would be started with
+    route: Any = usage.environment.history.settings.get("route", ())
+    for variable in route:  # what the application would be started with
         usage.variables[variable] = "postgresql+asyncpg://nobody@127.0.0.1:1/never"
     for isolation in ("clone", "auto"):
         option = f"--clonedb-isolation={isolation}"
