@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psycopg
+from psycopg.sql import SQL, Identifier
 
 from clonedb.clone import Clone
 
@@ -154,6 +156,15 @@ def databases(dsn: str, prefix: str = "clonedb") -> list[str]:
             "select datname from pg_database where starts_with(datname::text, %s) order by 1", [prefix]
         )
         return [row[0] for row in rows]
+
+
+@contextlib.contextmanager
+def shared_prefix(prefix: str, dsn: str) -> Iterator[str]:
+    """A prefix that a worker's tests share, and with it the template; each of them begins without a clone."""
+    yield prefix
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for name in databases(dsn, f"{prefix}_c_"):
+            connection.execute(SQL("drop database if exists {} with (force)").format(Identifier(name)))
 
 
 def one(clone: Clone, query: str) -> tuple[object, ...]:

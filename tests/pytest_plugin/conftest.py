@@ -5,21 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
-import psycopg
 import pytest
-from psycopg.sql import SQL, Identifier
 
-from tests.projects import databases
+from tests.projects import databases, shared_prefix
 
 
 @pytest.fixture
 def prefix(run_id: str, admin_dsn: str) -> Iterator[str]:
-    """A prefix that this worker's tests share, and with it the template; each of them begins without a clone."""
-    shared = f"p{run_id[:5]}_{os.getpid():x}"
-    yield shared
-    with psycopg.connect(admin_dsn, autocommit=True) as connection:
-        for name in databases(admin_dsn, f"{shared}_c_"):
-            connection.execute(SQL("drop database if exists {} with (force)").format(Identifier(name)))
+    """The worker's, for all tests of this directory."""
+    with shared_prefix(f"p{run_id[:5]}_{os.getpid():x}", admin_dsn) as shared:
+        yield shared
 
 
 @pytest.fixture
