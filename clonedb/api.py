@@ -127,15 +127,12 @@ def template(start: str | Path = ".", **settings: Any) -> OpenTemplate:
     return opened
 
 
-def open_project_server(config: Config, sources: Sources | None = None, *, progress: Progress | None = None) -> Server:
-    """The server for a project: the first that has every extension its migrations name.
-
-    Without the project's sources given, the project that the configuration leads to decides, if it leads to any.
-    """
-    if sources is None:
-        with contextlib.suppress(NoMigrationsError):
-            sources = sources_of(config, find_project(config))
-    return open_server(config, sources.extensions if sources else (), progress=(progress or Silence()).say)
+def open_project_server(config: Config, *, progress: Progress | None = None) -> Server:
+    """The server for a project: the first that has every extension its migrations name, if it has migrations."""
+    extensions: frozenset[str] = frozenset()
+    with contextlib.suppress(NoMigrationsError):
+        extensions = sources_of(config, find_project(config)).extensions
+    return open_server(config, extensions, progress=(progress or Silence()).say)
 
 
 def open_template(
@@ -147,8 +144,7 @@ def open_template(
     the server is collected in the background; a run sees to that itself. Raises as `template` does.
     """
     progress = progress or Silence()
-    projects = _chain(config)
-    extensions = frozenset().union(*(sources.extensions for *_, sources in projects))
+    projects, extensions = _chain(config)
     if projects[0][0].echo:
         _echo()
     opened: OpenTemplate | None = None
@@ -192,15 +188,15 @@ def _echo() -> None:
         logger.addHandler(logging.StreamHandler(sys.stdout))
 
 
-def _chain(config: Config) -> list[tuple[Config, Project, Sources]]:
-    """A template and those it is built upon, the deepest last."""
+def _chain(config: Config) -> tuple[list[tuple[Config, Project, Sources]], frozenset[str]]:
+    """A template and those it is built upon, the deepest last, and the extensions that any of them names."""
     found = []
     each: Config | None = resolved(config)
     while each is not None:
         project = find_project(each)
         found.append((each, project, sources_of(each, project)))
         each = each.of_base()
-    return found
+    return found, frozenset().union(*(sources.extensions for *_, sources in found))
 
 
 def fingerprint_of(config: Config, *, progress: Progress | None = None) -> tuple[Server, Project, Fingerprint]:
@@ -208,8 +204,7 @@ def fingerprint_of(config: Config, *, progress: Progress | None = None) -> tuple
 
     Raises ConfigError or ServerError.
     """
-    projects = _chain(config)
-    extensions = frozenset().union(*(sources.extensions for *_, sources in projects))
+    projects, extensions = _chain(config)
     server = open_server(projects[0][0], extensions, progress=(progress or Silence()).say)
     digest: str | None = None
     try:

@@ -18,7 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """One `--clonedb-*` option a setting; the default is None, so that "not given" is known."""
     group = parser.getgroup("clonedb", "databases for tests (clonedb)")
     for key in KEYS.values():
-        if key.type is not dict:  # a table has no place on a command line
+        if key.type is not dict and not key.secret:  # a table has no place on a command line, nor has a password
             group.addoption(key.option, dest=_destination(key), default=None, help=_help(key), **_action(key))
 
 

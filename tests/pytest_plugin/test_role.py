@@ -100,3 +100,10 @@ def test_urls_from_the_shell_are_the_roles(roled: Project) -> None:
     program = "import os; print(os.environ['DATABASE_URL'])"
     url = roled.clonedb("run", "python3", "-c", program).demand().out.strip()
     assert DatabaseURL.parse(url).user == role
+
+
+def test_a_password_has_no_place_on_a_command_line(roled: Project) -> None:
+    """Whoever lists processes would read it there: it is a variable's, or the file's."""
+    shown = roled.pytest("--help").demand().out
+    assert "--clonedb-role=" in shown
+    assert "role-password" not in shown
