@@ -11,8 +11,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from benchmarks.machine import Machine
-from benchmarks.tables import show
+from benchmarks.apparatus.machine import Machine
+from benchmarks.apparatus.tables import show
 
 NAMES = ("server", "clone", "fingerprint", "registration", "demo", "histories", "builds", "rewind", "pool")
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.places import configuration, run, state_dir
-from benchmarks.schemas import write_long_history
-from benchmarks.tables import Measurement, Table
+from benchmarks.apparatus.places import configuration, run, state_dir
+from benchmarks.apparatus.schemas import write_long_history
+from benchmarks.apparatus.tables import Measurement, Table
 from clonedb.postgres import binaries, embedded
 
 __all__ = ["measure"]
@@ -27,7 +27,7 @@ OPEN = """
 import json, sys, time
 begin = time.perf_counter()
 from pathlib import Path
-from benchmarks.places import configuration
+from benchmarks.apparatus.places import configuration
 from clonedb.api import open_template
 config = configuration(Path(sys.argv[1]), rootdir=Path(sys.argv[2]), keep_templates=50)
 with open_template(config, rebuild=sys.argv[3] == "rebuild") as template:
@@ -40,7 +40,7 @@ print(json.dumps({
 EXPORT = """
 import json, sys, time
 from pathlib import Path
-from benchmarks.places import configuration
+from benchmarks.apparatus.places import configuration
 from clonedb.api import open_template
 from clonedb.templates.dump import export
 with open_template(configuration(Path(sys.argv[1]), rootdir=Path(sys.argv[2]))) as template, template.clone() as clone:
@@ -51,7 +51,7 @@ with open_template(configuration(Path(sys.argv[1]), rootdir=Path(sys.argv[2]))) 
 RESTORE = """
 import json, sys, time
 from pathlib import Path
-from benchmarks.places import configuration
+from benchmarks.apparatus.places import configuration
 from clonedb.api import fingerprint_of
 from clonedb.progress import Silence
 from clonedb.templates.restore import restore

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks.places import bases, configuration, state_dir
-from benchmarks.schemas import write_medium_schema
-from benchmarks.tables import Measurement, Table
+from benchmarks.apparatus.places import bases, configuration, state_dir
+from benchmarks.apparatus.schemas import write_medium_schema
+from benchmarks.apparatus.tables import Measurement, Table
 from clonedb.api import OpenTemplate, open_template
 
 __all__ = ["measure"]

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.places import configuration, environment, state_dir, timed
-from benchmarks.tables import Measurement, Table
+from benchmarks.apparatus.places import configuration, environment, state_dir, timed
+from benchmarks.apparatus.tables import Measurement, Table
 from clonedb.postgres import embedded
 
 __all__ = ["measure"]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.places import environment, timed
+from benchmarks.apparatus.places import environment, timed
 
 __all__ = ["pytest_postgresql"]
 

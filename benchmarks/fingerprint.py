@@ -6,9 +6,9 @@ import shutil
 import time
 from collections.abc import Iterator
 
-from benchmarks.places import run, state_dir
-from benchmarks.schemas import write_long_history
-from benchmarks.tables import Measurement, Table
+from benchmarks.apparatus.places import run, state_dir
+from benchmarks.apparatus.schemas import write_long_history
+from benchmarks.apparatus.tables import Measurement, Table
 
 __all__ = ["measure"]
 

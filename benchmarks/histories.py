@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import clonedb.demo
-from benchmarks.places import configuration, environment, state_dir, timed
+from benchmarks.apparatus.places import configuration, environment, state_dir, timed
+from benchmarks.apparatus.tables import Measurement, Table
 from benchmarks.published import HISTORIES, History, install
-from benchmarks.tables import Measurement, Table
 from clonedb.postgres import binaries, embedded
 
 __all__ = ["measure"]

@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.places import configuration, environment, state_dir, timed
-from benchmarks.schemas import write_medium_schema
-from benchmarks.tables import Measurement, Table
+from benchmarks.apparatus.places import configuration, environment, state_dir, timed
+from benchmarks.apparatus.schemas import write_medium_schema
+from benchmarks.apparatus.tables import Measurement, Table
 from clonedb.api import OpenTemplate, open_template
 from clonedb.pool import Pool
 from clonedb.postgres.cap import Cap

@@ -7,8 +7,8 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.places import environment, run, timed
-from benchmarks.tables import Measurement, Table, difference
+from benchmarks.apparatus.places import environment, run, timed
+from benchmarks.apparatus.tables import Measurement, Table, difference
 
 __all__ = ["measure"]
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.clusters import cluster
-from benchmarks.crowd import Paid, crowd
+from benchmarks.apparatus.clusters import cluster
+from benchmarks.apparatus.crowd import Paid, crowd
+from benchmarks.apparatus.handing import ByRollback, ByStrategy, Way, milliseconds
+from benchmarks.apparatus.places import bases, configuration, state_dir
+from benchmarks.apparatus.schemas import write_medium_schema
+from benchmarks.apparatus.tables import Measurement, Table, ratio
 from benchmarks.elsewhere import pytest_postgresql
-from benchmarks.places import bases, configuration, state_dir
-from benchmarks.schemas import write_medium_schema
-from benchmarks.tables import Measurement, Table
-from benchmarks.ways import ByRollback, ByStrategy, Way, milliseconds
 from clonedb.api import OpenTemplate, open_template
 from clonedb.config import Config
 from clonedb.postgres import binaries
@@ -85,7 +85,7 @@ def _ways(template: OpenTemplate, rounds: int) -> Table:
     targets = {writing: 2.0, reading: 0.6}
     rows = [Measurement(label, samples, "ms", targets.get(label)) for label, samples in found.items()]
     rows += [
-        _ratio(f"{many} / {other}", found[writing], found[other], target, times)
+        ratio(f"{many} / {other}", found[writing], found[other], target, times)
         for other, many, times, target in zip(
             others, ("rewind", "10 rewinds", "20 rewinds"), (1, 10, 20), (3.0, 1.0, 1.0), strict=True
         )
@@ -126,10 +126,10 @@ def _sizes(template: OpenTemplate, rounds: int) -> Table:
         found = _in_turns(tests, rounds)
     rows = [Measurement(label, samples, "ms") for label, samples in found.items()]
     small, middle, large = list(found)[:3]
-    rows.append(_ratio(f"{large} / {small}", found[large], found[small], 3.0))
-    rows.append(_ratio(f"{large} / {middle}", found[large], found[middle], 1.3))
+    rows.append(ratio(f"{large} / {small}", found[large], found[small], 3.0))
+    rows.append(ratio(f"{large} / {middle}", found[large], found[middle], 1.3))
     changes = list(found)[3:]
-    rows.append(_ratio(f"{changes[2]} / {changes[1]}", found[changes[2]], found[changes[1]], None))
+    rows.append(ratio(f"{changes[2]} / {changes[1]}", found[changes[2]], found[changes[1]], None))
     size = template.record.metadata.size / 1e6
     about = f"One clone of {size:.0f} MB with a table of each size; before and after the test together, in turns."
     return Table("Rewinding tables of different sizes", about, rows)
@@ -218,10 +218,3 @@ def _in_turns(tests: Mapping[str, Callable[[], float]], rounds: int) -> dict[str
             if number:
                 found[label] += samples[1:]
     return found
-
-
-def _ratio(
-    label: str, these: Sequence[float], those: Sequence[float], target: float | None, times: int = 1
-) -> Measurement:
-    """Of neighbours, which the machine's drift does not move; so many times these to those."""
-    return Measurement(label, [times * one / other for one, other in zip(these, those, strict=True)], "x", target)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.places import bases, configuration, run, state_dir
-from benchmarks.tables import Measurement, Table
+from benchmarks.apparatus.places import bases, configuration, run, state_dir
+from benchmarks.apparatus.tables import Measurement, Table
 from clonedb.postgres import binaries, embedded
 
 __all__ = ["measure"]

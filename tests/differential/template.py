@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 
-from benchmarks.clusters import TUNED, cluster
+from benchmarks.apparatus.clusters import TUNED, cluster
 from clonedb.api import OpenTemplate, open_template
 from clonedb.config import Config
 from clonedb.postgres import binaries

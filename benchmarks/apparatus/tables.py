@@ -4,28 +4,45 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from benchmarks.machine import Machine
+from benchmarks.apparatus.machine import Machine
 
-__all__ = ["Measurement", "Table", "difference", "percentile", "show"]
+__all__ = ["Chart", "Measurement", "Table", "difference", "percentile", "ratio", "show"]
 
 Unit = Literal["ms", "s", "x", ""]
 
 
 @dataclass(frozen=True, slots=True)
+class Chart:
+    """How a table is drawn: a bar for each measurement that has a series, or a line for each series over `at`.
+
+    The axes are logarithmic: what is compared differs by factors. `x` names what grows along a line.
+    """
+
+    kind: Literal["bars", "lines"]
+    y: str
+    x: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
-    """One thing that was measured several times; `target` is the most that its median may be, if there is a target."""
+    """One thing that was measured several times; `target` is the most that its median may be, if there is a target.
+
+    In a chart it belongs to a `series` (bars of one series have one colour) and stands at `at` on the axis of lines.
+    """
 
     label: str
     samples: Sequence[float]
     unit: Unit
     target: float | None = None
+    series: str = ""
+    at: float | None = None
 
     @property
     def median(self) -> float:
@@ -46,6 +63,8 @@ class Measurement:
             "p95": percentile(self.samples, 95),
             "target": self.target,
             "reached": self.reached,
+            "series": self.series,
+            "at": self.at,
             "samples": [round(sample, 4) for sample in self.samples],
         }
 
@@ -57,12 +76,14 @@ class Table:
     title: str
     about: str
     measurements: Sequence[Measurement]
+    chart: Chart | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The table for programs."""
         return {
             "title": self.title,
             "about": self.about,
+            "chart": None if self.chart is None else asdict(self.chart),
             "measurements": [measurement.as_json() for measurement in self.measurements],
         }
 
@@ -79,6 +100,13 @@ def difference(label: str, with_it: Sequence[float], without: Sequence[float], *
     The samples are the differences of neighbours: a machine that slows down meanwhile slows both.
     """
     return Measurement(label, [one - other for one, other in zip(with_it, without, strict=True)], **more)
+
+
+def ratio(
+    label: str, these: Sequence[float], those: Sequence[float], target: float | None = None, times: float = 1
+) -> Measurement:
+    """So many times these to those, of neighbours measured in turns: the machine's drift moves both."""
+    return Measurement(label, [times * one / other for one, other in zip(these, those, strict=True)], "x", target)
 
 
 def show(table: Table, machine: Machine, console: Console) -> None:

@@ -14,14 +14,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import file_system
+from benchmarks.apparatus.machine import file_system
 from clonedb.config import Config
 from clonedb.postgres import embedded
 
 __all__ = ["bases", "configuration", "environment", "run", "state_dir", "timed"]
 
 _MEMORY = Path("/dev/shm")
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parent.parent.parent
 
 
 def bases() -> Iterator[tuple[str, Path]]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.places import CHECKOUT, environment
+from benchmarks.apparatus.places import CHECKOUT, environment
 from clonedb.api import OpenTemplate
 
 __all__ = ["Paid", "crowd"]
@@ -20,8 +20,8 @@ _WORKER = """
 import contextlib, json, sys, time
 from pathlib import Path
 from benchmarks.rewind import write
-from benchmarks.places import configuration
-from benchmarks.ways import ByStrategy, milliseconds
+from benchmarks.apparatus.places import configuration
+from benchmarks.apparatus.handing import ByStrategy, milliseconds
 from clonedb.api import open_template
 state, project, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 with open_template(configuration(state, rootdir=project)) as template, contextlib.ExitStack() as stack:

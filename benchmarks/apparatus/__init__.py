@@ -1,0 +1,1 @@
+"""What benchmarks are made with: servers, schemas, processes, clocks and tables."""
