@@ -19,7 +19,8 @@ def server() -> None:
 @server.command("status")
 @click.pass_obj
 def status(place: Place) -> None:
-    """Say which embedded servers there are and whether they run."""
+    """Say which embedded servers there are and whether they run, and which interpreters wait for migrations."""
+    from clonedb.migrate import standby
     from clonedb.postgres import servers
     from clonedb.postgres.state import state_dir
 
@@ -36,25 +37,34 @@ def status(place: Place) -> None:
         click.echo(f"{one.name}: PostgreSQL {one.version}, {state}, {one.size / 1024 / 1024:.0f} MB in {one.directory}")
     if not found:
         click.echo(f"no embedded server yet in {state_dir(config)}; the first use makes one")
+    for each in standby.waiting(config):
+        minutes = (time.time() - each.since) / 60
+        click.echo(f"fork server for migrations: running since {minutes:.0f} minutes, pid {each.pid}")
 
 
 @server.command("stop")
 @click.pass_obj
 def stop(place: Place) -> None:
-    """Stop the embedded server now; its data stays."""
+    """Stop the embedded server now, and the fork server for migrations; its data stays."""
+    from clonedb.migrate import standby
     from clonedb.postgres import servers
 
-    names = servers.stop(place.config())
+    config = place.config()
+    names = servers.stop(config)
     click.echo("\n".join(f"stopped {name}" for name in names) or "no embedded server was running")
+    for each in standby.stop(config):
+        click.echo(f"stopped the fork server for migrations, pid {each.pid}")
 
 
 @server.command("reset")
 @click.pass_obj
 def reset(place: Place) -> None:
     """Stop the embedded server and delete its data: templates and kept clones are gone."""
+    from clonedb.migrate import standby
     from clonedb.postgres import servers
 
     names = servers.reset(place.config())
+    standby.stop(place.config())
     click.echo("\n".join(f"deleted {name}" for name in names) or "there was no embedded server")
 
 

@@ -94,7 +94,10 @@ class AlembicMigrator:
             return session.seed(seeds)
 
     def session(self, url: DatabaseURL, *, remedy: str = REMEDY) -> Session:
-        """An interpreter for several requests on one database: 0.4 s to start, then each costs what env.py costs."""
+        """An interpreter for several requests on one database; after its start each costs what env.py costs.
+
+        It takes 0.4 s to start, and 0.02 where a fork server waits.
+        """
         setup = self._setup(url)
         return Session(self.config, setup, self._environment(url), remedy=remedy)
 

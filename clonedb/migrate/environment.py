@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
@@ -92,7 +93,12 @@ class Environment:
         script = self.script
         places = (vars(script), vars(script.revision_map))
         before = [{name: repr(value) for name, value in place.items()} for place in places]
-        planned = [] if target == "base" else script._upgrade_revs(target, ())  # type: ignore[arg-type]  # noqa: SLF001
+        gc.disable()  # hundreds of modules are loaded, and none is given up
+        try:
+            planned = [] if target == "base" else script._upgrade_revs(target, ())  # type: ignore[arg-type]  # noqa: SLF001
+        finally:
+            gc.freeze()
+            gc.enable()
         found = [(step.revision.revision, step.revision.path) for step in planned]
         loaded = [
             {name: place.pop(name) for name in [*place] if name not in was}

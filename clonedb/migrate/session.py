@@ -1,22 +1,16 @@
-"""The fresh interpreter that migrates one database: started, asked, listened to, and ended whatever comes."""
+"""The interpreter of its own that migrates one database: started, asked, listened to, and ended whatever comes."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import select
-import subprocess
-import sys
-import tempfile
-import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from clonedb.config import Config
 from clonedb.errors import CloneDBError, ConfigError, MigrationError
+from clonedb.migrate import standby
 from clonedb.migrate.failure import error_from, scrub
+from clonedb.migrate.interpreter import Interpreter
 from clonedb.migrate.results import Migrated, NoModelsError, Stair
 from clonedb.progress import Progress, Silence
 
@@ -26,8 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["REMEDY", "Session"]
 
 REMEDY = "install it on the server, or use another one"
-_PROGRAM = Path(__file__).with_name("upgrade.py")
-_SILENCE = 1.0  # seconds without an event after which somebody may look what keeps a migration waiting
 
 
 class Session:
@@ -36,7 +28,8 @@ class Session:
     It is started on first need, with the caller's sys.path, directory and environment, and ends with `close()` or with
     this process: it dies when its standard input is closed, which a kill -9 does too. After an error in a migration it
     goes on; after one of ours, or Ctrl-C, it is ended, and the next request starts another. `waiting`, if set, is
-    called every second in which a request hears nothing, and may raise.
+    called every second in which a request hears nothing, and may raise. `remedy` is what the
+    error of a missing extension says.
     """
 
     def __init__(
@@ -50,9 +43,9 @@ class Session:
         self._config = config
         self._setup = setup
         self._environment = environment
-        self._remedy = remedy
+        self.remedy = remedy
         self.waiting: Callable[[], None] | None = None
-        self._interpreter: _Interpreter | None = None
+        self._interpreter: Interpreter | None = None
 
     def start(self) -> None:
         """Start the interpreter now: it imports Alembic while the caller does something else."""
@@ -171,7 +164,7 @@ class Session:
                 self.close()
 
     def _error(self, event: Mapping[str, Any], output: str) -> CloneDBError:
-        return error_from(event, output=output, rootdir=Path(self._setup["rootdir"]), remedy=self._remedy)
+        return error_from(event, output=output, rootdir=Path(self._setup["rootdir"]), remedy=self.remedy)
 
     def _seeds(self, seeds: Collection[str]) -> list[dict[str, str]]:
         return [self._seed(seed) for seed in seeds]
@@ -187,9 +180,9 @@ class Session:
             )
         return {"name": seed, "path": str(path)}
 
-    def _started(self) -> _Interpreter:
+    def _started(self) -> Interpreter:
         if self._interpreter is None:
-            self._interpreter = _Interpreter(self._setup, self._environment)
+            self._interpreter = Interpreter(self._config, self._setup, self._environment)
         return self._interpreter
 
     def close(self) -> None:
@@ -197,6 +190,8 @@ class Session:
         if self._interpreter is not None:
             interpreter, self._interpreter = self._interpreter, None
             interpreter.end()
+            if interpreter.is_fresh:
+                standby.begin(self._config, self._environment)
 
     def __enter__(self) -> Self:
         return self
@@ -205,76 +200,3 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-class _Interpreter:
-    """The process, and the pipes to it; `end()` kills it, and so does being forgotten."""
-
-    def __init__(self, setup: Mapping[str, Any], environment: Mapping[str, str]) -> None:
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end()
-        reading, writing = os.pipe()
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-P", str(_PROGRAM), str(writing)],
-                stdin=subprocess.PIPE,
-                stdout=self._output,
-                stderr=subprocess.STDOUT,
-                pass_fds=[writing],
-                env=environment,
-            )
-        except BaseException:
-            os.close(reading)
-            self._output.close()
-            raise
-        finally:
-            os.close(writing)
-        assert process.stdin is not None  # noqa: S101 - it is a pipe
-        self._requests, self._events = process.stdin, reading
-        self._rest = b""
-        self.end = weakref.finalize(self, _end, process, reading, self._output)
-        self._send(setup)
-
-    def ask(self, request: Mapping[str, Any], waiting: Callable[[], None] | None) -> Iterator[dict[str, Any]]:
-        """Send a request; the events that come, up to the last."""
-        self._send(request)
-        for line in self._lines(waiting):
-            event: dict[str, Any] = json.loads(line)
-            yield event
-            if event["event"] in ("done", "failed"):
-                return
-
-    def _send(self, request: Mapping[str, Any]) -> None:
-        with contextlib.suppress(BrokenPipeError):  # why it ended is in its output
-            self._requests.write(json.dumps(request).encode() + b"\n")
-            self._requests.flush()
-
-    def _lines(self, waiting: Callable[[], None] | None) -> Iterator[bytes]:
-        poll = select.poll()  # not select(), which refuses descriptors above 1023
-        poll.register(self._events, select.POLLIN)
-        while True:
-            while b"\n" in self._rest:
-                line, _, self._rest = self._rest.partition(b"\n")
-                yield line
-            while waiting is not None and not poll.poll(_SILENCE * 1000):
-                waiting()
-            if not (more := os.read(self._events, 65536)):
-                return
-            self._rest += more
-
-    def printed(self) -> int:
-        """How many bytes it has printed so far."""
-        return os.fstat(self._output.fileno()).st_size
-
-    def output(self, start: int) -> str:
-        """What it has printed since then: it writes at the offset that both processes share, so that is not moved."""
-        fileno = self._output.fileno()
-        return os.pread(fileno, self.printed() - start, start).decode(errors="replace")
-
-
-def _end(process: subprocess.Popen[bytes], events: int, output: IO[bytes]) -> None:
-    process.kill()
-    process.wait()
-    os.close(events)
-    output.close()
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.close()  # type: ignore[union-attr]

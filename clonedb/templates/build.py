@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clonedb.errors import BuildError, ServerError
@@ -13,17 +14,19 @@ from clonedb.fingerprint import Fingerprint, Sources, differences, surroundings
 from clonedb.migrate.alembic import AlembicMigrator, Migrated, Migrator, Session
 from clonedb.names import unfinished_name
 from clonedb.postgres import sql
+from clonedb.postgres.room import has_ample_room
 from clonedb.postgres.server import Server
 from clonedb.postgres.state import state_dir
-from clonedb.progress import Progress
+from clonedb.progress import Progress, Warnings
 from clonedb.project.find import Project
 from clonedb.project.revision_digests import revision_digests
 from clonedb.templates import layers
+from clonedb.templates.ahead import Aside, Copying
 from clonedb.templates.metadata import Metadata, Template
 from clonedb.templates.prepare import next_transaction, prepare, prepare_changed
 from clonedb.templates.properties import give
 from clonedb.templates.remarks import remark, remedy
-from clonedb.templates.seal import create, describe, drop, publish, seal
+from clonedb.templates.seal import create, create_roles, describe, drop, publish, seal, strategy
 from clonedb.templates.sealed import note_use
 
 if TYPE_CHECKING:
@@ -71,6 +74,14 @@ class _Filled:
     prepare: Callable[[Callable[[], Connection[Any]]], None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Guess:
+    """The layer that will most likely be taken, and its copy that is being made."""
+
+    template: Template
+    copying: Copying
+
+
 def build(server: Server, order: Order, *, progress: Progress, migrator: Migrator | None = None) -> Metadata:
     """Build a template; the caller holds both locks. On any failure nothing is left.
 
@@ -94,9 +105,11 @@ class _Build:
         private = unfinished_name(server.config.prefix, order.wanted.digest, server.owner, server.next_number())
         try:
             filled = self._fill(private)
-            self._demand_unchanged()
-            seal(server, private, filled.prepare)
-            metadata = self._metadata(private, filled, start)
+            with Aside(lambda: self._looked_at(filled)) as looked:  # while the server prepares
+                seal(server, private, filled.prepare)
+                metadata = self._metadata(private, filled, start)
+                for message in looked.result():
+                    self.progress.warn(message)
             publish(server, private, order.name, metadata)
         except BaseException as error:
             with contextlib.suppress(Exception):  # the first error is the one to see; gc drops what is left
@@ -116,20 +129,30 @@ class _Build:
             changes = differences(self.order.wanted.abbreviated(), now)
             raise StaleError(", ".join(f"{change.name!r} was {change.change}" for change in changes[:3]))
 
+    def _looked_at(self, filled: _Filled) -> list[str]:
+        """What there is to warn of, when the files are still the same."""
+        self._demand_unchanged()
+        heard, order = Warnings(), self.order
+        complete = filled.upon is None or order.config.base is not None
+        remark(order.project, order.wanted, filled.migrated, heard, complete=complete)
+        return heard.messages
+
     def _fill(self, private: str) -> _Filled:
         order, migrator = self.order, self.migrator
         if order.base is not None or not isinstance(migrator, AlembicMigrator):
             self._say_that_it_begins()
             self._demand_unchanged()
             return self._filled(private, order.base, lambda: self._migrate(private), history=None)
-        with migrator.session(self.server.url(private), remedy=remedy(self.server)) as session:
+        with migrator.session(self.server.url(private)) as session:
             session.start()
-            self._demand_unchanged()
-            guess = self._copied_guess(private) if order.layers else None
-            wanted = self._history(session)
             try:
-                if wanted is not None and (found := self._layered(private, session, wanted, guess)):
-                    return found
+                with contextlib.ExitStack() as stack:
+                    guess = self._guessed(private, stack) if order.layers else None
+                    session.remedy = remedy(self.server)
+                    self._demand_unchanged()
+                    wanted = self._history(session)
+                    if wanted is not None and (found := self._layered(private, session, wanted, guess)):
+                        return found
             except _UnfitError as error:
                 self.progress.say(f"{error}; building template {order.name!r} from the first revision on")
                 session.close()  # a fresh interpreter for a fresh start
@@ -138,42 +161,41 @@ class _Build:
             self.server.run(lambda connection: drop(connection, private))
             return self._filled(private, None, lambda: self._run(session), history=wanted)
 
-    def _copied_guess(self, private: str) -> Template | None:
-        """Copy the layer that will most likely be taken, while the interpreter imports Alembic."""
-        guess = layers.likeliest(self.server, self.order.wanted)
-        if guess is None or not self.server.use(guess.name):
+    def _guessed(self, private: str, stack: contextlib.ExitStack) -> _Guess | None:
+        """Begin to copy the layer that will most likely be taken, while the interpreter loads the revisions."""
+        server = self.server
+        template = layers.likeliest(server, self.order.wanted)
+        if template is None or not server.use(template.name) or not has_ample_room(server, template.metadata.size):
             return None
-        try:
-            self._create(private, guess)
-        except (_UnfitError, BuildError):
-            return None
-        return guess
+        create_roles(server, self.order.config)
+        return _Guess(template, stack.enter_context(Copying(server, private, template.name, strategy(server))))
 
     def _history(self, session: Session) -> layers.History | None:
         """The revisions on the way to the target; None when Alembic cannot say, which migrating will show again."""
         order = self.order
-        with contextlib.suppress(BuildError, ServerError):
-            digests = revision_digests(order.project, index_dir=state_dir(order.config) / "index")
+
+        def look() -> Mapping[Path, str]:
+            return revision_digests(order.project, index_dir=state_dir(order.config) / "index")
+
+        with contextlib.suppress(BuildError, ServerError), Aside(look) as digests:
             plan = session.plan(order.config.target)
-            return layers.history(surroundings(order.wanted, order.sources), plan, digests)
+            return layers.history(surroundings(order.wanted, order.sources), plan, digests.result())
         return None
 
-    def _layered(
-        self, private: str, session: Session, wanted: layers.History, guess: Template | None
-    ) -> _Filled | None:
+    def _layered(self, private: str, session: Session, wanted: layers.History, guess: _Guess | None) -> _Filled | None:
         """Fill the database upon the deepest layer; None when there is none. Raises _UnfitError."""
         if not self.order.layers:
             return None
         for layer in layers.deepest(self.server, wanted):
             if not self.server.use(layer.name):  # somebody is collecting it
                 continue
-            copied = guess is not None and guess.name == layer.name
+            copied = guess is not None and guess.template.name == layer.name and guess.copying.done()
             name, rest = self.order.name, wanted.steps[layer.metadata.depth :]
             self.progress.say(
                 f"building template {name!r} upon {layer.name!r}: {len(rest)} of {len(wanted.steps)} revisions"
             )
             if not copied:
-                self.server.run(lambda connection: drop(connection, private))
+                self._drop_guess(private, guess)
             try:
                 filled = self._filled(private, layer, lambda: self._run(session), history=wanted, copied=copied)
             except (BuildError, ServerError) as error:
@@ -184,6 +206,12 @@ class _Build:
             note_use(self.server, layer)
             return filled
         return None
+
+    def _drop_guess(self, private: str, guess: _Guess | None) -> None:
+        """Make room for what is to be there instead of a wrong guess."""
+        if guess is not None:
+            guess.copying.done()
+        self.server.run(lambda connection: drop(connection, private))
 
     def _filled(
         self,
@@ -205,8 +233,6 @@ class _Build:
                 for extension in config.extensions:
                     sql.create_extension(connection, extension)
         migrated = migrate()
-        complete = below is None or config.base is not None
-        remark(self.order.project, self.order.wanted, migrated, self.progress, complete=complete)
 
         def prepared(connect: Callable[[], Connection[Any]]) -> None:
             with contextlib.closing(connect()) as connection:
@@ -218,7 +244,8 @@ class _Build:
         import psycopg
 
         try:
-            create(self.server, self.order.config, private, below=below.name if below else None)
+            size = {"size": below.metadata.size} if below else {}
+            create(self.server, self.order.config, private, below=below.name if below else None, **size)
         except psycopg.errors.InvalidCatalogName as error:
             raise _UnfitError(f"template {below.name if below else ''!r} was dropped meanwhile") from error
 

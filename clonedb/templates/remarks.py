@@ -9,6 +9,7 @@ from clonedb.migrate.alembic import Migrated
 from clonedb.postgres.server import Server
 from clonedb.progress import Progress
 from clonedb.project.find import Project
+from clonedb.templates.layers import RealPaths
 
 __all__ = ["remark", "remedy"]
 
@@ -43,14 +44,15 @@ def _other_revisions(project: Project, migrated: Migrated, progress: Progress, *
 
     None at all is what Alembic says nothing of, and what a mistyped or wrongly separated location comes to.
     """
-    known = {path.resolve() for path in project.revision_files()}
+    real = RealPaths()
+    known = {real.of(path) for path in project.revision_files()}
     if complete and not known and not migrated.scripts:
         listed = ", ".join(repr(str(location)) for location in project.version_locations)
         progress.warn(
             f"there is no revision in {listed}, so the template is an empty database; if there should be some,"
             " check script_location, version_locations and path_separator"
         )
-    others = sorted({str(path.parent) for path in migrated.scripts if path.resolve() not in known})
+    others = sorted({str(path.parent) for path in migrated.scripts if real.of(path) not in known})
     if others:
         progress.warn(
             f"env.py migrated with revisions in {others[0]!r}, which is not a version location of the project; a"

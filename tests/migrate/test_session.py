@@ -31,7 +31,7 @@ from clonedb.migrate.alembic import AlembicMigrator
 from clonedb.project.find import find_project
 from clonedb.url import DatabaseURL
 
-config = Config(rootdir=Path.cwd())
+config = Config(rootdir=Path.cwd()).replace("test", standby=0.0)
 session = AlembicMigrator(config, find_project(config)).session(DatabaseURL.parse(sys.argv[1]))
 session.upgrade()
 print("up", flush=True)

@@ -1,0 +1,131 @@
+"""An interpreter that migrates, and the pipes to it: forked by the fork server when there is one, else a fresh one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from clonedb.config import Config
+from clonedb.migrate import standby
+
+__all__ = ["Interpreter"]
+
+_PROGRAM = Path(__file__).with_name("upgrade.py")
+_SILENCE = 1.0  # seconds without an event after which somebody may look what keeps a migration waiting
+
+
+class Interpreter:
+    """The process, and the pipes to it; `end()` kills it, and so does being forgotten.
+
+    `is_fresh` if no fork server made it.
+    """
+
+    def __init__(self, config: Config, setup: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end()
+        requests, asking = os.pipe()
+        self._events, writing = os.pipe()
+        self._requests = os.fdopen(asking, "wb")
+        self._rest = b""
+        output = self._output.fileno()
+        try:
+            forked = standby.fork(
+                config, environment, setup["sys_path"], requests=requests, output=output, events=writing
+            )
+            self.is_fresh = forked is None
+            wait = _fresh(environment, requests, output, writing) if forked is None else _forked(forked)
+        except BaseException:
+            os.close(self._events)
+            self._requests.close()
+            self._output.close()
+            raise
+        finally:
+            os.close(requests)
+            os.close(writing)
+        self.end = weakref.finalize(self, _end, wait, self._events, self._requests, self._output)
+        self._send(setup)
+
+    def ask(self, request: Mapping[str, Any], waiting: Callable[[], None] | None) -> Iterator[dict[str, Any]]:
+        """Send a request; the events that come, up to the last."""
+        self._send(request)
+        for line in self._lines(waiting):
+            event: dict[str, Any] = json.loads(line)
+            yield event
+            if event["event"] in ("done", "failed"):
+                return
+
+    def _send(self, request: Mapping[str, Any]) -> None:
+        with contextlib.suppress(BrokenPipeError):  # why it ended is in its output
+            self._requests.write(json.dumps(request).encode() + b"\n")
+            self._requests.flush()
+
+    def _lines(self, waiting: Callable[[], None] | None) -> Iterator[bytes]:
+        poll = select.poll()  # not select(), which refuses descriptors above 1023
+        poll.register(self._events, select.POLLIN)
+        while True:
+            while b"\n" in self._rest:
+                line, _, self._rest = self._rest.partition(b"\n")
+                yield line
+            while waiting is not None and not poll.poll(_SILENCE * 1000):
+                waiting()
+            if not (more := os.read(self._events, 65536)):
+                return
+            self._rest += more
+
+    def printed(self) -> int:
+        """How many bytes it has printed so far."""
+        return os.fstat(self._output.fileno()).st_size
+
+    def output(self, start: int) -> str:
+        """What it has printed since then: it writes at the offset that both processes share, so that is not moved."""
+        fileno = self._output.fileno()
+        return os.pread(fileno, self.printed() - start, start).decode(errors="replace")
+
+
+def _fresh(environment: Mapping[str, str], requests: int, output: int, events: int) -> Callable[[], None]:
+    """Start one; returns what kills it and waits for its end."""
+    process = subprocess.Popen(
+        [sys.executable, "-P", str(_PROGRAM), str(events)],
+        stdin=requests,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        pass_fds=[events],
+        env=environment,
+    )
+
+    def kill() -> None:
+        process.kill()
+        process.wait()
+
+    return kill
+
+
+def _forked(process: int) -> Callable[[], None]:
+    """What kills a process that is not our child, by its pidfd, and waits for its end."""
+
+    def kill() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+        ended = select.poll()
+        ended.register(process, select.POLLIN)
+        ended.poll()
+        os.close(process)
+
+    return kill
+
+
+def _end(kill: Callable[[], None], events: int, requests: IO[bytes], output: IO[bytes]) -> None:
+    kill()
+    os.close(events)
+    output.close()
+    with contextlib.suppress(BrokenPipeError):
+        requests.close()
