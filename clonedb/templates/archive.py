@@ -1,8 +1,7 @@
 """A sealed template as one file: what is in it, written whole or not at all, and read after it was checked.
 
-A tar file, compressed, of a header (JSON) and three scripts that pg_dump wrote: what tables need, their rows, and what
-comes after rows. They are SQL, as the wheel that most machines run has pg_dump and no pg_restore: whoever can connect
-can restore them.
+A tar file, compressed, of a header (JSON) and what pg_dump wrote, in the steps in which it is restored. It is SQL, as
+the wheel that most machines run has pg_dump and no pg_restore: whoever can connect can restore it.
 """
 
 from __future__ import annotations
@@ -18,57 +17,74 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from clonedb.errors import BuildError
 from clonedb.templates.metadata import Metadata
+from clonedb.templates.script import Span
 
-__all__ = ["SECTIONS", "Header", "read_archive", "write_archive"]
+__all__ = ["Header", "Part", "Task", "read_archive", "write_archive"]
 
-SECTIONS = ("pre-data", "data", "post-data")
-"""pg_dump's own names for the parts of a dump, in the order in which they are restored."""
-
-_VERSION = 1
+_VERSION = 2
 _HEADER = "clonedb.json"
+_CONTENTS = "contents.sql"
 _LARGEST_HEADER = 64 * 1024 * 1024  # bytes
+
+
+class Part(NamedTuple):
+    """Where in the contents statements are, or one COPY and its rows."""
+
+    statements: Span
+    rows: Span | None = None
+
+
+class Task(NamedTuple):
+    """What is one transaction; `uses` are tables that nobody else may work on meanwhile."""
+
+    parts: tuple[Part, ...]
+    uses: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
     """What an archive says of itself: `major` is PostgreSQL's, `roles` are those that the dump names, `public` whether
     there is a schema of that name.
+
+    `settings` are every session's. Of each of the `steps` all tasks may be done at once.
     """
 
     metadata: Metadata
     major: int
     roles: tuple[str, ...]
     public: bool
+    settings: str
+    steps: tuple[tuple[Task, ...], ...]
 
 
-def write_archive(path: Path, header: Header, sections: Mapping[str, io.BufferedRandom]) -> None:
+def write_archive(path: Path, header: Header, contents: io.BufferedRandom) -> None:
     """Write an archive: the file is there in whole or, whatever happens, not at all.
 
     It has no name until it is finished (O_TMPFILE), so that even kill -9 leaves nothing behind.
     """
-    digests = {name: hashlib.file_digest(_rewound(sections[name]), "sha256").hexdigest() for name in SECTIONS}
     data = {
         "clonedb archive": _VERSION,
         "metadata": header.metadata.to_json(),
         "postgresql": header.major,
         "roles": header.roles,
         "public": header.public,
-        "sections": digests,
+        "settings": header.settings,
+        "steps": [[[parts, sorted(uses)] for parts, uses in step] for step in header.steps],
+        "contents": hashlib.file_digest(_rewound(contents), "sha256").hexdigest(),
     }
     text = json.dumps(data).encode()
     try:
         with _nameless(path.parent) as file:
             with tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as tar:
                 _add(tar, _HEADER, len(text), io.BytesIO(text))
-                for name in SECTIONS:
-                    _add(tar, f"{name}.sql", os.fstat(sections[name].fileno()).st_size, _rewound(sections[name]))
+                _add(tar, _CONTENTS, contents.seek(0, os.SEEK_END), _rewound(contents))
             file.flush()
             os.fsync(file.fileno())
             _name(file, path)
@@ -117,8 +133,8 @@ def _name(file: io.BufferedRandom, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def read_archive(path: Path) -> Iterator[tuple[Header, Mapping[str, io.BufferedRandom]]]:
-    """The header and the scripts of an archive, checked from its first byte to its last.
+def read_archive(path: Path) -> Iterator[tuple[Header, io.BufferedRandom]]:
+    """The header and the contents of an archive, checked from its first byte to its last.
 
     Raises BuildError for a file that is not there, damaged, somebody else's, or of a newer clonedb.
     """
@@ -132,10 +148,11 @@ def read_archive(path: Path) -> Iterator[tuple[Header, Mapping[str, io.BufferedR
                 major=int(data["postgresql"]),
                 roles=tuple(map(str, data["roles"])),
                 public=bool(data["public"]),
+                settings=str(data["settings"]),
+                steps=tuple(_steps(data["steps"])),
             )
-            sections = {name: stack.enter_context(tempfile.TemporaryFile()) for name in SECTIONS}
-            for name, file in sections.items():
-                _copy(path, tar, f"{name}.sql", file, data["sections"][name])
+            contents = stack.enter_context(tempfile.TemporaryFile())
+            _copy(path, tar, _CONTENTS, contents, data["contents"])
         except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
             raise BuildError(
                 f"{str(path)!r} is damaged, or no archive of clonedb's: {str(error) or 'it ends early'}"
@@ -143,7 +160,7 @@ def read_archive(path: Path) -> Iterator[tuple[Header, Mapping[str, io.BufferedR
         except OSError as error:
             reason = error.strerror or error
             raise BuildError(f"{str(path)!r} cannot be read: {reason}; `clonedb export` writes such files") from None
-        yield header, sections
+        yield header, contents
 
 
 def _demand_whole(path: Path) -> None:
@@ -166,7 +183,20 @@ def _header(path: Path, tar: tarfile.TarFile) -> dict[str, Any]:
             f"{str(path)!r} is an archive of a newer clonedb (format {version}, this one reads {_VERSION});"
             " upgrade clonedb here, or export it anew with this version"
         )
+    if version < _VERSION:
+        raise BuildError(f"{str(path)!r} was exported by an older clonedb; export it anew with this one")
     return data
+
+
+def _steps(data: Sequence[Sequence[Any]]) -> Iterator[tuple[Task, ...]]:
+    for step in data:
+        yield tuple(
+            Task(
+                tuple(Part(Span(*statements), Span(*rows) if rows else None) for statements, rows in parts),
+                frozenset(uses),
+            )
+            for parts, uses in step
+        )
 
 
 def _metadata(path: Path, data: Mapping[str, Any]) -> Metadata:

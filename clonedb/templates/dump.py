@@ -9,14 +9,17 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clonedb.errors import BuildError, ServerError
 from clonedb.postgres.server import Server
-from clonedb.templates.archive import SECTIONS, Header, write_archive
+from clonedb.templates.archive import Header, Part, Task, write_archive
 from clonedb.templates.metadata import Template
+from clonedb.templates.needs import read_needs
+from clonedb.templates.schedule import Work, schedule
+from clonedb.templates.script import Span, as_insert, read_script
 from clonedb.url import redact
 
 if TYPE_CHECKING:
@@ -24,25 +27,80 @@ if TYPE_CHECKING:
 
 __all__ = ["export", "pg_dump"]
 
+_SECTIONS = ("pre-data", "data", "post-data")  # pg_dump's own names, in the order in which they are restored
+_PIECE = 1 << 20  # bytes
+_FEW = 64 * 1024  # bytes
+_TARGET = re.compile(rb"COPY (.* \(.*\)) FROM stdin;\n", re.DOTALL)
+
 
 def export(server: Server, template: Template, database: str, path: Path) -> None:
     """Write a template to an archive, read from `database`, a clone of it: a template itself takes no connection.
 
-    Raises ServerError when there is no pg_dump of the server's version, BuildError when it fails.
+    Raises ServerError when there is no pg_dump of the server's version, BuildError when it fails or there is no room.
     """
     program = pg_dump(server)
     with contextlib.ExitStack() as stack:
-        sections = {name: stack.enter_context(tempfile.TemporaryFile()) for name in SECTIONS}
-        for name, file in sections.items():
-            _dump(server, program, database, name, file)
+        try:
+            contents = stack.enter_context(tempfile.TemporaryFile())
+            write_archive(path, _read(server, program, template, database, contents), contents)
+        except OSError as error:
+            raise BuildError(
+                f"{str(path)!r} cannot be written: {error.strerror or error}; there must be room in"
+                f" {tempfile.gettempdir()!r} for all that is in the template, twice"
+            ) from error
+
+
+def _read(server: Server, program: Path, template: Template, database: str, contents: io.BufferedRandom) -> Header:
+    """Write what is in a database to a file, in the steps of the header."""
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in _SECTIONS]
+        for section, file in zip(_SECTIONS, files, strict=True):
+            _dump(server, program, database, section, file)
         with contextlib.closing(server.connect(database)) as connection:
-            header = Header(
-                metadata=template.metadata,
-                major=server.info.major,
-                roles=tuple(sorted({*_roles(connection), *_named(template), server.info.user})),
-                public=_has_public(connection),
-            )
-        write_archive(path, header, sections)
+            needs = read_needs(connection)
+            roles = sorted({*_roles(connection), *_named(template), server.info.user})
+            public = _has_public(connection)
+        before, rows, after = (read_script(file) for file in files)
+        steps = [[_written(contents, work, files[1]) for work in step] for step in schedule(needs, before, rows, after)]
+        return Header(
+            metadata=template.metadata,
+            major=server.info.major,
+            roles=tuple(roles),
+            public=public,
+            settings=before.head.decode(),
+            steps=tuple(map(tuple, steps)),
+        )
+
+
+def _written(contents: io.BufferedRandom, work: Work, rows: io.BufferedRandom) -> Task:
+    """Write out what is done in one transaction: statements that follow one another are one message.
+
+    So are a few rows, as INSERT: COPY costs a server as much, but three round trips more for each table.
+    """
+    parts, pending = [], [work.settings]
+    for entry in work.entries:
+        if entry.rows is None:
+            pending.append(entry.text)
+            continue
+        if entry.rows.length <= _FEW and (target := _TARGET.fullmatch(entry.text)):
+            pending += as_insert(target[1], b"".join(_pieces(rows, entry.rows)))
+            continue
+        parts.append(Part(_put(contents, pending)))
+        pending = []
+        parts.append(Part(_put(contents, [entry.text]), _put(contents, _pieces(rows, entry.rows))))
+    parts.append(Part(_put(contents, pending)))
+    return Task(tuple(part for part in parts if part.statements.length), work.uses)
+
+
+def _put(contents: io.BufferedRandom, pieces: Iterable[bytes]) -> Span:
+    start = contents.tell()
+    contents.writelines(pieces)
+    return Span(start, contents.tell() - start)
+
+
+def _pieces(file: io.BufferedRandom, span: Span) -> Iterator[bytes]:
+    for start in range(span.start, span.start + span.length, _PIECE):
+        yield os.pread(file.fileno(), min(_PIECE, span.start + span.length - start), start)
 
 
 def pg_dump(server: Server) -> Path:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
-import re
+import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +17,13 @@ from clonedb.names import template_name, unfinished_name
 from clonedb.postgres import sql
 from clonedb.postgres.server import Server
 from clonedb.progress import Progress
-from clonedb.templates.archive import Header, read_archive
+from clonedb.templates.archive import Header, Task, read_archive
 from clonedb.templates.locks import server_lock
 from clonedb.templates.metadata import Template
-from clonedb.templates.parallel import run_parallel
-from clonedb.templates.prepare import prepare_restored, settle_rows
+from clonedb.templates.parallel import Crew
+from clonedb.templates.prepare import prepare_restored, settle
 from clonedb.templates.queue import BuildQueue
+from clonedb.templates.script import Span
 from clonedb.templates.seal import create, describe, drop, publish, seal
 from clonedb.templates.sealed import find
 from clonedb.url import redact
@@ -35,11 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["restore"]
 
-_COPY = re.compile(rb"COPY .* FROM stdin;\n")
-_ENTRY = re.compile(rb"^-- Name: .*; Type: .*; Schema: .*$", re.MULTILINE)
-_INDEPENDENT = re.compile(rb"-- Name: .*; Type: (?:INDEX|CONSTRAINT); Schema: ")
-_CHUNK = 1 << 18  # bytes
-_FENCE = re.compile(rb"^\\restrict (\w+)$", re.MULTILINE)
+_PIECE = 1 << 18  # bytes
 
 
 def restore(
@@ -50,7 +46,7 @@ def restore(
     Raises BuildError for an archive that is unreadable, or of another fingerprint than the project's, and for what the
     server refuses; LockTimeoutError while somebody builds it.
     """
-    with read_archive(path) as (header, sections):
+    with read_archive(path) as (header, contents):
         _demand_same(path, header, wanted)
         name = template_name(config.prefix, wanted.digest)
         server.demand_createdb()
@@ -58,7 +54,7 @@ def restore(
             if found := find(server, name):
                 return found
             progress.say(f"restoring template {name!r} on {server.about}")
-            return _Restore(server, config, header, sections, name, path).carry_out(run)
+            return _Restore(server, config, header, contents, name, path).carry_out(run)
 
 
 def _demand_same(path: Path, header: Header, wanted: Fingerprint) -> None:
@@ -77,7 +73,7 @@ class _Restore:
     server: Server
     config: Config
     header: Header
-    sections: Mapping[str, io.BufferedRandom]
+    contents: io.BufferedRandom
     name: str
     path: Path
 
@@ -88,9 +84,9 @@ class _Restore:
         try:
             for role in header.roles:
                 server.run(lambda connection, role=role: sql.create_role_if_missing(connection, role))  # type: ignore[misc]
-            create(server, self.config, private)
+            create(server, self.config, private, size=header.metadata.size)
             self._fill(private)
-            seal(server, private, prepare_restored)
+            seal(server, private, lambda _: None)
             described = describe(server, private)
             metadata = replace(
                 header.metadata,
@@ -114,20 +110,19 @@ class _Restore:
         import psycopg
 
         def connect() -> Connection[Any]:
-            return self.server.connect(private, client_encoding="UTF8")
+            connection = self.server.connect(private, client_encoding="UTF8")
+            connection.execute(self.header.settings.encode())
+            settle(connection)
+            connection.execute("set synchronous_commit = on")
+            return connection
 
         try:
-            with contextlib.closing(connect()) as connection:
-                connection.execute("set client_min_messages = error")
+            with contextlib.closing(Crew(connect)) as crew:
                 if not self.header.public:
-                    connection.execute("drop schema public")
-                connection.execute(_script(self.sections["pre-data"]))
-                with connection.transaction():
-                    _rows(connection, self.sections["data"])
-                settle_rows(connect)  # before there are indexes, which it would write anew
-                before, independent, rest = _entries(_script(self.sections["post-data"]))
-                run_parallel(connect, independent, before=[before])
-                connection.execute(before + rest)
+                    crew.first.execute("drop schema public")
+                for step in self.header.steps:
+                    crew.do([_Job(task, self.contents.fileno()) for task in step])
+                prepare_restored(crew)
         except psycopg.Error as error:
             raise BuildError(
                 f"{str(self.path)!r} cannot be restored on {self.server.about}:"
@@ -135,44 +130,32 @@ class _Restore:
             ) from error
 
 
-def _entries(script: bytes) -> tuple[bytes, list[bytes], bytes]:
-    """What comes first, the indexes and keys it begins with, each of which needs its table only, and the rest."""
-    starts = [match.start() for match in _ENTRY.finditer(script)]
-    parts = [script[start:end] for start, end in itertools.pairwise([*starts, len(script)])]
-    independent = list(itertools.takewhile(_INDEPENDENT.match, parts))
-    return script[: starts[0]] if starts else script, independent, b"".join(parts[len(independent) :])
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One transaction, read from the contents of the archive."""
+
+    task: Task
+    file: int
+
+    @property
+    def uses(self) -> frozenset[int]:
+        """The tables that it locks."""
+        return self.task.uses
+
+    def do(self, connection: Connection[Any]) -> None:
+        """Statements that go in one message are a transaction without another word."""
+        parts = self.task.parts
+        with connection.transaction() if any(part.rows for part in parts) else contextlib.nullcontext():
+            for part in parts:
+                statements = b"".join(_pieces(self.file, part.statements))
+                if part.rows is None:
+                    connection.execute(statements)
+                    continue
+                with connection.cursor().copy(statements) as copy:
+                    for piece in _pieces(self.file, part.rows):
+                        copy.write(piece)
 
 
-def _script(file: io.BufferedRandom) -> bytes:
-    return b"".join(_statements(file))
-
-
-def _statements(file: io.BufferedRandom) -> Iterator[bytes]:
-    """The lines of a script without psql's own, which fence it in with a word that is in no other line."""
-    fence = _FENCE.search(file.read(4096))
-    file.seek(0)
-    words = {b"\\restrict " + fence[1], b"\\unrestrict " + fence[1]} if fence else set()
-    return (line for line in file if line.rstrip() not in words)
-
-
-def _rows(connection: Connection[Any], file: io.BufferedRandom) -> None:
-    """Run the script of a section that holds rows: statements, and COPY with its rows up to a backslash and a dot."""
-    pending: list[bytes] = []
-    lines = _statements(file)
-    for line in lines:
-        if not _COPY.fullmatch(line):
-            pending.append(line)
-            continue
-        connection.execute(b"".join(pending))
-        pending = []
-        with connection.cursor().copy(line) as copy:
-            chunk = bytearray()
-            for row in lines:
-                if row == b"\\.\n":
-                    break
-                chunk += row
-                if len(chunk) > _CHUNK:
-                    copy.write(bytes(chunk))
-                    chunk.clear()
-            copy.write(bytes(chunk))
-    connection.execute(b"".join(pending))
+def _pieces(file: int, span: Span) -> Iterator[bytes]:
+    for start in range(span.start, span.start + span.length, _PIECE):
+        yield os.pread(file, min(_PIECE, span.start + span.length - start), start)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from clonedb.errors import BuildError
 from clonedb.names import unfinished_name
 from clonedb.postgres import properties, sql
+from clonedb.postgres.room import EMPTY, room_for
 from clonedb.postgres.server import Server
 from clonedb.templates.metadata import Metadata
 
@@ -20,28 +21,40 @@ if TYPE_CHECKING:
 
     from clonedb.config import Config
 
-__all__ = ["Described", "create", "describe", "drop", "publish", "seal"]
+__all__ = ["Described", "create", "create_roles", "describe", "drop", "publish", "seal", "strategy"]
 
 Described = dict[str, Any]  # the fields of Metadata that the server knows
 
 
-def create(server: Server, config: Config, private: str, *, below: str | None = None) -> None:
+def create(server: Server, config: Config, private: str, *, below: str | None = None, size: int = EMPTY) -> None:
     """Create a database under a private name, empty or as a copy, and the roles that the configuration names.
 
-    Raises BuildError when the server cannot, and psycopg's InvalidCatalogName when there is nothing to copy any more.
+    `size` is how many bytes it will have at least. Raises BuildError when the server cannot, ServerError when there is
+    no room in memory for it, and psycopg's InvalidCatalogName when there is nothing to copy any more.
     """
     import psycopg
 
-    strategy = "file_copy" if not server.info.fsync and server.info.major >= 15 else None
-    for role in dict.fromkeys((*config.roles, *filter(None, [config.role]))):
-        server.run(lambda connection, role=role: sql.create_role_if_missing(connection, role))  # type: ignore[misc]
+    create_roles(server, config)
+    how = strategy(server)
     try:
-        server.run(lambda connection: sql.create_database(connection, private, template=below, strategy=strategy))
+        with room_for(server, server, size, f"template {private!r}"):
+            server.run(lambda connection: sql.create_database(connection, private, template=below, strategy=how))
     except (psycopg.errors.DiskFull, psycopg.errors.ObjectInUse, psycopg.errors.InternalError) as error:
         raise BuildError(
             f"{server.about} could not create a database: {' '.join(str(error).split())}; "
             "a full disk or a session on template1 are the usual reasons"
         ) from error
+
+
+def create_roles(server: Server, config: Config) -> None:
+    """Create the roles that the configuration names."""
+    for role in dict.fromkeys((*config.roles, *filter(None, [config.role]))):
+        server.run(lambda connection, role=role: sql.create_role_if_missing(connection, role))  # type: ignore[misc]
+
+
+def strategy(server: Server) -> str | None:
+    """How CREATE DATABASE copies a layer; None leaves it to the server."""
+    return "file_copy" if not server.info.fsync and server.info.major >= 15 else None
 
 
 def describe(server: Server, private: str) -> Described:

@@ -145,11 +145,16 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "compressed text": (lambda data: gzip.compress(b"hello" * 500), "damaged, or no archive"),
     "newer": (
         lambda data: _changed(data, lambda header: header.update({"clonedb archive": 99})),
-        r"an archive of a newer clonedb \(format 99, this one reads 1\); upgrade",
+        r"an archive of a newer clonedb \(format 99, this one reads 2\); upgrade",
     ),
+    "older": (
+        lambda data: _changed(data, lambda header: header.update({"clonedb archive": 1})),
+        "exported by an older clonedb; export it anew",
+    ),
+    "no steps": (lambda data: _changed(data, lambda header: header.update(steps=[[1]])), "damaged, or no archive"),
     "other rows": (
-        lambda data: _changed(data, lambda header: header["sections"].update({"data": "0" * 64})),  # type: ignore[attr-defined]
-        "'data.sql' in it is not what was written",
+        lambda data: _changed(data, lambda header: header.update(contents="0" * 64)),
+        "'contents.sql' in it is not what was written",
     ),
     "another clonedb's": (
         lambda data: _changed(data, lambda header: header.update(metadata='{"clonedb": {"new": 1}}')),
