@@ -70,18 +70,20 @@ def note(server: Server, template: Template, strategy: str | None, seconds: floa
 def share_blocks(server: Server, connection: Connection[Any], strategy: str | None) -> None:
     """Let FILE_COPY share the template's blocks, where PostgreSQL (18) and the file system (xfs, btrfs) can.
 
-    Half of what copying takes, and no space (measured on xfs: 28 to 16 ms for 12 MB, 97 to 28 for 170). Only for the
-    embedded server, whose data directory is at hand: an interface that fails on others is nothing to try out there.
+    Measured on xfs, in turns: 21 ms for a template of 13 MB either way, 23 ms for one of 177 MB in place of 50; the
+    clone takes 0.3 MB of the disk in place of what the template does. Only for the embedded server, whose data
+    directory is at hand: an interface that fails on others is nothing to try out there.
     """
     if strategy == "file_copy" and server.info.major >= 18 and server.lease and _can_share(server.lease.data_dir):
         connection.execute("set file_copy_method = clone")
 
 
 def _can_share(directory: Path) -> bool:
-    """Whether two files in a directory can share blocks: tried on two of a page each, which takes 50 us."""
+    """Whether two files in a directory can share blocks: tried on two of a page each (0.04 to 0.2 ms)."""
     first, second = (directory / f"clonedb-{secrets.token_hex(4)}" for _ in range(2))
     try:
-        with first.open("xb", buffering=0) as source, second.open("xb", buffering=0) as target:
+        # a file whose blocks are to be shared must be open for reading, too
+        with first.open("x+b", buffering=0) as source, second.open("xb", buffering=0) as target:
             source.write(bytes(4096))
             fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
     except OSError:

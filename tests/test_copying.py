@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import shutil
+import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +16,7 @@ import pytest
 
 from clonedb.config import Config
 from clonedb.copying import choose, note
+from clonedb.postgres import embedded
 from clonedb.postgres.server import Server, open_server
 from clonedb.templates.metadata import Metadata, Template
 from tests.projects import Project, one
@@ -105,3 +111,76 @@ def test_a_clone_on_any_file_system(items: Project, server: Server, variables: N
         assert one(clone, "select count(*) from item") == (1,)
     assert server.lease is not None
     assert [path.name for path in server.lease.data_dir.glob("clonedb-*")] == []
+
+
+@pytest.fixture
+def reflinks(tmp_path: Path) -> Iterator[Path]:
+    """A file system whose files can share blocks (xfs), mounted for the test where that is possible."""
+    if os.geteuid() != 0 or not (make := shutil.which("mkfs.xfs")):
+        pytest.skip("needs root and mkfs.xfs (xfsprogs) for a file system whose files can share blocks")
+    image, mount = tmp_path / "image", Path(tempfile.mkdtemp(prefix="clonedb-xfs-"))
+    mount.chmod(0o711)  # the account that the server drops to must pass
+    try:
+        with image.open("wb") as file:
+            file.truncate(1 << 30)
+        subprocess.run([make, "-q", "-m", "reflink=1", image], check=True)
+        mounted = subprocess.run(["mount", "-o", "loop", image, mount], check=False, capture_output=True, text=True)
+        if mounted.returncode != 0:
+            pytest.skip(f"xfs cannot be mounted here: {mounted.stderr.strip()}")
+        try:
+            yield mount
+        finally:
+            _unmount(mount)
+    finally:
+        mount.rmdir()
+
+
+def _unmount(mount: Path) -> None:
+    """Its keeper may take a moment to end after the server."""
+    deadline = time.monotonic() + 20
+    while subprocess.run(["umount", mount], check=False, capture_output=True).returncode != 0:
+        assert time.monotonic() < deadline, f"{mount} stays busy"
+        time.sleep(0.05)
+
+
+def _used(mount: Path) -> int:
+    """The bytes that are taken on a file system, after everything was written."""
+    subprocess.run(["sync", "--file-system", mount], check=True)
+    found = os.statvfs(mount)
+    return (found.f_blocks - found.f_bfree) * found.f_frsize
+
+
+def test_a_clone_that_shares_the_template_s_blocks(items: Project, config: Config, reflinks: Path) -> None:
+    """PostgreSQL 18 on xfs: a clone has the template's rows, takes no space, and is nobody else's when written to."""
+    import clonedb
+
+    items.revision(
+        "three", 'op.execute("create table big as select repeat(n::text, 99) t from generate_series(1, 60000) n")'
+    )
+    state = reflinks / "state"
+    settings = {
+        "state_dir": str(state),
+        "data": "disk",
+        "salt": config.salt,
+        "postgres_bin": config.postgres_bin,
+        "standby": 0.0,
+    }
+    try:
+        with clonedb.template(items.directory, **settings) as opened:
+            if opened.server.info.major < 18:
+                pytest.skip("file_copy_method came with PostgreSQL 18")
+            before = _used(reflinks)
+            with opened.clone() as clone, opened.clone() as other:
+                assert _used(reflinks) - before < opened.record.metadata.size / 4
+                assert opened.server.run(lambda c: c.execute("show file_copy_method").fetchone()) == ("clone",)
+                digest = "select count(*), sum(hashtext(t)) from big"
+                pristine = one(other, digest)
+                assert pristine[0] == 60000
+                assert one(clone, digest) == pristine
+                with clone.connect(autocommit=True) as connection:
+                    connection.execute("update big set t = 'changed'; checkpoint")
+                assert one(other, digest) == pristine
+            with opened.clone() as clone:
+                assert one(clone, digest) == pristine
+    finally:
+        embedded.stop(config.replace("the test", state_dir=str(state)))

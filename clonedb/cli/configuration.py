@@ -39,6 +39,10 @@ def config(place: Place, *, everything: bool) -> None:
     click.echo(f"project: {found.rootdir}")
     if rows:
         click.echo(lines([("setting", "value", "from"), *rows]))
+    if not found.url:
+        from clonedb.postgres.state import data_about
+
+        click.echo(f"embedded server: {data_about(found)}")
     if not everything:
         click.echo("everything else has its default: clonedb config --all shows them")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,10 +19,12 @@ __all__ = [
     "collector_key",
     "held_keys",
     "holder",
+    "holders",
     "keep_key",
     "owner_key",
     "release",
     "role_key",
+    "room_key",
     "try_lock",
     "use_key",
     "wait_for_lock",
@@ -54,6 +56,11 @@ def role_key(role: str) -> int:
     return _key("role", role)
 
 
+def room_key(purpose: str) -> int:
+    """The locks about room in memory: of whoever's `turn` it is to make a database, and of all who are `waiting`."""
+    return _key("room", purpose)
+
+
 def use_key(template: str) -> int:
     """The lock that all who clone a template share, so that it is not collected meanwhile."""
     return _key("use", template)
@@ -71,9 +78,10 @@ def try_lock(connection: Connection[Any], key: int, *, shared: bool = False) -> 
     return bool(row and row[0])
 
 
-def release(connection: Connection[Any], key: int) -> None:
-    """Give a lock back that is not shared."""
-    connection.execute("select pg_advisory_unlock(%s)", [key])
+def release(connection: Connection[Any], key: int, *, shared: bool = False) -> None:
+    """Give a lock back, which was taken as it is said here: shared or not."""
+    query = "select pg_advisory_unlock_shared(%s)" if shared else "select pg_advisory_unlock(%s)"
+    connection.execute(query, [key])
 
 
 def wait_for_lock(
@@ -99,6 +107,19 @@ def held_keys(connection: Connection[Any]) -> set[int]:
         where locktype = 'advisory' and objsubid = 1 and granted
               and database = (select oid from pg_database where datname = current_database())
         """
+    )
+    return {row[0] for row in rows}
+
+
+def holders(connection: Connection[Any], keys: Collection[int]) -> set[int]:
+    """The server's processes whose sessions hold any of these locks."""
+    rows = connection.execute(
+        """
+        select pid from pg_locks
+        where locktype = 'advisory' and objsubid = 1 and granted and (classid::bigint << 32) | objid::bigint = any(%s)
+              and database = (select oid from pg_database where datname = current_database())
+        """,
+        [list(keys)],
     )
     return {row[0] for row in rows}
 
