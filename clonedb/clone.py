@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
@@ -13,9 +13,11 @@ from clonedb.copying import choose, note, share_blocks
 from clonedb.errors import ServerError, TemplateInUseError
 from clonedb.names import clone_name
 from clonedb.postgres import sql
+from clonedb.postgres.room import EMPTY, room_for
 from clonedb.postgres.server import Server
 from clonedb.templates.metadata import Kept, Template
 from clonedb.templates.properties import give, has_any
+from clonedb.url import Hidden
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from sqlalchemy.engine import Engine
 
-__all__ = ["Clone", "Session", "create", "create_empty"]
+__all__ = ["Clone", "Session", "create", "create_empty", "hush"]
 
 T = TypeVar("T")
 
@@ -92,11 +94,13 @@ class Clone:
         self._engines.append(engine)
         return engine
 
-    def _engine(self, **keywords: Any) -> Engine:
+    def _engine(self, *, connect_args: Mapping[str, Any] | None = None, **keywords: Any) -> Engine:
         from sqlalchemy import create_engine
 
         url = self.server.public_url(self.name)
-        return create_engine((url.replace(driver="psycopg") if url.driver == "asyncpg" else url).render(), **keywords)
+        address = (url.replace(driver="psycopg") if url.driver == "asyncpg" else url).render()
+        secret = {} if url.password is None else {"password": Hidden(url.password)}
+        return hush(create_engine(address, connect_args={**secret, **(connect_args or {})}, **keywords))
 
     @property
     def lasting(self) -> LastingConnections:
@@ -165,6 +169,24 @@ class Clone:
                 self.drop()
 
 
+def hush(engine: Engine) -> Engine:
+    """Have its failures to connect leave out the driver's frames, in whose variables the password is.
+
+    A listener to `do_connect` would come before those of tests, and the first that connects is the last to be asked.
+    """
+    connect = engine.dialect.connect
+
+    def connect_in_silence(*positional: Any, **keywords: Any) -> Any:
+        __tracebackhide__ = True
+        try:
+            return connect(*positional, **keywords)
+        except Exception as error:  # noqa: BLE001 - of whatever driver
+            raise error.with_traceback(None) from None
+
+    engine.dialect.connect = connect_in_silence  # type: ignore[method-assign]
+    return engine
+
+
 def create(server: Server, template: Template, *, strategy: str | None = None, session: Session | None = None) -> Clone:
     """Make a clone: CREATE DATABASE ... TEMPLATE, then what that does not copy; `strategy` is chosen if not given.
 
@@ -192,7 +214,9 @@ def create_empty(server: Server) -> Clone:
     name = clone_name(server.config.prefix, "empty0", server.owner, server.next_number())
     strategy = "file_copy" if not server.info.fsync and server.info.major >= 15 else None
     try:
-        _guard_disk(server, server, name, lambda connection: sql.create_database(connection, name, strategy=strategy))
+        _guard_disk(
+            server, server, name, EMPTY, lambda connection: sql.create_database(connection, name, strategy=strategy)
+        )
         if server.config.extensions:
             with contextlib.closing(server.connect(name)) as connection:
                 for extension in server.config.extensions:
@@ -203,11 +227,14 @@ def create_empty(server: Server) -> Clone:
     return Clone(server, None, name, time.monotonic() - start)
 
 
-def _guard_disk(server: Server, session: Session, name: str, statement: Callable[[Connection[Any]], None]) -> None:
+def _guard_disk(
+    server: Server, session: Session, name: str, size: int, statement: Callable[[Connection[Any]], None]
+) -> None:
     import psycopg
 
     try:
-        session.run(statement)
+        with room_for(server, session, size, f"clone {name!r}"):
+            session.run(statement)
     except (psycopg.errors.DiskFull, psycopg.errors.IoError) as error:
         raise ServerError(
             f"{server.about} could not make clone {name!r}: {' '.join(str(error).split())}; free some space"
@@ -232,12 +259,7 @@ def _copy(
 
     while True:
         try:
-            _guard_disk(
-                server,
-                session,
-                name,
-                make,
-            )
+            _guard_disk(server, session, name, template.metadata.size, make)
         except psycopg.errors.ObjectInUse as error:
             if time.monotonic() > deadline:
                 found = session.run(lambda connection: sql.sessions(connection, template.name))

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.pq.abc import PGconn
     from sqlalchemy.engine import Engine
-    from sqlalchemy.pool import ConnectionPoolEntry, Pool
+    from sqlalchemy.orm import Session, sessionmaker
+    from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection
 
-__all__ = ["OWN", "OWN_SETTING", "LastingConnections", "Source", "connect_listeners", "shared_listeners"]
+__all__ = [
+    "OWN",
+    "OWN_SETTING",
+    "LastingConnections",
+    "Renewal",
+    "Reset",
+    "Sessionmakers",
+    "Source",
+    "connect_listeners",
+    "shared_listeners",
+]
 
 OWN = "clonedb_own"
 """The key of a connection's `info` that tells an engine of clonedb's own from the application's."""
@@ -22,7 +34,9 @@ OWN_SETTING = r"""set_config|\yset\s+((session|local)\s+)?"?\w+"?\s*\."""
 """What a statement or a function looks like that makes a setting of nobody's (`app.tenant`), as a regular expression of
 PostgreSQL's: RESET ALL leaves '' where a new session has NULL, and SET LOCAL does so at the transaction's end."""
 
-_OWN_SETTING = re.compile(OWN_SETTING.replace(r"\y", r"\b"), re.IGNORECASE)
+# and prepared statements that the driver knows nothing of, or that it looks for
+_SPOILS = OWN_SETTING.replace(r"\y", r"\b") + r"|(?m:^)\s*(prepare|deallocate|discard)\b"
+_SIGNS = ("set", "prepare", "deallocate", "discard")  # without one of which there is nothing to look for
 
 
 class Source(Protocol):
@@ -35,7 +49,70 @@ class Source(Protocol):
         """Close what is in nobody's hands."""
 
 
+class Reset(Protocol):
+    """What makes an idle session as good as new."""
+
+    def __call__(self, cursor: Any) -> None:
+        """Reset it through a DBAPI cursor."""
+
+    def begin(self, connection: PGconn, *more: str) -> None:
+        """Send the reset, and `more` statements with it."""
+
+    def end(self, connection: PGconn) -> bool:
+        """Wait for it: whether the session is idle again, and as good as new."""
+
+
 S = TypeVar("S", bound=Source)
+
+
+class Renewal:
+    """Connections that are being reset, all at once, and in nobody's hands until `end`; `pids` are their backends'."""
+
+    def __init__(self, reset: Reset) -> None:
+        self.pids: list[int] = []
+        self._reset = reset
+        self._begun: list[tuple[PGconn, Callable[[], None], Callable[[], None]]] = []
+
+    def begin(self, connection: PGconn, *more: str, keep: Callable[[], None], lose: Callable[[], None]) -> None:
+        """Begin with one, of which `keep` is called at the end if it works then, and `lose` if not."""
+        import psycopg
+
+        try:
+            if connection.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                raise psycopg.InterfaceError("it is in the middle of something")
+            self._reset.begin(connection, *more)
+            self.pids.append(connection.backend_pid)
+        except psycopg.Error:
+            lose()
+        else:
+            self._begun.append((connection, keep, lose))
+
+    def begin_pooled(self, connection: PoolProxiedConnection) -> None:
+        """Begin with one of SQLAlchemy's, which its pool gets back at the end; psycopg2 resets it at once."""
+        driver: Any = connection.driver_connection
+        try:
+            if hasattr(driver, "pgconn"):
+                if driver.autocommit:
+                    driver.autocommit = False
+                self.begin(driver.pgconn, keep=connection.close, lose=connection.invalidate)
+                return
+            driver.autocommit = True
+            self._reset(connection.cursor())
+            driver.autocommit = False
+            self.pids.append(driver.info.backend_pid)
+            connection.close()
+        except Exception:  # noqa: BLE001 - of whatever driver: a connection that does not work is closed
+            connection.invalidate()
+
+    def end(self) -> None:
+        """Wait until all are reset, and give them back; may be called again."""
+        while self._begun:
+            connection, keep, lose = self._begun.pop()
+            works = False
+            try:
+                works = self._reset.end(connection)
+            finally:
+                (keep if works else lose)()
 
 
 def connect_listeners(pool: Pool) -> tuple[object, ...]:
@@ -50,13 +127,42 @@ def shared_listeners(engine: Engine) -> tuple[object, ...]:
     return tuple((*getattr(dispatch, name),) for dispatch in shared for name in sorted(dispatch._event_names))  # noqa: SLF001
 
 
+class Sessionmakers:
+    """Sessionmakers, each the caller's own, of one class of sessions, which takes SQLAlchemy 0.2 ms to make.
+
+    A class that a test listened to, or changed, is no other test's.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = options  # a sessionmaker's
+        self._made: sessionmaker[Session] | None = None
+        self._dispatch: Any = None
+        self._state: tuple[object, ...] = ()
+
+    def get(self, **keywords: Any) -> sessionmaker[Session]:
+        """One more; keywords are those of a session."""
+        from sqlalchemy.orm import sessionmaker
+
+        if self._made is None or self._state_of(self._made.class_) != self._state:
+            self._made = sessionmaker(**self._options)
+            self._dispatch = self._made.class_().dispatch
+            self._state = self._state_of(self._made.class_)
+        maker = copy.copy(self._made)
+        maker.kw = {**maker.kw, **keywords}
+        return maker
+
+    def _state_of(self, kind: type[Session]) -> tuple[object, ...]:
+        """Everybody who listens to the class, and what is in it."""
+        return *((*getattr(self._dispatch, name),) for name in self._dispatch._event_names), {**vars(kind)}  # noqa: SLF001
+
+
 class LastingConnections:
     """The pool of a SQLAlchemy engine, one psycopg connection, and what other sources hold.
 
     Opening one costs a test 4 ms, which is more than rewinding its database does. What a test did to a connection does
     not reach the next one: the session is reset on the server, the Python objects are new, and a connection on which a
     setting was made that no reset takes away is closed. `reused` says whether whoever hands the database on asks for
-    them with `idle`, as other sources want to know.
+    them with `renew`, as other sources want to know; `asked` whether anybody asked for the psycopg connection.
     """
 
     def __init__(self, make_engine: Callable[[], Engine], connect: Callable[[], Connection[Any]]) -> None:
@@ -65,8 +171,10 @@ class LastingConnections:
         self._engine: Engine | None = None
         self._listeners: tuple[object, ...] = ()
         self._free: PGconn | None = None
+        self.asked = False
         self._spoilt = False
         self._sources: dict[type[Source], Source] = {}
+        self._sessionmakers = Sessionmakers({})
         self.reused = False
 
     def source(self, kind: type[S], make: Callable[[], S]) -> S:
@@ -87,6 +195,10 @@ class LastingConnections:
             self._listeners = shared_listeners(self._engine)
         return self._engine.execution_options()
 
+    def sessionmaker(self, engine: Engine) -> sessionmaker[Session]:
+        """A sessionmaker of the caller's own, bound to an engine."""
+        return self._sessionmakers.get(bind=engine)
+
     def _claim(self, _dialect: object, entry: ConnectionPoolEntry, *_: object) -> None:
         assert self._engine is not None  # noqa: S101 - it connects
         entry.info[OWN] = connect_listeners(self._engine.pool)
@@ -100,7 +212,16 @@ class LastingConnections:
     def _hear(self, statement: object) -> None:
         """A statement is about to be sent on one of the connections."""
         text = statement.decode(errors="replace") if isinstance(statement, bytes) else str(statement)
-        self._spoilt = self._spoilt or _OWN_SETTING.search(text) is not None
+        lower = text.lower()
+        if any(sign in lower for sign in _SIGNS) and re.search(_SPOILS, text, re.IGNORECASE):
+            self._spoilt = True
+
+    def open(self) -> None:
+        """Open the connection that somebody is going to ask for, which costs 4 ms."""
+        if self._free is None:
+            connection = self._connect()
+            self._free = connection.pgconn
+            del connection.pgconn
 
     def connection(self) -> Connection[Any]:
         """A psycopg connection, to be given back by `give_back`."""
@@ -115,9 +236,10 @@ class LastingConnections:
                 hear(query)
                 return super().execute(query, *arguments, **options)
 
+        self.asked = True
         free, self._free = self._free, None
-        works = free is not None and free.status == pq.ConnStatus.OK
-        connection: Connection[Any] = Connection(free) if free is not None and works else self._connect()
+        works = free if free is not None and free.status == pq.ConnStatus.OK else None
+        connection: Connection[Any] = self._connect() if works is None else Connection(works)
         connection.cursor_factory = Heard
         return connection
 
@@ -135,64 +257,41 @@ class LastingConnections:
                 return
         connection.close()
 
-    def idle(self, reset: Callable[[Any], None]) -> list[int]:
-        """The backend pids of what is open and in nobody's hands, each reset; what cannot be reset is closed."""
+    def renew(self, reset: Reset) -> Renewal:
+        """Begin to reset what is open and in nobody's hands; what cannot be reset is closed."""
         if self._spoilt:
             self.close()
-        others = [pid for source in self._sources.values() for pid in source.idle(reset)]
-        return [*self._idle_connection(reset), *self._idle_pool(reset), *others]
+        renewal = Renewal(reset)
+        for source in self._sources.values():
+            renewal.pids += source.idle(reset)
+        if self._free is not None:
+            # a new connection object numbers its prepared statements from the beginning
+            renewal.begin(self._free, "deallocate all", keep=lambda: None, lose=self._finish)
+        if self._engine is not None:
+            self._renew_pool(self._engine, renewal)
+        return renewal
 
-    def _idle_connection(self, reset: Callable[[Any], None]) -> list[int]:
-        if self._free is None:
-            return []
-        from psycopg import Connection
-
-        connection = Connection(self._free)
-        try:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                reset(cursor)
-                # a new connection object numbers its prepared statements from the beginning
-                cursor.execute("deallocate all", prepare=False)
-            pids = [connection.info.backend_pid]
-        except Exception:  # noqa: BLE001 - a connection that does not work is closed, for whatever reason
-            self._free.finish()
-            self._free, pids = None, []
-        del connection.pgconn
-        return pids
-
-    def _idle_pool(self, reset: Callable[[Any], None]) -> list[int]:
-        if self._engine is None:
-            return []
-        pool: Any = self._engine.pool
-        if pool.checkedout() or shared_listeners(self._engine) != self._listeners:
-            self._engine.dispose()
+    def _renew_pool(self, engine: Engine, renewal: Renewal) -> None:
+        pool: Any = engine.pool
+        if pool.checkedout() or shared_listeners(engine) != self._listeners:
+            engine.dispose()
             self._engine = None
-            return []
-        pids: list[int] = []
-        taken: list[Any] = []
+            return
+        taken: list[PoolProxiedConnection] = []
         with contextlib.suppress(Exception):
-            taken.extend(self._engine.raw_connection() for _ in range(pool.checkedin()))
-            for connection in taken:
-                driver: Any = connection.driver_connection
-                driver.autocommit = True
-                reset(connection.cursor())
-                driver.autocommit = False
-                pids.append(driver.info.backend_pid)
-            for connection in taken:
-                connection.close()
-            return pids
+            taken.extend(engine.raw_connection() for _ in range(pool.checkedin()))
         for connection in taken:
-            connection.invalidate()
-        self._engine.dispose()
-        return []
+            renewal.begin_pooled(connection)
+
+    def _finish(self) -> None:
+        if self._free is not None:
+            self._free.finish()
+            self._free = None
 
     def close(self) -> None:
         """Close all of it; the next call opens anew."""
         self._spoilt = False
-        if self._free is not None:
-            self._free.finish()
-            self._free = None
+        self._finish()
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None

@@ -5,41 +5,35 @@ SQLAlchemy has a URL class, but importing it costs 130 ms, and a test that only 
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from clonedb.errors import ConfigError
 
-__all__ = ["DatabaseURL", "redact", "redact_url"]
+__all__ = ["DatabaseURL", "Hidden", "redact", "redact_url"]
 
 # Nobody escapes every @ of a password, so it ends at the last one before a space. Reports that shorten long values with
 # three dots (pydantic's) cut URLs in the middle of the password. The bounds keep long lines of output from costing
-# seconds.
-_CREDENTIALS = re.compile(r"(?<=://)([^\s:\[]{0,200}):\S{0,2000}@")
-_BEGINNING = re.compile(r"(?<=://)([^\s:\[]{0,200}):[^\s@]{0,200}?\.{3}")
-_END = re.compile(r"(?<!\.)\.{3}[^\s@]{0,200}@")
+# seconds. All expressions here are compiled on first use, which most runs have none of: together they cost 2 ms.
+_CREDENTIALS = r"(?<=://)([^\s:\[]{0,200}):\S{0,2000}@"
+_BEGINNING = r"(?<=://)([^\s:\[]{0,200}):[^\s@]{0,200}?\.{3}"
+_END = r"(?<!\.)\.{3}[^\s@]{0,200}@"
 
 _NAME = r"\w*pass(?:word|wd|file)?"
 _STOP = r"(?=['\"]?[\])},;.]*(?:\s|$))"
-_IN_QUERY = re.compile(rf"(?i)([?&]{_NAME}=)(?:[^\s&]+?{_STOP}|[^\s&]+)")
+_IN_QUERY = rf"(?i)([?&]{_NAME}=)(?:[^\s&]+?{_STOP}|[^\s&]+)"
 _QUOTED = r"""\\*'(?:[^'\\]|\\+[^\\]|'')*'|\\*"(?:[^"\\]|\\+[^\\])*"|\\*['"].*"""
-_PARAMETER = re.compile(
-    rf"(?i)(?<![?&\w])({_NAME})(?:(\\*['\"]?\s*[=:]\s*)(?:{_QUOTED})|(\s*=\s*)(?:\\+[^\\]|\S)+?{_STOP})"
-)
-_LITERAL = re.compile(rf"(?i)\b({_NAME}\s+)\\*'(?:[^']|'\\*')*'")
+_PARAMETER = rf"(?i)(?<![?&\w])({_NAME})(?:(\\*['\"]?\s*[=:]\s*)(?:{_QUOTED})|(\s*=\s*)(?:\\+[^\\]|\S)+?{_STOP})"
+_LITERAL = rf"(?i)\b({_NAME}\s+)\\*'(?:[^']|'\\*')*'"
 
-_WHOLE = re.compile(r"(?s)\A((?:[\w+.=-]*://)?[^:/?]*):.*@")
-_REST = re.compile(
-    r"""
+_WHOLE = r"(?s)\A((?:[\w+.=-]*://)?[^:/?]*):.*@"
+_REST = r"""(?sx)
     (?: (?P<user>[^:/?]*) (?: :(?P<password> (?: [^?] | \?(?!\w+=) )* ) )? @ )?  # an @ after ?name= is a parameter's
     (?P<hosts>[^/?]*) (?: /(?P<database>[^?]*) )? (?: \?(?P<query>.*) )?
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_HOST = re.compile(r"(?:\[(?P<address>[^\[\]]+)\]|(?P<name>[^:\[\]]*))(?::(?P<port>[0-9]*))?")
-_HOST_AND_PORT = re.compile(r"[a-zA-Z0-9.-]*:[0-9]+")
+    """
+_HOST = r"(?:\[(?P<address>[^\[\]]+)\]|(?P<name>[^:\[\]]*))(?::(?P<port>[0-9]*))?"
+_HOST_AND_PORT = r"[a-zA-Z0-9.-]*:[0-9]+"
 _PARTS = frozenset({"host", "port", "user", "password", "dbname", "database"})
 
 
@@ -48,17 +42,29 @@ def redact(text: str) -> str:
 
     Where it cannot know the end of a password it hides too much rather than too little.
     """
-    text = _END.sub("...***@", _BEGINNING.sub(r"\1:***...", _CREDENTIALS.sub(r"\1:***@", text)))
-    return _LITERAL.sub(r"\1***", _PARAMETER.sub(r"\1\2\3***", _IN_QUERY.sub(r"\1***", text)))
+    text = re.sub(_END, "...***@", re.sub(_BEGINNING, r"\1:***...", re.sub(_CREDENTIALS, r"\1:***@", text)))
+    return re.sub(_LITERAL, r"\1***", re.sub(_PARAMETER, r"\1\2\3***", re.sub(_IN_QUERY, r"\1***", text)))
 
 
 def redact_url(text: str) -> str:
     """A text that is one URL, or was meant as one, without its password, whatever characters that holds."""
-    return _WHOLE.sub(r"\1:***@", redact(text))
+    return re.sub(_WHOLE, r"\1:***@", redact(text))
 
 
-@dataclass(frozen=True, slots=True)
-class DatabaseURL:
+class Hidden(str):
+    """A password, or a URL with one, that is not shown to who asks what there is in a variable.
+
+    pytest's `--showlocals` shows the variables of a failure: when an engine cannot connect, SQLAlchemy's, in one of
+    which is all that is said to the driver. So it goes into `connect_args`, which win over the engine's URL.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+class DatabaseURL(NamedTuple):
     """A URL as SQLAlchemy writes it: `postgresql+driver://user:password@host:port/database?query`.
 
     Parts that are not given are None and stay out of the text, so that libpq's environment variables and service
@@ -69,11 +75,11 @@ class DatabaseURL:
 
     driver: str | None = None
     user: str | None = None
-    password: str | None = dataclasses.field(default=None, repr=False)
+    password: str | None = None
     host: str | None = None
     port: int | None = None
     database: str | None = None
-    query: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
+    query: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def parse(cls, text: str, source: str = "url") -> DatabaseURL:
@@ -84,7 +90,7 @@ class DatabaseURL:
             raise ConfigError(
                 f"{source}: {redact_url(text)!r} is not the URL of a PostgreSQL server; write postgresql://host/name"
             )
-        match = _REST.fullmatch(rest)
+        match = re.fullmatch(_REST, rest)
         assert match is not None  # noqa: S101 - every part may be empty
         user, password, database = (match[part] and unquote(match[part]) for part in ("user", "password", "database"))
         pairs = parse_qsl(match["query"] or "", keep_blank_values=True)
@@ -105,7 +111,7 @@ class DatabaseURL:
 
     def replace(self, **parts: object) -> DatabaseURL:
         """A copy with some parts changed."""
-        return dataclasses.replace(self, **parts)  # type: ignore[arg-type]
+        return self._replace(**parts)  # type: ignore[arg-type]
 
     def render(self) -> str:
         """The URL as text, password included: for programs, never for people."""
@@ -125,7 +131,10 @@ class DatabaseURL:
         return f"{scheme}://{user}{password}{at}{place}{database}{parameters}"
 
     def conninfo(self) -> dict[str, str]:
-        """The keywords libpq understands; parameters that only a driver knows (asyncpg's) are left out."""
+        """The keywords libpq understands; parameters that only a driver knows (asyncpg's) are left out.
+
+        The password is `Hidden`.
+        """
         from psycopg import pq
 
         known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
@@ -136,10 +145,15 @@ class DatabaseURL:
         keywords |= {name: str(value) for name, value in parts.items() if value is not None}
         if self.database:
             keywords["dbname"] = self.database
+        if "password" in keywords:
+            keywords["password"] = Hidden(keywords["password"])
         return keywords
 
     def __str__(self) -> str:
         return redact(self.render())
+
+    def __repr__(self) -> str:
+        return f"DatabaseURL({str(self)!r})"
 
 
 def _host_and_ports(
@@ -151,10 +165,10 @@ def _host_and_ports(
     """
     named = dict(parameters)
     hosts = [value for name, value in parameters if name == "host"]
-    with_ports = len(hosts) > 1 or (hosts and "port" not in named and _HOST_AND_PORT.fullmatch(hosts[0]))
+    with_ports = len(hosts) > 1 or (hosts and "port" not in named and re.fullmatch(_HOST_AND_PORT, hosts[0]))
     names, ports = [], []
     for place in hosts if with_ports else authority.split(","):
-        match = _HOST.fullmatch(place)
+        match = re.fullmatch(_HOST, place)
         if not match:
             raise _bad_port(place, source)
         names.append(match["address"] or match["name"])

@@ -164,3 +164,62 @@ def test_a_refused_connection_shows_no_password(items: Project) -> None:
     out = items.pytest("--clonedb-keep=none", "--showlocals").demand(1).out
     assert "no_such_setting" in out
     assert "postgres:" not in out
+
+
+CLOSED = """
+import pathlib
+import pytest, sqlalchemy as sa
+from clonedb.url import DatabaseURL
+
+@pytest.fixture(autouse=True)
+def closed(clonedb):
+    pathlib.Path("secret").write_text(DatabaseURL.parse(clonedb.dsn).password)
+    def allow(said):
+        clonedb.server.run(lambda c: c.execute(f'alter database "{clonedb.name}" allow_connections {said}'))
+    allow("false")
+    yield
+    allow("true")
+
+def test_engine(clonedb_engine):
+    clonedb_engine.connect()
+
+def test_raw_connection(clonedb_engine):
+    clonedb_engine.raw_connection()
+
+def test_session(clonedb_session):
+    clonedb_session.execute(sa.text("select 1"))
+
+def test_own_engine(clonedb):
+    clonedb.engine(connect_args={"application_name": "own"}).connect()
+
+def test_asynchronous_engine(clonedb_async_engine):
+    import asyncio
+    async def connect():
+        async with clonedb_async_engine.connect():
+            pass
+    asyncio.run(connect())
+"""
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg"])
+@pytest.mark.parametrize("options", [(), ("--full-trace", "-vv")], ids=["long", "full"])
+def test_an_engine_that_cannot_connect_shows_no_password(items: Project, driver: str, options: tuple[str, ...]) -> None:
+    """Not in SQLAlchemy's variables, nor the driver's, whatever pytest is asked to show."""
+    items.settings(driver=driver)
+    items.write("test_items.py", CLOSED)
+    outcome = items.pytest("--clonedb-keep=none", "--showlocals", "--tb=long", *options).demand(1)
+    assert "5 failed" in outcome.out
+    assert "not currently accepting connections" in outcome.out
+    secret = (items.directory / "secret").read_text()
+    assert len(secret) > 3
+    assert secret not in outcome.text
+
+
+@pytest.mark.parametrize("options", [("--tb=long",), ("--full-trace", "-vv")], ids=["long", "full"])
+def test_a_server_that_cannot_be_reached_shows_no_password(items: Project, options: tuple[str, ...]) -> None:
+    """Nor is that of the server's own URL in a variable that pytest shows."""
+    items.write("test_items.py", "def test_items(clonedb): pass")
+    url = "postgresql://someone:verysecret@127.0.0.1:1/postgres"
+    outcome = items.pytest("--showlocals", *options, CLONEDB_URL=url).demand(1)
+    assert "cannot connect" in outcome.out
+    assert "verysecret" not in outcome.text

@@ -35,7 +35,8 @@ class Migrate(Reusable):
     def make(self) -> Clone:
         """A database that only what the template is built upon was done to."""
         origin = self.origin
-        clone = create_empty(origin.server) if origin.base is None else create(origin.server, origin.base)
+        base = origin.base
+        clone = origin.beside(lambda: create_empty(origin.server) if base is None else create(origin.server, base))
         migrator = AlembicMigrator(origin.server.config, origin.project)
         self._sessions[clone] = migrator.session(origin.server.url(clone.name))
         return clone

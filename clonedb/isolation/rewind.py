@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Sequence
 
 from clonedb.clone import Clone
-from clonedb.connections import OWN_SETTING
+from clonedb.connections import OWN_SETTING, Renewal
 from clonedb.isolation.strategy import Origin, Reusable
 from clonedb.postgres import sql
 from clonedb.rewind.rewinder import Pristine, Rewinder, why_not
-from clonedb.rewind.sessions import reset_session
+from clonedb.rewind.sessions import SessionReset
 
 __all__ = ["Rewind"]
 
@@ -35,10 +35,11 @@ class Rewind(Reusable):
     def __init__(self, origin: Origin) -> None:
         super().__init__(origin)
         self._watched: dict[Clone, Rewinder] = {}
+        self._reset = SessionReset()
         self._refusals = 0
         self._makes_settings: bool | None = None
         self._unable = why_not(origin.server)
-        self._pristine = None if self._unable else Pristine(origin.server, origin.template)
+        self._pristine = None if self._unable else Pristine(origin.server, origin.template, origin.spare)
         if self._unable:
             origin.note("unable", self._unable)
 
@@ -62,11 +63,15 @@ class Rewind(Reusable):
             self.drop(clone)
             return ()
         try:
-            ours = self._lasting(clone)
-            outcome = rewinder.rewind(keep=ours)
+            renewal = self._renew(clone)
+            try:
+                outcome = rewinder.rewind(keep=renewal.pids, meanwhile=renewal.end)
+            finally:
+                renewal.end()
             left_open = outcome.left_open
             if outcome.kind == "refused":  # perhaps before it was seen who is connected, and perhaps because of that
-                left_open += tuple(clone.end_sessions())
+                ours = {*renewal.pids, *rewinder.own}  # which may take a moment to go
+                left_open += tuple(one for one in clone.end_sessions() if one.pid not in ours)
         except BaseException:
             self._discard(clone)
             raise
@@ -78,21 +83,27 @@ class Rewind(Reusable):
             self.hand_on(clone)
         return left_open
 
-    def _lasting(self, clone: Clone) -> list[int]:
-        """The backend pids of connections that stay open until the next test."""
+    def _renew(self, clone: Clone) -> Renewal:
+        """Begin to reset the connections that stay open until the next test."""
         if self._makes_settings is None:
             with contextlib.closing(clone.server.connect(clone.name)) as connection:
                 row = connection.execute(_MAKES_SETTINGS, [OWN_SETTING]).fetchone()
             self._makes_settings = row is None or bool(row[0])
         if self._makes_settings:
             clone.lasting.close()
-        return clone.lasting.idle(reset_session)
+        return clone.lasting.renew(self._reset)
 
     def drop(self, clone: Clone) -> None:
         """End what watches it, too."""
         if (rewinder := self._watched.pop(clone, None)) is not None:
             rewinder.close()
         self.origin.drop(clone)
+
+    def give_way(self) -> None:
+        """Drop what rows were read from, too."""
+        super().give_way()
+        if self._pristine is not None:
+            self._pristine.give_way()
 
     def close(self) -> None:
         """Drop what is left, and what rows were read from."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from clonedb.clone import Clone
-from clonedb.connections import LastingConnections
+from clonedb.connections import LastingConnections, Sessionmakers
 from clonedb.errors import BoundsError
 from clonedb.isolation.strategy import Reusable
 from clonedb.postgres import sql
@@ -120,6 +120,7 @@ class HeldClone(Clone):
 
     _hold: Hold | None = field(default=None, repr=False)
     _async_hold: Hold | None = field(default=None, repr=False)
+    _sessionmakers: Sessionmakers | None = field(default=None, repr=False)
 
     def connect(self, **keywords: Any) -> PsycopgConnection[Any]:
         """Raises BoundsError: it would be a second connection."""
@@ -142,12 +143,13 @@ class HeldClone(Clone):
 
     def sessionmaker(self) -> sessionmaker[Session]:
         """A sessionmaker whose sessions are savepoints inside the outer transaction: commits are seen, and undone."""
-        from sqlalchemy.orm import sessionmaker
-
         if self._hold is None:
             self._hold = Hold(self, Clone.engine(self))
         self._demand_one_of(self._hold, self._async_hold)
-        return sessionmaker(class_=_session_class(self._hold), join_transaction_mode="create_savepoint")
+        if self._sessionmakers is None:
+            options = {"class_": _session_class(self._hold), "join_transaction_mode": "create_savepoint"}
+            self._sessionmakers = Sessionmakers(options)
+        return self._sessionmakers.get()
 
     def async_sessionmaker(self, engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
         """The same for asynchronous sessions, on an engine that is made for the test's loop and closed with it."""

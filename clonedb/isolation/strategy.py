@@ -21,9 +21,10 @@ class Origin:
     """Where a strategy's databases come from; `make` makes a clone of the template, and counts it.
 
     `take` gives one of many, and is told how many more it pays to make ahead; `drop` drops one in the background; both
-    may be missing. `crowded` says whether another process waits for room, so that nothing should be held for later.
-    `base` is the template that this one is built upon, None for one that is built from nothing. `note` is told what
-    became of a used clone (`rewound`, `untouched`, `refused`) and why.
+    may be missing. `beside` makes a database of another kind, by a function; `spare` makes a clone for the strategy
+    itself, or none if there is no room. `crowded` says whether another process waits for room, so that nothing should
+    be held for later. `base` is the template that this one is built upon, None for one that is built from nothing.
+    `note` is told what became of a used clone (`rewound`, `untouched`, `refused`) and why.
     """
 
     server: Server
@@ -34,6 +35,8 @@ class Origin:
     note: Callable[[str, str], None] = lambda _kind, _why: None
     take: Callable[[int], Clone] | None = None
     drop: Callable[[Clone], None] = Clone.drop
+    beside: Callable[[Callable[[], Clone]], Clone] = lambda make: make()
+    spare: Callable[[], Clone | None] | None = None
     crowded: Callable[[], bool] = lambda: False
 
     def one_of_many(self, ahead: int) -> Clone:

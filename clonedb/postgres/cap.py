@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from clonedb.errors import ConfigError, LockTimeoutError
 from clonedb.postgres.server import Server
@@ -36,6 +36,15 @@ _STUCK = """
     select exists (select from holders where pid = pg_backend_pid())
            and not exists (select from holders where pid not in (select pid from ours where number = %(waiting)s))
 """
+
+
+class Holder(Protocol):
+    """A database that holds a slot until it tells that it is given up."""
+
+    on_drop: Callable[[], None] | None
+
+
+H = TypeVar("H", bound=Holder)
 
 
 class Cap:
@@ -83,6 +92,16 @@ class Cap:
             return slot
         make_room()
         return self._wait()
+
+    def filled(self, slot: int, make: Callable[[], H]) -> H:
+        """What `make` makes, which holds the slot until it is dropped; if that fails, the slot is given back."""
+        try:
+            made = make()
+        except BaseException:
+            self.give(slot)
+            raise
+        made.on_drop = lambda: self.give(slot)
+        return made
 
     def give(self, slot: int) -> None:
         """Give a slot back; nothing happens if it was lost with the session."""

@@ -64,6 +64,7 @@ def _engine(request: pytest.FixtureRequest, clone: Clone) -> Iterator[AsyncEngin
     from sqlalchemy.ext.asyncio import create_async_engine
     from sqlalchemy.pool import NullPool
 
+    from clonedb.clone import hush
     from clonedb.routing.engine import LastingAsyncEngine
 
     if clone.lasting.reused:
@@ -71,7 +72,7 @@ def _engine(request: pytest.FixtureRequest, clone: Clone) -> Iterator[AsyncEngin
             LastingAsyncEngine,
             # never more than asked for, so that nobody waits: an asyncio.Queue is for one loop only
             lambda: LastingAsyncEngine(
-                clone.name, lambda: create_async_engine(url, max_overflow=-1, connect_args=arguments).sync_engine
+                clone.name, lambda: hush(create_async_engine(url, max_overflow=-1, connect_args=arguments).sync_engine)
             ),
         )
         try:
@@ -80,6 +81,7 @@ def _engine(request: pytest.FixtureRequest, clone: Clone) -> Iterator[AsyncEngin
             lasting.close_in_use()
         return
     engine = create_async_engine(url, poolclass=NullPool, connect_args=arguments)
+    hush(engine.sync_engine)
     connections = _InUse(engine.sync_engine)
     try:
         yield engine
@@ -158,18 +160,25 @@ def _demand_backend(request: pytest.FixtureRequest) -> None:
 
 def _address(clone: Clone) -> tuple[str, dict[str, Any]]:
     """A clone's URL with a driver that runs on asyncio, and what that needs beside it."""
-    from clonedb.url import DatabaseURL
+    from clonedb.url import DatabaseURL, Hidden
 
     config = clone.server.config
     named = config.driver or (DatabaseURL.parse(config.url).driver if config.url else None)
     if named in _DRIVERS:
-        return clone.url, {}
+        return clone.url, _secret(clone)
     dsn = DatabaseURL.parse(clone.dsn)
     if not _is_installed("asyncpg"):
-        return dsn.replace(driver="psycopg").render(), {}
+        return dsn.replace(driver="psycopg").render(), _secret(clone)
     dsn = dsn.replace(query=tuple(pair for pair in dsn.query if pair[0] in _ASYNCPG_READS))
     ports = tuple(pair for pair in dsn.query if pair[0] == "port")
-    return dsn.replace(driver="asyncpg", query=ports).render(), {"dsn": dsn.render()}
+    return dsn.replace(driver="asyncpg", query=ports).render(), {"dsn": Hidden(dsn.render()), **_secret(clone)}
+
+
+def _secret(clone: Clone) -> dict[str, Any]:
+    from clonedb.url import DatabaseURL, Hidden
+
+    password = DatabaseURL.parse(clone.dsn).password
+    return {} if password is None else {"password": Hidden(password)}
 
 
 def _is_installed(package: str) -> bool:

@@ -82,9 +82,10 @@ def clonedb_empty(request: pytest.FixtureRequest, clonedb_config: Config) -> Ite
     demand_on(clonedb_config)
     meant = _meant(request, clonedb_config)
     server, project = _server(request, clonedb_config, meant), find_project(meant)
+    run = run_of(request.config)
     with _Taken(request) as taken:
-        clone = taken.take(lambda: create_empty(server), project.name)
-        run_of(request.config).statistics.clones += 1
+        clone = taken.take(lambda: run.beside(server, lambda: create_empty(server)), project.name)
+        run.statistics.clones += 1
         yield clone
 
 

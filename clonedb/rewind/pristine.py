@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
+from clonedb.clone import Clone, create
 from clonedb.postgres.server import Server
 from clonedb.rewind.facts import Facts, RefusedError, Table, read_facts
 from clonedb.rewind.reference import Reference
@@ -23,9 +24,11 @@ class Pristine:
     template's relfilenodes. May be used by several threads.
     """
 
-    def __init__(self, server: Server, template: Template) -> None:
+    def __init__(self, server: Server, template: Template, make: Callable[[], Clone | None] | None = None) -> None:
+        """`make` makes the clone that rows are read from, when there is room."""
         self.server = server
         self.template = template
+        self._make = make or (lambda: create(server, template))
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._facts: Facts | None = None
@@ -38,7 +41,7 @@ class Pristine:
             if self._facts is None:
                 with open_session(self.server, database) as connection:
                     self._facts = read_facts(connection)
-                self._reference = Reference(self.server, self.template, self._facts)
+                self._reference = Reference(self.server, self._make, self._facts)
             return self._facts
 
     def witness(self) -> Witness:
@@ -59,6 +62,12 @@ class Pristine:
         """The texts of some of the template's rows. Raises RefusedError when they are too long."""
         with self._lock:
             return self._known().rows(table, names)
+
+    def give_way(self) -> None:
+        """Drop the clone that rows were read from, if there is one; it is made again on need."""
+        with self._lock:
+            if self._reference is not None:
+                self._reference.close()
 
     def _known(self) -> Reference:
         if self._reference is None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
-from clonedb.clone import Clone, create
+from clonedb.clone import Clone
 from clonedb.postgres.server import Server
 from clonedb.rewind.facts import Facts, RefusedError, Table, demand_same
 from clonedb.rewind.places import block_of, ranges
 from clonedb.rewind.session import open_session
-from clonedb.templates.find import Template
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -32,9 +31,9 @@ class Reference:
     when a test updates or deletes one of the template's rows: 16 ms for 40 tables.
     """
 
-    def __init__(self, server: Server, template: Template, facts: Facts) -> None:
+    def __init__(self, server: Server, make: Callable[[], Clone | None], facts: Facts) -> None:
         self._server = server
-        self._template = template
+        self._make = make
         self._facts = facts
         self._pid = os.getpid()
         self._clone: Clone | None = None
@@ -107,7 +106,9 @@ class Reference:
         # an interrupt may have come in the middle of a statement, and the server may have ended the session
         if self._connection is None or self._connection.info.transaction_status != 0:
             self.close()
-            self._clone = create(self._server, self._template)
+            self._clone = self._make()
+            if self._clone is None:
+                raise RefusedError("there was no room for a clone to read rows from (max_clones)")
             connection = open_session(self._server, self._clone.name)
             try:
                 demand_same(connection, self._facts)

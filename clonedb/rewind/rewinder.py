@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,7 +41,10 @@ class Outcome:
 
 
 class Rewinder:
-    """Watches one clone from the moment it is made, when nobody has written to it."""
+    """Watches one clone from the moment it is made, when nobody has written to it.
+
+    `own` are the backend pids of its sessions in the clone, also of those that were ended.
+    """
 
     def __init__(self, clone: Clone, pristine: Pristine) -> None:
         """Mark the position in the WAL. The first of a process also reads the template's catalogs in the clone."""
@@ -50,6 +53,7 @@ class Rewinder:
         self._pid = os.getpid()
         self._rewinds = 0
         self._undoing: Undoing | None = None
+        self.own: set[int] = set()
         self._lost: str | None = None
         with self._losing():
             self._facts = pristine.facts(clone.name)
@@ -62,16 +66,17 @@ class Rewinder:
         """The backend pid of its own session in the clone, if it has one."""
         return None if self._undoing is None else self._undoing.pid
 
-    def rewind(self, keep: Collection[int] = ()) -> Outcome:
+    def rewind(self, keep: Collection[int] = (), meanwhile: Callable[[], None] | None = None) -> Outcome:
         """End the clone's sessions but the idle ones in `keep` (backend pids), and undo what was written.
 
-        After 'untouched' and 'rewound' the clone has the template's exact contents, and the next window has begun;
-        after 'refused' it is of no use any more. Nothing that a test did raises.
+        `meanwhile` is called while the server works, and ends what makes some of those to keep not idle yet. After
+        'untouched' and 'rewound' the clone has the template's exact contents, and the next window has begun; after
+        'refused' it is of no use any more. Nothing that a test did raises.
         """
         left_open: list[Session] = []
         if self._lost is None:
             with self._losing():
-                kind = self._rewind(keep, left_open)
+                kind = self._rewind(keep, left_open, meanwhile)
                 return Outcome(kind, left_open=tuple(left_open))
         return Outcome("refused", self._lost or "", tuple(left_open))
 
@@ -91,11 +96,13 @@ class Rewinder:
             if self._lost is not None:
                 self.close()
 
-    def _rewind(self, keep: Collection[int], left_open: list[Session]) -> Literal["untouched", "rewound"]:
+    def _rewind(
+        self, keep: Collection[int], left_open: list[Session], meanwhile: Callable[[], None] | None
+    ) -> Literal["untouched", "rewound"]:
         if os.getpid() != self._pid:
             raise RefusedError("the process was forked")
         since = self._mark
-        written, mark = self._look(keep, left_open)
+        written, mark = self._look(keep, left_open, meanwhile)
         unlogged = bool(self._facts.unlogged_tables or self._facts.unlogged_sequences)
         if self._undoing is None and (written or unlogged or written.statistics):
             self._open()  # one more session: the server's count of them has to be read again
@@ -113,12 +120,15 @@ class Rewinder:
         self._rewinds += 1
         return "rewound"
 
-    def _look(self, keep: Collection[int], left_open: list[Session]) -> tuple[Written, Mark]:
+    def _look(
+        self, keep: Collection[int], left_open: list[Session], meanwhile: Callable[[], None] | None = None
+    ) -> tuple[Written, Mark]:
         """What was written, when nobody else is connected any more, and the mark after it."""
         deadline = time.monotonic() + _PATIENCE
         grace = _GRACE
         kept = (*keep, *filter(None, [self.pid]))
-        while (found := self._witness.look(self._oid, self._mark, kept, self._facts)) is None:
+        found = None if meanwhile is None else self._witness.look(self._oid, self._mark, kept, self._facts, meanwhile)
+        while found is None and (found := self._witness.look(self._oid, self._mark, kept, self._facts)) is None:
             left_open += self._witness.send_away(self._oid, kept, grace=grace, deadline=deadline)
             grace = 0.0
         written, mark = found
@@ -131,6 +141,7 @@ class Rewinder:
     def _open(self) -> Undoing:
         if self._undoing is None:
             self._undoing = Undoing(self._pristine, self._facts, self._clone.name, self._oid)
+            self.own.add(self._undoing.pid)
         return self._undoing
 
     def close(self) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["RESET", "reset_session"]
+from clonedb.rewind.message import answer, send
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGconn
+
+__all__ = ["RESET", "SessionReset", "reset_session"]
 
 RESET = (
     "close all; reset session authorization; reset role; reset all; unlisten *;"
@@ -27,3 +32,27 @@ def reset_session(cursor: Any) -> None:
         cursor.execute(RESET, prepare=False)
     else:
         cursor.execute(RESET)
+
+
+class SessionReset:
+    """`reset_session` as a connection's holder needs it: in one go, or begun and ended while something else is done."""
+
+    def __call__(self, cursor: Any) -> None:
+        """Reset a session through a DBAPI cursor."""
+        reset_session(cursor)
+
+    def begin(self, connection: PGconn, *more: str) -> None:
+        """Send the reset, and `more` statements with it, on an idle connection."""
+        send(connection, [RESET, *more])
+
+    def end(self, connection: PGconn) -> bool:
+        """Wait for it: whether the connection is idle again, and as good as new."""
+        import psycopg
+
+        try:
+            answer(connection)
+        except psycopg.Error:
+            return False
+        while connection.notifies() is not None:  # which came before, for whoever listened then
+            pass
+        return connection.transaction_status == psycopg.pq.TransactionStatus.IDLE

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, LiteralString
+from typing import TYPE_CHECKING, LiteralString
 
 from clonedb.rewind.facts import STATISTICS, Facts, RefusedError, Sequence, Table, demand_same
+from clonedb.rewind.message import Results, ask, number, text
 from clonedb.rewind.places import Layout, ranges
 from clonedb.rewind.pristine import Pristine
 from clonedb.rewind.session import open_session
@@ -15,7 +16,6 @@ from clonedb.rewind.wal import Written
 from clonedb.rewind.witness import Mark
 
 if TYPE_CHECKING:
-    from psycopg import Cursor
     from psycopg.sql import Composable
 
 __all__ = ["Undoing"]
@@ -26,8 +26,6 @@ _MOST_ROWS = 10_000  # to put back
 _MOST_RANGES = 300  # of blocks of one table; what lies between them is looked at, too
 _GROWTH = 4  # times as many pages as in the template, and
 _PAGES = 512  # some more, make a table too slow to hand on
-
-Results = list[list[tuple[Any, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +82,16 @@ class Undoing:
         self._prepare("state", facts.unlogged_sequences)
         results = self._send(
             [f"execute strangers_{table.oid}({since.rows})" for table in facts.unlogged_tables]
-            + [f"execute state_{sequence.oid}" for sequence in facts.unlogged_sequences]
+            + [f"execute state_{sequence.oid}" for sequence in facts.unlogged_sequences],
         )
-        for relation, ((*state, pages),) in zip(relations, results, strict=True):
+        for relation, ((one, other, pages),) in zip(relations, results, strict=True):
             if isinstance(relation, Sequence):
-                if state != [relation.last_value, relation.is_called]:
+                if (number(one), other == b"t") != (relation.last_value, relation.is_called):
                     written.sequences.add(relation)
-            elif state != [0, relation.rows]:
+            elif (number(one), number(other)) != (0, relation.rows):
                 if relation.refusal:
                     raise RefusedError(relation.refusal)
-                written.lost[relation] = set(range(max(pages, relation.pages)))
+                written.lost[relation] = set(range(max(number(pages), relation.pages)))
 
     def undo(self, written: Written, since: Mark, mark: Mark, keep: Collection[int]) -> Mark:
         """Undo what was written between two marks in one transaction: the mark after it.
@@ -125,7 +123,7 @@ class Undoing:
         ]
         present = iter(self._send(begin))
         missing = [
-            self._missing(table, spans, {row[0] for _ in spans for row in next(present)})
+            self._missing(table, spans, {text(row[0]) for _ in spans for row in next(present)})
             for table, spans in lost.items()
         ]
         if sum(len(one.places) for one in missing) > _MOST_ROWS:
@@ -172,21 +170,23 @@ class Undoing:
                 "commit",
                 "execute place",
                 f"execute finish({self._oid}, '{{{kept}}}')",
-            ]
+            ],
         )
         for one, placed in zip(missing, results, strict=False):
             layout = self._layouts[one.table.oid]
             for old, (new,), name in zip(one.places, placed, one.names, strict=True):
-                layout.move(old, new, name)
+                layout.move(old, text(new), name)
         ((own,),), ((place,),), ((ceiling, present, sessions),) = results[-3:]
-        if present or sessions != mark.sessions:
+        if present != b"0" or number(sessions) != mark.sessions:
             raise RefusedError("a session came while it was undone")
-        alone = ceiling == mark.xid + (own is not None)  # no other transaction of the whole server wrote anything
-        return replace(mark, undoing=own, quiet=place if alone else mark.quiet)
+        undoing = None if own is None else number(own)
+        # no other transaction of the whole server wrote anything
+        alone = number(ceiling) == mark.xid + (undoing is not None)
+        return replace(mark, undoing=undoing, quiet=text(place) if alone else mark.quiet)
 
-    def _send(self, parts: Collection[str]) -> Results:
+    def _send(self, parts: Iterable[str]) -> Results:
         """The rows of those statements that have any: one message to the server and back."""
-        return _results(self._connection.execute("; ".join(parts).encode()))
+        return ask(self._connection.pgconn, parts)
 
     def _prepare(self, kind: str, relations: Iterable[Table | Sequence]) -> None:
         """Prepare the statements for relations that are met for the first time, in one message."""
@@ -223,15 +223,6 @@ def _array(rows: Iterable[str]) -> str:
     """Rows as the literal of an array of their table's type."""
     quoted = (row.replace("\\", "\\\\").replace('"', '\\"') for row in rows)
     return "'{" + ",".join(f'"{row}"' for row in quoted).replace("'", "''") + "}'"
-
-
-def _results(cursor: Cursor[Any]) -> Results:
-    found = []
-    while True:
-        if cursor.description is not None:
-            found.append(cursor.fetchall())
-        if not cursor.nextset():
-            return found
 
 
 # age() counts as transaction numbers do, round and round, and without a comparison operator for xid

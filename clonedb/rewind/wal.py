@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from clonedb.rewind.facts import STATISTICS, Facts, Sequence, Table
+from clonedb.rewind.message import Row, number, text
 
 __all__ = ["Written", "read_statement", "sort_out"]
 
@@ -88,19 +88,19 @@ class Written:
         return bool(self.gained or self.lost or self.sequences)
 
 
-def sort_out(rows: Iterable[tuple[Any, ...]], facts: Facts) -> Written:
+def sort_out(rows: Iterable[Row], facts: Facts) -> Written:
     """Tell from the rows of `read_statement` what was written; whatever is not known is refused."""
     written = Written()
     for tablespace, ours, node, manager, kind, blocks in rows:
-        file, record = (tablespace, node), (manager, kind)
-        if not ours:
+        file, record = (number(tablespace), number(node)), (text(manager), text(kind))
+        if ours != b"t":
             written.shared = True
         elif table := facts.tables.get(file):
-            _sort_out_table(written, table, record, blocks)
+            _sort_out_table(written, table, record, map(int, text(blocks)[1:-1].split(",")))
         elif sequence := facts.sequences.get(file):
             written.sequences.add(sequence)
             if record != ("Sequence", "LOG"):
-                _refuse(written, f"a sequence has an unknown WAL record ({manager} {kind})")
+                _refuse(written, f"a sequence has an unknown WAL record ({' '.join(record)})")
         elif file not in facts.ignored:
             reason = facts.others.get(file, _UNKNOWN)
             if reason == STATISTICS or record == ("Heap", "INPLACE"):

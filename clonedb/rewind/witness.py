@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from clonedb.postgres.server import Server
 from clonedb.postgres.sql import Session
 from clonedb.rewind.facts import Facts, RefusedError
+from clonedb.rewind.message import answer, number, send, text
 from clonedb.rewind.wal import Written, read_statement, sort_out
 
 if TYPE_CHECKING:
-    from psycopg import Connection, Cursor
+    from psycopg import Connection
 
 __all__ = ["Mark", "Witness"]
 
@@ -60,10 +61,12 @@ class Witness:
 
     def __init__(self, server: Server) -> None:
         self._lock = threading.Lock()
+        self._flushes = server.info.major >= 17
         self._connection = server.connect(server.config.maintenance_database, options=_SETTINGS)
+        emit = _EMIT_AND_FLUSH if self._flushes else _EMIT
         read = read_statement(server.info.major)
         self._connection.execute(
-            f"{_PREPARED}; prepare clonedb_read (pg_lsn, pg_lsn, oid, bigint, xid) as {read}".encode()
+            f"{_PREPARED.format(emit=emit)}; prepare clonedb_read (pg_lsn, pg_lsn, oid, bigint, xid) as {read}".encode()
         )
 
     @property
@@ -97,40 +100,50 @@ class Witness:
                     self._connection.close()
                 raise
 
-    def look(self, oid: int, since: Mark, keep: Collection[int], facts: Facts) -> tuple[Written, Mark] | None:
+    def look(
+        self,
+        oid: int,
+        since: Mark,
+        keep: Collection[int],
+        facts: Facts,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> tuple[Written, Mark] | None:
         """What was written in a database, with the new mark; None if others than the idle sessions to keep are there.
 
-        One message to the server. The new position is that of a record of our own, flushed by its commit. (What
-        pg_current_wal_flush_lsn() gives may lie in the middle of a record, which would be read by nobody.) Who is
-        connected is asked after that: whoever wrote before the position and is gone has committed, or never will, and
-        what others write from then on is behind it. When nothing was written on the whole server, there is nothing to
-        flush and to read.
+        One message to the server; `meanwhile` is called while it works on that. The new position is that of a record of
+        our own, flushed with it. (What pg_current_wal_flush_lsn() gives may lie in the middle of a record, which would
+        be read by nobody.) Who is connected is asked before: whoever is gone by then has committed, or never will, and
+        all that they wrote is before the position; what others write from then on is theirs who come later, which the
+        count of sessions tells, because that is read first. When nothing was written on the whole server, there is
+        nothing to flush and to read.
         """
         # of unlogged relations, a change may be the only one on the server and leave no WAL
         quiet = "0/0" if facts.unlogged_tables or facts.unlogged_sequences else since.quiet
         undoing = "null" if since.undoing is None else f"'{since.undoing % 2**32}'"
+        emit = f"execute clonedb_stop('{since.position}', '{quiet}')"
         message = (
-            f"begin; execute clonedb_stop('{since.position}', '{quiet}'); commit;"
-            f" execute clonedb_look('{since.position}', {oid}, {_pids(keep)});"
-            f" execute clonedb_read('{since.position}', current_setting('clonedb.stop')::pg_lsn, {oid}, {_MOST_WAL},"
-            f" {undoing})"
-        ).encode()
+            f"execute clonedb_look({oid}, {_pids(keep)})",
+            *((emit,) if self._flushes else ("begin", emit, "commit")),
+            f"execute clonedb_place('{since.position}')",
+            f"execute clonedb_read('{since.position}', {_STOP}, {oid}, {_MOST_WAL}, {undoing})",
+        )
         with self._session() as connection:
-            _, ((stop, size, silent, xid, count, others, prepared, slots, _),), rows = _results(
-                connection.execute(message)
-            )
-        if others:
+            send(connection.pgconn, message)
+            meanwhile()
+            seen, _, placed, rows = answer(connection.pgconn)
+        ((sessions, others, prepared, slots, _),), ((stop, size, silent, xid),) = seen, placed
+        if others != b"0":
             return None
-        if prepared:
+        if prepared not in {None, b"0"}:
             raise RefusedError("a prepared transaction is open")
-        if slots:
+        if slots not in {None, b"0"}:
             raise RefusedError("a replication slot was made")
-        if size > _MOST_WAL:
+        if int(size or 0) > _MOST_WAL:
             raise RefusedError("too much WAL was written")
-        written = sort_out(rows, facts)
-        if stop == since.position:
+        written, position, count = sort_out(rows, facts), text(stop), number(sessions)
+        if position == since.position:
             return written, replace(since, sessions=count)
-        return written, Mark(stop, xid, silent or since.quiet, count)
+        return written, Mark(position, number(xid), text(silent) if silent else since.quiet, count)
 
     def send_away(self, oid: int, keep: Collection[int], *, grace: float, deadline: float) -> list[Session]:
         """End a database's sessions but the idle ones to keep and wait until they are gone: those of clients.
@@ -167,16 +180,6 @@ def _others(connection: Connection[Any], what: str, oid: int, keep: Collection[i
     return connection.execute(f"execute clonedb_{what}({oid}, {_pids(keep)})".encode()).fetchall()
 
 
-def _results(cursor: Cursor[Any]) -> list[list[tuple[Any, ...]]]:
-    """The rows of those statements that have any, in their order."""
-    found = []
-    while True:
-        if cursor.description is not None:
-            found.append(cursor.fetchall())
-        if not cursor.nextset():
-            return found
-
-
 # Autovacuum changes no contents and cannot be ended for good. A session is kept only while it says that it is idle:
 # one in a transaction has a snapshot and perhaps writes, and one that was told not to report says nothing.
 _OTHERS = """
@@ -186,24 +189,32 @@ where a.datid = $1 and a.backend_type <> 'autovacuum worker' and not (a.pid = an
 
 _SESSION = "a.pid, a.backend_type = 'client backend', a.application_name, coalesce(a.state, ''), coalesce(a.query, '')"
 
+_STOP = "current_setting('clonedb.stop')::pg_lsn"
+
+# the latter is flushed by its commit; 17 and newer can do without a transaction
+_EMIT_AND_FLUSH = "pg_logical_emit_message(false, 'clonedb', '', true)"
+_EMIT = "pg_logical_emit_message(true, 'clonedb', '')"
+
 # Up to 48 bytes after our record there is nothing but its commit: the least that changes a row takes more. In their
 # order: sessions are counted before it is asked who is there, so that one that comes after that makes a difference.
 _PREPARED = f"""
-prepare clonedb_stop (pg_lsn, pg_lsn) as
-select set_config('clonedb.stop', (case when pg_current_wal_insert_lsn() = $2 then $1
-                                        else pg_logical_emit_message(true, 'clonedb', '') end)::text, false);
-prepare clonedb_look (pg_lsn, oid, int[]) as
-select *, case when others > 0 then set_config('clonedb.stop', '0/0', false) end
-from (select stop::text, (stop - $1)::bigint,
-             case when pg_current_wal_insert_lsn() - stop <= 48 then pg_current_wal_insert_lsn()::text end,
-             pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
-             pg_stat_get_db_sessions($2),
-             (select count(*)::int {_OTHERS.replace("$2", "$3").replace("$1", "$2")}) as others,
+prepare clonedb_look (oid, int[]) as
+select *, set_config('clonedb.others', others::text, false)
+from (select pg_stat_get_db_sessions($1),
+             (select count(*) {_OTHERS}) as others,
              case when current_setting('max_prepared_transactions') <> '0'
-                  then (select count(*)::int from pg_prepared_xact() p where p.dbid = $2) end,
+                  then (select count(*) from pg_prepared_xact() p where p.dbid = $1) end,
              case when current_setting('wal_level') = 'logical'
-                  then (select count(*)::int from pg_get_replication_slots() s where s.datoid = $2) end
-      from (select current_setting('clonedb.stop')::pg_lsn as stop) w offset 0) l;
+                  then (select count(*) from pg_get_replication_slots() s where s.datoid = $1) end
+      offset 0) l;
+prepare clonedb_stop (pg_lsn, pg_lsn) as
+select set_config('clonedb.stop', case when current_setting('clonedb.others') <> '0' then $1
+                                       when pg_current_wal_insert_lsn() = $2 then $1 else {{emit}} end::text, false);
+prepare clonedb_place (pg_lsn) as
+select stop, stop - $1,
+       case when pg_current_wal_insert_lsn() - stop <= 48 then pg_current_wal_insert_lsn() end,
+       pg_snapshot_xmax(pg_current_snapshot())
+from (select {_STOP} as stop) w;
 prepare clonedb_see (oid, int[]) as select {_SESSION} {_OTHERS};
 prepare clonedb_end (oid, int[]) as
 select pid, client, application, state, query

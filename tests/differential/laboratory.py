@@ -107,9 +107,10 @@ class Laboratory:
         """
         clone, rewinder, sessions = self._ready()
         self._life.append(program)
-        kept = sessions.run(program)
+        renewal = sessions.run(program)
         start = time.perf_counter()
-        outcome = rewinder.rewind(keep=kept)
+        outcome = rewinder.rewind(keep=renewal.pids, meanwhile=renewal.end)
+        renewal.end()
         self.tally.milliseconds.append((time.perf_counter() - start) * 1e3)
         if outcome.kind == "refused":
             reason = _reason(outcome.why)
@@ -117,7 +118,7 @@ class Laboratory:
             self.tally.examples.setdefault(reason, program)
             self.retire()
             return "refused"
-        wrong = sessions.settle(kept)
+        wrong = sessions.settle(renewal.pids)
         if outcome.kind == "untouched":
             self.tally.untouched += 1
         else:
@@ -125,7 +126,7 @@ class Laboratory:
         if not compare:
             return str(outcome.kind)
         left = self._template.server.run(
-            lambda connection: connection.execute(_OURS, [clone.name, APPLICATION, list(kept)]).fetchone()
+            lambda connection: connection.execute(_OURS, [clone.name, APPLICATION, renewal.pids]).fetchone()
         )
         if left and left[0]:
             wrong.append(f"{left[0]} sessions are still connected")

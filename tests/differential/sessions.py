@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,8 @@ import psycopg
 from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
-from clonedb.rewind.sessions import reset_session
+from clonedb.connections import Renewal
+from clonedb.rewind.sessions import SessionReset
 from tests.differential.grammar import Program, Step
 
 __all__ = ["APPLICATION", "Sessions", "share"]
@@ -54,30 +55,28 @@ class Sessions:
     _open: dict[int, Connection[Any]] = field(default_factory=dict)
     _kept: set[int] = field(default_factory=set)
 
-    def run(self, program: Program) -> frozenset[int]:
-        """Run a program, let its sessions end as it says, and return the backends of those that are to be kept."""
+    def run(self, program: Program) -> Renewal:
+        """Run a program, let its sessions end as it says, and begin to reset those that are to be kept."""
         for step in program.steps:
             self._run(step)
-        kept = set()
+        renewal = Renewal(SessionReset())
         for number, ending in enumerate(program.endings):
             connection = self._open.get(number)
             if connection is None or connection.closed:
                 continue
             if ending == "keep":
                 connection.rollback()
-                with contextlib.suppress(psycopg.Error), connection.cursor() as cursor:
-                    reset_session(cursor)
+                renewal.begin(connection.pgconn, keep=_nothing, lose=connection.close)
                 if not connection.closed:
-                    kept.add(connection.info.backend_pid)
                     continue
             if ending != "leave":
                 with contextlib.suppress(psycopg.Error):
                     if ending == "commit":
                         connection.execute("commit")
                 connection.close()
-        return frozenset(kept)
+        return renewal
 
-    def settle(self, kept: frozenset[int]) -> list[str]:
+    def settle(self, kept: Collection[int]) -> list[str]:
         """After the undoing: which sessions are not as they should be. Those kept go on, with the next program."""
         wrong = []
         for number, connection in list(self._open.items()):
@@ -120,6 +119,10 @@ class Sessions:
             connection = psycopg.connect(self.dsn, autocommit=True, options=_OPTIONS, application_name=APPLICATION)
             self._open[number] = connection
         return connection
+
+
+def _nothing() -> None:
+    """It is kept."""
 
 
 def _execute(connection: Connection[Any], statement: str, data: str | None) -> None:

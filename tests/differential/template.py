@@ -71,7 +71,7 @@ def opened(url: str, directory: Path, *, unlogged: bool = False) -> Iterator[Ope
         Project(directory, {}).revision("one", "pass")
     seeds = ["schema.sql", "unlogged.sql"] if unlogged else ["schema.sql"]
     config = Config(rootdir=directory).replace(
-        "test", url=url, seed=[str(_HERE / name) for name in seeds], state_dir=str(directory / "state")
+        "test", url=url, seed=[str(_HERE / name) for name in seeds], state_dir=str(directory / "state"), standby=0.0
     )
     with open_template(config) as template:
         yield template

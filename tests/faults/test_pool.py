@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
 
 import clonedb
@@ -129,13 +131,51 @@ def test_the_server_restarted_while_pooling(alone: Project, sandbox: Sandbox, pr
             assert databases(dsn, f"{prefix}_c_") == []
 
 
+def test_no_more_connections_while_pooling(alone: Project, sandbox: Sandbox, prefix: str) -> None:
+    """The thread gets none: clones are made on the spot, and used ones dropped when there is room for it again."""
+    with sandbox.lease() as lease:
+        url = DatabaseURL(driver="psycopg", user=lease.user, password=lease.password, host="127.0.0.1", port=lease.port)
+        settings = {"url": url.render(), "prefix": prefix, "state_dir": str(sandbox.config.state_dir)}
+        with clonedb.template(alone.directory, **settings) as template, contextlib.ExitStack() as crowd:
+            dsn = url.replace(driver=None, database="postgres").render()
+            pool = Pool(template.server, template.record, Cap(template.server))
+
+            def there() -> set[str]:
+                found = template.server.run(lambda connection: sql.databases(connection, prefix))
+                return {database.name for database in found} - {template.name}
+
+            used = [pool.take(ahead=1)]
+            with contextlib.suppress(psycopg.OperationalError):
+                while True:
+                    crowd.enter_context(psycopg.connect(dsn))
+            used += [pool.take(ahead=1) for _ in range(3)]
+            dropped = used.pop()
+            pool.drop(dropped)
+            time.sleep(0.3)
+            assert there() == {dropped.name, *(clone.name for clone in used)}
+            crowd.close()
+            wait_until(lambda: dropped.name not in there() and len(there()) == 4)  # and one is made ahead
+            used.append(pool.take(ahead=1))
+            assert one(used[-1], "select count(*) from item") == (1,)
+            for clone in used:
+                pool.drop(clone)
+            pool.close()
+            assert there() == set()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 def test_a_full_disk_while_pooling(items: Project, variables: None, postgres_bin: str | None) -> None:
     """Who asks for a clone gets the server's error, as without a pool; with room again, a clone."""
     disk = Path(tempfile.mkdtemp(prefix="clonedb-disk-"))
     disk.chmod(0o711)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m,mode=711", "tmpfs", str(disk)], check=True)
-    settings = {"state_dir": str(disk / "state"), "data": "disk", "idle_timeout": 0.5, "postgres_bin": postgres_bin}
+    settings = {
+        "state_dir": str(disk / "state"),
+        "data": "disk",
+        "idle_timeout": 0.5,
+        "standby": 0.0,
+        "postgres_bin": postgres_bin,
+    }
     try:
         with clonedb.template(items.directory, **settings) as template:
             pool = Pool(template.server, template.record, Cap(template.server))
@@ -147,7 +187,7 @@ def test_a_full_disk_while_pooling(items: Project, variables: None, postgres_bin
                     filler.write(bytes(1 << 20))
                     filler.flush()
             used.append(pool.take(ahead=1))  # which was made ahead
-            with pytest.raises(ServerError, match=r"could not make clone .*No space left on device.*free some space"):
+            with pytest.raises(ServerError, match=r"could not make clone .*No space left|no room in memory for clone"):
                 pool.take(ahead=1)
             (disk / "filler").unlink()
             used += [pool.take(ahead=1) for _ in range(3)]

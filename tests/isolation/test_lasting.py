@@ -258,38 +258,3 @@ def test_asynchronous_connections(items: Project, driver: str, *, routed: bool) 
     items.write("test_it.py", ASYNC.replace("{source}", APPLICATION if routed else FIXTURE))
     outcome = run(items, *STRICT).demand()
     assert "Captured log" not in outcome.out
-
-
-OWN = """
-import pytest, sqlalchemy as sa
-
-seen, pids = [], []
-
-def pid(engine):
-    with engine.connect() as connection:
-        return connection.scalar(sa.text("select pg_backend_pid()"))
-
-def test_opens_one(clonedb_engine):
-    pids.append(pid(clonedb_engine))
-
-def test_it_stays(clonedb_engine):
-    assert pid(clonedb_engine) == pids[0]
-
-def test_listens(clonedb_engine):
-    sa.event.listen(clonedb_engine, "connect", lambda *_: seen.append("connect"))
-    sa.event.listen(clonedb_engine, "checkout", lambda *_: seen.append("checkout"))
-    assert pid(clonedb_engine) not in pids
-    assert seen == ["connect", "checkout"]
-
-def test_nobody_listens(clonedb_engine):
-    pid(clonedb_engine)
-    assert seen == ["connect", "checkout"]
-"""
-
-
-@pytest.mark.parametrize("route", [[], ["*"]], ids=["alone", "routed"])
-def test_the_engine_of_the_fixtures(items: Project, route: list[str]) -> None:
-    """A routed application changes nothing for it, and what a test listens to is told of its own connections only."""
-    items.settings(route=route)
-    items.write("test_it.py", OWN)
-    run(items).demand()

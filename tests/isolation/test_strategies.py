@@ -21,7 +21,9 @@ from tests.projects import Project, databases
 @pytest.fixture
 def template(items: Project, config: Config, prefix: str) -> Iterator[clonedb.OpenTemplate]:
     """The project's template on the run's server."""
-    settings = {name: getattr(config, name) for name in ("state_dir", "postgres_bin", "salt", "idle_timeout")}
+    settings = {
+        name: getattr(config, name) for name in ("state_dir", "postgres_bin", "salt", "idle_timeout", "standby")
+    }
     with clonedb.template(items.directory, **settings, prefix=prefix) as opened:
         yield opened
 

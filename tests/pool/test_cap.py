@@ -8,6 +8,7 @@ import time
 import psycopg
 import pytest
 
+from clonedb.clone import create_empty
 from clonedb.errors import ConfigError, LockTimeoutError
 from clonedb.postgres.cap import Cap
 from tests.pool.conftest import Open, eventually, pool_of
@@ -142,4 +143,31 @@ def test_a_clone_gives_its_slot_back_once(opened: Open) -> None:
     first.drop()
     assert other.try_take() is None
     second.drop()
+    assert other.try_take() == 0
+
+
+def test_a_clone_that_no_test_has(opened: Open) -> None:
+    """It takes room that is left, nobody waits for it, and there is none while others wait."""
+    pool, other = pool_of(opened(max_clones=2)), Cap(opened(max_clones=2).server)
+    spare = pool.spare()
+    assert spare is not None
+    used = pool.take()
+    assert pool.spare() is None
+    spare.drop()
+    again = pool.spare()
+    assert again is not None
+    assert other.try_take() is None
+    for clone in (again, used):
+        clone.drop()
+
+
+def test_databases_of_another_kind(opened: Open) -> None:
+    """They take as much room as a clone, until they are dropped; one that could not be made takes none."""
+    template = opened(max_clones=1)
+    cap, other = Cap(template.server), Cap(opened(max_clones=1).server)
+    empty = cap.filled(cap.take(nothing), lambda: create_empty(template.server))
+    assert other.try_take() is None
+    empty.drop()
+    with pytest.raises(ZeroDivisionError):
+        cap.filled(cap.take(nothing), lambda: create_empty(template.server) if 1 // 0 else empty)
     assert other.try_take() == 0

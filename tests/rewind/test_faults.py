@@ -74,7 +74,13 @@ def test_a_full_disk(postgres_bin: str | None) -> None:
     disk = Path(tempfile.mkdtemp(prefix="clonedb-disk-"))
     disk.chmod(0o711)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m,mode=711", "tmpfs", str(disk)], check=True)
-    settings = {"state_dir": str(disk / "state"), "data": "disk", "idle_timeout": 0.5, "postgres_bin": postgres_bin}
+    settings = {
+        "state_dir": str(disk / "state"),
+        "data": "disk",
+        "idle_timeout": 0.5,
+        "standby": 0.0,
+        "postgres_bin": postgres_bin,
+    }
     config = Config(rootdir=Path("/")).replace("the test", **settings)
     try:
         with contextlib.closing(open_server(config)) as server:

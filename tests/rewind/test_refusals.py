@@ -107,6 +107,16 @@ def test_too_many_rows_were_changed(
     assert rewinder.rewind() == Outcome("refused", "too much was written")
 
 
+def test_no_room_for_a_clone_to_read_from(shared: Server, template: Template, clone: Clone) -> None:
+    """Rows that a test took cannot be put back then; those that it made can be taken away."""
+    with contextlib.closing(Pristine(shared, template, lambda: None)) as pristine:
+        rewinder = Rewinder(clone, pristine)
+        write(clone, "insert into plain values (100)")
+        assert rewinder.rewind() == Outcome("rewound")
+        write(clone, "delete from plain where id = 1")
+        assert rewinder.rewind() == Outcome("refused", "there was no room for a clone to read rows from (max_clones)")
+
+
 def test_bloat(clone: Clone, rewinder: Rewinder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table that has become much larger than in the template is not handed on."""
     monkeypatch.setattr(undo, "_PAGES", 2)
