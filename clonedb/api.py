@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import warnings
 import weakref
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Self
 from clonedb.clone import Clone, create
 from clonedb.errors import NoMigrationsError
 from clonedb.fingerprint import Fingerprint, Sources
-from clonedb.gc import Collector
 from clonedb.postgres.roles import prepare_role
 from clonedb.postgres.server import Server, open_server
 from clonedb.progress import Progress, Silence, Warnings
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from clonedb.config import Config
+    from clonedb.gc import Collector
 
 __all__ = [
     "OpenTemplate",
@@ -156,7 +155,7 @@ def open_template(
                 server,
                 project,
                 sources,
-                run=run or f"{os.getpid()}-{secrets.token_hex(8)}",
+                run=run or f"{os.getpid()}-{os.urandom(8).hex()}",
                 progress=progress,
                 rebuild=each.rebuild if rebuild is None else rebuild,
                 base=opened.record if opened else None,
@@ -168,11 +167,16 @@ def open_template(
             if opened is not None:
                 opened.close()
             raise
-        collects = run is None and each is projects[0][0]
-        collector = Collector(server) if collects else None
+        collector = _collector(server) if run is None and each is projects[0][0] else None
         opened = OpenTemplate(server, record, project, base=opened, collector=collector)
     assert opened is not None  # noqa: S101 - the chain has one link at least
     return opened
+
+
+def _collector(server: Server) -> Collector:
+    from clonedb.gc import Collector
+
+    return Collector(server)
 
 
 def _echo() -> None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from clonedb.errors import ConfigError
 from clonedb.keys import KEYS, check, nearest, shown
 
 __all__ = ["Config"]
 
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+
+class Config(NamedTuple):
     """Everything a project can choose, passed whole from the first step to the last.
 
     `rootdir` is the project's directory: relative paths start there. `sources` names, for each key that was set, the
@@ -32,10 +31,11 @@ class Config:
     state_dir: str | None = KEYS["state_dir"].default
     data: str = KEYS["data"].default
     idle_timeout: float = KEYS["idle_timeout"].default
+    standby: float = KEYS["standby"].default
     prefix: str = KEYS["prefix"].default
     alembic_ini: str | None = KEYS["alembic_ini"].default
     alembic_section: str = KEYS["alembic_section"].default
-    alembic: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    alembic: Mapping[str, str] = _EMPTY
     x: tuple[str, ...] = KEYS["x"].default
     target: str = KEYS["target"].default
     seed: tuple[str, ...] = KEYS["seed"].default
@@ -45,10 +45,10 @@ class Config:
     salt: str = KEYS["salt"].default
     base: str | None = KEYS["base"].default
     template: str = KEYS["template"].default
-    templates: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    templates: Mapping[str, Mapping[str, Any]] = _EMPTY
     driver: str | None = KEYS["driver"].default
     role: str | None = KEYS["role"].default
-    role_password: str | None = field(default=KEYS["role_password"].default, repr=False)
+    role_password: str | None = KEYS["role_password"].default
     route: tuple[str, ...] = KEYS["route"].default
     autouse: bool = KEYS["autouse"].default
     isolation: str = KEYS["isolation"].default
@@ -63,8 +63,8 @@ class Config:
     echo: bool = KEYS["echo"].default
     report: bool = KEYS["report"].default
     off: bool = KEYS["off"].default
-    sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
-    project_wide: Config | None = field(default=None, repr=False, compare=False)
+    sources: Mapping[str, str] = _EMPTY
+    project_wide: Config | None = None
 
     def __repr__(self) -> str:
         """The values that were set, without any password."""
@@ -89,7 +89,7 @@ class Config:
         """
         checked = {name: check(name, value, source) for name, value in values.items()}
         sources = MappingProxyType({**self.sources, **dict.fromkeys(checked, source)})
-        return dataclasses.replace(self, **checked, sources=sources)
+        return self._replace(**checked, sources=sources)
 
     def of_template(self, name: str, source: str) -> Config:
         """The configuration of a named template: what its table says, and else the project's.
@@ -99,7 +99,7 @@ class Config:
         """
         whole = self.project_wide or self
         if name == "default":  # `template` may name another for the whole run
-            return whole if whole.template == name else dataclasses.replace(whole, template=name)
+            return whole if whole.template == name else whole._replace(template=name)
         if name not in whole.templates:
             listed = ", ".join(["default", *whole.templates])
             hint = nearest(name, {"default": None, **whole.templates})
@@ -112,17 +112,17 @@ class Config:
             values.setdefault("seed", ())
         place = f"{whole.source('templates')}.templates.{name}"
         whole._demand_no_circle(name)  # noqa: SLF001 - one of this class's own
-        return dataclasses.replace(whole.replace(place, **{"template": name, **values}), project_wide=whole)
+        return whole.replace(place, **{"template": name, **values})._replace(project_wide=whole)
 
     def of_revision(self, revision: str, source: str) -> Config:
         """The configuration of a template that stops at a revision: without seeds, which want what comes later."""
         found = self.replace(source, target=revision, seed=(), template="revision")
-        return dataclasses.replace(found, project_wide=self.project_wide or self)
+        return found._replace(project_wide=self.project_wide or self)
 
     def with_seeds(self, seeds: Sequence[str], source: str) -> Config:
         """The configuration of a template that is this one with further seeds: nothing of this one is done again."""
         found = self.replace(source, base=self.template, seed=tuple(seeds), template=f"{self.template}+seeds")
-        return dataclasses.replace(found, project_wide=self.project_wide or self)
+        return found._replace(project_wide=self.project_wide or self)
 
     def of_schema(self) -> Config | None:
         """The configuration of the template without seeds that one with seeds is built upon; None if there is no need.
@@ -132,7 +132,7 @@ class Config:
         if self.base is not None or not self.seed:
             return None
         found = self.replace(self.source("seed"), seed=(), template="schema")
-        return dataclasses.replace(found, project_wide=self.project_wide or self)
+        return found._replace(project_wide=self.project_wide or self)
 
     def of_base(self) -> Config | None:
         """The configuration of the template that this one is built upon; None if it is built from nothing."""

@@ -8,13 +8,13 @@ revisions. A project whose env.py migrates by such a module (`metadata.create_al
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from clonedb.config import Config
 from clonedb.project.find import Project
@@ -45,12 +45,11 @@ _LOCATIONS = frozenset(
 _NEW_REVISIONS = frozenset(
     {"file_template", "truncate_slug_length", "timezone", "output_encoding", "revision_environment", "post_write_hooks"}
 )
-_CONNECTION = re.compile(r"(?i)(?:.*[._-])?(?:url|uri|dsn|passw(?:or)?d)|sqlalchemy\.(?:echo|pool).*")
-_DATABASE_URL = re.compile(r"(?i)\s*postgres(?:ql)?(?:\+\w+)?://")
+_CONNECTION = frozenset({"url", "uri", "dsn", "passwd", "password"})  # the last word of an option's name
+_DATABASE_URL = r"(?i)\s*postgres(?:ql)?(?:\+\w+)?://"
 
 
-@dataclass(frozen=True, slots=True)
-class ServerFacts:
+class ServerFacts(NamedTuple):
     """What a template depends on of the server it is built on."""
 
     major: int
@@ -58,8 +57,7 @@ class ServerFacts:
     locale: str
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
+class Fingerprint(NamedTuple):
     """The digest of everything a template is made of (SHA-256, 64 hexadecimal digits), and the inputs, ordered."""
 
     digest: str
@@ -75,8 +73,7 @@ class Fingerprint:
         return [[item.kind, item.name, item.digest[:_ABBREVIATED]] for item in self.inputs]
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(NamedTuple):
     """How one input differs between two fingerprints."""
 
     change: Literal["added", "removed", "changed"]
@@ -183,7 +180,7 @@ def _x_arguments(config: Config) -> Iterator[Input]:
     values: dict[str, list[str]] = defaultdict(list)
     for argument in config.x:
         name, _, value = argument.partition("=")
-        if not _DATABASE_URL.match(value or name):
+        if not _is_database_url(value or name):
             values[name].append(argument)
     for name, arguments in values.items():
         yield Input("x", name, digest_of(json.dumps(arguments)))
@@ -201,9 +198,19 @@ def _options(project: Project) -> Iterator[Input]:
     for name, value in project.options.items():
         if name == "recursive_version_locations" or name in _LOCATIONS or name in _NEW_REVISIONS:
             continue
-        if _CONNECTION.fullmatch(name) or _DATABASE_URL.match(value):
+        if _is_connection(name) or _is_database_url(value):
             continue
         yield Input("option", name, digest_of(_portable(value, project)))
+
+
+def _is_connection(name: str) -> bool:
+    name = name.lower()
+    last = name.replace("_", ".").replace("-", ".").rpartition(".")[2]
+    return last in _CONNECTION or name.startswith(("sqlalchemy.echo", "sqlalchemy.pool"))
+
+
+def _is_database_url(text: str) -> bool:
+    return "://" in text and re.match(_DATABASE_URL, text) is not None
 
 
 def _portable(value: str, project: Project) -> str:
@@ -228,12 +235,14 @@ def _minor_version(name: str) -> str:
 
     importlib.metadata, which would say the same, costs 15 ms to import.
     """
-    pattern = re.compile(rf"(?i){name}-([^-]+)\.dist-info")
-    for directory in map(Path, sys.path):
+    begin, end = f"{name}-", ".dist-info"
+    for directory in sys.path:
         # listing one directory costs more than looking for the package in each
-        if not (directory / name).is_dir():
+        if not os.path.isdir(os.path.join(directory, name)):  # noqa: PTH112, PTH118 - a Path costs more than the call
             continue
-        versions = sorted(match[1] for path in directory.iterdir() if (match := pattern.fullmatch(path.name)))
+        entries = map(str.lower, os.listdir(directory or "."))  # noqa: PTH208 - so it does here
+        found = [entry for entry in entries if entry.startswith(begin) and entry.endswith(end)]
+        versions = sorted(entry[len(begin) : -len(end)] for entry in found if entry.count("-") == 2)
         if versions:
             return ".".join(versions[-1].split(".")[:2])
     from importlib import metadata

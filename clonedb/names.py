@@ -8,12 +8,11 @@ COMMENT would have to come in a second statement. A database whose mark does not
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from clonedb.errors import ConfigError
 
@@ -23,13 +22,12 @@ Kind = Literal["template", "unfinished", "clone"]
 
 _LETTERS: Mapping[Kind, str] = MappingProxyType({"template": "t", "unfinished": "b", "clone": "c"})
 _KINDS: Mapping[str, Kind] = MappingProxyType({letter: kind for kind, letter in _LETTERS.items()})
-_PREFIX = re.compile(r"[a-z][a-z0-9_]{0,23}")
-_NAME = re.compile(r"(?P<prefix>[a-z][a-z0-9_]{0,23})_(?P<kind>[tbc])_(?P<rest>[0-9a-z_]+)_(?P<mark>[0-9a-f]{6})")
+_PREFIX = r"[a-z][a-z0-9_]{0,23}"
+_NAME = rf"(?P<prefix>{_PREFIX})_(?P<kind>[tbc])_(?P<rest>[0-9a-z_]+)_(?P<mark>[0-9a-f]{{6}})"
 _OWNER_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(NamedTuple):
     """What the name of one of our databases says: its kind, the fingerprint's beginning, and who owns it."""
 
     text: str
@@ -40,7 +38,7 @@ class Name:
 
 def new_owner() -> str:
     """A random name for a process that is going to own databases: 50 bits, ten characters."""
-    return "".join(secrets.choice(_OWNER_ALPHABET) for _ in range(10))
+    return "".join(_OWNER_ALPHABET[byte % 32] for byte in os.urandom(10))
 
 
 def template_name(prefix: str, fingerprint: str) -> str:
@@ -60,7 +58,7 @@ def clone_name(prefix: str, fingerprint: str, owner: str, number: int) -> str:
 
 def parse(prefix: str, text: str) -> Name | None:
     """What a database's name says, or None when clonedb did not make it under this prefix."""
-    match = _NAME.fullmatch(text)
+    match = re.fullmatch(_NAME, text)
     if not match or match["prefix"] != prefix or match["mark"] != _mark(text.rpartition("_")[0]):
         return None
     fingerprint, _, rest = match["rest"].partition("_")
@@ -68,7 +66,7 @@ def parse(prefix: str, text: str) -> Name | None:
 
 
 def _marked(prefix: str, kind: Kind, rest: str) -> str:
-    if not _PREFIX.fullmatch(prefix):
+    if not re.fullmatch(_PREFIX, prefix):
         raise ConfigError(
             f"prefix is {prefix!r}; it takes a lower-case letter and up to 23 lower-case letters, digits and"
             " underscores, because a database's name has 63 bytes at most"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,10 +62,13 @@ def _project(start: Path) -> tuple[Path, dict[str, Any], str]:
 
 def _tool(file: Path) -> dict[str, Any]:
     try:
-        with file.open("rb") as opened:
-            tool = tomllib.load(opened).get("tool", {})
+        text = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return {}
+    import tomllib  # 4 ms, which a project without such a file does not pay
+
+    try:
+        tool = tomllib.loads(text.decode()).get("tool", {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not TOML: {error}") from None
     return tool if isinstance(tool, dict) else {}
@@ -86,6 +87,8 @@ def _refuse_misspelt(known: set[str]) -> None:
     """A CLONEDB_ variable that is nearly one of ours is a mistake; any other is somebody's own business."""
     for variable in os.environ:
         if variable.startswith("CLONEDB_") and variable not in known:
+            import difflib
+
             close = difflib.get_close_matches(variable[8:], [name[8:] for name in known], n=1, cutoff=0.8)
             if close:
                 raise ConfigError(f"unknown variable {variable!r} (did you mean 'CLONEDB_{close[0]}'?)")

@@ -42,7 +42,8 @@ HEAVY = (
     "rich",
     "sqlalchemy",
 )
-PROGRAMS = ("clonedb.cli.__main__", "clonedb.postgres.keeper", "clonedb.migrate.upgrade")  # run, never imported
+# run, never imported
+PROGRAMS = ("clonedb.cli.__main__", "clonedb.postgres.keeper", "clonedb.migrate.forkserver", "clonedb.migrate.upgrade")
 LINES = 320
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,7 +44,7 @@ def test_replace_sets_what_it_is_told_and_remembers_the_place() -> None:
 def test_config_is_frozen() -> None:
     """Nobody changes the configuration under somebody else's feet, not even its tables."""
     config = EMPTY.replace("test", alembic={"script_location": "migrations"}, x=["a=b"])
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         config.target = "base"  # type: ignore[misc]
     with pytest.raises(TypeError):
         config.alembic["script_location"] = "elsewhere"  # type: ignore[index]
@@ -233,7 +232,6 @@ def test_passwords_are_never_in_a_complaint_about_text(name: str) -> None:
 
 def test_keys_are_read_only() -> None:
     """The table of keys is made once, from Config's own fields, in their order."""
-    fields = [field.name for field in dataclasses.fields(Config)]
-    assert list(KEYS) == [name for name in fields if name not in ("rootdir", "sources", "project_wide")]
+    assert list(KEYS) == [name for name in Config._fields if name not in ("rootdir", "sources", "project_wide")]
     with pytest.raises(TypeError):
         KEYS["other"] = KEYS["url"]  # type: ignore[index]

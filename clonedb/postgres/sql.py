@@ -7,8 +7,7 @@ maintenance database unless a docstring says otherwise.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, LiteralString
+from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -40,8 +39,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class ServerInfo:
+class ServerInfo(NamedTuple):
     """What clonedb wants to know of a server before it works there; `major` is PostgreSQL's (18)."""
 
     major: int
@@ -67,8 +65,7 @@ def server_info(connection: Connection[Any]) -> ServerInfo:
     return ServerInfo(*row)
 
 
-@dataclass(frozen=True, slots=True)
-class Database:
+class Database(NamedTuple):
     """One row of pg_database with its comment."""
 
     name: str
@@ -147,8 +144,7 @@ def end_sessions(connection: Connection[Any], name: str, *, patience: float = 5.
     return ended
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(NamedTuple):
     """A client's session: its process, what it calls itself, what it is doing (`idle in transaction`), and its last
     statement.
     """

@@ -19,6 +19,7 @@ from clonedb.postgres.account import Account, account_for, check_reach, within_r
 from clonedb.postgres.binaries import Binaries
 from clonedb.postgres.cluster import HBA, Cluster, environment, settings
 from clonedb.postgres.machine import boot_id, host
+from clonedb.postgres.memory import demand_room, settings_in_memory
 from clonedb.postgres.recovery import clear
 from clonedb.postgres.state import Place, is_held, same_file, tail, try_lock, write_private
 from clonedb.postgres.waiting import Patience
@@ -76,6 +77,7 @@ def _start(
     try:
         cluster = Cluster(place, programs, binaries.major, account, lock, server)
         if not place.data.exists():
+            demand_room(place.directory, config)
             progress(f"preparing an embedded PostgreSQL {binaries.version} (initdb)")
             cluster.make_data()
         elif not place.file("password").exists():
@@ -100,7 +102,11 @@ def _parameters(
     return {
         "postgres": str(programs / "postgres"),
         "account": [account.uid, account.gid] if account else None,
-        "settings": {**settings(binaries.major), "hba_file": str(place.file("pg_hba.conf"))},
+        "settings": {
+            **settings(binaries.major),
+            **settings_in_memory(place.directory),
+            "hba_file": str(place.file("pg_hba.conf")),
+        },
         "ports": [last["port"], *ports] if last else ports,
         "socket_dir": f"{_temporary()}/clonedb-{uid}-{os.urandom(4).hex()}",
         "idle_timeout": config.idle_timeout,

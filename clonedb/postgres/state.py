@@ -5,19 +5,19 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import stat
 import sys
 import zlib
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from clonedb.config import Config
 from clonedb.errors import ServerError
 from clonedb.postgres.binaries import DEBIAN, WHEELS, Binaries
-from clonedb.postgres.memory import memory_base
+from clonedb.postgres.memory import about, memory_base
 
-__all__ = ["Place", "Running", "is_held", "same_file", "state_dir", "tail", "try_lock", "write_private"]
+__all__ = ["Place", "Running", "data_about", "is_held", "same_file", "state_dir", "tail", "try_lock", "write_private"]
 
 
 def state_dir(config: Config) -> Path:
@@ -45,6 +45,12 @@ def _bases(config: Config) -> list[Path]:
     state = _state_path(config)
     memory = memory_base(config, state)
     return [state, memory] if memory else [state]
+
+
+def data_about(config: Config) -> str:
+    """Where the data of the embedded server are, in words. Raises ServerError where memory is wanted and missing."""
+    state = _state_path(config)
+    return about(memory_base(config, state) or state)
 
 
 def default_state_dir() -> Path:
@@ -88,8 +94,7 @@ def _make_private(directory: Path) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """The directory of one embedded server. Its files:
 
     lease     locked, shared, by every process that uses the server; its time is that of the last lease
@@ -116,7 +121,7 @@ class Place:
         """
         if binaries.source in WHEELS:
             name = f"{binaries.source}-{binaries.major}"
-        elif DEBIAN.fullmatch(str(binaries.directory)):  # whether pg_config, PATH or a look at /usr/lib found it
+        elif re.fullmatch(DEBIAN, str(binaries.directory)):  # whether pg_config, PATH or a look at /usr/lib found it
             name = f"system-{binaries.major}"
         else:
             name = f"bin-{binaries.major}-{zlib.crc32(os.fsencode(binaries.directory)):08x}"
@@ -196,8 +201,7 @@ class Place:
         return found if isinstance(found, dict) else {}
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
+class Running(NamedTuple):
     """What a keeper says of the server it runs: uid is the server's, binaries a directory, since in unix time."""
 
     pid: int
@@ -214,7 +218,7 @@ class Running:
     def parse(cls, text: str) -> Running:
         """Read what a keeper wrote, which may be a newer clonedb's and say more."""
         found = json.loads(text)
-        return cls(**{field.name: found[field.name] for field in fields(cls)})
+        return cls(**{name: found[name] for name in cls._fields})
 
 
 def try_lock(path: Path, operation: int) -> int | None:

@@ -11,10 +11,9 @@ import configparser
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from clonedb.errors import ConfigError
 from clonedb.keys import nearest
@@ -23,19 +22,22 @@ from clonedb.url import redact
 __all__ = ["AlembicOptions", "load_ini", "load_toml"]
 
 _SEPARATORS = MappingProxyType({"space": " ", "newline": "\n", "os": os.pathsep, ":": ":", ";": ";"})
-_LEGACY_LOCATIONS = re.compile(r", *|(?: +)")
-_LEGACY_SYS_PATH = re.compile(r", *|(?: +)|:")
+_LEGACY_LOCATIONS = r", *|(?: +)"
+_LEGACY_SYS_PATH = r", *|(?: +)|:"
 
 
-@dataclass(frozen=True, slots=True)
-class AlembicOptions:
+class AlembicOptions(NamedTuple):
     """The main options of one project.
 
     `values` is everything as text; `lists` are the options that TOML gives as lists and no text replaced.
     """
 
-    values: Mapping[str, str] = field(repr=False)
+    values: Mapping[str, str]
     lists: Mapping[str, tuple[str, ...]]
+
+    def __repr__(self) -> str:
+        """Without the values, which may hold a password."""
+        return f"<options {', '.join(self.values)}>"
 
     @classmethod
     def read(
@@ -69,13 +71,13 @@ class AlembicOptions:
         """What Alembic puts in front of sys.path, as written."""
         return self._split("prepend_sys_path", _LEGACY_SYS_PATH, "path_separator")
 
-    def _split(self, name: str, legacy: re.Pattern[str], *separators: str) -> tuple[str, ...]:
+    def _split(self, name: str, legacy: str, *separators: str) -> tuple[str, ...]:
         if name in self.lists:
             return self.lists[name]
         text = self.values.get(name, "")
         option = next((option for option in separators if option in self.values), None)
         if option is None:
-            parts = legacy.split(text)
+            parts = re.split(legacy, text) if text else []
         elif (separator := _SEPARATORS.get(self.values[option])) is not None:
             parts = text.split(separator)
         else:
@@ -88,14 +90,22 @@ class AlembicOptions:
 
 def load_toml(path: Path) -> dict[str, Any]:
     """A TOML file, or nothing when there is none; raises ConfigError when it does not parse."""
-    import tomllib
-
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{str(path)!r} cannot be read: {error}") from error
+        raise _unreadable(path, error) from error
+    import tomllib  # 4 ms, which a project without such a file does not pay
+
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"{str(path)!r} cannot be read: {error}")
 
 
 def load_ini(path: Path | None, defaults: Mapping[str, str]) -> configparser.ConfigParser:

@@ -7,9 +7,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import NamedTuple
 
 from clonedb.project.stat_index import StatIndex
 
@@ -21,8 +21,7 @@ _LOADED = frozenset({"alembic", "sqlalchemy"})
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
-@dataclass(frozen=True, slots=True)
-class Module:
+class Module(NamedTuple):
     """A module of the project: its file (none for a namespace package) and, of a package, where its modules are."""
 
     name: str

@@ -7,7 +7,7 @@ import hashlib
 import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Contents", "extensions_in_sql", "read_contents"]
 
@@ -16,18 +16,15 @@ _UNKNOWN = "\0"
 
 # A comment is matched first, so that what it holds is passed over. A name that goes on with an unknown part, or that
 # a template's placeholder makes up, is not a name.
-_STATEMENT = re.compile(
-    r"""(?isx)
+_STATEMENT = r"""(?isx)
     --[^\n]* | /\*.*?\*/
     | \b CREATE \s+ EXTENSION \s+ (?: IF \s+ NOT \s+ EXISTS \s+ )?
       (?: "(?P<quoted>[^"{}%\x00\\]+)" | (?P<plain>[a-z_][\w$]*+) (?![\x00{%-]) )
     """
-)
 _WORDS = frozenset({"and", "for", "from", "if", "in", "is", "on", "or", "statement", "statements", "to", "with"})
 
 
-@dataclass(frozen=True, slots=True)
-class Contents:
+class Contents(NamedTuple):
     """One file, read.
 
     `imports` are dotted names as written, relative ones with their dots: `from a.b import c` gives `a.b` and `a.b.c`,
@@ -61,7 +58,7 @@ def read_contents(name: str, data: bytes) -> Contents:
 def extensions_in_sql(text: str) -> set[str]:
     """The names in a text's CREATE EXTENSION statements, comments left out, folded to lower case unless quoted."""
     names = set()
-    for match in _STATEMENT.finditer(text):
+    for match in re.finditer(_STATEMENT, text):
         if match["quoted"]:
             names.add(match["quoted"])
         elif match["plain"] and (name := match["plain"].lower()) not in _WORDS:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from clonedb.config import Config
 from clonedb.errors import ConfigError, NoMigrationsError
@@ -21,15 +19,12 @@ from clonedb.project.stat_index import StatIndex
 
 __all__ = ["Project", "find_project", "is_revision"]
 
-# as in alembic.script.base
-_REVISION = re.compile(r"(?!\.\#|__init__)(.*\.py)$")
 _PYTEST_FILES = MappingProxyType(
     {"pytest.ini": "pytest", ".pytest.ini": "pytest", "tox.ini": "pytest", "setup.cfg": "tool:pytest"}
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Project:
+class Project(NamedTuple):
     """A project's migrations: where they are and what Alembic is told about them.
 
     `ini` and `toml` are the files in use. `options` are the main options of both after interpolation, with the
@@ -40,12 +35,16 @@ class Project:
     ini: Path | None
     toml: Path | None
     section: str
-    options: Mapping[str, str] = field(repr=False)
+    options: Mapping[str, str]
     script_location: Path
     version_locations: tuple[Path, ...]
     recursive: bool
     import_roots: tuple[Path, ...]
     name: str
+
+    def __repr__(self) -> str:
+        """Without the options, which may hold a password."""
+        return f"<project {self.name!r} in {str(self.rootdir)!r}>"
 
     @property
     def env_py(self) -> Path:
@@ -112,11 +111,11 @@ def find_project(config: Config) -> Project:
 
 def is_revision(name: str) -> bool:
     """Whether Alembic loads a file of this name in a version location as a revision; hidden ones are."""
-    return _REVISION.match(name) is not None
+    # alembic.script.base says it by an expression in which the name is one line
+    return name.endswith(".py") and not name.startswith((".#", "__init__")) and "\n" not in name
 
 
-@dataclass(frozen=True, slots=True)
-class _Places:
+class _Places(NamedTuple):
     """The directories that a relative path may start from, the likeliest first."""
 
     bases: tuple[Path, ...]

@@ -7,8 +7,8 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from clonedb.config import Config
 from clonedb.errors import ConfigError
@@ -36,8 +36,7 @@ _LEFT_BESIDE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(NamedTuple):
     """One thing that a template is made of.
 
     `kind` is revision, env, script, import, seed or watch for files, and otherwise option, x, target, extension, role,
@@ -50,8 +49,7 @@ class Input:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
+class Sources(NamedTuple):
     """What the files say: the inputs they are, and every extension that they or the configuration name.
 
     `watched` are those imported modules that `watch` names, too: more than the revisions depends on them.

@@ -90,13 +90,11 @@ def clonedb_engine(clonedb: Clone) -> Engine:
 @pytest.fixture
 def clonedb_sessionmaker(request: pytest.FixtureRequest, clonedb: Clone) -> sessionmaker[Session]:
     """A sessionmaker bound to the test's engine; under `rollback`, to its one transaction."""
-    from sqlalchemy.orm import sessionmaker
-
     from clonedb.isolation.rollback import HeldClone
 
     if isinstance(clonedb, HeldClone):
         return clonedb.sessionmaker()
-    return sessionmaker(request.getfixturevalue("clonedb_engine"))
+    return clonedb.lasting.sessionmaker(request.getfixturevalue("clonedb_engine"))
 
 
 @pytest.fixture
@@ -131,5 +129,5 @@ def clonedb_factory(
     with paid, contextlib.ExitStack() as drops:  # one that fails keeps no other from being dropped
         for used in made:
             clones.remove(used)
-            drops.callback(used[0].drop)
+            drops.callback(run.drop, clonedb_template, used[0])
     paid.note()

@@ -14,6 +14,7 @@ from clonedb.pytest_plugin.options import configuration
 from clonedb.pytest_plugin.run import CLONES, RUN, Statistics, psql_command, run_of
 
 if TYPE_CHECKING:
+    from clonedb.config import Config
     from clonedb.pytest_plugin.run import Run
 
 __all__ = [
@@ -38,10 +39,19 @@ def pytest_report_header(config: pytest.Config) -> str | None:
         return None
     try:
         settings = configuration(config)
+        data = "" if settings.url else _data(settings)
     except CloneDBError as error:
         return f"clonedb: {error}"
-    place = f"server {settings.shown('url')} from {settings.source('url')}" if settings.url else "embedded server"
-    return f"clonedb: {place}, isolation {settings.isolation!r} ({settings.source('isolation')})"
+    isolation = f"isolation {settings.isolation!r} ({settings.source('isolation')})"
+    if settings.url:
+        return f"clonedb: server {settings.shown('url')} from {settings.source('url')}, {isolation}"
+    return f"clonedb: embedded server, {isolation}, {data}"
+
+
+def _data(settings: Config) -> str:
+    from clonedb.postgres.state import data_about
+
+    return data_about(settings)
 
 
 def _concerns(config: pytest.Config) -> bool:
@@ -128,10 +138,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         config.workeroutput[_OUTPUT] = vars(config.stash[RUN].statistics)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Collect what killed workers left, before the run is over."""
-    if RUN in config.stash and config.stash[RUN].workers_lost:
-        config.stash[RUN].collect_after_death()
+    """See dropped what is still being dropped, and collect what killed workers left, before the run is over."""
+    if RUN in config.stash:
+        run = config.stash[RUN]
+        run.finish()
+        if run.workers_lost:
+            run.collect_after_death()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

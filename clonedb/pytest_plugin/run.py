@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from clonedb.api import OpenTemplate
     from clonedb.clone import Clone
     from clonedb.config import Config
-    from clonedb.gc import Collector
     from clonedb.isolation.strategy import Strategy
     from clonedb.pool import Pool
+    from clonedb.postgres.cap import Cap
+    from clonedb.postgres.server import Server
+    from clonedb.pytest_plugin.beside import Collecting, Dropping
 
 __all__ = ["CLONES", "RUN", "Run", "Statistics", "psql_command", "run_of"]
 
@@ -67,17 +69,19 @@ class Run:
         self.id = worker["testrunuid"] if worker else f"{os.getpid()}-{os.urandom(8).hex()}"
         self._strategies: dict[tuple[str, OpenTemplate], Strategy] = {}
         self._pools: dict[OpenTemplate, Pool] = {}
-        self._opened: dict[OpenTemplate, tuple[Config, Collector]] = {}
+        self._caps: dict[Server, Cap] = {}
+        self._opened: dict[OpenTemplate, tuple[Config, Collecting]] = {}
         self._named: dict[tuple[int, str, tuple[str, ...]], OpenTemplate] = {}
+        self._drops: dict[OpenTemplate, list[Dropping]] = {}
 
     def open(self, config: Config) -> OpenTemplate:
         """Open the template, build it if need be, and begin to collect what earlier runs left."""
         from clonedb.api import open_template
-        from clonedb.gc import Collector
         from clonedb.progress import Lines
+        from clonedb.pytest_plugin.beside import Collecting
 
         opened = open_template(config, run=self.id, progress=Lines(self._write))
-        self._opened[opened] = config, Collector(opened.server)
+        self._opened[opened] = config, Collecting(opened.server)
         self._note(opened)
         return opened
 
@@ -137,12 +141,22 @@ class Run:
     def _pool(self, template: OpenTemplate) -> Pool:
         if template not in self._pools:
             from clonedb.pool import Pool
+
+            self._pools[template] = Pool(template.server, template.record, self._cap(template.server), self._expected)
+        return self._pools[template]
+
+    def _cap(self, server: Server) -> Cap:
+        if server not in self._caps:
             from clonedb.postgres.cap import Cap
             from clonedb.progress import Lines
 
-            cap = Cap(template.server, Lines(self._write).say)
-            self._pools[template] = Pool(template.server, template.record, cap, self._expected)
-        return self._pools[template]
+            self._caps[server] = Cap(server, Lines(self._write).say)
+        return self._caps[server]
+
+    def beside(self, server: Server, make: Callable[[], Clone]) -> Clone:
+        """A database that is no clone of a template but takes as much room as one, which is waited for."""
+        cap = self._cap(server)
+        return cap.filled(cap.take(self._make_room), make)
 
     def _make_room(self) -> None:
         """Give up every clone of this process that no test has."""
@@ -172,13 +186,37 @@ class Run:
                 make=lambda: self.clone(template, ahead=0),
                 note=self.statistics.note,
                 take=lambda ahead: self.clone(template, ahead=ahead),
-                drop=lambda clone: self._pool(template).drop(clone),
+                drop=lambda clone: self.drop(template, clone),
                 crowded=lambda: self._pool(template).crowded,
+                beside=lambda make: self.beside(template.server, make),
+                spare=lambda: self._pool(template).spare(),
             )
             strategy = make_strategy(name, origin)
             self._strategies[name, template] = strategy
             at_end(strategy.close)
         return self._strategies[name, template]
+
+    def drop(self, template: OpenTemplate, clone: Clone) -> None:
+        """Drop a used clone behind the test; the only test's while pytest reports and clears up, and `finish` waits.
+
+        That is on the embedded server, which nobody's fixture stops meanwhile.
+        """
+        session = self.pytest_config.pluginmanager.getplugin("session")
+        if session is None or session.testscollected != 1 or not clone.server.embedded:
+            self._pool(template).drop(clone)
+        else:
+            from clonedb.pytest_plugin.beside import Dropping
+
+            self._drops.setdefault(template, []).append(Dropping(clone))
+
+    def finish(self) -> None:
+        """Wait for what was left to be done behind pytest's report, and say what went wrong with it."""
+        while self._drops:
+            template, drops = self._drops.popitem()
+            for drop in drops:
+                if error := drop.wait():
+                    self._write(f"clonedb: could not drop {drop.name!r}: {error}; the next run does, or `clonedb gc`")
+            self._close_rest(template)
 
     def keep_if_failed(self, clone: Clone, project: str, item: pytest.Item, *, failed: bool) -> bool:
         """Keep a clone that a test used, if the policy says so and there is room: whether it is kept.
@@ -218,13 +256,15 @@ class Run:
             for key in [key for key in self._strategies if key[1] is template]:
                 self._strategies.pop(key).close()
         finally:
-            self._close_rest(template)
+            if template not in self._drops:
+                self._close_rest(template)
 
     def _close_rest(self, template: OpenTemplate) -> None:
         try:
             if template in self._pools:
                 self._pools.pop(template).close()
         finally:
+            self._caps.pop(template.server, None)
             _, collector = self._opened.pop(template)
             collector.join()
             template.close()

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from clonedb.config import Config
 from clonedb.errors import BuildError
 from clonedb.fingerprint import Fingerprint, ServerFacts, Sources, fingerprint, read_sources
-from clonedb.migrate.alembic import Migrator
 from clonedb.names import template_name
 from clonedb.postgres.server import Server
 from clonedb.postgres.state import state_dir
 from clonedb.progress import Progress
 from clonedb.project.find import Project
-from clonedb.templates.build import Order, StaleError, build
-from clonedb.templates.locks import server_lock
 from clonedb.templates.metadata import Template
-from clonedb.templates.queue import BuildQueue
 from clonedb.templates.sealed import find, note_use, templates
+
+if TYPE_CHECKING:
+    from clonedb.migrate.alembic import Migrator
 
 __all__ = ["Template", "ensure", "find", "fingerprint_on", "sources_of", "templates"]
 
@@ -71,7 +71,11 @@ def ensure(
                 base=base,
                 migrator=migrator,
             )
-        except StaleError as error:
+        except Exception as error:  # what builds is imported where there is something to build: it takes 10 ms
+            from clonedb.templates.build import StaleError
+
+            if not isinstance(error, StaleError):
+                raise
             edit = str(error)
             progress.say(f"{edit} before the template was ready; beginning again with what is there now")
             sources = sources_of(config, project)
@@ -111,6 +115,10 @@ def _ensure(
         return _in_use(server, template)
     if config.frozen:
         raise BuildError(_frozen(config, server, name))
+    from clonedb.templates.build import Order, build
+    from clonedb.templates.locks import server_lock
+    from clonedb.templates.queue import BuildQueue
+
     server.demand_createdb()
     queue = BuildQueue(config, name, run)
     with queue.turn(progress), server_lock(server, name, progress):

@@ -39,6 +39,12 @@ def test_config_says_where_each_value_comes_from(cli: Command, items: Project) -
     assert "hidden-word" not in outcome.text
     assert f"project: {items.directory}" in outcome.out
     assert "clonedb config --all" in outcome.out
+    assert "embedded server: " not in outcome.out
+    assert re.search(
+        r"^embedded server: data in memory \(at most \d+\.\d GB\)$|: data on disk$",
+        cli("config", CLONEDB_URL="").out,
+        re.MULTILINE,
+    )
 
 
 def test_config_all_shows_every_setting(cli: Command) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Command
+from clonedb.config import Config
+from clonedb.postgres import embedded
+from tests.cli.conftest import Command, make_state_dir
 from tests.projects import Project, databases
 
 _numbers = itertools.count()
@@ -61,6 +67,62 @@ def test_fingerprint(cli: Command, items: Project) -> None:
     assert cli("fingerprint").out == digest
     items.revision("three", "pass")
     assert cli("fingerprint").out != digest
+
+
+def test_a_fingerprint_is_the_same_on_every_machine(
+    cli: Command, items: Project, own_server: embedded.Lease, tmp_path: Path
+) -> None:
+    """Another checkout, server, home, locale, time zone and umask: a cache's key is `$(clonedb fingerprint)`."""
+    items.settings(seed=["seed.sql"], watch=["data/*.csv"], alembic={"extra": "%(here)s/data"})
+    items.write("seed.sql", "insert into item (name) values ('by the seed')")
+    items.write("data/one.csv", "1")
+    digest = cli("fingerprint").out
+    checkout, home = tmp_path / "elsewhere/of/another/shop", tmp_path / "home"
+    shutil.copytree(items.directory, checkout)
+    home.mkdir()
+    for path in checkout.rglob("*"):
+        os.utime(path, (0, 0))
+        path.chmod(0o777)
+    state = make_state_dir()
+    variables = {
+        "CLONEDB_STATE_DIR": str(state),
+        "CLONEDB_PREFIX": "another",
+        "HOME": str(home),
+        "LANG": "tr_TR.UTF-8",
+        "LC_ALL": "POSIX",
+        "TZ": "Asia/Tokyo",
+        "PYTHONHASHSEED": "7",
+    }
+    try:
+        there = cli("-C", str(checkout), "fingerprint", **variables)
+        assert there.out == digest
+        assert "preparing an embedded PostgreSQL" in there.err  # a cold machine, which says so where no key is
+    finally:
+        embedded.stop(Config(rootdir=checkout).replace("the test", state_dir=str(state)))
+        shutil.rmtree(state)
+
+
+def test_a_fingerprint_that_cannot_be_told_is_no_key(items: Project) -> None:
+    """`key=$(clonedb fingerprint)` fails, and nothing is printed that could be taken for one."""
+    outcome = items.clonedb("fingerprint", CLONEDB_URL="postgresql://nobody@127.0.0.1:1/").demand(1)
+    assert outcome.out == ""
+    assert outcome.err.startswith("clonedb: cannot connect to database 'postgres' of server ")
+
+
+def test_two_imports_at_once(cli: Command, items: Project, admin_dsn: str, prefix: str) -> None:
+    """One restores, the other waits for it and finds the template there; a third has nothing to do."""
+    items.revision(
+        "three", "op.execute(\"create table big as select repeat('x', 99) t from generate_series(1, 90000)\")"
+    )
+    cli("export", "template.clonedb")
+    cli("drop", "--all")
+    both = [items.popen(sys.executable, "-m", "clonedb.cli", "import", "template.clonedb") for _ in range(2)]
+    ends = sorted(process.communicate(timeout=60)[0] for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    (name,) = databases(admin_dsn, prefix)
+    assert ends[0] == f"{name}: already there, at three\n"
+    assert re.fullmatch(rf"{name}: restored in \d+\.\d s, at three\n", ends[1])
+    assert cli("import", "template.clonedb").out == ends[0]
 
 
 def test_fingerprint_explained(cli: Command, items: Project) -> None:

