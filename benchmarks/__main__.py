@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import importlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +16,78 @@ from rich.console import Console
 from benchmarks.apparatus.machine import Machine
 from benchmarks.apparatus.tables import show
 
-NAMES = ("server", "clone", "fingerprint", "registration", "demo", "histories", "builds", "rewind", "pool")
+NAMES = (
+    "ways",
+    "peers",
+    "suites",
+    "scale",
+    "inner",
+    "registration",
+    "fingerprint",
+    "ordinary",
+    "builds",
+    "rewind",
+    "pool",
+    "clone",
+    "server",
+    "demo",
+    "histories",
+)
+PARTS = ("registration", "fingerprint")  # of `inner`
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(NAMES))
 @click.option("--quick", is_flag=True, help="Few samples: to see that it works, not what it costs.")
-@click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Also write all samples there.")
-def main(names: tuple[str, ...], *, quick: bool, path: Path | None) -> None:
-    """Run the benchmarks NAMES, or all of them, on a server and state directories of their own."""
+@click.option(
+    "--json",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write all samples there, too; what other benchmarks wrote into it before stays.",
+)
+@click.option(
+    "--pictures",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Draw what --json has by then, as SVG and PNG, into this directory.",
+)
+def main(names: tuple[str, ...], *, quick: bool, path: Path | None, directory: Path | None) -> None:
+    """Run the benchmarks NAMES, or all of them, on servers and state directories of their own."""
+    if directory is not None and path is None:
+        raise click.UsageError("--pictures draws what --json FILE holds: give that, too")
     console = Console(width=None if Console().is_terminal else 120, highlight=False)
     machine = Machine.here()
-    found: dict[str, Any] = {"machine": dataclasses.asdict(machine), "quick": quick, "benchmarks": {}}
-    for name in names or NAMES:
-        module = importlib.import_module(f"benchmarks.{name}")
+    found = _found(path, machine, quick=quick)
+    for name in names or [name for name in NAMES if name not in PARTS]:
+        module, start = importlib.import_module(f"benchmarks.{name}"), time.monotonic()
         tables = found["benchmarks"][name] = []
         for table in module.measure(quick=quick):
             show(table, machine, console)
             tables.append(table.as_json())
             if path is not None:
-                path.write_text(json.dumps(found, indent=2) + "\n")
+                path.write_text(json.dumps(found, indent=1) + "\n")
+        console.print(f"{name}: {time.monotonic() - start:.0f} s\n", style="dim")
+    if directory is not None:
+        from benchmarks.pictures import draw
+
+        for file in draw(found, directory):
+            console.print(str(file), style="dim")
+
+
+def _found(path: Path | None, machine: Machine, *, quick: bool) -> dict[str, Any]:
+    """What is written: the machine, the day, and what an earlier run on the same machine and versions has found."""
+    here = {**dataclasses.asdict(machine), "load": None}
+    before: dict[str, Any] = {}
+    if path is not None and path.exists():
+        written = json.loads(path.read_text())
+        if {**written["machine"], "load": None} == here and written["quick"] == quick:
+            before = written["benchmarks"]
+    return {
+        "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
+        "machine": dataclasses.asdict(machine),
+        "quick": quick,
+        "benchmarks": before,
+    }
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ from benchmarks.apparatus.places import run, state_dir
 from benchmarks.apparatus.schemas import write_long_history
 from benchmarks.apparatus.tables import Measurement, Table
 
-__all__ = ["measure"]
+__all__ = ["SETTLED", "measure"]
 
 REVISIONS = 300
-SETTLED = (
-    2.5  # seconds: a file that was written less than two ago is read again each time, as a second write may follow
-)
+SETTLED = 2.5
+"""Seconds after which a file is remembered: one that was written less than two ago is read again each time."""
 
 # `first` is a process's first fingerprint, its modules imported; `again` the median of ten more in the same process.
 FINGERPRINT = """
@@ -47,7 +46,7 @@ print(json.dumps({
 
 def measure(*, quick: bool) -> Iterator[Table]:
     """One table: with the index of an earlier run, and without."""
-    processes = 3 if quick else 20
+    processes = 1 if quick else 20
     with state_dir() as state:
         project, index = state / "project", state / "index"
         write_long_history(project, revisions=REVISIONS)

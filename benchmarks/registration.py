@@ -59,7 +59,7 @@ print(json.dumps(spent))
 
 def measure(*, quick: bool) -> Iterator[Table]:
     """One table: with and without, in turns, and the parts of it measured inside one process."""
-    pairs = 5 if quick else 40
+    pairs = 1 if quick else 40
     with tempfile.TemporaryDirectory(prefix="clonedb-benchmark-") as name:
         directory = Path(name)
         ini, test = directory / "pytest.ini", directory / "test_trivial.py"

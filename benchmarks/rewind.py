@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from benchmarks.apparatus.clusters import cluster
 from benchmarks.apparatus.crowd import Paid, crowd
 from benchmarks.apparatus.handing import ByRollback, ByStrategy, Way, milliseconds
+from benchmarks.apparatus.peers.pytest_postgresql import pytest_postgresql
 from benchmarks.apparatus.places import bases, configuration, state_dir
 from benchmarks.apparatus.schemas import write_medium_schema
 from benchmarks.apparatus.tables import Measurement, Table, ratio
-from benchmarks.elsewhere import pytest_postgresql
 from clonedb.api import OpenTemplate, open_template
 from clonedb.config import Config
 from clonedb.postgres import binaries

@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from clonedb.api import OpenTemplate
+from clonedb.isolation.rollback import HeldClone
 from clonedb.isolation.strategies import make_strategy
 from clonedb.isolation.strategy import Origin
+from clonedb.pool import Pool
+from clonedb.postgres.cap import Cap
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
     from sqlalchemy.orm import Session
 
-__all__ = ["ByRollback", "ByStrategy", "Way", "milliseconds"]
+__all__ = ["ByRollback", "ByStrategy", "Way", "connected_session", "milliseconds"]
 
 
 class Way(Protocol):
@@ -68,24 +72,50 @@ class ByRollback:
 
 
 class ByStrategy:
-    """What clonedb's fixtures do under an isolation: `auto` rewinds, and keeps the connection of its engine open."""
+    """What clonedb's fixtures do under an isolation: `auto` rewinds, and keeps the connection of its engine open.
 
-    def __init__(self, template: OpenTemplate, name: str, stack: contextlib.ExitStack) -> None:
+    Under `auto` every clone has to be rewound, unless `refusals` are what is measured. `pooled` says how many tests
+    there will be, for which clones are made ahead and dropped behind; without it they are made and dropped on the spot.
+    """
+
+    def __init__(
+        self,
+        template: OpenTemplate,
+        name: str,
+        stack: contextlib.ExitStack,
+        *,
+        pooled: int | None = None,
+        refusals: bool = False,
+    ) -> None:
         origin = Origin(
             server=template.server,
             project=template.project,
             template=template.record,
             base=None,
             make=template.clone,
-            note=_demand_no_refusal,
+            note=_accept if refusals else _demand_no_refusal,
         )
+        if pooled is not None:
+            pool = Pool(template.server, template.record, Cap(template.server), lambda: pooled)
+            stack.callback(pool.close)
+            origin = replace(
+                origin,
+                make=pool.take,
+                take=lambda ahead: pool.take(ahead=ahead),
+                drop=pool.drop,
+                crowded=lambda: pool.crowded,
+            )
         self._strategy = make_strategy(name, origin)
         stack.callback(self._strategy.close)
 
     def before(self) -> Session:
         """A database, and a session with it."""
-        self._clone = self._strategy.acquire()
-        return _session(self._clone.lasting.engine())
+        self._clone = clone = self._strategy.acquire()
+        if isinstance(clone, HeldClone):
+            session = clone.sessionmaker()()
+            session.connection()
+            return session
+        return connected_session(clone.lasting.engine())
 
     def after(self, session: Session) -> None:
         """Close the session, and give the database back."""
@@ -99,7 +129,13 @@ def _demand_no_refusal(kind: str, why: str) -> None:
         raise RuntimeError(f"no rewinding: {why}")
 
 
-def _session(engine: Engine) -> Session:
+def _accept(kind: str, why: str) -> None:
+    """What is measured is what a new clone costs, but not where there is never any rewinding."""
+    if kind == "unable":
+        raise RuntimeError(f"no rewinding: {why}")
+
+
+def connected_session(engine: Engine) -> Session:
     """A session that is connected."""
     from sqlalchemy.orm import Session
 

@@ -1,11 +1,12 @@
-"""Alembic projects made for measuring: a schema of medium size, and a long history."""
+"""Alembic projects made for measuring: a schema of medium size and a long history, and statements about their rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["write_long_history", "write_medium_schema"]
+__all__ = ["Size", "write_long_history", "write_medium_schema"]
 
 _ENV_PY = """\
 from alembic import context
@@ -35,7 +36,7 @@ def upgrade():
 
 
 def downgrade():
-    raise NotImplementedError
+    op.execute({undoing!r})
 """
 
 _TYPES = """
@@ -45,6 +46,8 @@ create type channel as enum ('web', 'phone', 'shop', 'post');
 create function touch() returns trigger language plpgsql as
     $$ begin new.updated_at = clock_timestamp(); return new; end $$;
 """
+
+_NO_TYPES = "drop function touch(); drop type state, priority, channel;"
 
 _TABLE = """
 create table {name} (
@@ -64,7 +67,56 @@ create index on {name} (lower(title));
 """
 
 _TRIGGER = "create trigger touched before update on {name} for each row execute function touch();"
-_ROWS = "insert into {name} (title, amount{column}) select 'title ' || n, n{value} from generate_series(1, {rows}) n;"
+_NO_TABLE = "drop table {name};"
+_ROWS = "insert into {name} ({columns}) select {values} from generate_series(1, {rows}) n;"
+
+# so many megabytes of a table and its indexes
+_HEAVY = """
+insert into {name} (title, parent_id, data)
+    select 'heavy ' || n, mod(n, {rows}) + 1, jsonb_build_object('note', repeat(md5(n::text), 32))
+    from generate_series(1, {megabytes} * 700) n;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The medium schema in another size: so many tables of so many rows, and megabytes more in the last of them."""
+
+    tables: int = 40
+    rows: int = 20
+    megabytes: int = 0
+
+    def __str__(self) -> str:
+        tables = f"{self.tables} tables of {self.rows} rows" if self.rows else f"{self.tables} empty tables"
+        return f"{tables} and {self.megabytes} MB in one" if self.megabytes else tables
+
+    def write(self, project: Path) -> dict[str, list[str]]:
+        """The project; returns the settings it needs, because the megabytes are a seed."""
+        write_medium_schema(project, tables=self.tables, rows=self.rows)
+        if not self.megabytes:
+            return {}
+        (project / "heavy.sql").write_text(self._heavy)
+        return {"seed": ["heavy.sql"]}
+
+    @property
+    def delete(self) -> str:
+        """Statements that delete all rows, of those tables first that refer to others."""
+        return " ".join(f"delete from {_name(number)};" for number in reversed(range(self.tables)))
+
+    @property
+    def truncate(self) -> str:
+        """The same by one TRUNCATE."""
+        return f"truncate {', '.join(map(_name, range(self.tables)))};"
+
+    def insert(self, *, keys: bool) -> str:
+        """Statements that insert all rows: with the keys they had, into emptied tables, or into new ones without."""
+        return " ".join([_rows(n, self.rows, keys=keys) for n in range(self.tables) if self.rows] + [self._heavy])
+
+    @property
+    def _heavy(self) -> str:
+        if not self.megabytes:
+            return ""
+        return _HEAVY.format(name=_name(self.tables - 1), rows=self.rows, megabytes=self.megabytes)
 
 
 def write_medium_schema(project: Path, *, tables: int = 40, rows: int = 20) -> None:
@@ -73,31 +125,45 @@ def write_medium_schema(project: Path, *, tables: int = 40, rows: int = 20) -> N
     Each table has a primary key, a unique and two other indexes, two or three enum columns, JSON, and rows; all but the
     first refer to the one before, and every fourth has a trigger.
     """
-    statements = [_TYPES, *(_table(number, rows) for number in range(tables))]
-    size = -(-len(statements) // 8)
-    _write(project, ["".join(statements[start : start + size]) for start in range(0, len(statements), size)])
+    steps = [(_TYPES, _NO_TYPES), *(_table(number, rows) for number in range(tables))]
+    size = -(-len(steps) // 8)
+    _write(project, [_joined(steps[start : start + size]) for start in range(0, len(steps), size)])
 
 
 def write_long_history(project: Path, *, revisions: int = 300) -> None:
     """A history of some length, whose files have the size of ordinary revisions: a table and its rows each."""
     first, *others = [_table(number, 20) for number in range(revisions)]
-    _write(project, [_TYPES + first, *others])
+    _write(project, [_joined([(_TYPES, _NO_TYPES), first]), *others])
 
 
-def _table(number: int, rows: int) -> str:
-    name = f"table_{number:03}"
-    parent = f"table_{number - 1:03}"
+def _name(number: int) -> str:
+    return f"table_{number:03}"
+
+
+def _joined(steps: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    return "".join(step for step, _ in steps), " ".join(undoing for _, undoing in reversed(steps))
+
+
+def _table(number: int, rows: int) -> tuple[str, str]:
+    """The statements that make a table and fill it, and the one that undoes them."""
+    name, parent = _name(number), _name(number - 1)
     reference = f",\n    parent_id bigint not null references {parent} on delete cascade" if number else ""
     made = _TABLE.format(name=name, reference=reference)
     if number:
         made += f"create index on {name} (parent_id);\n"
     if number % 4 == 0:
         made += _TRIGGER.format(name=name) + "\n"
-    column, value = (", parent_id", ", n") if number else ("", "")
-    return made + _ROWS.format(name=name, column=column, value=value, rows=rows) + "\n"
+    return made + _rows(number, rows) + "\n", _NO_TABLE.format(name=name)
 
 
-def _write(project: Path, bodies: list[str]) -> None:
+def _rows(number: int, rows: int, *, keys: bool = False) -> str:
+    values = {"title": "'title ' || n", "amount": "n"} | ({"parent_id": "n"} if number else {})
+    if keys:
+        values["id"] = "n"
+    return _ROWS.format(name=_name(number), columns=", ".join(values), values=", ".join(values.values()), rows=rows)
+
+
+def _write(project: Path, bodies: Sequence[tuple[str, str]]) -> None:
     versions = project / "migrations" / "versions"
     versions.mkdir(parents=True)
     (project / "migrations" / "env.py").write_text(_ENV_PY)
@@ -107,10 +173,10 @@ def _write(project: Path, bodies: list[str]) -> None:
         (versions / f"{name}.py").write_text(text)
 
 
-def _revisions(bodies: list[str]) -> Iterator[tuple[str, str]]:
+def _revisions(bodies: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     parent = None
-    for number, body in enumerate(bodies, 1):
+    for number, (statements, undoing) in enumerate(bodies, 1):
         name = f"r{number:04}"
         about = f'"""Revision {number} of {len(bodies)}."""'
-        yield name, _REVISION.format(about=about, name=name, parent=parent, statements=body)
+        yield name, _REVISION.format(about=about, name=name, parent=parent, statements=statements, undoing=undoing)
         parent = name

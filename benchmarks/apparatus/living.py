@@ -1,0 +1,51 @@
+"""Clones that live on a server while something else is measured, each with a slot of `max_clones`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from clonedb.api import OpenTemplate
+from clonedb.postgres.cap import Cap
+
+__all__ = ["Living", "slot"]
+
+
+@dataclass(slots=True)
+class Living:
+    """The living clones of one session: they end with their server."""
+
+    template: OpenTemplate
+    number: int = field(default=0, init=False)
+    _cap: Cap = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._cap = Cap(self.template.server)
+
+    @property
+    def megabytes(self) -> float:
+        """What one of them takes."""
+        return self.template.record.metadata.size / 1e6
+
+    def grow(self, number: int) -> None:
+        """Until there are so many."""
+        while self.number < number:
+            _take(self._cap)
+            self.template.clone()
+            self.number += 1
+
+
+def slot(cap: Cap) -> float:
+    """The milliseconds that it takes to get a slot, which is done before a clone is made."""
+    start = time.perf_counter()
+    taken = _take(cap)
+    spent = time.perf_counter() - start
+    cap.give(taken)
+    return spent * 1e3
+
+
+def _take(cap: Cap) -> int:
+    taken = cap.try_take()
+    if taken is None:
+        raise RuntimeError("max_clones is too low for what is measured")
+    return taken
