@@ -25,12 +25,11 @@ _WIDTH, _HEAD, _FOOT = 8.4, 0.4, 0.3  # inches: the whole picture, its heading, 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A file of the same name: the charts of a benchmark's tables whose titles have one of these words in them."""
+    """A file of the same name: the charts of tables, each by its benchmark and words of its title."""
 
     name: str
-    benchmark: str
     heading: str
-    tables: tuple[str, ...]
+    tables: tuple[tuple[str, str], ...]
     columns: int = 1
 
 
@@ -53,9 +52,9 @@ def draw(found: Mapping[str, Any], directory: Path) -> Iterator[Path]:
 
 def _tables(found: Mapping[str, Any], picture: Picture) -> Iterator[Mapping[str, Any]]:
     """The tables of a picture, in its own order."""
-    tables = [table for table in found["benchmarks"].get(picture.benchmark, ()) if table["chart"]]
-    for words in picture.tables:
-        yield from (table for table in tables if words in table["title"])
+    for benchmark, words in picture.tables:
+        tables = found["benchmarks"].get(benchmark, ())
+        yield from (table for table in tables if table["chart"] and words in table["title"])
 
 
 def _files(

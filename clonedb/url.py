@@ -131,10 +131,7 @@ class DatabaseURL(NamedTuple):
         return f"{scheme}://{user}{password}{at}{place}{database}{parameters}"
 
     def conninfo(self) -> dict[str, str]:
-        """The keywords libpq understands; parameters that only a driver knows (asyncpg's) are left out.
-
-        The password is `Hidden`.
-        """
+        """The keywords libpq understands; parameters that only a driver knows (asyncpg's) are left out."""
         from psycopg import pq
 
         known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
@@ -145,8 +142,6 @@ class DatabaseURL(NamedTuple):
         keywords |= {name: str(value) for name, value in parts.items() if value is not None}
         if self.database:
             keywords["dbname"] = self.database
-        if "password" in keywords:
-            keywords["password"] = Hidden(keywords["password"])
         return keywords
 
     def __str__(self) -> str:

@@ -13,7 +13,7 @@ from clonedb.config import Config
 from clonedb.errors import MissingExtensionError, PermissionDeniedError, ServerError
 from clonedb.names import new_owner
 from clonedb.postgres import locks, sql
-from clonedb.url import DatabaseURL, redact
+from clonedb.url import DatabaseURL, Hidden, redact
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -249,7 +249,8 @@ def open_server(
 def _external(config: Config) -> _Way:
     url = DatabaseURL.parse(config.url or "", config.source("url"))
     driver = config.driver or url.driver or "psycopg"
-    return _Way(url.conninfo(), url.replace(database=None, driver=driver), f"server {str(url)!r}")
+    own = {name: Hidden(value) if name == "password" else value for name, value in url.conninfo().items()}
+    return _Way(own, url.replace(database=None, driver=driver), f"server {str(url)!r}")
 
 
 def _embedded(config: Config, lease: Lease) -> _Way:

@@ -65,8 +65,8 @@ def found_for(pictures: Any) -> dict[str, Any]:
             for at in (1, 10, 100)
         ]
         rows.append(ratio("one of the other", [1.0], [2.0], 1.0))
-        tables = [Table(f"{words}, of all", "", rows, chart).as_json() for words in picture.tables]
-        benchmarks.setdefault(picture.benchmark, []).extend(tables)
+        for benchmark, words in picture.tables:
+            benchmarks.setdefault(benchmark, []).append(Table(f"{words}, of all", "", rows, chart).as_json())
     versions = dict.fromkeys(("PostgreSQL", "Python", "sqlalchemy", "alembic", "psycopg", "pytest"), "1.2 (somewhere)")
     machine = {"processor": "A processor", "cores": 3, "gibibytes": 5, "versions": versions}
     return {"date": "2026-01-02", "machine": machine, "benchmarks": benchmarks}
