@@ -33,7 +33,28 @@ class Picture:
     columns: int = 1
 
 
-PICTURES: Sequence[Picture] = ()
+PICTURES: Sequence[Picture] = (
+    Picture("ways", "What a test pays for a clean database", (("ways", "40 tables of 20 rows, -n 1"),)),
+    Picture("ordinary", "The same on a server with default settings", (("ordinary", "40 tables of 20 rows, -n 1"),)),
+    Picture(
+        "peers",
+        "A test that writes, by tools as their documentation says",
+        (("peers", "A test that writes"), ("ordinary", "A test that writes")),
+    ),
+    Picture(
+        "scale",
+        "As things grow",
+        (
+            ("scale", "As tables grow"),
+            ("scale", "As the seeds grow"),
+            ("scale", "As living clones grow"),
+            ("scale", "As tests grow"),
+            ("scale", "As workers grow"),
+            ("builds", "Builds as revisions grow"),
+        ),
+        columns=2,
+    ),
+)
 
 
 def draw(found: Mapping[str, Any], directory: Path) -> Iterator[Path]:

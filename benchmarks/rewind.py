@@ -17,6 +17,7 @@ from benchmarks.apparatus.peers.pytest_postgresql import pytest_postgresql
 from benchmarks.apparatus.places import bases, configuration, state_dir
 from benchmarks.apparatus.schemas import write_medium_schema
 from benchmarks.apparatus.tables import Measurement, Table, ratio
+from benchmarks.apparatus.work import read, write
 from clonedb.api import OpenTemplate, open_template
 from clonedb.config import Config
 from clonedb.postgres import binaries
@@ -24,7 +25,7 @@ from clonedb.postgres import binaries
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-__all__ = ["measure", "write"]
+__all__ = ["measure"]
 
 SIZES = (20, 30_000, 1_000_000)
 WORKERS = 8
@@ -53,22 +54,6 @@ def measure(*, quick: bool) -> Iterator[Table]:
             yield _sizes(template, rounds)
     *_, (name, base) = bases()
     yield _default_settings(name, base, rounds, tests=3 if quick else 20)
-
-
-def write(session: Session) -> None:
-    """Three rows into two tables."""
-    from sqlalchemy import text
-
-    session.execute(text("insert into table_000 (title) values ('one'), ('two')"))
-    session.execute(text("insert into table_001 (title, parent_id) values ('three', 1)"))
-
-
-def read(session: Session) -> None:
-    """Two questions to two tables."""
-    from sqlalchemy import text
-
-    session.execute(text("select * from table_000 where id = 7")).all()
-    session.execute(text("select count(*) from table_001 t join table_002 u on u.parent_id = t.id")).all()
 
 
 def _ways(template: OpenTemplate, rounds: int) -> Table:

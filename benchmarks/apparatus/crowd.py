@@ -19,7 +19,7 @@ __all__ = ["Paid", "crowd"]
 _WORKER = """
 import contextlib, json, sys, time
 from pathlib import Path
-from benchmarks.rewind import write
+from benchmarks.apparatus.work import write
 from benchmarks.apparatus.places import configuration
 from benchmarks.apparatus.handing import ByStrategy, milliseconds
 from clonedb.api import open_template

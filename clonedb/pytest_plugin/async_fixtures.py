@@ -165,20 +165,26 @@ def _address(clone: Clone) -> tuple[str, dict[str, Any]]:
     config = clone.server.config
     named = config.driver or (DatabaseURL.parse(config.url).driver if config.url else None)
     if named in _DRIVERS:
-        return clone.url, _secret(clone)
+        return clone.url, _secret(clone, named)
     dsn = DatabaseURL.parse(clone.dsn)
     if not _is_installed("asyncpg"):
-        return dsn.replace(driver="psycopg").render(), _secret(clone)
+        return dsn.replace(driver="psycopg").render(), _secret(clone, "psycopg")
     dsn = dsn.replace(query=tuple(pair for pair in dsn.query if pair[0] in _ASYNCPG_READS))
     ports = tuple(pair for pair in dsn.query if pair[0] == "port")
-    return dsn.replace(driver="asyncpg", query=ports).render(), {"dsn": Hidden(dsn.render()), **_secret(clone)}
+    return dsn.replace(driver="asyncpg", query=ports).render(), {
+        "dsn": Hidden(dsn.render()),
+        **_secret(clone, "asyncpg"),
+    }
 
 
-def _secret(clone: Clone) -> dict[str, Any]:
+def _secret(clone: Clone, driver: str) -> dict[str, Any]:
+    """The password as what does not show it: asyncpg demands a str and no other, or a function that returns one."""
     from clonedb.url import DatabaseURL, Hidden
 
     password = DatabaseURL.parse(clone.dsn).password
-    return {} if password is None else {"password": Hidden(password)}
+    if password is None:
+        return {}
+    return {"password": (lambda: password) if driver == "asyncpg" else Hidden(password)}
 
 
 def _is_installed(package: str) -> bool:
