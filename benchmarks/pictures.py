@@ -134,7 +134,7 @@ def _files(
 
 def _height(table: Mapping[str, Any]) -> float:
     """Inches: bars take what they need, lines are as high as they are wide."""
-    return 0.7 + 0.27 * len(_drawn(table)) if table["chart"]["kind"] == "bars" else 2.6
+    return 0.7 + 0.27 * len(_drawn(table)) if table["chart"]["kind"] == "bars" else 3.4
 
 
 def _drawn(table: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -201,7 +201,10 @@ def _lines(place: Axes, table: Mapping[str, Any], colours: Mapping[str, str]) ->
     place.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     place.set_xlabel(table["chart"]["x"], fontsize=8)
     place.set_ylabel(table["chart"]["y"], fontsize=8)
-    place.legend(fontsize=7.5, frameon=False, labelcolor=colours["text"])
+    # below, where no line is
+    place.legend(
+        fontsize=7.5, frameon=False, labelcolor=colours["text"], loc="upper left", bbox_to_anchor=(-0.02, -0.22)
+    )
 
 
 def _figure(value: float) -> str:
