@@ -16,28 +16,12 @@ from rich.console import Console
 from benchmarks.apparatus.machine import Machine
 from benchmarks.apparatus.tables import show
 
-NAMES = (
-    "ways",
-    "peers",
-    "suites",
-    "scale",
-    "inner",
-    "registration",
-    "fingerprint",
-    "ordinary",
-    "builds",
-    "rewind",
-    "pool",
-    "clone",
-    "server",
-    "demo",
-    "histories",
-)
-PARTS = ("registration", "fingerprint")  # of `inner`
+COMPARED = ("ways", "peers", "suites", "scale", "inner", "ordinary", "builds")
+ALONE = ("registration", "fingerprint", "rewind", "pool", "clone", "server", "demo", "histories")
 
 
 @click.command()
-@click.argument("names", nargs=-1, type=click.Choice(NAMES))
+@click.argument("names", nargs=-1, type=click.Choice((*COMPARED, *ALONE)))
 @click.option("--quick", is_flag=True, help="Few samples: to see that it works, not what it costs.")
 @click.option(
     "--json",
@@ -52,13 +36,13 @@ PARTS = ("registration", "fingerprint")  # of `inner`
     help="Draw what --json has by then, as SVG and PNG, into this directory.",
 )
 def main(names: tuple[str, ...], *, quick: bool, path: Path | None, directory: Path | None) -> None:
-    """Run the benchmarks NAMES, or all of them, on servers and state directories of their own."""
+    """Run the benchmarks NAMES, or all that compare, on servers and state directories of their own."""
     if directory is not None and path is None:
         raise click.UsageError("--pictures draws what --json FILE holds: give that, too")
     console = Console(width=None if Console().is_terminal else 120, highlight=False)
     machine = Machine.here()
     found = _found(path, machine, quick=quick)
-    for name in names or [name for name in NAMES if name not in PARTS]:
+    for name in names or COMPARED:
         module, start = importlib.import_module(f"benchmarks.{name}"), time.monotonic()
         tables = found["benchmarks"][name] = []
         for table in module.measure(quick=quick):
