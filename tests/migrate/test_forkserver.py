@@ -30,7 +30,7 @@ def odd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("ODD", "line\nbreak \udcff")
     monkeypatch.setenv("TZ", "Asia/Kathmandu")
     monkeypatch.delenv("TERM", raising=False)
-    before = os.umask(0o137)
+    before = os.umask(0o037)
     yield
     os.umask(before)
 
@@ -44,7 +44,7 @@ def test_a_forked_interpreter_is_as_a_fresh_one(server: int, look: Look) -> None
     assert (forked.pop("parent"), fresh.pop("parent")) == (server, os.getpid())
     assert forked.pop("pid") != fresh.pop("pid")
     assert forked == fresh
-    assert forked["umask"] == 0o137
+    assert forked["umask"] == 0o037
     assert forked["environment"]["ODD"] == "line\nbreak \udcff"
 
 
