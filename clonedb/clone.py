@@ -210,13 +210,13 @@ def create(server: Server, template: Template, *, strategy: str | None = None, s
 
 def create_empty(server: Server) -> Clone:
     """Make a database that no migration has run in, with the configured extensions; otherwise as `create`."""
+    from clonedb.templates.seal import strategy
+
     start = time.monotonic()
     name = clone_name(server.config.prefix, "empty0", server.owner, server.next_number())
-    strategy = "file_copy" if not server.info.fsync and server.info.major >= 15 else None
+    how = strategy(server)
     try:
-        _guard_disk(
-            server, server, name, EMPTY, lambda connection: sql.create_database(connection, name, strategy=strategy)
-        )
+        _guard_disk(server, server, name, EMPTY, lambda connection: sql.create_database(connection, name, strategy=how))
         if server.config.extensions:
             with contextlib.closing(server.connect(name)) as connection:
                 for extension in server.config.extensions:

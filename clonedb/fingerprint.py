@@ -27,8 +27,8 @@ __all__ = [
     "Input",
     "ServerFacts",
     "Sources",
+    "StaleError",
     "differences",
-    "extensions_named",
     "fingerprint",
     "read_sources",
     "surroundings",
@@ -47,6 +47,10 @@ _NEW_REVISIONS = frozenset(
 )
 _CONNECTION = frozenset({"url", "uri", "dsn", "passwd", "password"})  # the last word of an option's name
 _DATABASE_URL = r"(?i)\s*postgres(?:ql)?(?:\+\w+)?://"
+
+
+class StaleError(Exception):
+    """The files are no longer those of a fingerprint: they were edited before, or while, they were migrated."""
 
 
 class ServerFacts(NamedTuple):
@@ -106,18 +110,6 @@ def fingerprint(
     inputs.sort(key=lambda item: (item.kind, item.name, item.digest))
     listed = json.dumps([(item.kind, item.name, item.digest) for item in inputs])
     return Fingerprint(digest_of(listed), tuple(inputs))
-
-
-def extensions_named(
-    config: Config, project: Project, *, index_dir: Path | None, sources: Sources | None = None
-) -> frozenset[str]:
-    """The extensions that the server must have: those of the configuration, and every one that CREATE EXTENSION names
-    in a revision, the script location, a seed, a module they import, or a watched file.
-
-    Read statically, so a name that is put together at run time is not seen; `extensions` in the configuration tells it.
-    """
-    sources = sources or read_sources(config, project, index_dir=index_dir)
-    return sources.extensions
 
 
 def surroundings(found: Fingerprint, sources: Sources) -> str:

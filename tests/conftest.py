@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -16,6 +17,7 @@ from clonedb.config import Config
 from clonedb.postgres import binaries, embedded
 from clonedb.postgres.server import Server, open_server
 from clonedb.url import DatabaseURL
+from tests.mounts import tmpfs
 from tests.projects import Project, clean_environment
 
 _RUN = "RUN_OF_CLONEDBS_TESTS"  # the variable in which xdist's workers inherit the run's name
@@ -114,6 +116,13 @@ def admin_dsn(lease: embedded.Lease) -> str:
 
 
 @pytest.fixture
+def small_disk() -> Iterator[Callable[[str], Path]]:
+    """A function that makes a file system of a size (`300m`), for what happens when it is full."""
+    with contextlib.ExitStack() as stack:
+        yield lambda size: stack.enter_context(tmpfs(size))
+
+
+@pytest.fixture
 def empty_database_url(admin_dsn: str, server_url: str, prefix: str) -> Iterator[str]:
     """An empty database of one's own."""
     name = f"{prefix}_empty"
@@ -135,6 +144,7 @@ def environment(
         "CLONEDB_IDLE_TIMEOUT": "5",
         "CLONEDB_STANDBY": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONFAULTHANDLER": "1",
         "COLUMNS": "200",
     }
     if postgres_bin:

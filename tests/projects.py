@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psycopg
@@ -83,6 +84,10 @@ class Project:
         lines = "\n".join(f"{name} = {_toml(value)}" for name, value in values.items())
         self.write("pyproject.toml", f'[project]\nname = "items"\nversion = "1"\n\n[tool.clonedb]\n{lines}\n')
 
+    def leave_coverage(self) -> None:
+        """Run its programs without coverage from now on."""
+        self.environment = unobserved(self.environment)
+
     def popen(self, *command: str, **more: str) -> subprocess.Popen[str]:
         """Start a program in the project's directory."""
         return subprocess.Popen(
@@ -101,7 +106,7 @@ class Project:
         try:
             out, err = process.communicate(timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
-            process.kill()
+            process.send_signal(signal.SIGABRT)  # PYTHONFAULTHANDLER says where it hangs
             out, err = process.communicate()
             raise AssertionError(f"{command} took longer than {TIMEOUT} s\n{out}\n{err}") from None
         return Outcome(process.returncode, out, err)
@@ -173,6 +178,28 @@ def one(clone: Clone, query: str) -> tuple[object, ...]:
         row = connection.execute(query.encode()).fetchone()
     assert row is not None
     return tuple(row)
+
+
+def ran(
+    command: Sequence[str | Path], *, cwd: Path, environment: Mapping[str, str], timeout: float = TIMEOUT
+) -> Outcome:
+    """A program, run to its end."""
+    found = subprocess.run(
+        command,
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
+    )
+    return Outcome(found.returncode, found.stdout, found.stderr)
+
+
+def unobserved(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment without coverage, whose lock an interrupt within it leaves locked: the program would hang."""
+    return {name: value for name, value in environment.items() if not name.startswith(("COVERAGE_", "COV_CORE_"))}
 
 
 def clean_environment() -> Iterator[tuple[str, str]]:

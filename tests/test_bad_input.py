@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import socket
-import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -231,12 +227,11 @@ def test_mistakes_reach_pytest_as_one_message(items: Project) -> None:
     assert not re.search(r"clonedb/\w+\.py", outcome.out), outcome.out
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
-def test_a_full_disk_during_the_build(project: Project, postgres_bin: str | None) -> None:
+def test_a_full_disk_during_the_build(
+    small_disk: Callable[[str], Path], project: Project, postgres_bin: str | None
+) -> None:
     """The revision, PostgreSQL's error and what to do; with room again, the same server builds."""
-    disk = Path(tempfile.mkdtemp(prefix="clonedb-disk-"))
-    disk.chmod(0o711)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=120m,mode=711", "tmpfs", str(disk)], check=True)
+    disk = small_disk("120m")
     project.revision(
         "one", 'op.execute("create table big as select repeat(md5(g::text), 30) t from generate_series(1, 200000) g")'
     )
@@ -252,5 +247,3 @@ def test_a_full_disk_during_the_build(project: Project, postgres_bin: str | None
         assert "unfinished" not in project.clonedb("list", **state).out
     finally:
         project.clonedb("server", "stop", **state)
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
-        shutil.rmtree(disk, ignore_errors=True)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shutil
 import subprocess
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from clonedb.copying import choose, note
 from clonedb.postgres import embedded
 from clonedb.postgres.server import Server, open_server
 from clonedb.templates.metadata import Metadata, Template
+from tests.mounts import sharing_blocks
 from tests.projects import Project, one
 from tests.rewind.ordinary import ordinary_server
 
@@ -115,32 +113,9 @@ def test_a_clone_on_any_file_system(items: Project, server: Server, variables: N
 
 @pytest.fixture
 def reflinks(tmp_path: Path) -> Iterator[Path]:
-    """A file system whose files can share blocks (xfs), mounted for the test where that is possible."""
-    if os.geteuid() != 0 or not (make := shutil.which("mkfs.xfs")):
-        pytest.skip("needs root and mkfs.xfs (xfsprogs) for a file system whose files can share blocks")
-    image, mount = tmp_path / "image", Path(tempfile.mkdtemp(prefix="clonedb-xfs-"))
-    mount.chmod(0o711)  # the account that the server drops to must pass
-    try:
-        with image.open("wb") as file:
-            file.truncate(1 << 30)
-        subprocess.run([make, "-q", "-m", "reflink=1", image], check=True)
-        mounted = subprocess.run(["mount", "-o", "loop", image, mount], check=False, capture_output=True, text=True)
-        if mounted.returncode != 0:
-            pytest.skip(f"xfs cannot be mounted here: {mounted.stderr.strip()}")
-        try:
-            yield mount
-        finally:
-            _unmount(mount)
-    finally:
-        mount.rmdir()
-
-
-def _unmount(mount: Path) -> None:
-    """Its keeper may take a moment to end after the server."""
-    deadline = time.monotonic() + 20
-    while subprocess.run(["umount", mount], check=False, capture_output=True).returncode != 0:
-        assert time.monotonic() < deadline, f"{mount} stays busy"
-        time.sleep(0.05)
+    """A file system whose files can share blocks, mounted for the test where that is possible."""
+    with sharing_blocks(tmp_path / "image") as mount:
+        yield mount
 
 
 def _used(mount: Path) -> int:

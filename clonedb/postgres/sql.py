@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple
 
 if TYPE_CHECKING:
     from psycopg import Connection
+    from psycopg.sql import Composed
 
 __all__ = [
     "Database",
@@ -19,6 +20,7 @@ __all__ = [
     "allow_connections",
     "backend_pids",
     "comment",
+    "copy_of",
     "create_database",
     "create_extension",
     "create_role_if_missing",
@@ -104,8 +106,12 @@ def create_database(
     connection: Connection[Any], name: str, *, template: str | None = None, strategy: str | None = None
 ) -> None:
     """CREATE DATABASE, as a copy of a template; `strategy` is 'file_copy' or 'wal_log' (PostgreSQL 15 or newer)."""
-    _run(
-        connection,
+    connection.execute(copy_of(name, template=template, strategy=strategy))
+
+
+def copy_of(name: str, *, template: str | None = None, strategy: str | None = None) -> Composed:
+    """The statement of `create_database`."""
+    return _composed(
         "create database {}" + (" template {}" if template else "") + (" strategy {}" if strategy else ""),
         *(part for part in (name, template, strategy) if part),
     )
@@ -263,9 +269,13 @@ def let_role_log_in(connection: Connection[Any], name: str, password: str) -> No
 
 
 def _run(connection: Connection[Any], statement: LiteralString, *identifiers: str) -> None:
+    connection.execute(_composed(statement, *identifiers))
+
+
+def _composed(statement: LiteralString, *identifiers: str) -> Composed:
     from psycopg import sql
 
-    connection.execute(sql.SQL(statement).format(*map(sql.Identifier, identifiers)))
+    return sql.SQL(statement).format(*map(sql.Identifier, identifiers))
 
 
 def _count(connection: Connection[Any], query: LiteralString, name: str) -> int:

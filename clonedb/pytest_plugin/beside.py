@@ -6,6 +6,8 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING
 
+from clonedb.aside import Aside
+
 if TYPE_CHECKING:
     from clonedb.clone import Clone
     from clonedb.postgres.server import Server
@@ -44,18 +46,12 @@ class Dropping:
 
     def __init__(self, clone: Clone) -> None:
         self.name = clone.name
-        self._clone = clone
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._drop, name="clonedb-drop", daemon=True)
-        self._thread.start()
-
-    def _drop(self) -> None:
-        try:
-            self._clone.drop()
-        except Exception as error:  # noqa: BLE001 - whoever waits says so
-            self._error = error
+        self._drop = Aside(clone.drop, name="clonedb-drop")
 
     def wait(self) -> Exception | None:
         """Wait until it is done: what went wrong."""
-        self._thread.join()
-        return self._error
+        try:
+            self._drop.result()
+        except Exception as error:  # noqa: BLE001 - whoever waits says so
+            return error
+        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from clonedb.rewind.message import answer, send
+from clonedb.postgres.message import answer, send
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, LiteralString
 
+from clonedb.postgres.message import Results, ask, number, text
 from clonedb.rewind.facts import STATISTICS, Facts, RefusedError, Sequence, Table, demand_same
-from clonedb.rewind.message import Results, ask, number, text
 from clonedb.rewind.places import Layout, ranges
 from clonedb.rewind.pristine import Pristine
 from clonedb.rewind.session import open_session

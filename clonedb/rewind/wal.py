@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from clonedb.postgres.message import Row, number, text
 from clonedb.rewind.facts import STATISTICS, Facts, Sequence, Table
-from clonedb.rewind.message import Row, number, text
 
 __all__ = ["Written", "read_statement", "sort_out"]
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from clonedb.postgres.message import answer, number, send, text
 from clonedb.postgres.server import Server
 from clonedb.postgres.sql import Session
 from clonedb.rewind.facts import Facts, RefusedError
-from clonedb.rewind.message import answer, number, send, text
 from clonedb.rewind.wal import Written, read_statement, sort_out
 
 if TYPE_CHECKING:

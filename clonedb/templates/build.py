@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clonedb.aside import Aside
 from clonedb.errors import BuildError, ServerError
-from clonedb.fingerprint import Fingerprint, Sources, differences, surroundings
+from clonedb.fingerprint import Fingerprint, Sources, StaleError, differences, surroundings
 from clonedb.migrate.alembic import AlembicMigrator, Migrated, Migrator, Session
 from clonedb.names import unfinished_name
 from clonedb.postgres import sql
@@ -21,7 +22,7 @@ from clonedb.progress import Progress, Warnings
 from clonedb.project.find import Project
 from clonedb.project.revision_digests import revision_digests
 from clonedb.templates import layers
-from clonedb.templates.ahead import Aside, Copying
+from clonedb.templates.ahead import Copying
 from clonedb.templates.metadata import Metadata, Template
 from clonedb.templates.prepare import next_transaction, prepare, prepare_changed
 from clonedb.templates.properties import give
@@ -34,11 +35,7 @@ if TYPE_CHECKING:
 
     from clonedb.config import Config
 
-__all__ = ["Order", "StaleError", "build"]
-
-
-class StaleError(Exception):
-    """The files are no longer those of the fingerprint: they were edited before or while they were migrated."""
+__all__ = ["Order", "build"]
 
 
 class _UnfitError(Exception):
@@ -105,7 +102,7 @@ class _Build:
         private = unfinished_name(server.config.prefix, order.wanted.digest, server.owner, server.next_number())
         try:
             filled = self._fill(private)
-            with Aside(lambda: self._looked_at(filled)) as looked:  # while the server prepares
+            with Aside(lambda: self._looked_at(filled), name="clonedb-remarks") as looked:  # while the server prepares
                 seal(server, private, filled.prepare)
                 metadata = self._metadata(private, filled, start)
                 for message in looked.result():
@@ -177,7 +174,7 @@ class _Build:
         def look() -> Mapping[Path, str]:
             return revision_digests(order.project, index_dir=state_dir(order.config) / "index")
 
-        with contextlib.suppress(BuildError, ServerError), Aside(look) as digests:
+        with contextlib.suppress(BuildError, ServerError), Aside(look, name="clonedb-digests") as digests:
             plan = session.plan(order.config.target)
             return layers.history(surroundings(order.wanted, order.sources), plan, digests.result())
         return None
@@ -244,8 +241,7 @@ class _Build:
         import psycopg
 
         try:
-            size = {"size": below.metadata.size} if below else {}
-            create(self.server, self.order.config, private, below=below.name if below else None, **size)
+            create(self.server, self.order.config, private, below=below)
         except psycopg.errors.InvalidCatalogName as error:
             raise _UnfitError(f"template {below.name if below else ''!r} was dropped meanwhile") from error
 

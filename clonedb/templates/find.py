@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from clonedb.config import Config
 from clonedb.errors import BuildError
-from clonedb.fingerprint import Fingerprint, ServerFacts, Sources, fingerprint, read_sources
+from clonedb.fingerprint import Fingerprint, ServerFacts, Sources, StaleError, fingerprint, read_sources
 from clonedb.names import template_name
 from clonedb.postgres.server import Server
 from clonedb.postgres.state import state_dir
@@ -71,11 +71,7 @@ def ensure(
                 base=base,
                 migrator=migrator,
             )
-        except Exception as error:  # what builds is imported where there is something to build: it takes 10 ms
-            from clonedb.templates.build import StaleError
-
-            if not isinstance(error, StaleError):
-                raise
+        except StaleError as error:
             edit = str(error)
             progress.say(f"{edit} before the template was ready; beginning again with what is there now")
             sources = sources_of(config, project)
@@ -115,7 +111,7 @@ def _ensure(
         return _in_use(server, template)
     if config.frozen:
         raise BuildError(_frozen(config, server, name))
-    from clonedb.templates.build import Order, build
+    from clonedb.templates.build import Order, build  # where there is something to build: it takes 10 ms
     from clonedb.templates.locks import server_lock
     from clonedb.templates.queue import BuildQueue
 

@@ -9,17 +9,17 @@ leave its columns in the order in which they came.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clonedb.fingerprint import Fingerprint
 from clonedb.postgres.server import Server
+from clonedb.project.real_paths import RealPaths
 from clonedb.templates.metadata import Template
 from clonedb.templates.sealed import templates
 
-__all__ = ["History", "RealPaths", "deepest", "history", "likeliest"]
+__all__ = ["History", "deepest", "history", "likeliest"]
 
 _BESIDE = frozenset({"revision", "import", "target", "seed"})
 
@@ -30,22 +30,6 @@ class History:
 
     steps: tuple[str, ...]
     digests: tuple[str, ...]
-
-
-class RealPaths:
-    """Where files really are, as Path.resolve() says, at a tenth of its price for many files in few directories."""
-
-    def __init__(self) -> None:
-        self._directories: dict[str, str] = {}
-
-    def of(self, path: Path) -> Path:
-        """The path without links."""
-        if path.is_symlink() or ".." in path.parts:
-            return path.resolve()
-        directory, name = os.path.split(path)
-        if (real := self._directories.get(directory)) is None:
-            real = self._directories[directory] = os.path.realpath(directory)
-        return Path(real, name)
 
 
 def history(surroundings: str, plan: Sequence[tuple[str, Path]], digests: Mapping[Path, str]) -> History | None:

@@ -9,7 +9,7 @@ from clonedb.migrate.alembic import Migrated
 from clonedb.postgres.server import Server
 from clonedb.progress import Progress
 from clonedb.project.find import Project
-from clonedb.templates.layers import RealPaths
+from clonedb.project.real_paths import RealPaths
 
 __all__ = ["remark", "remedy"]
 

@@ -14,7 +14,7 @@ from clonedb.names import unfinished_name
 from clonedb.postgres import properties, sql
 from clonedb.postgres.room import EMPTY, room_for
 from clonedb.postgres.server import Server
-from clonedb.templates.metadata import Metadata
+from clonedb.templates.metadata import Metadata, Template
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -26,19 +26,20 @@ __all__ = ["Described", "create", "create_roles", "describe", "drop", "publish",
 Described = dict[str, Any]  # the fields of Metadata that the server knows
 
 
-def create(server: Server, config: Config, private: str, *, below: str | None = None, size: int = EMPTY) -> None:
+def create(server: Server, config: Config, private: str, *, below: Template | None = None, size: int = EMPTY) -> None:
     """Create a database under a private name, empty or as a copy, and the roles that the configuration names.
 
-    `size` is how many bytes it will have at least. Raises BuildError when the server cannot, ServerError when there is
-    no room in memory for it, and psycopg's InvalidCatalogName when there is nothing to copy any more.
+    `size` is how many bytes it will have at least, if it is no copy. Raises BuildError when the server cannot,
+    ServerError when there is no room in memory for it, and psycopg's InvalidCatalogName when there is nothing to copy
+    any more.
     """
     import psycopg
 
     create_roles(server, config)
-    how = strategy(server)
+    how, name = strategy(server), below.name if below else None
     try:
-        with room_for(server, server, size, f"template {private!r}"):
-            server.run(lambda connection: sql.create_database(connection, private, template=below, strategy=how))
+        with room_for(server, server, below.metadata.size if below else size, f"template {private!r}"):
+            server.run(lambda connection: sql.create_database(connection, private, template=name, strategy=how))
     except (psycopg.errors.DiskFull, psycopg.errors.ObjectInUse, psycopg.errors.InternalError) as error:
         raise BuildError(
             f"{server.about} could not create a database: {' '.join(str(error).split())}; "
@@ -53,7 +54,7 @@ def create_roles(server: Server, config: Config) -> None:
 
 
 def strategy(server: Server) -> str | None:
-    """How CREATE DATABASE copies a layer; None leaves it to the server."""
+    """How CREATE DATABASE makes what is no clone; None leaves it to the server."""
     return "file_copy" if not server.info.fsync and server.info.major >= 15 else None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -85,12 +84,9 @@ def test_the_demo(cli: Command, items: Project, unused_dir: Path) -> None:
     assert re.search(r"' built in \d+\.\d s on embedded server", again.out)
 
 
-@pytest.mark.skipif(
-    any(name.startswith(("COVERAGE_PROCESS_", "COV_CORE_")) for name in os.environ),
-    reason="coverage looks at interpreters from their start, so each is a fresh one",
-)
-def test_the_fork_server_for_migrations(cli: Command, unused_dir: Path) -> None:
+def test_the_fork_server_for_migrations(items: Project, cli: Command, unused_dir: Path) -> None:
     """A build leaves it for the next one; status names it, and stop ends it."""
+    items.leave_coverage()  # which looks at interpreters from their start, so that each would be a fresh one
     cli("build", CLONEDB_STANDBY="60")
     line = r"^fork server for migrations: running since 0 minutes, pid (\d+)$"
     found = re.search(line, cli("server", "status").out, re.MULTILINE)

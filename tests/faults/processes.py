@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 
 from tests.postgres.sandbox import is_alive
-from tests.projects import Outcome, Project
+from tests.projects import Outcome, Project, unobserved
 
 # Bodies of revisions. What they do outside the database is told by the environment, which is not in the fingerprint.
 COUNT = 'with open(os.environ["COUNT"], "a") as file:\n    file.write("ran\\n")\n'
@@ -27,13 +27,16 @@ PYTEST = (sys.executable, "-m", "pytest", *(word for name in _LEFT_OUT for word 
 
 
 class Program:
-    """A program in the project's directory and in a process group of its own, as a terminal would start it."""
+    """A program in the project's directory and in a process group of its own, as a terminal would start it.
+
+    It is there to be interrupted or killed, and so runs without coverage.
+    """
 
     def __init__(self, project: Project, *command: str, **more: str) -> None:
         self.process = subprocess.Popen(
             command,
             cwd=project.directory,
-            env={**project.environment, **more},
+            env={**unobserved(project.environment), **more},
             text=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -54,7 +57,7 @@ class Program:
         try:
             out, err = self.process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            os.killpg(self.process.pid, signal.SIGABRT)  # PYTHONFAULTHANDLER says where it hangs
             out, err = self.process.communicate()
             raise AssertionError(f"it did not end within {timeout} s\n{out}\n{err}") from None
         return Outcome(self.process.returncode, out, err)

@@ -19,7 +19,7 @@ from clonedb.errors import BuildError
 from clonedb.templates.archive import read_archive
 from tests.faults.conftest import Start
 from tests.faults.processes import CLONEDB, demand_nothing_left
-from tests.postgres.tmpfs import tmpfs
+from tests.mounts import tmpfs
 from tests.projects import Project, databases
 
 SLOW = """

@@ -6,9 +6,8 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
-import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -163,12 +162,11 @@ def test_no_more_connections_while_pooling(alone: Project, sandbox: Sandbox, pre
             assert there() == set()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
-def test_a_full_disk_while_pooling(items: Project, variables: None, postgres_bin: str | None) -> None:
+def test_a_full_disk_while_pooling(
+    small_disk: Callable[[str], Path], items: Project, variables: None, postgres_bin: str | None
+) -> None:
     """Who asks for a clone gets the server's error, as without a pool; with room again, a clone."""
-    disk = Path(tempfile.mkdtemp(prefix="clonedb-disk-"))
-    disk.chmod(0o711)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m,mode=711", "tmpfs", str(disk)], check=True)
+    disk = small_disk("300m")
     settings = {
         "state_dir": str(disk / "state"),
         "data": "disk",
@@ -199,8 +197,6 @@ def test_a_full_disk_while_pooling(items: Project, variables: None, postgres_bin
             assert [database.name for database in names] == [template.name]
     finally:
         embedded.stop(Config(rootdir=items.directory).replace("the test", **settings))
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
-        shutil.rmtree(disk, ignore_errors=True)
 
 
 @pytest.mark.parametrize("isolation", ["clone", "auto", "truncate"])

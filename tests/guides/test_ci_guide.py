@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import yaml
 from clonedb.config import Config
 from clonedb.postgres import embedded
 from tests.guides.test_guides import guide
-from tests.projects import TIMEOUT, Outcome, Project
+from tests.projects import Outcome, Project, ran
 
 ACTIONS = {  # what each may be given, as its action.yml says
     "actions/checkout": set[str](),
@@ -122,17 +121,7 @@ class Machine:
 
     def run(self, script: str) -> Outcome:
         """Run a script as a step is run that names no shell."""
-        found = subprocess.run(
-            ["bash", "-e", "-c", script],
-            cwd=self.checkout,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=TIMEOUT,
-        )
-        return Outcome(found.returncode, found.stdout, found.stderr)
+        return ran(["bash", "-e", "-c", script], cwd=self.checkout, environment=self.environment)
 
 
 def _filled(text: str, known: dict[str, str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import psycopg
 
 from benchmarks.published import Environment
 from clonedb.templates.metadata import Metadata
-from tests.projects import Outcome
+from tests.projects import Outcome, ran
 
 HEADS_AND_TABLES = """
 import json, os, psycopg
@@ -37,17 +36,7 @@ class Usage:
     def run(self, *arguments: str, timeout: float = 240) -> Outcome:
         """Run Python with arguments in the history's environment."""
         command = [self.environment.python, *arguments]
-        ended = subprocess.run(
-            command,
-            cwd=self.directory,
-            env=self.variables,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        return Outcome(ended.returncode, ended.stdout, ended.stderr)
+        return ran(command, cwd=self.directory, environment=self.variables, timeout=timeout)
 
     def clonedb(self, *arguments: str) -> Outcome:
         """Run `clonedb ARGUMENTS`, which must succeed."""

@@ -13,8 +13,8 @@ from clonedb.postgres import binaries
 from clonedb.postgres.memory import about, memory_at, memory_base, settings_in_memory
 from clonedb.postgres.servers import reset
 from clonedb.postgres.state import Place
+from tests.mounts import tmpfs
 from tests.postgres.sandbox import Sandbox
-from tests.postgres.tmpfs import tmpfs
 
 SHM = Path("/dev/shm")
 needs_shm = pytest.mark.skipif(not os.access(SHM, os.W_OK), reason="this system has no /dev/shm to write to")

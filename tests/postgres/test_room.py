@@ -20,7 +20,7 @@ from clonedb.pool import Pool
 from clonedb.postgres import embedded
 from clonedb.postgres.cap import Cap
 from clonedb.postgres.memory import memory_at
-from tests.postgres.tmpfs import tmpfs
+from tests.mounts import tmpfs
 from tests.projects import Project, one
 
 MB = 1024**2

@@ -12,7 +12,6 @@ import pytest
 
 from clonedb.config import Config
 from clonedb.errors import ConfigError
-from clonedb.fingerprint import extensions_named
 from clonedb.project.find import find_project
 from clonedb.project.sources import Sources, read_sources
 
@@ -71,8 +70,7 @@ def test_the_extensions_of_every_source_are_named(look: Look, rootdir: Path, tmp
     config = Config(rootdir=rootdir).replace("test", **settings)
     project = find_project(config)
     for index_dir in (None, tmp_path / "index", tmp_path / "index"):
-        assert extensions_named(config, project, index_dir=index_dir) == expected
-    assert extensions_named(config, project, index_dir=None, sources=Sources((), frozenset({"one"}))) == {"one"}
+        assert read_sources(config, project, index_dir=index_dir).extensions == expected
 
 
 def test_a_script_location_that_holds_the_project_is_not_all_migrations(look: Look) -> None:

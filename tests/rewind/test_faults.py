@@ -7,8 +7,7 @@ import os
 import secrets
 import shutil
 import signal
-import subprocess
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,12 +67,9 @@ def test_it(clonedb, number, request):
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
-def test_a_full_disk(postgres_bin: str | None) -> None:
+def test_a_full_disk(small_disk: Callable[[str], Path], postgres_bin: str | None) -> None:
     """The rows cannot be put back: the clone is refused, and with room again the next one is rewound."""
-    disk = Path(tempfile.mkdtemp(prefix="clonedb-disk-"))
-    disk.chmod(0o711)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m,mode=711", "tmpfs", str(disk)], check=True)
+    disk = small_disk("300m")
     settings = {
         "state_dir": str(disk / "state"),
         "data": "disk",
@@ -106,8 +102,6 @@ def test_a_full_disk(postgres_bin: str | None) -> None:
                     assert contents(clone) == fresh
     finally:
         embedded.stop(config)
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
-        shutil.rmtree(disk, ignore_errors=True)
 
 
 def test_a_server_killed_in_the_middle(postgres_bin: str | None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.apparatus.peers.peer import Peer
+from benchmarks.apparatus.peers.peer import Peer, Speaks
 
 __all__ = ["AUTO", "CLONE", "SESSION"]
 
@@ -27,27 +27,18 @@ def database({fixture}):
     return {fixture}
 """
 
-AUTO = Peer(
-    name="clonedb auto",
-    series="clonedb",
-    conftest=_CONFIGURED.format(isolation="auto", fixture="clonedb_connection"),
-    speaks="psycopg",
-    plugins=("clonedb",),
-    distributions=("clonedb",),
-)
-SESSION = Peer(
-    name="clonedb auto, SQLAlchemy",
-    series="clonedb",
-    conftest=_CONFIGURED.format(isolation="auto", fixture="clonedb_session"),
-    speaks="sqlalchemy",
-    plugins=("clonedb",),
-    distributions=("clonedb",),
-)
-CLONE = Peer(
-    name="clonedb clone",
-    series="clonedb",
-    conftest=_CONFIGURED.format(isolation="clone", fixture="clonedb_connection"),
-    speaks="psycopg",
-    plugins=("clonedb",),
-    distributions=("clonedb",),
-)
+
+def _peer(name: str, isolation: str, fixture: str, speaks: Speaks) -> Peer:
+    return Peer(
+        name=name,
+        series="clonedb",
+        conftest=_CONFIGURED.format(isolation=isolation, fixture=fixture),
+        speaks=speaks,
+        plugins=("clonedb",),
+        distributions=("clonedb",),
+    )
+
+
+AUTO = _peer("clonedb auto", "auto", "clonedb_connection", "psycopg")
+SESSION = _peer("clonedb auto, SQLAlchemy", "auto", "clonedb_session", "sqlalchemy")
+CLONE = _peer("clonedb clone", "clone", "clonedb_connection", "psycopg")

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Literal
 
-__all__ = ["Peer"]
+__all__ = ["Peer", "Speaks"]
+
+Speaks = Literal["psycopg", "sqlalchemy"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,7 +23,7 @@ class Peer:
     name: str
     series: Literal["clonedb", "peers", "rollback"]
     conftest: str
-    speaks: Literal["psycopg", "sqlalchemy"]
+    speaks: Speaks
     plugins: tuple[str, ...] = ()
     options_in_parallel: tuple[str, ...] = ()
     distributions: tuple[str, ...] = ()
