@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 from clonedb.clone import Clone
-from clonedb.connections import OWN_SETTING, Renewal
+from clonedb.isolation.renewing import Renewing
 from clonedb.isolation.strategy import Origin, Reusable
 from clonedb.postgres import sql
 from clonedb.rewind.rewinder import Pristine, Rewinder, why_not
-from clonedb.rewind.sessions import SessionReset
 
 __all__ = ["Rewind"]
 
 _EACH = 3  # how many it pays to make ahead where every test gets a new one
 _AFTER_REFUSAL = 1  # and where a test has been followed by a new one before
-
-# functions of the project's that make settings of their own do so behind every driver's back
-_MAKES_SETTINGS = """
-select exists (
-    select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
-    where n.nspname not in ('pg_catalog', 'information_schema')
-          and (p.prosrc ~* %s or exists (select from unnest(p.proconfig) c where split_part(c, '=', 1) ~ '[.]')))
-"""
 
 
 class Rewind(Reusable):
@@ -35,9 +25,8 @@ class Rewind(Reusable):
     def __init__(self, origin: Origin) -> None:
         super().__init__(origin)
         self._watched: dict[Clone, Rewinder] = {}
-        self._reset = SessionReset()
+        self._renewing = Renewing()
         self._refusals = 0
-        self._makes_settings: bool | None = None
         self._unable = why_not(origin.server)
         self._pristine = None if self._unable else Pristine(origin.server, origin.template, origin.spare)
         if self._unable:
@@ -63,7 +52,7 @@ class Rewind(Reusable):
             self.drop(clone)
             return ()
         try:
-            renewal = self._renew(clone)
+            renewal = self._renewing.begin(clone)
             try:
                 outcome = rewinder.rewind(keep=renewal.pids, meanwhile=renewal.end)
             finally:
@@ -82,16 +71,6 @@ class Rewind(Reusable):
         else:
             self.hand_on(clone)
         return left_open
-
-    def _renew(self, clone: Clone) -> Renewal:
-        """Begin to reset the connections that stay open until the next test."""
-        if self._makes_settings is None:
-            with contextlib.closing(clone.server.connect(clone.name)) as connection:
-                row = connection.execute(_MAKES_SETTINGS, [OWN_SETTING]).fetchone()
-            self._makes_settings = row is None or bool(row[0])
-        if self._makes_settings:
-            clone.lasting.close()
-        return clone.lasting.renew(self._reset)
 
     def drop(self, clone: Clone) -> None:
         """End what watches it, too."""

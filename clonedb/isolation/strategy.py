@@ -85,12 +85,12 @@ class Reusable:
         return clone
 
     def release(self, clone: Clone) -> Sequence[Session]:
-        """Bring it back for the next test."""
+        """Bring it back for the next test; one that is kept is nobody's from now on."""
         if clone.kept:
-            clone.dispose()
+            self.drop(clone)
             return ()
         try:
-            left_open = clone.end_sessions()
+            left_open = self.end_sessions(clone)
             clean = self.reset(clone)
         except BaseException:
             self._discard(clone)
@@ -122,6 +122,10 @@ class Reusable:
 
     def begin(self, clone: Clone) -> None:
         """A test is about to get it."""
+
+    def end_sessions(self, clone: Clone) -> Sequence[Session]:
+        """End what is connected to it: the sessions that nobody closed."""
+        return clone.end_sessions()
 
     def reset(self, clone: Clone) -> bool:
         """Bring it back; False if that cannot be done, so that the next test gets a new one."""

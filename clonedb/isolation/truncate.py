@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, LiteralString
 
 from clonedb.clone import Clone
 from clonedb.errors import PermissionDeniedError
+from clonedb.isolation.renewing import Renewing
 from clonedb.isolation.strategy import Origin, Reusable
+from clonedb.postgres import sql
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
 __all__ = ["Truncate"]
 
+# a table without a page has no row, and TRUNCATE of one takes PostgreSQL as long as of any other
 _TABLES = """
-    select n.nspname, c.relname, c.relkind = 'r'
+    select n.nspname, c.relname
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where c.relkind in ('r', 'p') and c.relpersistence <> 't' and n.nspname <> 'information_schema'
-          and n.nspname !~ '^pg_' and (n.nspname, c.relname) not in (
+    where c.relkind = 'r' and c.relpersistence <> 't' and n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
+          and pg_relation_size(c.oid) > 0 and (n.nspname, c.relname) not in (
               select coalesce(s, current_schema()), t from unnest(%s::text[], %s::text[]) v(s, t))
     order by 1, 2
 """
@@ -35,46 +38,70 @@ class _Rows:
 
 
 class Truncate(Reusable):
-    """TRUNCATE of every table of every user schema in one statement, then the template's rows and sequence values.
+    """TRUNCATE of every table of every user schema that has rows, in one statement, then the template's rows and
+    sequence values.
 
     No trigger sees it (session_replication_role = replica). The version table is left alone. The rows are read once per
-    process, from the first clone before any test had it, and held in memory.
+    process, from the first clone before any test had it, and held in memory. The session that does all this stays open,
+    and so do those of clonedb's own fixtures and of routed engines.
     """
 
     def __init__(self, origin: Origin) -> None:
         super().__init__(origin)
+        self._own: dict[Clone, Connection[Any]] = {}
+        self._renewing = Renewing()
         self._rows: list[_Rows] | None = None
         self._sequences: list[tuple[str, int, bool]] = []
 
     def make(self) -> Clone:
         """A clone; the process's first is also read."""
         clone = super().make()
-        if self._rows is None:
-            with contextlib.closing(clone.server.connect(clone.name)) as connection:
+        try:
+            self._own[clone] = connection = clone.server.connect(clone.name)
+            _silence(connection, clone)
+            if self._rows is None:
                 self._read(connection)
+        except BaseException:
+            self._discard(clone)
+            raise
+        clone.lasting.reused = True
         return clone
+
+    def end_sessions(self, clone: Clone) -> Sequence[sql.Session]:
+        """All but those that stay open until the next test."""
+        clone.dispose()
+        renewal = self._renewing.begin(clone)
+        try:
+            keep = {*renewal.pids, self._own[clone].info.backend_pid}
+            return clone.server.run(lambda connection: sql.end_open_sessions(connection, clone.name, keep=keep))
+        finally:
+            renewal.end()
 
     def reset(self, clone: Clone) -> bool:
         """Put everything back; a test that changed tables so that it cannot be done costs a new clone."""
         import psycopg
 
-        with contextlib.closing(clone.server.connect(clone.name)) as connection:
-            _silence(connection, clone)
-            try:
-                with connection.transaction():
-                    self._put_back(connection)
-            except psycopg.Error:
-                return False
+        connection = self._own[clone]
+        try:
+            with connection.transaction():
+                self._put_back(connection)
+        except psycopg.Error:
+            return False
         return True
+
+    def drop(self, clone: Clone) -> None:
+        """End its session, too."""
+        if (connection := self._own.pop(clone, None)) is not None:
+            connection.close()
+        super().drop(clone)
 
     def _read(self, connection: Connection[Any]) -> None:
         self._rows = []
-        for schema, table, has_rows in self._tables(connection):
-            if has_rows:
-                with connection.cursor().copy(_copy("copy {} to stdout", schema, table)) as copy:
-                    data = b"".join(bytes(part) for part in copy)
-                if data:
-                    self._rows.append(_Rows(schema, table, data))
+        for schema, table in self._tables(connection):
+            with connection.cursor().copy(_copy("copy {} to stdout", schema, table)) as copy:
+                data = b"".join(bytes(part) for part in copy)
+            if data:
+                self._rows.append(_Rows(schema, table, data))
         self._sequences = [
             (name, value, called)
             for name, value, called in connection.execute(
@@ -84,10 +111,11 @@ class Truncate(Reusable):
         ]
 
     def _put_back(self, connection: Connection[Any]) -> None:
-        from psycopg import sql
+        from psycopg.sql import SQL, Identifier
 
-        if tables := [sql.Identifier(schema, table) for schema, table, _ in self._tables(connection)]:
-            connection.execute(sql.SQL("truncate {}").format(sql.SQL(", ").join(tables)))
+        if tables := [Identifier(*one) for one in self._tables(connection)]:
+            # a table that refers to one of them and is not there has no rows
+            connection.execute(SQL("truncate {} cascade").format(SQL(", ").join(tables)))
         for rows in self._rows or ():
             with connection.cursor().copy(_copy("copy {} from stdin", rows.schema, rows.table)) as copy:
                 copy.write(rows.data)
@@ -98,7 +126,8 @@ class Truncate(Reusable):
             [list(names), list(values), list(called)],
         )
 
-    def _tables(self, connection: Connection[Any]) -> list[tuple[str, str, bool]]:
+    def _tables(self, connection: Connection[Any]) -> list[tuple[str, str]]:
+        """The tables with something in them."""
         versions = self.origin.template.metadata.version_tables
         return connection.execute(_TABLES, [[s for _, s in versions], [t for t, _ in versions]]).fetchall()
 
@@ -113,7 +142,7 @@ def _silence(connection: Connection[Any], clone: Clone) -> None:
     import psycopg
 
     try:
-        connection.execute("set session_replication_role = replica")
+        connection.execute("set session_replication_role = replica; set lock_timeout = '10s'")
     except psycopg.errors.InsufficientPrivilege:
         raise PermissionDeniedError(
             f"{clone.server.about}: isolation 'truncate' puts rows back without firing triggers, for which role"

@@ -7,6 +7,7 @@ maintenance database unless a docstring says otherwise.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple
 
 if TYPE_CHECKING:
@@ -135,18 +136,22 @@ def drop_whatever(connection: Connection[Any], database: Database) -> None:
     drop_database(connection, database.name)
 
 
-def end_sessions(connection: Connection[Any], name: str, *, patience: float = 5.0) -> int:
-    """End every other session of a database and wait, at most `patience` seconds, until they are gone: how many."""
-    query = (
-        "select count(pg_terminate_backend(pid)) from pg_stat_activity"
-        " where datname = %s and pid <> pg_backend_pid() and backend_type = 'client backend'"
-    )
-    ended = _count(connection, query, name)
+def end_sessions(connection: Connection[Any], name: str, *, keep: Collection[int] = (), patience: float = 5.0) -> int:
+    """End every other session of a database, but those to `keep`, and wait until they are gone: how many.
+
+    Waits at most `patience` seconds.
+    """
+    row = connection.execute(
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = %s and pid <> pg_backend_pid()"
+        " and pid <> all(%s) and backend_type = 'client backend'",
+        [name, [*keep]],
+    ).fetchone()
+    ended = int(row[0]) if row else 0
     deadline = time.monotonic() + patience
     left = ended
     while left and time.monotonic() < deadline:
         time.sleep(0.0005)
-        left = len(backend_pids(connection, name))
+        left = len({*backend_pids(connection, name)}.difference(keep))
     return ended
 
 
@@ -161,20 +166,25 @@ class Session(NamedTuple):
     statement: str
 
 
-def end_open_sessions(connection: Connection[Any], name: str) -> list[Session]:
-    """End every session of a database that its client has not closed, and say which those were."""
-    if found := left_open(connection, name):
-        end_sessions(connection, name)
+def end_open_sessions(connection: Connection[Any], name: str, *, keep: Collection[int] = ()) -> list[Session]:
+    """End every session of a database that its client has not closed, and say which those were.
+
+    `keep` are the server's processes of sessions that may stay.
+    """
+    if found := left_open(connection, name, keep=keep):
+        end_sessions(connection, name, keep=keep)
     return found
 
 
-def left_open(connection: Connection[Any], name: str, *, grace: float = 0.025) -> list[Session]:
-    """The sessions of a database that their clients have not closed.
+def left_open(
+    connection: Connection[Any], name: str, *, keep: Collection[int] = (), grace: float = 0.025
+) -> list[Session]:
+    """The sessions of a database that their clients have not closed, but those to `keep`.
 
     A client's close() returns before its server process has ended, so that all are given `grace` seconds to go.
     """
     deadline = time.monotonic() + grace
-    while found := _open_sessions(connection, name):
+    while found := [one for one in _open_sessions(connection, name) if one.pid not in keep]:
         if time.monotonic() > deadline:
             return found
         time.sleep(0.0005)
@@ -276,8 +286,3 @@ def _composed(statement: LiteralString, *identifiers: str) -> Composed:
     from psycopg import sql
 
     return sql.SQL(statement).format(*map(sql.Identifier, identifiers))
-
-
-def _count(connection: Connection[Any], query: LiteralString, name: str) -> int:
-    row = connection.execute(query, [name]).fetchone()
-    return int(row[0]) if row else 0

@@ -21,9 +21,9 @@ from clonedb.postgres import embedded, sql
 from clonedb.postgres.cap import Cap
 from clonedb.url import DatabaseURL
 from tests.faults.conftest import Start
-from tests.faults.processes import PYTEST, demand_nothing_left
+from tests.faults.processes import demand_nothing_left
 from tests.postgres.sandbox import Sandbox, is_alive, wait_until
-from tests.projects import Project, databases, one
+from tests.projects import PYTEST, Project, databases, one
 
 # From the second test on clones are made ahead; the last one hangs in its own code, with one of them at hand.
 TESTS = """
@@ -207,6 +207,17 @@ def test_fewer_clones_than_workers(items: Project, admin_dsn: str, isolation: st
     assert "12 passed" in items.run(*PYTEST, "-n", "3").demand().out
     assert set((items.directory / "found").read_text().split()) == {"1"}
     demand_nothing_left(items, admin_dsn)
+
+
+@pytest.mark.parametrize("isolation", ["auto", "clone", "truncate", "readonly", "migrate"])
+def test_what_is_kept_takes_no_room_from_tests(items: Project, isolation: str) -> None:
+    """With room for one clone, the test after a failed one has its own."""
+    items.write("test_it.py", "def test_one(clonedb): assert 0\n\ndef test_two(clonedb): pass\n")
+    items.environment |= {"CLONEDB_ISOLATION": isolation, "CLONEDB_MAX_CLONES": "1", "CLONEDB_LOCK_TIMEOUT": "5"}
+    try:
+        assert "1 failed, 1 passed" in items.run(*PYTEST).demand(1).out
+    finally:
+        items.clonedb("drop", "--all").demand()
 
 
 def test_two_runs_at_the_cap(items: Project, start: Start, admin_dsn: str) -> None:

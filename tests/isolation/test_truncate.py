@@ -39,6 +39,14 @@ def test_what_ddl_made_is_emptied_too(clonedb, number):
         assert connection.execute("select count(*) from left_behind").fetchone() == (0,)
         connection.execute("insert into left_behind values (1)")
 
+def test_makes_an_empty_table_that_refers_to_a_full_one(clonedb):
+    with clonedb.connect() as connection:
+        connection.execute("create table refers (item int references item)")
+        connection.execute("insert into item (name) values ('new')")
+
+def test_takes_no_new_clone_for_that(clonedb):
+    assert state(clonedb.dsn) == FRESH
+
 def test_takes_a_table_away(clonedb):
     with clonedb.connect() as connection:
         connection.execute("drop table egg cascade")
@@ -53,9 +61,55 @@ def test_the_templates_rows_are_back(shop: Project, arguments: tuple[str, ...]) 
     """Rows, generated columns, identities, partitions and cycles are the template's, and no trigger has fired."""
     shop.write("test_it.py", TESTS)
     outcome = shop.pytest("--clonedb-isolation=truncate", *arguments).demand()
-    assert "7 passed" in outcome.out
+    assert "9 passed" in outcome.out
     if not arguments:
         assert "2 clones" in outcome.out
+
+
+SESSIONS = """
+import psycopg, pytest, sqlalchemy as sa
+
+PID = "select pg_backend_pid()"
+pids = []
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_session_stays_open(clonedb_session, clonedb_connection, number):
+    pids.append((clonedb_session.scalar(sa.text(PID)), *clonedb_connection.execute(PID).fetchone()))
+    assert len({*pids}) == 1
+    assert clonedb_connection.execute("show search_path").fetchone() == ('"$user", public',)
+    assert clonedb_session.scalar(sa.text("select count(*) from item")) == 2
+    clonedb_session.execute(sa.text("set search_path = nowhere"))
+    clonedb_connection.execute("create temporary table item as select 1")
+    clonedb_session.commit()
+    clonedb_connection.commit()
+
+left = []
+
+@pytest.mark.filterwarnings("ignore::clonedb.LeakedConnectionWarning")
+def test_leaves_one_open_in_a_transaction(clonedb):
+    left.append(clonedb.connect())
+    left[0].execute("delete from part")
+
+def test_which_was_ended(clonedb_connection):
+    with pytest.raises(psycopg.OperationalError):
+        left[0].execute("select 1")
+    assert clonedb_connection.execute("select count(*) from part").fetchone() == (1,)
+
+def test_ends_every_other_session(clonedb_connection):
+    clonedb_connection.execute("select pg_terminate_backend(pid) from pg_stat_activity"
+        " where datname = current_database() and pid <> pg_backend_pid()")
+
+def test_has_a_new_clone(clonedb_connection):
+    assert clonedb_connection.execute("select count(*) from part").fetchone() == (1,)
+"""
+
+
+def test_sessions_stay_open(shop: Project) -> None:
+    """Those of the fixtures go from test to test as new, a test's own is ended, and clonedb's may be ended by a test."""
+    shop.write("test_it.py", SESSIONS)
+    outcome = shop.pytest("--clonedb-isolation=truncate").demand()
+    assert "7 passed" in outcome.out
+    assert "2 clones" in outcome.out
 
 
 def test_without_the_right_to_silence_triggers(shop: Project, server_url: str, admin_dsn: str, prefix: str) -> None:
