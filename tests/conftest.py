@@ -18,7 +18,7 @@ from clonedb.postgres import binaries, embedded
 from clonedb.postgres.server import Server, open_server
 from clonedb.url import DatabaseURL
 from tests.mounts import tmpfs
-from tests.projects import Project, clean_environment
+from tests.projects import Project, clean_environment, lean_pytest
 
 _RUN = "RUN_OF_CLONEDBS_TESTS"  # the variable in which xdist's workers inherit the run's name
 
@@ -145,6 +145,7 @@ def environment(
         "CLONEDB_STANDBY": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONFAULTHANDLER": "1",
+        "PYTEST_ADDOPTS": lean_pytest(),
         "COLUMNS": "200",
     }
     if postgres_bin:

@@ -18,6 +18,12 @@ from clonedb.clone import Clone
 
 TIMEOUT = 120.0  # seconds that any program of a test may take
 
+PYTEST = (sys.executable, "-m", "pytest")
+CLONEDB = (sys.executable, "-m", "clonedb.cli")
+
+# plugins without which pytest starts in a third of the time; pytest_alembic (0.13) fails under pytest 9.2
+_LEFT_OUT = ("cacheprovider", "hypothesispytest", "pytest_alembic", "asyncio", "anyio")
+
 ENV_PY = """
 from alembic import context
 from sqlalchemy import engine_from_config, pool
@@ -113,13 +119,11 @@ class Project:
 
     def clonedb(self, *arguments: str, **more: str) -> Outcome:
         """Run `clonedb ARGUMENTS`."""
-        return self.run(sys.executable, "-m", "clonedb.cli", *arguments, **more)
+        return self.run(*CLONEDB, *arguments, **more)
 
     def pytest(self, *arguments: str, **more: str) -> Outcome:
         """Run `pytest ARGUMENTS`."""
-        # one costs every start 0.7 s, the other (0.13) fails under pytest 9.2 where there is a tests/conftest.py
-        left_out = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:pytest_alembic")
-        return self.run(sys.executable, "-m", "pytest", *left_out, *arguments, **more)
+        return self.run(*PYTEST, *arguments, **more)
 
 
 class Outcome:
@@ -195,6 +199,11 @@ def ran(
         timeout=timeout,
     )
     return Outcome(found.returncode, found.stdout, found.stderr)
+
+
+def lean_pytest(*wanted: str) -> str:
+    """PYTEST_ADDOPTS for a project that has no use for any plugin but clonedb, xdist, and those `wanted`."""
+    return " ".join(f"-p no:{name}" for name in _LEFT_OUT if name not in wanted)
 
 
 def unobserved(environment: Mapping[str, str]) -> dict[str, str]:

@@ -63,7 +63,6 @@ SETTINGS = {
 @pytest.fixture
 def named(items: Project) -> Project:
     """A project with three named templates: an early one, a filled one, and one of another Alembic configuration."""
-    items.environment["PYTEST_ADDOPTS"] = "-p no:asyncio -p no:hypothesispytest"
     items.settings(**SETTINGS)
     items.write("two.sql", "insert into item (name) values ('a'), ('b')")
     items.write("reports.ini", ALEMBIC_INI.replace("/migrations", "/reports"))

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.pytest_plugin.conftest import clones, environment, prefix
+from tests.pytest_plugin.conftest import clones, prefix
 
-__all__ = ["clones", "environment", "prefix"]
+__all__ = ["clones", "prefix"]

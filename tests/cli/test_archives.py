@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Command
-from tests.projects import Project, databases
+from tests.projects import CLONEDB, Project, databases
 
 _numbers = itertools.count()
 
@@ -228,7 +228,7 @@ def test_killed_at_any_time(items: Project, cli: Command, admin_dsn: str, prefix
     for part in (0.4, 0.6, 0.8, 0.9):
         if command == "import":
             cli("drop", "--all")
-        process = items.popen(sys.executable, "-m", "clonedb.cli", command, file)
+        process = items.popen(*CLONEDB, command, file)
         time.sleep(whole * part)
         process.kill()
         process.communicate()
@@ -251,12 +251,12 @@ def test_export_while_it_is_built(items: Project, cli: Command, tmp_path: Path) 
         "if not os.path.exists(os.environ.get('GO', '/')): open(os.environ['HERE'], 'w').close()\nwhile not os.path.exists(os.environ.get('GO', '/')): time.sleep(0.05)",
     )
     items.environment |= {"GO": str(tmp_path / "go"), "HERE": str(tmp_path / "here")}
-    building = items.popen(sys.executable, "-m", "clonedb.cli", "build")
+    building = items.popen(*CLONEDB, "build")
     deadline = time.monotonic() + 30
     while not (tmp_path / "here").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    exporting = items.popen(sys.executable, "-m", "clonedb.cli", "export", "template.clonedb")
+    exporting = items.popen(*CLONEDB, "export", "template.clonedb")
     time.sleep(2.5)
     assert exporting.poll() is None
     (tmp_path / "go").touch()
@@ -274,7 +274,7 @@ def test_interrupted(items: Project, cli: Command, admin_dsn: str, prefix: str) 
     )
     cli("build")
     process = subprocess.Popen(
-        [sys.executable, "-m", "clonedb.cli", "export", "template.clonedb"],
+        [*CLONEDB, "export", "template.clonedb"],
         cwd=items.directory,
         env=items.environment,
         stderr=subprocess.PIPE,

@@ -8,7 +8,6 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +18,7 @@ import pytest
 import clonedb.demo
 from tests.cli.conftest import Command
 from tests.migrate.test_env_py import ASYNC_ENV_PY
-from tests.projects import ALEMBIC_INI, ENV_PY, TIMEOUT, Project, databases
+from tests.projects import ALEMBIC_INI, CLONEDB, ENV_PY, TIMEOUT, Project, databases
 
 Clones = Callable[[], list[str]]
 
@@ -216,7 +215,7 @@ def test_ctrl_c_drops_the_database(sound: Project, admin_dsn: str, prefix: str, 
     """In the middle of a downgrade; one line is said, and the interpreter of env.py is gone too."""
     sound.revision("three", "pass", "open('hangs', 'w').write(str(os.getpid())); time.sleep(600)")
     process = subprocess.Popen(
-        [sys.executable, "-m", "clonedb.cli", "check"],
+        [*CLONEDB, "check"],
         cwd=sound.directory,
         env=sound.environment,
         stdin=subprocess.DEVNULL,
@@ -252,7 +251,7 @@ def test_a_bar_is_shown_on_a_terminal(sound: Project) -> None:
         sound.revision(name, "time.sleep(0.5)")
     terminal, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "clonedb.cli", "check"],
+        [*CLONEDB, "check"],
         cwd=sound.directory,
         env={**sound.environment, "TERM": "xterm"},
         stdin=subprocess.DEVNULL,

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from tests.cli.conftest import Command
-from tests.projects import Project
+from tests.projects import CLONEDB, Project
 
 SHOW = ("sh", "-c", "echo $DATABASE_URL; echo $SHOP_DB; psql -Atc 'select count(*) from item'")
 
@@ -110,7 +110,7 @@ signal.signal(signal.SIGINT, end)
 print("ready", flush=True)
 time.sleep(60)
 """
-    command = (sys.executable, "-m", "clonedb.cli", "run", sys.executable, "-c", script)
+    command = (*CLONEDB, "run", sys.executable, "-c", script)
     process = subprocess.Popen(
         command,
         cwd=items.directory,
@@ -224,7 +224,7 @@ def test_gc_drops_what_a_killed_process_left(cli: Command, items: Project, clone
 @contextlib.contextmanager
 def running(project: Project) -> Iterator[subprocess.Popen[str]]:
     """A `clonedb run` with its database, killed in the end, and what it ran too."""
-    process = project.popen(sys.executable, "-m", "clonedb.cli", "run", "--", "sh", "-c", "echo ready; exec sleep 60")
+    process = project.popen(*CLONEDB, "run", "--", "sh", "-c", "echo ready; exec sleep 60")
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

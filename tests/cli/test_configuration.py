@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 import clonedb
 from clonedb.keys import KEYS
 from tests.cli.conftest import Command
-from tests.projects import Project
+from tests.projects import CLONEDB, Project
 
 
 def rows(out: str) -> dict[str, tuple[str, str]]:
@@ -58,7 +57,7 @@ def test_config_all_shows_every_setting(cli: Command) -> None:
 def test_a_directory_to_work_in(cli: Command, items: Project, tmp_path: Path) -> None:
     """`-C` names the project, from wherever the command is run."""
     place = str(items.directory / "migrations")  # the project is found upward
-    elsewhere = (sys.executable, "-m", "clonedb.cli", "-C", place, "config")
+    elsewhere = (*CLONEDB, "-C", place, "config")
     outcome = subprocess.run(elsewhere, cwd=tmp_path, env=items.environment, capture_output=True, text=True, check=True)
     assert f"project: {items.directory}\n" in outcome.stdout
     assert "Directory '/does/not/exist' does not exist" in cli("-C", "/does/not/exist", "config", code=2).err

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import pty
 import subprocess
-import sys
 import tomllib
 
 import pytest
 
-from tests.projects import Project
+from tests.projects import CLONEDB, Project
 
 SETTINGS = """
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -98,7 +97,7 @@ def test_a_person_is_asked(items: Project, answer: bytes, *, written: bool) -> N
     """Enter writes, n does not."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "clonedb.cli", "init"],
+        [*CLONEDB, "init"],
         cwd=items.directory,
         env=items.environment,
         stdin=slave,

@@ -6,7 +6,6 @@ import itertools
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from clonedb.config import Config
 from clonedb.postgres import embedded
 from tests.cli.conftest import Command, make_state_dir
-from tests.projects import Project, databases
+from tests.projects import CLONEDB, Project, databases
 
 _numbers = itertools.count()
 
@@ -116,7 +115,7 @@ def test_two_imports_at_once(cli: Command, items: Project, admin_dsn: str, prefi
     )
     cli("export", "template.clonedb")
     cli("drop", "--all")
-    both = [items.popen(sys.executable, "-m", "clonedb.cli", "import", "template.clonedb") for _ in range(2)]
+    both = [items.popen(*CLONEDB, "import", "template.clonedb") for _ in range(2)]
     ends = sorted(process.communicate(timeout=60)[0] for process in both)
     assert [process.returncode for process in both] == [0, 0]
     (name,) = databases(admin_dsn, prefix)
@@ -161,7 +160,7 @@ def test_list_shows_what_each_database_is(cli: Command, items: Project) -> None:
             assert 0
         """,
     )
-    during = items.pytest("-s", "-p", "no:asyncio").demand(1).out
+    during = items.pytest("-s").demand(1).out
     assert re.search(r"_c_\S+ +clone +\d+\.\d MB +its owner lives", during)
     assert re.search(r"_t_\S+ +template +\d+\.\d MB +project, at two, in use", during)
     after = cli("list").out

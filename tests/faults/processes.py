@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,11 +18,6 @@ from tests.projects import Outcome, Project, unobserved
 COUNT = 'with open(os.environ["COUNT"], "a") as file:\n    file.write("ran\\n")\n'
 HANG = 'if path := os.environ.get("HANG"):\n    open(path, "w").close()\n    time.sleep(60)\n'
 HANG_IN_SQL = 'if path := os.environ.get("HANG"):\n    open(path, "w").close()\n    op.execute("select pg_sleep(60)")\n'
-
-CLONEDB = (sys.executable, "-m", "clonedb.cli")
-# without plugins that triple the time in which each of the many interpreters here starts
-_LEFT_OUT = ("cacheprovider", "hypothesispytest", "asyncio", "anyio")
-PYTEST = (sys.executable, "-m", "pytest", *(word for name in _LEFT_OUT for word in ("-p", f"no:{name}")))
 
 
 class Program:

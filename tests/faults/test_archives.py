@@ -18,9 +18,9 @@ import pytest
 from clonedb.errors import BuildError
 from clonedb.templates.archive import read_archive
 from tests.faults.conftest import Start
-from tests.faults.processes import CLONEDB, demand_nothing_left
+from tests.faults.processes import demand_nothing_left
 from tests.mounts import tmpfs
-from tests.projects import Project, databases
+from tests.projects import CLONEDB, Project, databases
 
 SLOW = """
 for number in range(40):

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Start
-from tests.faults.processes import CLONEDB, COUNT, HANG, HANG_IN_SQL, PYTEST, count, demand_nothing_left
+from tests.faults.processes import COUNT, HANG, HANG_IN_SQL, count, demand_nothing_left
 from tests.postgres.sandbox import Sandbox, wait_until
-from tests.projects import Project, databases
+from tests.projects import CLONEDB, PYTEST, Project, databases
 
 AT_ONCE = """
 import fcntl, sys

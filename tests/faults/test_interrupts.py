@@ -8,16 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Start
-from tests.faults.processes import (
-    CLONEDB,
-    HANG,
-    HANG_IN_SQL,
-    PYTEST,
-    demand_nothing_left,
-    processes_of,
-)
+from tests.faults.processes import HANG, HANG_IN_SQL, demand_nothing_left, processes_of
 from tests.postgres.sandbox import wait_until
-from tests.projects import Project, databases
+from tests.projects import CLONEDB, PYTEST, Project, databases
 
 TWO_TESTS = """
 import os, pathlib, pytest, signal, time

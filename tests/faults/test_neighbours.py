@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.faults.conftest import Start
-from tests.faults.processes import CLONEDB, COUNT, HANG, PYTEST, count, demand_nothing_left
-from tests.projects import Outcome, Project, databases
+from tests.faults.processes import COUNT, HANG, count, demand_nothing_left
+from tests.projects import CLONEDB, PYTEST, Outcome, Project, databases
 
 # Each test inserts a row and must see its own only, however many runs there are.
 INSERTS = """

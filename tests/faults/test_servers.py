@@ -16,9 +16,9 @@ from clonedb import clone
 from clonedb.errors import ServerError, TemplateInUseError
 from clonedb.postgres import locks
 from tests.faults.conftest import Start
-from tests.faults.processes import PYTEST, demand_nothing_left
+from tests.faults.processes import demand_nothing_left
 from tests.postgres.sandbox import Sandbox, is_alive, wait_until
-from tests.projects import Project
+from tests.projects import PYTEST, Project
 
 TWO_TESTS = """
 import os, time, pytest

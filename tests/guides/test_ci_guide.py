@@ -116,7 +116,6 @@ class Machine:
             "CLONEDB_STATE_DIR": str(self.state),
             "GITHUB_OUTPUT": str(self.output),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTEST_ADDOPTS": "-p no:cacheprovider -p no:asyncio -p no:hypothesispytest -p no:pytest_alembic",
         }
 
     def run(self, script: str) -> Outcome:

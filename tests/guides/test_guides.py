@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.projects import Project
+from tests.projects import Project, lean_pytest
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -133,7 +133,6 @@ def test_a_guide_fits_on_a_screen(name: str) -> None:
 def test_from_db_session(items: Project, arguments: tuple[str, ...]) -> None:
     """An engine bound at import, a fixture `db_session`, tests that never asked for a database."""
     code = guide("db_session")
-    items.environment["PYTEST_ADDOPTS"] = "-p no:asyncio -p no:hypothesispytest"
     items.write("pyproject.toml", code["toml"])
     items.write("conftest.py", code["python"])
     items.write("shop/database.py", DATABASE)
@@ -148,7 +147,7 @@ def test_from_asynchronous_fixtures(items: Project, arguments: tuple[str, ...]) 
     """A session manager built on `clonedb_url`, and the application's own, which was made at import."""
     code = guide("asynchronous")
     items.environment["PYTEST_ADDOPTS"] = (
-        "-p no:hypothesispytest --asyncio-mode=auto -o asyncio_default_fixture_loop_scope=function"
+        lean_pytest("asyncio") + " --asyncio-mode=auto -o asyncio_default_fixture_loop_scope=function"
     )
     items.write("pyproject.toml", code["toml"])
     items.write("conftest.py", code["python"])

@@ -47,7 +47,6 @@ def shop(project: Project) -> Project:
         SHOP,
         'op.execute("drop schema \\"Odd Names\\" cascade; drop table item, log, part cascade; drop table hen, egg cascade; drop function note; drop sequence own_numbers")',
     )
-    project.environment["PYTEST_ADDOPTS"] = "-p no:asyncio -p no:hypothesispytest"
     return project
 
 

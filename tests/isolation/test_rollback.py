@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.projects import Project
+from tests.projects import Project, lean_pytest
 
 SYNC = """
 import pytest, sqlalchemy as sa, psycopg
@@ -140,7 +140,7 @@ def test_whoever_leaves_the_transaction_is_told(shop: Project) -> None:
 @pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["alone", "xdist"])
 def test_asynchronous_sessions(shop: Project, arguments: tuple[str, ...], driver: str) -> None:
     """The same on the test's loop; the fixtures that cannot hold one transaction say so."""
-    shop.environment["PYTEST_ADDOPTS"] = "-p no:hypothesispytest -o asyncio_default_fixture_loop_scope=function"
+    shop.environment["PYTEST_ADDOPTS"] = lean_pytest("asyncio") + " -o asyncio_default_fixture_loop_scope=function"
     shop.write("test_it.py", ASYNC)
     outcome = shop.pytest(
         "--clonedb-isolation=rollback", f"--clonedb-driver={driver}", "-rA", "-W", "error", *arguments

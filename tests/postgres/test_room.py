@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from clonedb.postgres import embedded
 from clonedb.postgres.cap import Cap
 from clonedb.postgres.memory import memory_at
 from tests.mounts import tmpfs
-from tests.projects import Project, one
+from tests.projects import PYTEST, Project, one
 
 MB = 1024**2
 Open = Callable[..., clonedb.OpenTemplate]
@@ -219,11 +218,7 @@ def test_more_workers_than_there_is_room_for(items: Project, config: Config, iso
     items.write("test_it.py", TESTS)
     with tmpfs("90m") as directory:
         state = directory / "state"
-        run = items.popen(
-            *(sys.executable, "-m", "pytest", "-n", "4", "-p", "no:cacheprovider", "-p", "no:asyncio"),
-            *("-p", "no:hypothesispytest", "-p", "no:pytest_alembic", "--clonedb-isolation", isolation),
-            CLONEDB_STATE_DIR=str(state),
-        )
+        run = items.popen(*PYTEST, "-n", "4", "--clonedb-isolation", isolation, CLONEDB_STATE_DIR=str(state))
         most = 0
         while run.poll() is None:
             there = os.statvfs(directory)

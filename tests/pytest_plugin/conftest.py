@@ -18,12 +18,6 @@ def prefix(run_id: str, admin_dsn: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def environment(environment: dict[str, str]) -> dict[str, str]:
-    """Without the plugins that these projects have no use for: pytest-asyncio warns of its own settings."""
-    return {**environment, "PYTEST_ADDOPTS": "-p no:asyncio -p no:hypothesispytest"}
-
-
-@pytest.fixture
 def clones(admin_dsn: str, prefix: str) -> Callable[[], list[str]]:
     """A function that lists the clones on the server."""
     return lambda: databases(admin_dsn, f"{prefix}_c_")

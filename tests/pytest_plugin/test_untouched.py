@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.projects import Project
+from tests.projects import Project, lean_pytest
 
 TESTS = """
 def test_plain():
@@ -95,7 +95,7 @@ def test_registering_the_plugin_imports_nothing_heavy(items: Project, tmp_path: 
                 json.dump(sorted(sys.modules), file)
         """,
     )
-    others = "-p no:asyncio -p no:hypothesispytest -p no:platformdirs"
+    others = lean_pytest() + " -p no:platformdirs"
     items.pytest("--no-header", PYTEST_ADDOPTS=others).demand()  # the header says where the data are, and looks
     modules = json.loads((tmp_path / "modules").read_text())
     loaded = {name.partition(".")[0] for name in modules}

@@ -15,8 +15,8 @@ from clonedb.errors import MigrationError
 from clonedb.templates import layers
 from clonedb.templates.metadata import Metadata
 from tests.faults.conftest import Start, start
-from tests.faults.processes import CLONEDB, HANG, PYTEST, count, demand_nothing_left
-from tests.projects import Project, databases
+from tests.faults.processes import HANG, count, demand_nothing_left
+from tests.projects import CLONEDB, PYTEST, Project, databases
 from tests.templates.conftest import opened
 
 __all__ = ["start"]
