@@ -8,6 +8,8 @@ from tests.projects import Project
 from tests.pytest_plugin.plugins import STRICT, run
 
 STATE = """
+import os
+
 STATE = {
     "settings": ("set work_mem = '5MB'", "show work_mem"),
     "role": ("set role pg_monitor", "select current_user = session_user"),
@@ -23,8 +25,8 @@ FRESH = {
     "settings": "4MB", "role": True, "search path": '"$user", public', "advisory locks": 0, "temporary tables": 1,
     "listening": 0, "a setting of nobody's": None, "a prepared statement": 0, "isolation": "off",
 }
-# no reset takes these away, and a temporary table is written to the catalogs, so that the database is another one
-SPOIL = ("a setting of nobody's", "a prepared statement", "temporary tables")
+# no reset takes these away, and a temporary table is written to the catalogs, after which `auto` takes another database
+SPOIL = ("a setting of nobody's", "a prepared statement", *["temporary tables"] * (os.environ["CLONEDB_ISOLATION"] == "auto"))
 SELECT = "select name from item where id = :id"
 PID = "select pg_backend_pid()"
 before = None  # the process that served the last test
@@ -124,9 +126,10 @@ def test_nothing_is_left_to_the_garbage_collector():
 )
 
 
-@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
-def test_an_applications_connections(items: Project, driver: str) -> None:
+@pytest.mark.parametrize(("driver", "isolation"), [("psycopg", "auto"), ("psycopg2", "auto"), ("psycopg", "truncate")])
+def test_an_applications_connections(items: Project, driver: str, isolation: str) -> None:
     """They stay, and the next test finds nothing on them; one that cannot be made as new is another one."""
+    items.environment["CLONEDB_ISOLATION"] = isolation
     items.settings(route=["DATABASE_URL"])
     items.environment["DATABASE_URL"] = f"postgresql+{driver}://shop@db.example.invalid/shop"
     items.write("shop.py", "import os, sqlalchemy as sa\nengine = sa.create_engine(os.environ['DATABASE_URL'])\n")
@@ -244,10 +247,17 @@ def engine(clonedb):
 """
 
 
-@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
-@pytest.mark.parametrize("routed", [False, True], ids=["fixture", "application"])
-def test_asynchronous_connections(items: Project, driver: str, *, routed: bool) -> None:
+@pytest.mark.parametrize(
+    ("driver", "routed", "isolation"),
+    [
+        *((driver, routed, "auto") for driver in ("asyncpg", "psycopg") for routed in (False, True)),
+        ("asyncpg", True, "truncate"),
+        ("psycopg", False, "truncate"),
+    ],
+)
+def test_asynchronous_connections(items: Project, driver: str, isolation: str, *, routed: bool) -> None:
     """Those whose loop outlives the test stay, and the next test finds nothing on them; others end with their loop."""
+    items.environment["CLONEDB_ISOLATION"] = isolation
     items.settings(driver=driver, **({"route": ["DATABASE_URL"]} if routed else {}))
     items.environment["DATABASE_URL"] = f"postgresql+{driver}://shop@db.example.invalid/shop"
     items.write(
