@@ -168,7 +168,8 @@ def inventory(server: Server) -> list[Item]:
         for found in _found(connection, server.config.prefix):
             kind, about = _about(found, used=found.lock in held)
             with contextlib.suppress(psycopg.errors.InvalidCatalogName):  # dropped meanwhile
-                items.append(Item(found.name.text, kind, sql.database_size(connection, found.name.text), about))
+                if size := sql.database_size(connection, found.name.text):
+                    items.append(Item(found.name.text, kind, size, about))
         return items
 
     return server.run(look)

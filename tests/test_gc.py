@@ -17,7 +17,7 @@ from clonedb.config import Config
 from clonedb.errors import ServerError
 from clonedb.gc import collect, drop_one, enforce_retention, inventory, keep
 from clonedb.names import clone_name, unfinished_name
-from clonedb.postgres import locks
+from clonedb.postgres import locks, sql
 from clonedb.postgres.server import Server, open_server
 from clonedb.templates.metadata import Kept
 from tests.projects import Project, databases
@@ -28,6 +28,8 @@ template = clonedb.template()
 print(template.clone().name, template.clone().name, flush=True)
 time.sleep(60)
 """
+
+OID = "select oid from pg_database where datname = %s"
 
 
 @pytest.fixture
@@ -117,6 +119,24 @@ def test_an_unfinished_template_goes_with_its_builder(
     assert kinds[clone] == ("clone", "its owner is gone: clonedb gc drops it")
     assert {leftover.name for leftover in collect(server)} == {dead, clone}
     assert left() == [mine]
+
+
+def test_a_database_that_is_being_dropped_is_no_item(server: Server, prefix: str) -> None:
+    """Its directory goes before its name does; PostgreSQL says NULL of its size then."""
+    name = clone_name(prefix, "0" * 12, "a" * 10, 1)
+    strategy = "file_copy" if server.info.major >= 15 else None  # nothing of it waits in memory to be written
+    server.run(lambda connection: sql.create_database(connection, name, strategy=strategy))
+    row = server.run(lambda connection: connection.execute(OID, [name]).fetchone())
+    assert row
+    assert server.lease
+    directory = server.lease.data_dir / "base" / str(row[0])
+    assert [item.name for item in inventory(server)] == [name]
+    directory.rename(directory.with_name("away"))
+    try:
+        assert inventory(server) == []
+    finally:
+        directory.with_name("away").rename(directory)
+        server.run(lambda connection: sql.drop_database(connection, name))
 
 
 def test_only_the_templates_used_last_are_kept(items: Project, config: Config, server: Server, prefix: str) -> None:

@@ -98,9 +98,9 @@ def find_database(connection: Connection[Any], name: str) -> Database | None:
 
 
 def database_size(connection: Connection[Any], name: str) -> int:
-    """Bytes on disk."""
+    """Bytes on disk; 0 if it is just being dropped, of which PostgreSQL says NULL once its directory is gone."""
     row = connection.execute("select pg_database_size(%s::name)", [name]).fetchone()
-    return int(row[0]) if row else 0
+    return int(row[0] or 0) if row else 0
 
 
 def create_database(
