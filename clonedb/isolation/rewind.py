@@ -40,6 +40,11 @@ class Rewind(Reusable):
             clone.lasting.reused = True
         return clone
 
+    def is_intact(self, clone: Clone) -> bool:
+        """Not if the server has crashed meanwhile."""
+        rewinder = self._watched.get(clone)
+        return rewinder is not None and rewinder.is_intact
+
     def release(self, clone: Clone) -> Sequence[sql.Session]:
         """Rewind it, or drop it."""
         clone.dispose()

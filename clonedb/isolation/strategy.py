@@ -76,13 +76,26 @@ class Reusable:
 
     def acquire(self) -> Clone:
         """A clone that is free, or a new one."""
-        clone = self._free.pop() if self._free else self.make()
+        clone = self._take_free() or self.make()
         try:
             self.begin(clone)
         except BaseException:
             self._discard(clone)
             raise
         return clone
+
+    def _take_free(self) -> Clone | None:
+        while self._free:
+            clone = self._free.pop()
+            if self.is_intact(clone):
+                return clone
+            self._discard(clone)
+        return None
+
+    def is_intact(self, clone: Clone) -> bool:
+        """Whether a free clone is still as it was when it was brought back."""
+        del clone
+        return True
 
     def release(self, clone: Clone) -> Sequence[Session]:
         """Bring it back for the next test; one that is kept is nobody's from now on."""

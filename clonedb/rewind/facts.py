@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, LiteralString
+
+from clonedb.rewind.relations import FIRST_OID, File, Relation, read_relations
 
 if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.sql import Composed
 
-__all__ = ["STATISTICS", "Facts", "File", "RefusedError", "Sequence", "Table", "demand_same", "read_facts"]
+__all__ = ["Facts", "RefusedError", "Sequence", "Table", "read_facts"]
 
-File = tuple[int, int]  # tablespace and relfilenode, by which WAL records name a relation of a database
-
-STATISTICS = "statistics were written (ANALYZE or VACUUM)"
-
-_FIRST_OID = 16384  # what initdb made has a lower one
+# Access methods whose indexes answer as in the template after rows were deleted and put back: the heap decides what a
+# dead entry is worth. In others (hnsw) dead entries stay in the way of a search until VACUUM has removed them.
+_PROVEN = ("btree", "hash", "gin", "gist", "spgist", "brin", "bloom", "ivfflat", "rum")
 
 
 class RefusedError(Exception):
@@ -26,20 +26,25 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """An ordinary table or a partition: `columns` can be inserted into, `refusal` says why it cannot be undone.
+    """An ordinary table or a partition.
 
-    `bytes` are those of its TOAST table, too; `rows` are counted for unlogged tables only.
+    `columns` can be inserted into; `stored` are those with a value of their own in a row, so also the stored generated
+    ones. `refusal` says why nothing that was written to it can be undone, `computed` why no row can be put back with
+    certainty. `pages` and `bytes` are those in the template, `bytes` with its TOAST table; `rows` are counted for
+    unlogged tables only.
     """
 
     oid: int
     schema: str
     name: str
     columns: tuple[str, ...]
+    stored: tuple[str, ...]
     pages: int
     bytes: int
     unlogged: bool
     rows: int
     refusal: str | None
+    computed: str | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,18 +61,23 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The relations of a template by file; `others` are those whose writing means a new clone, with the reason.
+    """The relations of a template by file, or of a clone whose tests gave some of them new files.
 
-    Indexes and TOAST tables of users' tables are in none of these but in `ignored`: the rows decide. `refusal` says why
-    no clone of this template can be brought back. `digest` is that of all of it.
+    `catalogs` are the system catalogs, by name: a test may have written to them and left nothing. `large_objects` are
+    the two that hold those. `others` are relations whose writing means a new clone, with the reason. Indexes and TOAST
+    tables are in `ignored`: the rows decide; so are the planner's statistics, which no rewind promises. `fragile` are
+    the oids of indexes that cannot be built again as they were. `refusal` says why no clone of this template can be
+    brought back.
     """
 
     tables: Mapping[File, Table]
     sequences: Mapping[File, Sequence]
+    catalogs: Mapping[File, str]
+    large_objects: frozenset[File]
     others: Mapping[File, str]
     ignored: frozenset[File]
+    fragile: frozenset[int]
     refusal: str | None
-    digest: str
 
     @property
     def unlogged_tables(self) -> list[Table]:
@@ -79,53 +89,112 @@ class Facts:
         """The sequences whose advancing leaves nothing in the WAL."""
         return [sequence for sequence in self.sequences.values() if sequence.unlogged]
 
+    def with_files(self, files: Mapping[int, File]) -> Facts:
+        """The same relations, some of which have new files now, by oid: TRUNCATE gives a table and its indexes one."""
+        tables = {table.oid: table for table in self.tables.values()}
+        sequences = {sequence.oid: sequence for sequence in self.sequences.values()}
+        old = {file: one for file, one in self.tables.items() if one.oid not in files}
+        counters = {file: one for file, one in self.sequences.items() if one.oid not in files}
+        return replace(
+            self,
+            tables=MappingProxyType(old | {file: tables[oid] for oid, file in files.items() if oid in tables}),
+            sequences=MappingProxyType(
+                counters | {file: sequences[oid] for oid, file in files.items() if oid in sequences}
+            ),
+            ignored=self.ignored | {file for oid, file in files.items() if oid not in tables and oid not in sequences},
+        )
+
+
+@dataclass(slots=True)
+class _Sorted:
+    """The relations by what their writing means."""
+
+    tables: dict[File, Table] = field(default_factory=dict)
+    sequences: list[Relation] = field(default_factory=list)
+    catalogs: dict[File, str] = field(default_factory=dict)
+    large_objects: set[File] = field(default_factory=set)
+    others: dict[File, str] = field(default_factory=dict)
+    ignored: set[File] = field(default_factory=set)
+    fragile: set[int] = field(default_factory=set)
+
+    def put_catalog(self, relation: Relation) -> None:
+        """Sort in what initdb has made."""
+        if relation.kind == "i" or relation.of_catalog in _STATISTICS:
+            self.ignored.add(relation.file)
+        elif relation.of_catalog in _LARGE_OBJECTS:
+            self.large_objects.add(relation.file)
+        else:
+            self.catalogs[relation.file] = relation.of_catalog
+
+    def put_index(self, relation: Relation) -> None:
+        """Sort in an index of a user's table."""
+        if relation.access not in _PROVEN:
+            self.others[relation.file] = f"an index of the kind {relation.access!r} was written"
+        else:
+            self.ignored.add(relation.file)
+        if relation.access not in _PROVEN or relation.computes_index:
+            self.fragile.add(relation.oid)
+
 
 def read_facts(connection: Connection[Any]) -> Facts:
     """Read them on an autocommit connection to a clone that nobody has written to."""
-    tables: dict[File, Table] = {}
-    others: dict[File, str] = {}
-    ignored: set[File] = set()
-    found: list[tuple[File, int, str, str, bool]] = []
-    for oid, schema, name, kind, unlogged, *file_, pages, size, columns, fires, heap in connection.execute(_RELATIONS):
-        file = (file_[0], file_[1])
-        if oid < _FIRST_OID:
-            others[file] = _CATALOGS.get(name, "a catalog was written (DDL)")
-        elif kind == "S":
-            found.append((file, oid, schema, name, unlogged))
-        elif kind == "r":
-            rows = _count(connection, schema, name) if unlogged else 0
-            refusal = _refusal(fires=fires, heap=heap, columns=bool(columns))
-            tables[file] = Table(oid, schema, name, tuple(columns), pages, size, unlogged, rows, refusal)
-        elif kind == "m":
-            others[file] = "a materialized view was refreshed"
+    found = _Sorted()
+    for relation in read_relations(connection):
+        if relation.kind == "S":
+            found.sequences.append(relation)
+        elif relation.oid < FIRST_OID:
+            found.put_catalog(relation)
+        elif relation.kind == "r":
+            rows = _count(connection, relation) if relation.unlogged else 0
+            found.tables[relation.file] = _table(relation, rows)
+        elif relation.kind == "m":
+            found.others[relation.file] = "a materialized view was refreshed"
+        elif relation.kind == "i":
+            found.put_index(relation)
         else:
-            ignored.add(file)
-    sequences, ahead = _sequences(connection, found)
+            found.ignored.add(relation.file)
+
+    sequences, ahead = _sequences(connection, found.sequences)
     refusal = "a sequence of the template has values taken ahead" if ahead else None
     if connection.info.server_version >= 170000 and _value(connection, _LOGIN_TRIGGER):
         refusal = "the template has event triggers on login"
     return Facts(
-        MappingProxyType(tables),
+        MappingProxyType(found.tables),
         MappingProxyType(sequences),
-        MappingProxyType(others),
-        frozenset(ignored),
+        MappingProxyType(found.catalogs),
+        frozenset(found.large_objects),
+        MappingProxyType(found.others),
+        frozenset(found.ignored),
+        frozenset(found.fragile),
         refusal,
-        str(_value(connection, _DIGEST)),
     )
 
 
-def demand_same(connection: Connection[Any], facts: Facts) -> None:
-    """Raises RefusedError when a clone is not of this very template: one of the same name may have been built anew."""
-    if _value(connection, _DIGEST) != facts.digest:
-        raise RefusedError("the template was built anew")
-
-
-def _refusal(*, fires: bool, heap: bool, columns: bool) -> str | None:
-    if fires:
-        return "a table with triggers or rules that always fire was written"
-    if not heap:
-        return "a table with an access method other than heap was written"
-    return None if columns else "a table without columns was written"
+def _table(relation: Relation, rows: int) -> Table:
+    refusal = computed = None
+    if relation.always_fires:
+        refusal = "a table with triggers or rules that always fire was written"
+    elif relation.access != "heap":
+        refusal = "a table with an access method other than heap was written"
+    elif not relation.columns:
+        refusal = "a table without columns was written"
+    if relation.writes_in_checks:
+        computed = "a row was changed whose constraints call a function that may write"
+    elif relation.computes_index:
+        computed = "a row was changed that an index computes by a function of the project's own"
+    return Table(
+        relation.oid,
+        relation.schema,
+        relation.name,
+        tuple(relation.columns),
+        tuple(relation.stored),
+        relation.pages,
+        relation.bytes,
+        relation.unlogged,
+        rows,
+        refusal,
+        computed,
+    )
 
 
 def _value(connection: Connection[Any], query: LiteralString) -> Any:
@@ -133,74 +202,37 @@ def _value(connection: Connection[Any], query: LiteralString) -> Any:
     return row[0] if row else None
 
 
-def _count(connection: Connection[Any], schema: str, name: str) -> int:
+def _count(connection: Connection[Any], relation: Relation) -> int:
     from psycopg import sql
 
-    row = connection.execute(sql.SQL("select count(*) from only {}").format(sql.Identifier(schema, name))).fetchone()
+    name = sql.Identifier(relation.schema, relation.name)
+    row = connection.execute(sql.SQL("select count(*) from only {}").format(name)).fetchone()
     return int(row[0]) if row else 0
 
 
-def _sequences(
-    connection: Connection[Any], found: list[tuple[File, int, str, str, bool]]
-) -> tuple[dict[File, Sequence], bool]:
+def _sequences(connection: Connection[Any], found: list[Relation]) -> tuple[dict[File, Sequence], bool]:
     """Their states, and whether one will not write WAL at its next nextval()."""
     from psycopg import sql
 
     parts: list[Composed] = [
-        sql.SQL("select {}, last_value, is_called, log_cnt from {}").format(sql.Literal(number), sql.Identifier(*names))
-        for number, (_, _, *names, _) in enumerate(found)
+        sql.SQL("select {}, last_value, is_called, log_cnt from {}").format(
+            sql.Literal(number), sql.Identifier(relation.schema, relation.name)
+        )
+        for number, relation in enumerate(found)
     ]
     states: dict[int, tuple[int, bool, int]] = {}
     for start in range(0, len(parts), 100):  # each is locked until the statement ends, and there are so many locks
         query = sql.SQL(" union all ").join(parts[start : start + 100])
         states.update((number, (last, called, count)) for number, last, called, count in connection.execute(query))
     sequences, ahead = {}, False
-    for number, (file, oid, schema, name, unlogged) in enumerate(found):
+    for number, one in enumerate(found):
         last_value, is_called, log_count = states[number]
-        sequences[file] = Sequence(oid, schema, name, unlogged, last_value, is_called)
-        ahead = ahead or (log_count != 0 and not unlogged)
+        sequences[one.file] = Sequence(one.oid, one.schema, one.name, one.unlogged, last_value, is_called)
+        ahead = ahead or (log_count != 0 and not one.unlogged)
     return sequences, ahead
 
 
-_CATALOGS: Mapping[str, str] = MappingProxyType(
-    {
-        "pg_largeobject": "a large object was written",
-        "pg_largeobject_metadata": "a large object was written",
-        **dict.fromkeys(
-            ("pg_statistic", "pg_toast_2619", "pg_statistic_ext_data", "pg_toast_3429"),  # the latter are theirs
-            STATISTICS,
-        ),
-    }
-)
+_STATISTICS = frozenset({"pg_statistic", "pg_statistic_ext_data"})
+_LARGE_OBJECTS = frozenset({"pg_largeobject", "pg_largeobject_metadata"})
 
 _LOGIN_TRIGGER = "select dathasloginevt from pg_catalog.pg_database where datname = current_database()"
-
-_DIGEST = """
-select md5(string_agg(c.oid::text || ' ' || pg_catalog.pg_relation_filenode(c.oid)::text, ',' order by c.oid))
-from pg_catalog.pg_class c where c.relkind in ('r', 'i', 't', 'S', 'm') and not c.relisshared
-"""
-
-# The function knows the files of mapped catalogs, whose relfilenode is 0. Only triggers and rules marked A(lways) or
-# R(eplica) fire under session_replication_role = replica.
-_RELATIONS = """
-select c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence = 'u',
-       (case c.reltablespace when 0 then d.dattablespace else c.reltablespace end)::bigint,
-       pg_catalog.pg_relation_filenode(c.oid)::bigint,
-       coalesce(t.bytes / pg_catalog.current_setting('block_size')::int, 0),
-       coalesce(t.bytes + pg_catalog.pg_relation_size(nullif(c.reltoastrelid, 0)), t.bytes, 0),
-       coalesce(t.columns, '{}'),
-       c.oid in (select g.tgrelid from pg_catalog.pg_trigger g where g.tgenabled in ('A', 'R'))
-       or c.oid in (select w.ev_class from pg_catalog.pg_rewrite w where w.ev_enabled in ('A', 'R')),
-       coalesce(m.amname = 'heap', false)
-from pg_catalog.pg_class c
-     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-     join pg_catalog.pg_database d on d.datname = pg_catalog.current_database()
-     left join pg_catalog.pg_am m on m.oid = c.relam
-     left join lateral (
-         select pg_catalog.pg_relation_size(c.oid) as bytes, array(
-             select a.attname::text from pg_catalog.pg_attribute a
-             where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
-             order by a.attnum) as columns
-         where c.relkind = 'r' and c.oid >= 16384) t on true
-where c.relkind in ('r', 'i', 't', 'S', 'm') and not c.relisshared
-"""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from clonedb.clone import Clone, create
 from clonedb.postgres.server import Server
 from clonedb.rewind.facts import Facts, RefusedError, Table, read_facts
+from clonedb.rewind.large_objects import Objects
 from clonedb.rewind.reference import Reference
 from clonedb.rewind.session import open_session
 from clonedb.rewind.witness import Witness
@@ -32,6 +33,7 @@ class Pristine:
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._facts: Facts | None = None
+        self._oid = self._template_oid()
         self._witness: Witness | None = None
         self._reference: Reference | None = None
 
@@ -41,8 +43,18 @@ class Pristine:
             if self._facts is None:
                 with open_session(self.server, database) as connection:
                     self._facts = read_facts(connection)
-                self._reference = Reference(self.server, self._make, self._facts)
+                self._reference = Reference(self.server, self._make, lambda: self.demand_same(self._template_oid()))
             return self._facts
+
+    def demand_same(self, oid: int) -> None:
+        """Raises RefusedError when the template has another oid by now: one of the same name was built anew."""
+        if oid != self._oid:
+            raise RefusedError("the template was built anew")
+
+    def _template_oid(self) -> int:
+        query = "select oid::bigint from pg_database where datname = %s"
+        row = self.server.run(lambda connection: connection.execute(query, [self.template.name]).fetchone())
+        return int(row[0]) if row else 0
 
     def witness(self) -> Witness:
         """The session that reads the WAL; another one when the server ended the last, or a parent process has it."""
@@ -59,9 +71,31 @@ class Pristine:
             return self._known().names(table, blocks)
 
     def rows(self, table: Table, names: Collection[str]) -> list[str]:
-        """The texts of some of the template's rows. Raises RefusedError when they are too long."""
+        """The texts of some of the template's rows. Raises RefusedError for those that cannot be put back as text."""
         with self._lock:
             return self._known().rows(table, names)
+
+    def catalogs(
+        self, names: Collection[str], oids: Collection[int]
+    ) -> tuple[Mapping[str, int], Mapping[int, str], str]:
+        """The template's catalogs, as `Reference.catalogs`."""
+        with self._lock:
+            return self._known().catalogs(names, oids)
+
+    def catalog_contents(self, name: str) -> str:
+        """The digest of one of them."""
+        with self._lock:
+            return self._known().catalog_contents(name)
+
+    def large_objects(self) -> Objects:
+        """The template's large objects, as `Reference.large_objects`."""
+        with self._lock:
+            return self._known().large_objects()
+
+    def large_object(self, oid: int) -> str:
+        """What is in one of them, in hexadecimal digits."""
+        with self._lock:
+            return self._known().large_object(oid)
 
     def give_way(self) -> None:
         """Drop the clone that rows were read from, if there is one; it is made again on need."""

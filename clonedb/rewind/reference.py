@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from clonedb.clone import Clone
+from clonedb.postgres.message import ask, number, text
 from clonedb.postgres.server import Server
-from clonedb.rewind.facts import Facts, RefusedError, Table, demand_same
-from clonedb.rewind.places import block_of, ranges
+from clonedb.rewind import catalogs, large_objects
+from clonedb.rewind.facts import RefusedError, Table
+from clonedb.rewind.row_places import block_of, ranges
 from clonedb.rewind.session import open_session
 
 if TYPE_CHECKING:
@@ -21,33 +23,43 @@ __all__ = ["Reference"]
 _WHOLE = 256 * 1024  # bytes up to which a table is read at once
 _REMEMBERED = 32 * 1024 * 1024  # characters of rows of larger tables
 _MOST = 16 * 1024 * 1024  # characters of rows to put back after one test
+_MOST_OBJECTS = 4 * 1024 * 1024  # bytes of large objects that are compared
 _CHUNK = 500  # rows
+
+_SURVIVING = "case when (c.*)::text::{} *= (c.*) then (c.*)::text end"
 
 
 class Reference:
     """Rows by the places (ctids) they have in the template, which are their names.
 
     A clone has every row where the template has it, whichever strategy copied it. It is made on first need, which is
-    when a test updates or deletes one of the template's rows: 16 ms for 40 tables.
+    when a test updates or deletes one of the template's rows: 16 ms for 40 tables. A row's text is None if it does not
+    survive being text: an XML declaration, some extensions' types. That is asked of each row (`*=` compares images).
     """
 
-    def __init__(self, server: Server, make: Callable[[], Clone | None], facts: Facts) -> None:
+    def __init__(self, server: Server, make: Callable[[], Clone | None], demand_same: Callable[[], None]) -> None:
+        """`make` makes the clone; `demand_same` raises RefusedError if it is of another template of the same name."""
         self._server = server
         self._make = make
-        self._facts = facts
+        self._demand_same = demand_same
         self._pid = os.getpid()
         self._clone: Clone | None = None
         self._connection: Connection[Any] | None = None
         self._names: dict[int, dict[int, list[str]]] = {}
-        self._rows: dict[int, dict[str, str]] = {}
+        self._rows: dict[int, dict[str, str | None]] = {}
         self._remembered = 0
+        self._counts: dict[str, int] = {}
+        self._digests: dict[int, str] = {}
+        self._contents: dict[str, str] = {}
+        self._mapped: str | None = None
+        self._objects: large_objects.Objects | None = None
 
     def names(self, table: Table, blocks: Iterable[int]) -> list[str]:
         """The names of the template's rows in some blocks of a table."""
         wanted = sorted({block for block in blocks if block < table.pages})
         known = self._names.setdefault(table.oid, {})
         if missing := set(wanted) - known.keys():
-            if table.bytes <= _WHOLE:
+            if table.bytes <= _WHOLE and not table.computed:
                 missing = set(range(table.pages))
                 rows = self._rows[table.oid] = self._read(table, [(0, table.pages)], text=True)
             else:
@@ -61,7 +73,7 @@ class Reference:
     def rows(self, table: Table, names: Collection[str]) -> list[str]:
         """The texts of some rows, in their order; of large tables only those are read that are asked for.
 
-        Raises RefusedError when they are too long.
+        Raises RefusedError when they are too long, or when one of them does not survive being text.
         """
         if self._remembered > _REMEMBERED:
             self._rows.clear()
@@ -71,33 +83,81 @@ class Reference:
         size = 0
         for start in range(0, len(missing), _CHUNK):
             found = self._read_named(table, missing[start : start + _CHUNK])
-            size += sum(map(len, found.values()))
+            size += sum(len(row) for row in found.values() if row is not None)
             if size > _MOST:
                 raise RefusedError("too much was written")
             self._remembered += size
             known.update(found)
-        return [known[name] for name in names]
+        rows = [row for name in names if (row := known[name]) is not None]
+        if len(rows) != len(names):
+            raise RefusedError("a row was changed that does not survive being text")
+        return rows
 
-    def _read(self, table: Table, spans: list[tuple[int, int]], *, text: bool) -> dict[str, str]:
+    def catalogs(
+        self, names: Collection[str], oids: Collection[int]
+    ) -> tuple[Mapping[str, int], Mapping[int, str], str]:
+        """How many rows catalogs have, the digests of those relations that there are, and that of the mapped files."""
+        uncounted = [name for name in names if name not in self._counts]
+        unknown = [oid for oid in oids if oid not in self._digests]
+        if uncounted or unknown or self._mapped is None:
+            wanted = ",".join(map(str, unknown))
+            *counts, found, ((mapped,),) = ask(
+                self._session().pgconn,
+                [
+                    *(catalogs.rows_of(name, "false") for name in uncounted),
+                    catalogs.relations(f"oid = any('{{{wanted}}}')"),
+                    catalogs.mapped_files(),
+                ],
+            )
+            self._counts.update((name, number(row[0])) for name, (row,) in zip(uncounted, counts, strict=True))
+            self._digests.update((number(oid), text(digest)) for oid, *_, digest in found)
+            self._mapped = text(mapped)
+        return self._counts, self._digests, self._mapped
+
+    def catalog_contents(self, name: str) -> str:
+        """The digest of one of them."""
+        if name not in self._contents:
+            (((digest,),),) = ask(self._session().pgconn, [catalogs.contents_of(name)])
+            self._contents[name] = text(digest)
+        return self._contents[name]
+
+    def large_objects(self) -> large_objects.Objects:
+        """The large objects. Raises RefusedError when they are too large to be compared after a test."""
+        if self._objects is None:
+            size = "select coalesce(sum(pg_catalog.octet_length(data)), 0) from pg_catalog.pg_largeobject"
+            (((bytes_,),),) = ask(self._session().pgconn, [size])
+            if number(bytes_) > _MOST_OBJECTS:
+                raise RefusedError("a large object was written, and the template has too many of them")
+            self._objects = large_objects.objects_of(ask(self._session().pgconn, [large_objects.OBJECTS])[0])
+        return self._objects
+
+    def large_object(self, oid: int) -> str:
+        """What is in one of them, in hexadecimal digits."""
+        (((contents,),),) = ask(self._session().pgconn, [large_objects.CONTENTS.format(oid)])
+        return text(contents)
+
+    def _read(self, table: Table, spans: list[tuple[int, int]], *, text: bool) -> dict[str, str | None]:
         from psycopg import sql
 
         # the places are in the statement's text: with parameters, the % of a name would be a placeholder
         query = "select c.ctid::text, {} from only {} c where c.ctid >= {}::tid and c.ctid < {}::tid"
-        what = sql.SQL("(c.*)::text") if text else sql.SQL("''")
-        found: dict[str, str] = {}
+        name = sql.Identifier(table.schema, table.name)
+        what = sql.SQL(_SURVIVING).format(name) if text else sql.SQL("''")
+        found: dict[str, str | None] = {}
         for start, end in spans:
             places = sql.Literal(f"({start},0)"), sql.Literal(f"({end},0)")
-            found.update(self._select(sql.SQL(query).format(what, sql.Identifier(table.schema, table.name), *places)))
+            found.update(self._select(sql.SQL(query).format(what, name, *places)))
         return found
 
-    def _read_named(self, table: Table, names: Collection[str]) -> dict[str, str]:
+    def _read_named(self, table: Table, names: Collection[str]) -> dict[str, str | None]:
         from psycopg import sql
 
-        query = "select c.ctid::text, (c.*)::text from only {} c where c.ctid = any({}::tid[])"
+        query = "select c.ctid::text, {} from only {} c where c.ctid = any({}::tid[])"
+        name = sql.Identifier(table.schema, table.name)
         places = sql.Literal("{" + ",".join(f'"{name}"' for name in names) + "}")
-        return self._select(sql.SQL(query).format(sql.Identifier(table.schema, table.name), places))
+        return self._select(sql.SQL(query).format(sql.SQL(_SURVIVING).format(name), name, places))
 
-    def _select(self, query: Composed) -> dict[str, str]:
+    def _select(self, query: Composed) -> dict[str, str | None]:
         return {name: row for name, row in self._session().execute(query)}  # noqa: C416 - pairs, for the type checker
 
     def _session(self) -> Connection[Any]:
@@ -109,13 +169,8 @@ class Reference:
             self._clone = self._make()
             if self._clone is None:
                 raise RefusedError("there was no room for a clone to read rows from (max_clones)")
-            connection = open_session(self._server, self._clone.name)
-            try:
-                demand_same(connection, self._facts)
-            except BaseException:
-                connection.close()
-                raise
-            self._connection = connection
+            self._demand_same()
+            self._connection = open_session(self._server, self._clone.name)
         return self._connection
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "Pristine", "Rewinder", "why_not"]
 
 _MOST_REWINDS = 1000  # after which a new clone is due: 33 ms among so many cost nothing
+_MOST_DDL = 200  # tests with DDL of which nothing is left but dead rows in the catalogs
 _GRACE = 0.025  # seconds in which sessions may go by themselves: a client's close() returns before its server has ended
 _PATIENCE = 1.0  # seconds that it may take until nobody is connected
 
@@ -52,19 +53,29 @@ class Rewinder:
         self._pristine = pristine
         self._pid = os.getpid()
         self._rewinds = 0
+        self._after_ddl = 0
         self._undoing: Undoing | None = None
         self.own: set[int] = set()
         self._lost: str | None = None
         with self._losing():
             self._facts = pristine.facts(clone.name)
             self._witness = pristine.witness()
-            self._oid, self._about, self._mark = self._witness.mark(clone.name)
+            self._oid, template, self._about, self._mark = self._witness.mark(clone.name, pristine.template.name)
+            pristine.demand_same(template)
             self._lost = self._facts.refusal
 
     @property
     def pid(self) -> int | None:
         """The backend pid of its own session in the clone, if it has one."""
         return None if self._undoing is None else self._undoing.pid
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether the clone is still as the last rewind left it, as far as that can be told without asking the server.
+
+        A crash of the server may have lost what was undone and not flushed, and it empties unlogged tables.
+        """
+        return self._lost is None and os.getpid() == self._pid and self._witness.listens
 
     def rewind(self, keep: Collection[int] = (), meanwhile: Callable[[], None] | None = None) -> Outcome:
         """End the clone's sessions but the idle ones in `keep` (backend pids), and undo what was written.
@@ -104,11 +115,11 @@ class Rewinder:
         since = self._mark
         written, mark = self._look(keep, left_open, meanwhile)
         unlogged = bool(self._facts.unlogged_tables or self._facts.unlogged_sequences)
-        if self._undoing is None and (written or unlogged or written.statistics):
+        if self._undoing is None and (written or written.ddl or unlogged):
             self._open()  # one more session: the server's count of them has to be read again
             written, mark = self._look(keep, left_open)
-        if written.statistics:
-            self._open().demand_automatic()
+        if written.ddl:
+            self._look_at_catalogs(written, since)
         if unlogged:
             self._open().look_at_unlogged(written, self._facts, since)
         if not written:
@@ -120,6 +131,12 @@ class Rewinder:
         self._rewinds += 1
         return "rewound"
 
+    def _look_at_catalogs(self, written: Written, since: Mark) -> None:
+        self._after_ddl += 1
+        if self._after_ddl > _MOST_DDL:
+            raise RefusedError("bloat")
+        self._facts = self._open().look_at_catalogs(written, self._facts, since)
+
     def _look(
         self, keep: Collection[int], left_open: list[Session], meanwhile: Callable[[], None] | None = None
     ) -> tuple[Written, Mark]:
@@ -129,6 +146,8 @@ class Rewinder:
         kept = (*keep, *filter(None, [self.pid]))
         found = None if meanwhile is None else self._witness.look(self._oid, self._mark, kept, self._facts, meanwhile)
         while found is None and (found := self._witness.look(self._oid, self._mark, kept, self._facts)) is None:
+            if time.monotonic() > deadline:
+                raise RefusedError("sessions came again and again")
             left_open += self._witness.send_away(self._oid, kept, grace=grace, deadline=deadline)
             grace = 0.0
         written, mark = found
@@ -140,7 +159,7 @@ class Rewinder:
 
     def _open(self) -> Undoing:
         if self._undoing is None:
-            self._undoing = Undoing(self._pristine, self._facts, self._clone.name, self._oid)
+            self._undoing = Undoing(self._pristine, self._clone.name, self._oid)
             self.own.add(self._undoing.pid)
         return self._undoing
 

@@ -8,9 +8,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, LiteralString
 
 from clonedb.postgres.message import Results, ask, number, text
-from clonedb.rewind.facts import STATISTICS, Facts, RefusedError, Sequence, Table, demand_same
-from clonedb.rewind.places import Layout, ranges
+from clonedb.rewind import large_objects
+from clonedb.rewind.catalogs import look_at_catalogs
+from clonedb.rewind.facts import Facts, RefusedError, Sequence, Table
 from clonedb.rewind.pristine import Pristine
+from clonedb.rewind.row_places import MovedRows, ranges
 from clonedb.rewind.session import open_session
 from clonedb.rewind.wal import Written
 from clonedb.rewind.witness import Mark
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["Undoing"]
 
 _MOST_BLOCKS = 1000  # that may have lost rows, of all tables: undoing more costs more than a clone
-_MOST_UNLOGGED = 200  # pages to look at after each test
+_MOST_UNLOGGED = 2000  # pages to look at after each test
 _MOST_ROWS = 10_000  # to put back
+_MOST_BYTES = 16 * 1024 * 1024  # of a table all of which is to be put back
 _MOST_RANGES = 300  # of blocks of one table; what lies between them is looked at, too
 _GROWTH = 4  # times as many pages as in the template, and
 _PAGES = 512  # some more, make a table too slow to hand on
@@ -44,44 +47,39 @@ class Undoing:
     put back are older, but for those of the last undoing, whose number the mark knows. So rows are told apart without
     comparing contents, what a test inserted is deleted and nothing else is touched, and a table does not grow by its
     size with every rewind. After that the visible rows are pristine, and those of the touched blocks that are not there
-    any more are put back.
+    any more are put back. The row that was put back is compared with the one that was read, generated columns included.
     """
 
-    def __init__(self, pristine: Pristine, facts: Facts, database: str, oid: int) -> None:
+    def __init__(self, pristine: Pristine, database: str, oid: int) -> None:
         self._pristine = pristine
         self._oid = oid
-        self._layouts: dict[int, Layout] = {}
+        self._moved: dict[int, MovedRows] = {}
         self._prepared: set[tuple[str, int]] = set()
         self._connection = open_session(pristine.server, database)
         try:
-            demand_same(self._connection, facts)
             self._connection.execute(_FINISH.encode())
         except BaseException:
             self._connection.close()
             raise
         self.pid = self._connection.info.backend_pid
 
-    def demand_automatic(self) -> None:
-        """Raises RefusedError when somebody ran ANALYZE or VACUUM in the clone, and not autovacuum alone.
-
-        Autovacuum may come into any database at any time. What it counts is apart, and a fresh clone's counters are 0.
-        """
-        row = self._connection.execute(_BY_HAND).fetchone()
-        if row is None or row[0]:
-            raise RefusedError(STATISTICS)
+    def look_at_catalogs(self, written: Written, facts: Facts, since: Mark) -> Facts:
+        """Find out what is left of the DDL of a test, as `catalogs.look_at_catalogs`."""
+        return look_at_catalogs(self._send, self._pristine, written, facts, since.rows)
 
     def look_at_unlogged(self, written: Written, facts: Facts, since: Mark) -> None:
         """Add the unlogged relations that were written: no WAL tells of them, so all that is in them is looked at.
 
         Raises RefusedError if they are too large for that.
         """
-        if sum(table.pages for table in facts.unlogged_tables) > _MOST_UNLOGGED:
+        tables = [table for table in facts.unlogged_tables if table not in written.whole]
+        if sum(table.pages for table in tables) > _MOST_UNLOGGED:
             raise RefusedError("an unlogged table of the template is too large to be looked at")
-        relations: list[Table | Sequence] = [*facts.unlogged_tables, *facts.unlogged_sequences]
-        self._prepare("strangers", facts.unlogged_tables)
+        relations: list[Table | Sequence] = [*tables, *facts.unlogged_sequences]
+        self._prepare("strangers", tables)
         self._prepare("state", facts.unlogged_sequences)
         results = self._send(
-            [f"execute strangers_{table.oid}({since.rows})" for table in facts.unlogged_tables]
+            [f"execute strangers_{table.oid}({since.rows})" for table in tables]
             + [f"execute state_{sequence.oid}" for sequence in facts.unlogged_sequences],
         )
         for relation, ((one, other, pages),) in zip(relations, results, strict=True):
@@ -91,7 +89,11 @@ class Undoing:
             elif (number(one), number(other)) != (0, relation.rows):
                 if relation.refusal:
                     raise RefusedError(relation.refusal)
-                written.lost[relation] = set(range(max(number(pages), relation.pages)))
+                # rows that were put back may lie in blocks that VACUUM has cut off since, if a test deleted them
+                written.lost[relation] = {
+                    *range(max(number(pages), relation.pages)),
+                    *self._moved_rows(relation).blocks,
+                }
 
     def undo(self, written: Written, since: Mark, mark: Mark, keep: Collection[int]) -> Mark:
         """Undo what was written between two marks in one transaction: the mark after it.
@@ -108,13 +110,15 @@ class Undoing:
             raise RefusedError("bloat")
         self._prepare("delete", all_blocks)
         self._prepare("places", lost)
+        self._prepare("empty", written.whole)
         begin = ["begin isolation level read committed read write"]
+        begin += [f"execute empty_{table.oid}" for table in written.whole]
         for table, blocks in all_blocks.items():
             begin += [
                 f"execute delete_{table.oid}('({start},0)', '({end},0)', {since.rows})"
                 for start, end in ranges(blocks, most=_MOST_RANGES)
             ]
-        if not lost:
+        if not lost and not written.whole and not written.large_objects:
             return self._finish(begin, (), written.sequences, mark, keep)
         begin += [
             f"execute places_{table.oid}('({start},0)', '({end},0)')"
@@ -126,19 +130,36 @@ class Undoing:
             self._missing(table, spans, {text(row[0]) for _ in spans for row in next(present)})
             for table, spans in lost.items()
         ]
+        missing += [self._all_rows(table) for table in written.whole]
         if sum(len(one.places) for one in missing) > _MOST_ROWS:
             raise RefusedError("too much was written")
+        if written.large_objects:
+            large_objects.put_back(self._send, self._pristine.large_objects(), self._pristine.large_object)
         return self._finish([], [one for one in missing if one.places], written.sequences, mark, keep)
 
     def _missing(self, table: Table, spans: list[tuple[int, int]], present: set[str]) -> _Missing:
         """The pristine rows that are not where they belong."""
         blocks = {block for start, end in spans for block in range(start, end)}
-        layout = self._layouts.setdefault(table.oid, Layout())
-        belong = layout.rows(blocks, self._pristine.names(table, blocks))
+        belong = self._moved_rows(table).rows(blocks, self._pristine.names(table, blocks))
         if not present <= belong.keys():
             raise RefusedError("a row is where none was left")
         gone = {place: name for place, name in belong.items() if place not in present}
+        if gone and table.computed:
+            raise RefusedError(table.computed)
         return _Missing(table, list(gone), list(gone.values()))
+
+    def _all_rows(self, table: Table) -> _Missing:
+        """All rows of a table, whose own file is gone."""
+        if table.bytes > _MOST_BYTES:
+            raise RefusedError("too much was written")
+        names = self._pristine.names(table, range(table.pages))
+        if names and table.computed:
+            raise RefusedError(table.computed)
+        self._moved.pop(table.oid, None)
+        return _Missing(table, names, names)
+
+    def _moved_rows(self, table: Table) -> MovedRows:
+        return self._moved.setdefault(table.oid, MovedRows())
 
     def _finish(
         self,
@@ -173,15 +194,16 @@ class Undoing:
             ],
         )
         for one, placed in zip(missing, results, strict=False):
-            layout = self._layouts[one.table.oid]
-            for old, (new,), name in zip(one.places, placed, one.names, strict=True):
-                layout.move(old, text(new), name)
+            if any(same != b"t" for _, same in placed):
+                raise RefusedError("a row cannot be computed again as it was")
+            places = (text(new) for new, _ in placed)
+            self._moved_rows(one.table).move(zip(one.places, places, one.names, strict=True))
         ((own,),), ((place,),), ((ceiling, present, sessions),) = results[-3:]
         if present != b"0" or number(sessions) != mark.sessions:
             raise RefusedError("a session came while it was undone")
         undoing = None if own is None else number(own)
         # no other transaction of the whole server wrote anything
-        alone = number(ceiling) == mark.xid + (undoing is not None)
+        alone = number(ceiling) == mark.xid + mark.own + (undoing is not None)
         return replace(mark, undoing=undoing, quiet=text(place) if alone else mark.quiet)
 
     def _send(self, parts: Iterable[str]) -> Results:
@@ -198,14 +220,15 @@ class Undoing:
                 continue
             self._prepared.add((kind, relation.oid))
             name = sql.Identifier(relation.schema, relation.name)
-            columns = relation.columns if isinstance(relation, Table) else ()
+            columns, stored = (relation.columns, relation.stored) if isinstance(relation, Table) else ((), ())
             parts: dict[str, Composable] = {
                 "statement": sql.Identifier(f"{kind}_{relation.oid}"),
                 "relation": name,
                 "name": sql.Literal(name.as_string(self._connection)),
-                "row": sql.Identifier("r"),
                 "columns": sql.SQL(", ").join(map(sql.Identifier, columns)),
-                "values": sql.SQL(", ").join(sql.Identifier("r", column) for column in columns),
+                "values": sql.SQL(", ").join(sql.SQL("(r).{}").format(sql.Identifier(column)) for column in columns),
+                "given": sql.SQL(", ").join(sql.SQL("(r).{}").format(sql.Identifier(column)) for column in stored),
+                "stored": sql.SQL(", ").join(sql.Identifier("t", column) for column in stored),
             }
             if isinstance(relation, Sequence):
                 parts["last_value"] = sql.Literal(relation.last_value)
@@ -231,8 +254,14 @@ _STATEMENTS: Mapping[str, LiteralString] = MappingProxyType(
         "delete": "prepare {statement} (tid, tid, xid, xid) as delete from only {relation}"
         " where ctid >= $1 and ctid < $2 and pg_catalog.age(xmin) between 0 and pg_catalog.age($3) and xmin <> $4",
         "places": "prepare {statement} (tid, tid) as select ctid from only {relation} where ctid >= $1 and ctid < $2",
-        "insert": "prepare {statement} ({relation}[]) as insert into {relation} ({columns}) overriding system value"
-        " select {values} from pg_catalog.unnest($1) {row} returning ctid",
+        "empty": "prepare {statement} as delete from only {relation}",
+        "insert": "prepare {statement} ({relation}[]) as"
+        " with given as materialized"
+        " (select (u.*)::{relation} as r, row_number() over () as n from pg_catalog.unnest($1) u),"
+        " made as (insert into {relation} as t ({columns}) overriding system value"
+        " select {values} from given order by given.n returning t.ctid as place, row({stored}) as image)"
+        " select place, image operator(pg_catalog.*=) row({given})"
+        " from (select place, image, row_number() over () as n from made) m join given using (n) order by m.n",
         "strangers": "prepare {statement} (xid, xid) as select"
         " count(*) filter (where pg_catalog.age(xmin) between 0 and pg_catalog.age($1) and xmin <> $2), count(*),"
         " pg_catalog.pg_relation_size({name}) / pg_catalog.current_setting('block_size')::int from only {relation}",
@@ -240,14 +269,6 @@ _STATEMENTS: Mapping[str, LiteralString] = MappingProxyType(
         "sequence": "prepare {statement} as select pg_catalog.setval({name}, {last_value}, {is_called})",
     }
 )
-
-_BY_HAND = """
-select coalesce(sum(pg_catalog.pg_stat_get_vacuum_count(c.oid) + pg_catalog.pg_stat_get_analyze_count(c.oid)), 0) > 0
-       or not pg_catalog.current_setting('track_counts')::bool
-       or exists (select from pg_catalog.pg_stat_database d
-                  where d.datname = pg_catalog.current_database() and d.stats_reset is not null)
-from pg_catalog.pg_class c where c.relkind in ('r', 't', 'm', 'p') and not c.relisshared
-"""
 
 # In their order: the position is read before the transactions are, and the sessions are counted after it was seen who
 # is there.

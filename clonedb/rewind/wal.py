@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from clonedb.postgres.message import Row, number, text
-from clonedb.rewind.facts import STATISTICS, Facts, Sequence, Table
+from clonedb.rewind.facts import Facts, Sequence, Table
+from clonedb.rewind.relations import File
 
 __all__ = ["Written", "read_statement", "sort_out"]
 
@@ -41,8 +42,6 @@ where (r.block_ref like '%/' || $3 || '/%' or r.block_ref like '%/0/%') and m[2]
 group by 1, 2, 3, 4, 5
 """
 
-_UNKNOWN = "a relation was made (DDL)"
-
 # HEAP_CONFIRM: an INSERT ... ON CONFLICT that came through
 _INSERTING = frozenset(
     {
@@ -72,24 +71,34 @@ def read_statement(major: int) -> str:
 class Written:
     """What was written: blocks that only got rows, blocks that may have lost some, and sequences.
 
-    `refusal` is the reason why it cannot be undone; `statistics` says that the planner's were written, by whomsoever,
-    and `shared` that some catalog common to all databases was, by somebody.
+    `whole` are the tables of which every row has to be put back. `catalogs` are the names of the catalogs that were
+    written to, `files` says that a file was that is no relation's of the template, and `large_objects` that the
+    catalogs of those were: what is left of all this has to be looked at in the database. `refusal` is the reason why it
+    cannot be undone; `shared` says that some catalog common to all databases was written, by whichever database.
     """
 
     gained: dict[Table, set[int]] = field(default_factory=dict)
     lost: dict[Table, set[int]] = field(default_factory=dict)
+    whole: set[Table] = field(default_factory=set)
     sequences: set[Sequence] = field(default_factory=set)
+    catalogs: set[str] = field(default_factory=set)
+    files: bool = False
+    large_objects: bool = False
     refusal: str | None = None
-    statistics: bool = False
     shared: bool = False
 
     def __bool__(self) -> bool:
         """Whether there is anything to undo."""
-        return bool(self.gained or self.lost or self.sequences)
+        return bool(self.gained or self.lost or self.whole or self.sequences or self.large_objects)
+
+    @property
+    def ddl(self) -> bool:
+        """Whether the catalogs have to be looked at."""
+        return bool(self.catalogs) or self.files
 
 
 def sort_out(rows: Iterable[Row], facts: Facts) -> Written:
-    """Tell from the rows of `read_statement` what was written; whatever is not known is refused."""
+    """Tell from the rows of `read_statement` what was written; an unknown kind of record is refused."""
     written = Written()
     for tablespace, ours, node, manager, kind, blocks in rows:
         file, record = (number(tablespace), number(node)), (text(manager), text(kind))
@@ -101,13 +110,20 @@ def sort_out(rows: Iterable[Row], facts: Facts) -> Written:
             written.sequences.add(sequence)
             if record != ("Sequence", "LOG"):
                 _refuse(written, f"a sequence has an unknown WAL record ({' '.join(record)})")
+        elif file in facts.large_objects:
+            written.large_objects = True
         elif file not in facts.ignored:
-            reason = facts.others.get(file, _UNKNOWN)
-            if reason == STATISTICS or record == ("Heap", "INPLACE"):
-                written.statistics = True
-            else:
-                _refuse(written, reason)
+            _sort_out_other(written, facts, file, record)
     return written
+
+
+def _sort_out_other(written: Written, facts: Facts, file: File, record: tuple[str, str]) -> None:
+    if file in facts.others:
+        _refuse(written, facts.others[file])
+    elif file not in facts.catalogs:
+        written.files = True
+    elif record != ("Heap", "INPLACE"):  # VACUUM's and ANALYZE's sizes and counts, and hints
+        written.catalogs.add(facts.catalogs[file])
 
 
 def _sort_out_table(written: Written, table: Table, record: tuple[str, str], blocks: Iterable[int]) -> None:
@@ -122,6 +138,5 @@ def _sort_out_table(written: Written, table: Table, record: tuple[str, str], blo
 
 
 def _refuse(written: Written, reason: str) -> None:
-    """Keep the reason that says most: a new file comes along with other writes."""
-    if written.refusal in {None, _UNKNOWN}:
-        written.refusal = reason
+    """Keep the first reason."""
+    written.refusal = written.refusal or reason

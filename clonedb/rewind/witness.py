@@ -35,14 +35,16 @@ class Mark:
 
     What the WAL says was written from `position` on is to be undone, and rows made by transactions from `xid` on are
     not the template's; but what the transaction `undoing` wrote, which came after this moment, is the way back to it.
-    As long as the WAL ends at `quiet`, nobody on the server wrote anything. `sessions` is how many clients had ever
-    connected to the clone.
+    `xid` is older than `position`, or rows of a transaction in between would be taken for the template's; `own` is how
+    many transactions of the witness came in between. As long as the WAL ends at `quiet`, nobody on the server wrote
+    anything. `sessions` is how many clients had ever connected to the clone.
     """
 
     position: str
     xid: int
     quiet: str
     sessions: int
+    own: int = 0
     undoing: int | None = None
 
     @property
@@ -74,14 +76,27 @@ class Witness:
         """Whether the server ended the session."""
         return self._connection.closed
 
-    def mark(self, database: str) -> tuple[int, str, Mark]:
-        """The oid of a fresh clone, what is said of it outside of it, and the mark from which it is watched."""
+    @property
+    def listens(self) -> bool:
+        """Whether the server has not ended the session, asked of the socket: a crash of the server ends all of them."""
+        import psycopg
+
+        if self._lock.locked():  # another thread waits for an answer, and will see
+            return True
+        try:
+            self._connection.pgconn.consume_input()
+        except psycopg.Error:
+            return False
+        return not self.broken
+
+    def mark(self, database: str, template: str) -> tuple[int, int, str, Mark]:
+        """The oids of a fresh clone and its template, what is said of the clone outside of it, and its first mark."""
         with self._session() as connection:
-            row = connection.execute(_MARK, [database]).fetchone()
+            row = connection.execute(_MARK, [template, database]).fetchone()
         if row is None:
             raise RefusedError("the clone is gone")
-        oid, about, position, xid, sessions = row
-        return oid, about, Mark(position, xid, position, sessions)
+        oid, template_oid, about, position, xid, sessions = row
+        return oid, template_oid or 0, about, Mark(position, xid, position, sessions)
 
     def about(self, oid: int) -> str | None:
         """What is said of a database outside of it: name, owner, limits, settings, privileges, subscriptions."""
@@ -112,10 +127,11 @@ class Witness:
 
         One message to the server; `meanwhile` is called while it works on that. The new position is that of a record of
         our own, flushed with it. (What pg_current_wal_flush_lsn() gives may lie in the middle of a record, which would
-        be read by nobody.) Who is connected is asked before: whoever is gone by then has committed, or never will, and
-        all that they wrote is before the position; what others write from then on is theirs who come later, which the
-        count of sessions tells, because that is read first. When nothing was written on the whole server, there is
-        nothing to flush and to read.
+        be read by nobody.) Before that the next transaction's number is taken, and then it is asked who is connected: a
+        transaction with a lower number is either one of a session that is connected, or has ended, and all that it
+        wrote is before the position. Sessions that came while the WAL was read are told by the server's count of them,
+        which is read at the beginning and at the end. When nothing was written on the whole server, there is nothing to
+        flush and to read.
         """
         # of unlogged relations, a change may be the only one on the server and leave no WAL
         quiet = "0/0" if facts.unlogged_tables or facts.unlogged_sequences else since.quiet
@@ -126,13 +142,14 @@ class Witness:
             *((emit,) if self._flushes else ("begin", emit, "commit")),
             f"execute clonedb_place('{since.position}')",
             f"execute clonedb_read('{since.position}', {_STOP}, {oid}, {_MOST_WAL}, {undoing})",
+            f"execute clonedb_count({oid})",
         )
         with self._session() as connection:
             send(connection.pgconn, message)
             meanwhile()
-            seen, _, placed, rows = answer(connection.pgconn)
-        ((sessions, others, prepared, slots, _),), ((stop, size, silent, xid),) = seen, placed
-        if others != b"0":
+            seen, _, placed, rows, counted = answer(connection.pgconn)
+        ((sessions, others, prepared, slots, xid, _),), ((stop, size, silent),) = seen, placed
+        if others != b"0" or counted[0][0] != sessions:
             return None
         if prepared not in {None, b"0"}:
             raise RefusedError("a prepared transaction is open")
@@ -143,7 +160,8 @@ class Witness:
         written, position, count = sort_out(rows, facts), text(stop), number(sessions)
         if position == since.position:
             return written, replace(since, sessions=count)
-        return written, Mark(position, number(xid), text(silent) if silent else since.quiet, count)
+        quiet, own = text(silent) if silent else since.quiet, 0 if self._flushes else 1
+        return written, Mark(position, number(xid), quiet, count, own)
 
     def send_away(self, oid: int, keep: Collection[int], *, grace: float, deadline: float) -> list[Session]:
         """End a database's sessions but the idle ones to keep and wait until they are gone: those of clients.
@@ -196,7 +214,8 @@ _EMIT_AND_FLUSH = "pg_logical_emit_message(false, 'clonedb', '', true)"
 _EMIT = "pg_logical_emit_message(true, 'clonedb', '')"
 
 # Up to 48 bytes after our record there is nothing but its commit: the least that changes a row takes more. In their
-# order: sessions are counted before it is asked who is there, so that one that comes after that makes a difference.
+# order: the snapshot is the statement's and older than all else in it, and sessions are counted before it is asked who
+# is there, so that one that comes after that makes a difference.
 _PREPARED = f"""
 prepare clonedb_look (oid, int[]) as
 select *, set_config('clonedb.others', others::text, false)
@@ -205,16 +224,17 @@ from (select pg_stat_get_db_sessions($1),
              case when current_setting('max_prepared_transactions') <> '0'
                   then (select count(*) from pg_prepared_xact() p where p.dbid = $1) end,
              case when current_setting('wal_level') = 'logical'
-                  then (select count(*) from pg_get_replication_slots() s where s.datoid = $1) end
+                  then (select count(*) from pg_get_replication_slots() s where s.datoid = $1) end,
+             pg_snapshot_xmax(pg_current_snapshot())
       offset 0) l;
 prepare clonedb_stop (pg_lsn, pg_lsn) as
 select set_config('clonedb.stop', case when current_setting('clonedb.others') <> '0' then $1
                                        when pg_current_wal_insert_lsn() = $2 then $1 else {{emit}} end::text, false);
 prepare clonedb_place (pg_lsn) as
 select stop, stop - $1,
-       case when pg_current_wal_insert_lsn() - stop <= 48 then pg_current_wal_insert_lsn() end,
-       pg_snapshot_xmax(pg_current_snapshot())
+       case when pg_current_wal_insert_lsn() - stop <= 48 then pg_current_wal_insert_lsn() end
 from (select {_STOP} as stop) w;
+prepare clonedb_count (oid) as select pg_stat_get_db_sessions($1);
 prepare clonedb_see (oid, int[]) as select {_SESSION} {_OTHERS};
 prepare clonedb_end (oid, int[]) as
 select pid, client, application, state, query
@@ -234,7 +254,8 @@ _OUTSIDE = """
 _ABOUT = f"select {_OUTSIDE} from pg_database d where d.oid = %s"  # noqa: S608 - all literals
 
 _MARK = f"""
-select d.oid::bigint, {_OUTSIDE}, pg_current_wal_insert_lsn()::text,
-       pg_snapshot_xmax(pg_current_snapshot())::text::bigint, pg_stat_get_db_sessions(d.oid)
+select d.oid::bigint, (select t.oid::bigint from pg_database t where t.datname = %s), {_OUTSIDE},
+       pg_current_wal_insert_lsn()::text, pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
+       pg_stat_get_db_sessions(d.oid)
 from pg_database d where d.datname = %s
 """  # noqa: S608 - all literals

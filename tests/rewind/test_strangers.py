@@ -144,7 +144,11 @@ def test_the_sessions_left_open_are_told(clone: Clone, rewinder: Rewinder) -> No
         keep = [kept.info.backend_pid]
         outcome = rewinder.rewind(keep)
         assert (outcome, outcome.left_open) == (Outcome("untouched"), ())
-        for statement, kind in (("select 1", "untouched"), ("delete from plain", "rewound"), ("analyze", "refused")):
+        for statement, kind in (
+            ("select 1", "untouched"),
+            ("delete from plain", "rewound"),
+            ("create table new (id int)", "refused"),
+        ):
             left = psycopg.connect(clone.dsn, application_name="left", autocommit=kind == "refused")
             left.execute(statement.encode())
             if kind == "rewound":

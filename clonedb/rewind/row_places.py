@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-__all__ = ["Layout", "block_of", "ranges"]
+__all__ = ["MovedRows", "block_of", "ranges"]
 
 
 def block_of(place: str) -> int:
@@ -28,33 +28,45 @@ def ranges(blocks: Collection[int], *, most: int | None = None) -> list[tuple[in
     return [(found[start][0], found[end][1]) for start, end in zip(starts, ends, strict=True)]
 
 
-class Layout:
+class MovedRows:
     """Where a table's pristine rows are that are not at their places in the template.
 
-    A row's place in the template is its name. `_moved` has, for each block, the present places of the rows that were
-    put there and their names; `_away` has the names of all that are not at home.
+    A row's place in the template is its name. Each row that was put back elsewhere is in `_present` under its name, and
+    in `_names` under the block and place that it has now; a row that came back to its own place is in neither. VACUUM
+    frees the places of dead rows, so a row may come home, and another row may take its place.
     """
 
-    __slots__ = ("_away", "_moved")
+    __slots__ = ("_names", "_present")
 
     def __init__(self) -> None:
-        self._moved: dict[int, dict[str, str]] = {}
-        self._away: set[str] = set()
+        self._present: dict[str, str] = {}
+        self._names: dict[int, dict[str, str]] = {}
+
+    @property
+    def blocks(self) -> Collection[int]:
+        """The blocks that hold rows which were put back there."""
+        return self._names.keys()
 
     def rows(self, blocks: Iterable[int], template: Iterable[str]) -> dict[str, str]:
         """The pristine rows that belong into some blocks, names by present place.
 
         `template` are the names of those that the template has there.
         """
-        found = {place: place for place in template if place not in self._away}
+        found = {name: name for name in template if name not in self._present}
         for block in blocks:
-            found.update(self._moved.get(block, {}))
+            found.update(self._names.get(block, {}))
         return found
 
-    def move(self, old: str, new: str, name: str) -> None:
-        """A pristine row was put back at another place."""
-        if old == name:
-            self._away.add(name)
-        else:
-            del self._moved[block_of(old)][old]
-        self._moved.setdefault(block_of(new), {})[new] = name
+    def move(self, moves: Iterable[tuple[str, str, str]]) -> None:
+        """Pristine rows were put back: (old place, new place, name) of each.
+
+        All leave their old places before the first is at its new one, which may be the old place of another.
+        """
+        moved = list(moves)
+        for old, _, name in moved:
+            if self._present.pop(name, None) is not None:
+                del self._names[block_of(old)][old]
+        for _, new, name in moved:
+            if new != name:
+                self._present[name] = new
+                self._names.setdefault(block_of(new), {})[new] = name
