@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
 
-__all__ = ["Results", "Row", "answer", "ask", "number", "send", "text"]
+__all__ = ["Results", "Row", "answer", "ask", "is_alive", "number", "send", "text"]
 
 Row: TypeAlias = tuple[bytes | None, ...]
 """Values as the server wrote them; `text` and `number` read them."""
@@ -59,6 +59,18 @@ def answer(connection: PGconn) -> Results:
     return found
 
 
+def is_alive(connection: PGconn) -> bool:
+    """Whether the server has not ended an idle session: what it says at its end, and the end itself, can be read."""
+    import psycopg
+
+    try:
+        while _is_readable(connection):
+            connection.consume_input()
+    except psycopg.Error:
+        return False
+    return connection.status == psycopg.pq.ConnStatus.OK
+
+
 def text(value: bytes | None) -> str:
     """A value that is not NULL, as text."""
     if value is None:
@@ -69,6 +81,12 @@ def text(value: bytes | None) -> str:
 def number(value: bytes | None) -> int:
     """A value that is not NULL, as a number."""
     return int(text(value))
+
+
+def _is_readable(connection: PGconn) -> bool:
+    waiting = select.poll()
+    waiting.register(connection.socket, select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 def _wait(connection: PGconn, what: int) -> None:

@@ -75,7 +75,7 @@ class Rewinder:
 
         A crash of the server may have lost what was undone and not flushed, and it empties unlogged tables.
         """
-        return self._lost is None and os.getpid() == self._pid and self._witness.listens
+        return self._lost is None and os.getpid() == self._pid and self._witness.is_alive
 
     def rewind(self, keep: Collection[int] = (), meanwhile: Callable[[], None] | None = None) -> Outcome:
         """End the clone's sessions but the idle ones in `keep` (backend pids), and undo what was written.

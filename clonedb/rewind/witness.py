@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from clonedb.postgres.message import answer, number, send, text
+from clonedb.postgres.message import answer, is_alive, number, send, text
 from clonedb.postgres.server import Server
 from clonedb.postgres.sql import Session
 from clonedb.rewind.facts import Facts, RefusedError
@@ -77,17 +77,10 @@ class Witness:
         return self._connection.closed
 
     @property
-    def listens(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether the server has not ended the session, asked of the socket: a crash of the server ends all of them."""
-        import psycopg
-
-        if self._lock.locked():  # another thread waits for an answer, and will see
-            return True
-        try:
-            self._connection.pgconn.consume_input()
-        except psycopg.Error:
-            return False
-        return not self.broken
+        # another thread that holds the lock waits for an answer, and will see
+        return self._lock.locked() or (not self.broken and is_alive(self._connection.pgconn))
 
     def mark(self, database: str, template: str) -> tuple[int, int, str, Mark]:
         """The oids of a fresh clone and its template, what is said of the clone outside of it, and its first mark."""
