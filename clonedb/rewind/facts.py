@@ -20,6 +20,9 @@ __all__ = ["Facts", "RefusedError", "Sequence", "Table", "read_facts"]
 _PROVEN = ("btree", "hash", "gin", "gist", "spgist", "brin", "bloom", "ivfflat", "rum")
 
 
+_DENSE = 60.0  # rows in a page, if ANALYZE has not counted them
+
+
 class RefusedError(Exception):
     """What was written cannot be undone, or not with certainty; the message is the reason, in a few words."""
 
@@ -30,8 +33,8 @@ class Table:
 
     `columns` can be inserted into; `stored` are those with a value of their own in a row, so also the stored generated
     ones. `refusal` says why nothing that was written to it can be undone, `computed` why no row can be put back with
-    certainty. `pages` and `bytes` are those in the template, `bytes` with its TOAST table; `rows` are counted for
-    unlogged tables only.
+    certainty. `pages` and `bytes` are those in the template, `bytes` with its TOAST table, and `density` is about how
+    many rows are in a page; `rows` are counted for unlogged tables only.
     """
 
     oid: int
@@ -41,6 +44,7 @@ class Table:
     stored: tuple[str, ...]
     pages: int
     bytes: int
+    density: float
     unlogged: bool
     rows: int
     refusal: str | None
@@ -190,6 +194,7 @@ def _table(relation: Relation, rows: int) -> Table:
         tuple(relation.stored),
         relation.pages,
         relation.bytes,
+        relation.row_estimate / relation.pages if relation.pages and relation.row_estimate >= 0 else _DENSE,
         relation.unlogged,
         rows,
         refusal,

@@ -19,11 +19,11 @@ FIRST_OID = 16384
 class Relation(NamedTuple):
     """A table, index, TOAST table, sequence or materialized view, by `kind` as pg_class has it.
 
-    `access` is the access method. `columns` can be inserted into, `stored` have a value in the row. `always_fires`: a
-    trigger or rule does so under session_replication_role = replica. `writes_in_checks`: a constraint or a generated
-    column calls a function that may write. `computes_index`: an index is, or a table has one, computed by a function
-    that may give another result than when the row was made. `of_catalog` is the catalog that a relation of initdb's
-    belongs to.
+    `access` is the access method; `row_estimate` is ANALYZE's number of rows, -1 if that has not counted them.
+    `columns` can be inserted into, `stored` have a value in the row. `always_fires`: a trigger or rule does so under
+    session_replication_role = replica. `writes_in_checks`: a constraint or a generated column calls a function that may
+    write. `computes_index`: an index is, or a table has one, computed by a function that may give another result than
+    when the row was made. `of_catalog` is the catalog that a relation of initdb's belongs to.
     """
 
     oid: int
@@ -35,6 +35,7 @@ class Relation(NamedTuple):
     node: int
     pages: int
     bytes: int
+    row_estimate: float
     columns: list[str]
     stored: list[str]
     access: str
@@ -88,7 +89,7 @@ select c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text, c.relpe
        (case c.reltablespace when 0 then d.dattablespace else c.reltablespace end)::bigint,
        pg_catalog.pg_relation_filenode(c.oid)::bigint,
        coalesce(t.bytes / pg_catalog.current_setting('block_size')::int, 0),
-       coalesce(t.bytes + pg_catalog.pg_relation_size(nullif(c.reltoastrelid, 0)), t.bytes, 0),
+       coalesce(t.bytes + pg_catalog.pg_relation_size(nullif(c.reltoastrelid, 0)), t.bytes, 0), c.reltuples,
        coalesce(t.columns, '{}'), coalesce(t.stored, '{}'), coalesce(m.amname, ''),
        c.oid in (select g.tgrelid from pg_catalog.pg_trigger g where g.tgenabled in ('A', 'R'))
        or c.oid in (select w.ev_class from pg_catalog.pg_rewrite w where w.ev_enabled in ('A', 'R')),

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from clonedb.clone import Clone
@@ -25,6 +26,9 @@ __all__ = ["Outcome", "Pristine", "Rewinder", "why_not"]
 
 _MOST_REWINDS = 1000  # after which a new clone is due: 33 ms among so many cost nothing
 _MOST_DDL = 200  # tests with DDL of which nothing is left but dead rows in the catalogs
+_READING = 5.5e-3 / 2**20  # seconds that it takes to read a byte of WAL
+_CHECKPOINT = 0.4  # seconds that it takes to drop a clone on a server that waits for the disk
+_LEAST_WAL, _MOST_WAL = 16 * 2**20, 256 * 2**20
 _GRACE = 0.025  # seconds in which sessions may go by themselves: a client's close() returns before its server has ended
 _PATIENCE = 1.0  # seconds that it may take until nobody is connected
 
@@ -54,6 +58,7 @@ class Rewinder:
         self._pid = os.getpid()
         self._rewinds = 0
         self._after_ddl = 0
+        self._most_wal = _most_wal(clone)
         self._undoing: Undoing | None = None
         self.own: set[int] = set()
         self._lost: str | None = None
@@ -144,8 +149,9 @@ class Rewinder:
         deadline = time.monotonic() + _PATIENCE
         grace = _GRACE
         kept = (*keep, *filter(None, [self.pid]))
-        found = None if meanwhile is None else self._witness.look(self._oid, self._mark, kept, self._facts, meanwhile)
-        while found is None and (found := self._witness.look(self._oid, self._mark, kept, self._facts)) is None:
+        look = partial(self._witness.look, self._oid, self._mark, kept, self._facts, most_wal=self._most_wal)
+        found = None if meanwhile is None else look(meanwhile=meanwhile)
+        while found is None and (found := look()) is None:
             if time.monotonic() > deadline:
                 raise RefusedError("sessions came again and again")
             left_open += self._witness.send_away(self._oid, kept, grace=grace, deadline=deadline)
@@ -169,6 +175,12 @@ class Rewinder:
             with contextlib.suppress(Exception):
                 self._undoing.close()
         self._undoing = None
+
+
+def _most_wal(clone: Clone) -> int:
+    """Bytes of WAL after a test, of all databases together, that are read in less time than a new clone takes."""
+    drop = _CHECKPOINT if clone.server.info.fsync else 0.0
+    return int(min(max(_LEAST_WAL, (clone.seconds + drop) / _READING), _MOST_WAL))
 
 
 def why_not(server: Server) -> str | None:

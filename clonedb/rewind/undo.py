@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Undoing"]
 
-_MOST_BLOCKS = 1000  # that may have lost rows, of all tables: undoing more costs more than a clone
+_MOST_SEEN = 60_000  # rows in the blocks that may have lost some: looking for more costs more than a clone
+_MOST_BLOCKS = 10_000  # of those
 _MOST_UNLOGGED = 2000  # pages to look at after each test
 _MOST_ROWS = 10_000  # to put back
 _MOST_BYTES = 16 * 1024 * 1024  # of a table all of which is to be put back
@@ -104,7 +105,9 @@ class Undoing:
         lost = {table: ranges(blocks, most=_MOST_RANGES) for table, blocks in written.lost.items()}
         all_blocks = {table: blocks | written.lost.get(table, set()) for table, blocks in written.gained.items()}
         all_blocks = {**written.lost, **all_blocks}
-        if sum(end - start for spans in lost.values() for start, end in spans) > _MOST_BLOCKS:
+        sizes = {table: sum(end - start for start, end in spans) for table, spans in lost.items()}
+        seen = sum(table.density * blocks for table, blocks in sizes.items())
+        if sum(sizes.values()) > _MOST_BLOCKS or seen > _MOST_SEEN:
             raise RefusedError("too much was written")
         if any(max(blocks) > table.pages * _GROWTH + _PAGES for table, blocks in all_blocks.items()):
             raise RefusedError("bloat")

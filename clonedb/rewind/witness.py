@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Mark", "Witness"]
 
-_MOST_WAL = 16 * 1024 * 1024  # bytes, of all databases: reading costs 5.5 ms a MB, which a new clone has to beat
-
 _SETTINGS = (
     "-c synchronous_commit=local -c statement_timeout=30s -c lock_timeout=1s -c default_transaction_read_only=off"
     " -c idle_session_timeout=0 -c row_security=off -c stats_fetch_consistency=none -c jit=off"
@@ -114,9 +112,13 @@ class Witness:
         since: Mark,
         keep: Collection[int],
         facts: Facts,
+        *,
+        most_wal: int,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> tuple[Written, Mark] | None:
         """What was written in a database, with the new mark; None if others than the idle sessions to keep are there.
+
+        Raises RefusedError when that is more than `most_wal` bytes of WAL, of all databases together.
 
         One message to the server; `meanwhile` is called while it works on that. The new position is that of a record of
         our own, flushed with it. (What pg_current_wal_flush_lsn() gives may lie in the middle of a record, which would
@@ -134,7 +136,7 @@ class Witness:
             f"execute clonedb_look({oid}, {_pids(keep)})",
             *((emit,) if self._flushes else ("begin", emit, "commit")),
             f"execute clonedb_place('{since.position}')",
-            f"execute clonedb_read('{since.position}', {_STOP}, {oid}, {_MOST_WAL}, {undoing})",
+            f"execute clonedb_read('{since.position}', {_STOP}, {oid}, {most_wal}, {undoing})",
             f"execute clonedb_count({oid})",
         )
         with self._session() as connection:
@@ -148,7 +150,7 @@ class Witness:
             raise RefusedError("a prepared transaction is open")
         if slots not in {None, b"0"}:
             raise RefusedError("a replication slot was made")
-        if int(size or 0) > _MOST_WAL:
+        if int(size or 0) > most_wal:
             raise RefusedError("too much WAL was written")
         written, position, count = sort_out(rows, facts), text(stop), number(sessions)
         if position == since.position:

@@ -13,7 +13,7 @@ import pytest
 from clonedb.clone import Clone, create
 from clonedb.postgres import sql
 from clonedb.postgres.server import Server
-from clonedb.rewind import rewinder as module, undo, witness
+from clonedb.rewind import rewinder as module, undo
 from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder
 from clonedb.templates.find import Template
 from tests.postgres.sandbox import wait_until
@@ -82,12 +82,12 @@ def test_a_refused_clone_has_no_session(shared: Server, clone: Clone, rewinder: 
 
 def test_too_much_was_written(clone: Clone, rewinder: Rewinder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading much WAL costs more than a new clone."""
-    monkeypatch.setattr(witness, "_MOST_WAL", 1000)
+    monkeypatch.setattr(rewinder, "_most_wal", 1000)
     write(clone, "update plain set n = n + 1")
     assert rewinder.rewind() == Outcome("refused", "too much WAL was written")
 
 
-@pytest.mark.parametrize("limit", ["_MOST_BLOCKS", "_MOST_ROWS"])
+@pytest.mark.parametrize("limit", ["_MOST_BLOCKS", "_MOST_SEEN", "_MOST_ROWS"])
 def test_too_many_rows_were_changed(
     limit: str, clone: Clone, rewinder: Rewinder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
