@@ -142,6 +142,43 @@ def test_a_server_killed_in_the_middle(postgres_bin: str | None, monkeypatch: py
                 rewinder.close()
 
 
+CRASHING_CONFTEST = """
+import contextlib, os, signal, time
+import psycopg
+victims = []
+
+def pytest_runtest_logfinish():
+    while victims:
+        os.kill(victims.pop(), signal.SIGKILL)  # as the kernel does when memory is short
+        time.sleep(1)
+"""
+
+CRASHING_TESTS = """
+import psycopg, pytest
+from conftest import victims
+
+@pytest.mark.parametrize("number", range(6))
+def test_it(clonedb, clonedb_connection, number):
+    assert clonedb_connection.execute("select count(*) from item").fetchone() == (1,)
+    clonedb_connection.execute("delete from item; insert into item (name) select 'n' from generate_series(10, 20) g")
+    clonedb_connection.commit()
+    if number % 2:
+        victims.append(clonedb.server.connect("postgres").info.backend_pid)
+"""
+
+
+def test_a_server_that_crashed_between_two_tests(items: Project, postgres_bin: str | None) -> None:
+    """What was undone and is lost is not handed on: each test sees the template, on a connection that works."""
+    sandbox = make_sandbox(postgres_bin)
+    with contextlib.closing(sandbox):
+        items.write("conftest.py", CRASHING_CONFTEST)
+        items.write("test_it.py", CRASHING_TESTS)
+        outcome = items.pytest(
+            "--clonedb-isolation=auto", "-W", "ignore", CLONEDB_STATE_DIR=str(sandbox.config.state_dir)
+        )
+        assert "6 passed" in outcome.out, outcome.text
+
+
 def test_a_worker_killed_in_the_middle(items: Project, admin_dsn: str) -> None:
     """The clone of an xdist worker that died while rewinding is given to nobody; the run goes on and leaves none."""
     items.write("conftest.py", CONFTEST)
