@@ -143,13 +143,12 @@ def test_a_server_killed_in_the_middle(postgres_bin: str | None, monkeypatch: py
 
 
 CRASHING_CONFTEST = """
-import contextlib, os, signal, time
-import psycopg
+import os, signal, time
 victims = []
 
 def pytest_runtest_logfinish():
     while victims:
-        os.kill(victims.pop(), signal.SIGKILL)  # as the kernel does when memory is short
+        os.kill(victims.pop().info.backend_pid, signal.SIGKILL)  # as the kernel does when memory is short
         time.sleep(1)
 """
 
@@ -163,7 +162,7 @@ def test_it(clonedb, clonedb_connection, number):
     clonedb_connection.execute("delete from item; insert into item (name) select 'n' from generate_series(10, 20) g")
     clonedb_connection.commit()
     if number % 2:
-        victims.append(clonedb.server.connect("postgres").info.backend_pid)
+        victims.append(clonedb.server.connect("postgres"))
 """
 
 
