@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from clonedb.connections import LastingConnections
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
     from sqlalchemy.engine import Engine
+
+    from clonedb.loans import Loan
+    from clonedb.url import DatabaseURL
 
 __all__ = ["Clone", "Session", "create", "create_empty", "hush"]
 
@@ -56,13 +59,31 @@ class Clone:
     kept: bool = False
     worth_keeping: bool = True
     on_drop: Callable[[], None] | None = field(default=None, repr=False)
+    loan: Loan | None = field(default=None, repr=False)
+    _shared: Self | None = field(default=None, repr=False)
     _engines: list[Engine] = field(default_factory=list, repr=False)
     _lasting: LastingConnections | None = field(default=None, repr=False)
 
+    def lend(self, loan: Loan) -> Self:
+        """The same database as one test has it: what this object hands out is refused when the loan has ended."""
+        return replace(self, loan=loan, _shared=self)
+
+    @property
+    def shared(self) -> Self:
+        """The object that is not lent, which this one may be itself."""
+        return self if self._shared is None else self._shared
+
     @property
     def url(self) -> str:
-        """`postgresql+psycopg://user:password@host:port/name`, with the configured driver."""
-        return self.server.public_url(self.name).render()
+        """`postgresql+psycopg://user:password@host:port/name`, with the configured driver.
+
+        In a test it ends with `?application_name=...` (for asyncpg `?passfile=...`, which nobody opens), by which is
+        told whose a connection is that is opened after the test.
+        """
+        return self._marked(self.server.public_url(self.name)).render()
+
+    def _marked(self, url: DatabaseURL) -> DatabaseURL:
+        return url if self.loan is None else self.loan.mark(url)
 
     @property
     def dsn(self) -> str:
@@ -71,7 +92,7 @@ class Clone:
         known = url.conninfo()
         parts = {"user", "password", "host", "dbname"} | ({"port"} if url.port else set())
         query = tuple((name, value) for name, value in known.items() if name not in parts)
-        return url.replace(driver=None, query=query).render()
+        return self._marked(url.replace(driver=None, query=query)).render()
 
     def connect(self, **keywords: Any) -> Connection[Any]:
         """A new psycopg connection; keywords are those of `psycopg.connect`."""
@@ -79,10 +100,13 @@ class Clone:
 
         __tracebackhide__ = True
         try:
-            return psycopg.connect(self.dsn, **keywords)
+            connection = psycopg.connect(self.dsn, **keywords)
         except psycopg.OperationalError as error:
             # pytest shows the arguments of every frame, and those below this one hold the password
             raise error.with_traceback(None) from None
+        if self.loan is not None:
+            self.loan.connections.add(connection)
+        return connection
 
     def engine(self, **keywords: Any) -> Engine:
         """A new synchronous SQLAlchemy engine, disposed of when the clone is dropped.
@@ -92,19 +116,25 @@ class Clone:
         """
         engine = self._engine(**keywords)
         self._engines.append(engine)
+        if self.loan is not None:
+            from clonedb.lent import refuse_late_statements
+
+            refuse_late_statements(engine, self.loan)
         return engine
 
     def _engine(self, *, connect_args: Mapping[str, Any] | None = None, **keywords: Any) -> Engine:
         from sqlalchemy import create_engine
 
         url = self.server.public_url(self.name)
-        address = (url.replace(driver="psycopg") if url.driver == "asyncpg" else url).render()
+        address = self._marked(url.replace(driver="psycopg") if url.driver == "asyncpg" else url).render()
         secret = {} if url.password is None else {"password": Hidden(url.password)}
         return hush(create_engine(address, connect_args={**secret, **(connect_args or {})}, **keywords))
 
     @property
     def lasting(self) -> LastingConnections:
         """The connections of clonedb's own fixtures, which stay open while the database goes from test to test."""
+        if self._shared is not None:
+            return self._shared.lasting
         if self._lasting is None:
             self._lasting = LastingConnections(self._engine, self.connect)
         return self._lasting
@@ -117,8 +147,8 @@ class Clone:
     def dispose_all(self) -> None:
         """Close the lasting connections, too."""
         self.dispose()
-        if self._lasting is not None:
-            self._lasting.close()
+        if (lasting := self.shared._lasting) is not None:  # noqa: SLF001 - of the same class
+            lasting.close()
 
     def end_sessions(self) -> list[sql.Session]:
         """End what is connected to the database, the engines of `engine` included: the sessions that nobody closed.
@@ -136,7 +166,7 @@ class Clone:
         self.server.run(lambda connection: sql.comment(connection, self.name, kept.to_json()))
         if self.server.run(lambda connection: sql.find_database(connection, self.name)) is None:
             raise ServerError(f"database {self.name!r} is gone from {self.server.about}: somebody dropped it")
-        self.kept = True
+        self.kept = self.shared.kept = True
 
     def drop(self) -> None:
         """Drop the database, whoever is connected; nothing happens if it is kept or gone."""
@@ -144,6 +174,9 @@ class Clone:
 
     def drop_by(self, session: Session) -> None:
         """`drop`, by another session than the server's."""
+        if self._shared is not None:
+            self._shared.drop_by(session)
+            return
         self.dispose_all()
         try:
             if not self.kept:

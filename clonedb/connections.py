@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session, sessionmaker
     from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection
 
+    from clonedb.loans import Loan
+
 __all__ = [
     "OWN",
     "OWN_SETTING",
@@ -183,8 +185,10 @@ class LastingConnections:
             self._sources[kind] = make()
         return cast("S", self._sources[kind])
 
-    def engine(self) -> Engine:
+    def engine(self, loan: Loan | None = None) -> Engine:
         """An engine of the caller's own, to listen to and to set options on, with the pool of all of them."""
+        from clonedb.lent import lend, refuse_late_statements
+
         if self._engine is None:
             from sqlalchemy import event
 
@@ -192,8 +196,9 @@ class LastingConnections:
             event.listen(self._engine, "do_connect", self._claim)
             event.listen(self._engine, "checkout", self._look)
             event.listen(self._engine, "before_cursor_execute", lambda *said: self._hear(said[2]))
+            refuse_late_statements(self._engine)
             self._listeners = shared_listeners(self._engine)
-        return self._engine.execution_options()
+        return lend(self._engine, loan)
 
     def sessionmaker(self, engine: Engine) -> sessionmaker[Session]:
         """A sessionmaker of the caller's own, bound to an engine."""
@@ -243,9 +248,11 @@ class LastingConnections:
         connection.cursor_factory = Heard
         return connection
 
-    def give_back(self, connection: Connection[Any]) -> None:
+    def give_back(self, connection: Connection[Any], loan: Loan | None = None) -> None:
         """The test has ended: what it did not commit is gone, and its connection object is of no more use."""
         import psycopg
+
+        from clonedb.retired import retire
 
         if connection.closed:
             return
@@ -253,7 +260,7 @@ class LastingConnections:
             connection.rollback()  # psycopg's own rollback also ends what a cursor left unread
             if connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
                 self._free = connection.pgconn
-                del connection.pgconn  # it would warn, when it is forgotten, that nobody closed it
+                retire(connection, loan)
                 return
         connection.close()
 

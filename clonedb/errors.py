@@ -16,6 +16,7 @@ CloneDBError
  +-- NotOursError               a database was named that clonedb did not make
  +-- BoundsError                a test under `rollback` left its one transaction
  +-- RoutingError             an application's connection could not be sent to a clone
+ +-- EndedTestError           what a test was handed was used after the test's end
 
 A message says what happened, shows the value by its repr, and says what to do. No message holds a password.
 """
@@ -27,6 +28,7 @@ __all__ = [
     "BuildError",
     "CloneDBError",
     "ConfigError",
+    "EndedTestError",
     "LockTimeoutError",
     "MigrationError",
     "MissingExtensionError",
@@ -104,3 +106,7 @@ class BoundsError(CloneDBError):
 
 class RoutingError(CloneDBError):
     """A connection to the application's database was refused, because there is no clone to send it to."""
+
+
+class EndedTestError(CloneDBError):
+    """A test has ended, and a URL, engine, session or connection that it was handed was used after that."""

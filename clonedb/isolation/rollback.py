@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
     from sqlalchemy.orm import Session, sessionmaker
 
+    from clonedb.loans import Loan
+
 __all__ = ["REFUSED", "HeldClone", "Rollback", "refusal"]
 
 REFUSED = "is not currently accepting connections"
@@ -141,18 +143,22 @@ class HeldClone(Clone):
         """Let a connection in, or nobody."""
         self.server.run(lambda connection: sql.allow_connections(connection, self.name, allowed=allowed))
 
-    def sessionmaker(self) -> sessionmaker[Session]:
+    def sessionmaker(self, loan: Loan | None = None) -> sessionmaker[Session]:
         """A sessionmaker whose sessions are savepoints inside the outer transaction: commits are seen, and undone."""
+        if self.shared is not self:
+            return self.shared.sessionmaker(self.loan)
         if self._hold is None:
             self._hold = Hold(self, Clone.engine(self))
         self._demand_one_of(self._hold, self._async_hold)
         if self._sessionmakers is None:
             options = {"class_": _session_class(self._hold), "join_transaction_mode": "create_savepoint"}
             self._sessionmakers = Sessionmakers(options)
-        return self._sessionmakers.get()
+        return self._sessionmakers.get(loan=loan)
 
-    def async_sessionmaker(self, engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    def async_sessionmaker(self, engine: AsyncEngine, loan: Loan | None = None) -> async_sessionmaker[AsyncSession]:
         """The same for asynchronous sessions, on an engine that is made for the test's loop and closed with it."""
+        if self.shared is not self:
+            return self.shared.async_sessionmaker(engine, self.loan)
         from sqlalchemy.ext.asyncio import async_sessionmaker
 
         if self._async_hold is None or self._async_hold.engine is not engine.sync_engine:
@@ -162,6 +168,7 @@ class HeldClone(Clone):
             sync_session_class=_session_class(self._async_hold),
             join_transaction_mode="create_savepoint",
             expire_on_commit=False,
+            loan=loan,
         )
 
     def _demand_one_of(self, wanted: Hold, other: Hold | None) -> None:
@@ -184,7 +191,13 @@ def _session_class(hold: Hold) -> type[Session]:
     class HeldSession(Session):
         """A session on the held connection, which is opened when the session first needs it."""
 
+        def __init__(self, *arguments: Any, loan: Loan | None = None, **keywords: Any) -> None:
+            super().__init__(*arguments, **keywords)
+            self._loan = loan
+
         def get_bind(self, *_: Any, **__: Any) -> Connection:
+            if self._loan is not None:
+                self._loan.demand()
             return hold.connection()
 
     return HeldSession

@@ -59,32 +59,35 @@ def _engine(request: pytest.FixtureRequest, clone: Clone) -> Iterator[AsyncEngin
     _demand_backend(request)
     if "event_loop" in request.fixturenames:  # pytest-asyncio's before 1.0, or the project's own: it has to outlive us
         request.getfixturevalue("event_loop")
-    url, arguments = _address(clone)
+    url, arguments = _address(clone.shared)
     _demand_installed("greenlet", *(["asyncpg"] if url.startswith("postgresql+asyncpg:") else []))
-    from sqlalchemy.ext.asyncio import create_async_engine
+    from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
     from sqlalchemy.pool import NullPool
 
     from clonedb.clone import hush
+    from clonedb.lent import lend, refuse_late_statements
     from clonedb.routing.engine import LastingAsyncEngine
+
+    def make(**keywords: Any) -> Engine:
+        engine = hush(create_async_engine(url, connect_args=arguments, **keywords).sync_engine)
+        refuse_late_statements(engine)
+        return engine
 
     if clone.lasting.reused:
         lasting = clone.lasting.source(
             LastingAsyncEngine,
             # never more than asked for, so that nobody waits: an asyncio.Queue is for one loop only
-            lambda: LastingAsyncEngine(
-                clone.name, lambda: hush(create_async_engine(url, max_overflow=-1, connect_args=arguments).sync_engine)
-            ),
+            lambda: LastingAsyncEngine(clone.name, lambda: make(max_overflow=-1)),
         )
         try:
-            yield lasting.engine()
+            yield AsyncEngine(lend(lasting.engine().sync_engine, clone.loan))
         finally:
             lasting.close_in_use()
         return
-    engine = create_async_engine(url, poolclass=NullPool, connect_args=arguments)
-    hush(engine.sync_engine)
-    connections = _InUse(engine.sync_engine)
+    engine = make(poolclass=NullPool)
+    connections = _InUse(engine)
     try:
-        yield engine
+        yield AsyncEngine(lend(engine, clone.loan))
     finally:
         connections.close()
 
@@ -131,10 +134,13 @@ def clonedb_async_connection(request: pytest.FixtureRequest, clonedb: Clone) -> 
 
     from psycopg import AsyncConnection
 
+    from clonedb.retired import retire
+
     with ThreadPoolExecutor(1) as thread:
-        connection = thread.submit(asyncio.run, AsyncConnection.connect(clonedb.dsn)).result()
+        connection = thread.submit(asyncio.run, AsyncConnection.connect(clonedb.shared.dsn)).result()
     yield connection
     connection.pgconn.finish()  # what close() does
+    retire(connection, clonedb.loan)
 
 
 def _demand_not_held(clone: Clone, what: str) -> None:

@@ -78,13 +78,13 @@ def clonedb_connection(clonedb: Clone) -> Iterator[Connection[Any]]:
     """A psycopg connection to the database; what the test did not commit is gone after it."""
     connection = clonedb.lasting.connection()
     yield connection
-    clonedb.lasting.give_back(connection)
+    clonedb.lasting.give_back(connection, clonedb.loan)
 
 
 @pytest.fixture
 def clonedb_engine(clonedb: Clone) -> Engine:
     """A SQLAlchemy engine on the database; what its pool holds is reset, or closed, after the test."""
-    return clonedb.lasting.engine()
+    return clonedb.lasting.engine(clonedb.loan)
 
 
 @pytest.fixture

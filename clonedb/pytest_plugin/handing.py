@@ -82,33 +82,52 @@ def hand_out(request: pytest.FixtureRequest, wish: Wish) -> Iterator[Clone]:
     if isolation == "auto" and request.session.testscollected == 1:
         isolation = "clone"  # nobody comes after it: getting ready to rewind would cost more than a drop
     strategy = run.strategy(isolation, template, request.session.addfinalizer)
+    lend = _lender(request, isolation)
     with paid:
         clone = strategy.acquire()
+        lent = lend(clone)
     with contextlib.ExitStack() as stack:
         # what fails from here on must not keep the clone from being released
         stack.callback(taken_back, request.config)
-        stack.callback(_release, node, paid, strategy.release, clone)
+        stack.callback(_release, node, paid, strategy.release, lent)
         hold_loop(request)
         entered(request.config, clone)
         stack.callback(left, request.config, clone)
+        if lent.loan is not None:
+            stack.callback(lent.loan.end)
         clones, used = node.stash.setdefault(CLONES, []), (clone, template.project.name)
         clones.append(used)
         stack.callback(clones.remove, used)  # the item may be run again
         for seed in for_each:
-            _sow(clone, seed)
-        yield clone
+            _sow(lent, seed)
+        yield lent
+
+
+def _lender(request: pytest.FixtureRequest, isolation: str) -> Callable[[Clone], Clone]:
+    """What makes of a clone the one that this test has, or the tests of a wider scope.
+
+    Under `worker` it is lent to nobody: all tests may use what one of them was handed, until the clone is dropped.
+    """
+    if isolation == "worker":
+        return lambda clone: clone
+
+    loans, node = run_of(request.config).loans, request.node
+    kind = "test" if request.scope == "function" else request.scope
+    holder = f"{kind} {node.nodeid!r}" if node.nodeid else f"the {kind}"
+    return lambda clone: clone.lend(loans.begin(holder, clone.name, node.name))
 
 
 def _release(
-    node: pytest.Item | pytest.Collector, paid: Paid, release: Callable[[Clone], Sequence[Session]], clone: Clone
+    node: pytest.Item | pytest.Collector, paid: Paid, release: Callable[[Clone], Sequence[Session]], lent: Clone
 ) -> None:
     with paid:
-        open_still = release(clone)
+        open_still = release(lent.shared)
     paid.note()
     if open_still:
-        from clonedb.leaks import leak
+        from clonedb.leaks import leaks
 
-        warnings.warn(leak(node.nodeid, open_still), stacklevel=2)
+        for warning in leaks(node.nodeid, lent.loan, open_still, run_of(node.config).loans):
+            warnings.warn(warning, stacklevel=2)
 
 
 def _sorted(wish: Wish, isolation: str, test: str) -> tuple[tuple[str, ...], list[Callable[..., Any]]]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from clonedb.clone import Clone
     from clonedb.config import Config
     from clonedb.isolation.strategy import Strategy
+    from clonedb.loans import Loans
     from clonedb.pool import Pool
     from clonedb.postgres.cap import Cap
     from clonedb.postgres.server import Server
@@ -73,6 +74,20 @@ class Run:
         self._opened: dict[OpenTemplate, tuple[Config, Collecting]] = {}
         self._named: dict[tuple[int, str, tuple[str, ...]], OpenTemplate] = {}
         self._drops: dict[OpenTemplate, list[Dropping]] = {}
+        self._loans: Loans | None = None
+
+    @property
+    def loans(self) -> Loans:
+        """What the process lends to its tests; from the first time on, connections with an ended one are refused."""
+        if self._loans is None:
+            from clonedb.drivers import WatchedDrivers
+            from clonedb.loans import Loans
+
+            self._loans = Loans()
+            watched = WatchedDrivers(self._loans.demand)
+            watched.install()
+            self.pytest_config.add_cleanup(watched.uninstall)
+        return self._loans
 
     def open(self, config: Config) -> OpenTemplate:
         """Open the template, build it if need be, and begin to collect what earlier runs left."""

@@ -10,6 +10,7 @@ from tests.projects import Project
 
 EACH_FIXTURE = """
 import psycopg, pytest, sqlalchemy as sa
+from urllib.parse import urlsplit
 from sqlalchemy.orm import Session
 from clonedb import Clone, Config, OpenTemplate
 
@@ -26,7 +27,7 @@ def test_template(clonedb_template):
 
 def test_clone(clonedb):
     assert isinstance(clonedb, Clone)
-    assert clonedb.dsn.rpartition("/")[2] == clonedb.name
+    assert urlsplit(clonedb.dsn).path == f"/{clonedb.name}"
     with clonedb.connect(autocommit=True) as connection:
         assert connection.info.dbname == clonedb.name
         password = connection.info.password

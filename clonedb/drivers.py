@@ -1,0 +1,151 @@
+"""The drivers' functions that connect, watched in this process: psycopg's, psycopg2's and asyncpg's.
+
+Each is caught where all ways to connect meet, inside of the driver, and not by the public name: that is imported into
+users' modules (`from psycopg import connect`) long before a test begins, replaced by tests' own monkeypatches, and
+passed by when a pool connects. SQLAlchemy's engines connect by the same drivers.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
+__all__ = ["Look", "WatchedDrivers"]
+
+Look = Callable[..., None]
+"""Is shown the parameters of a connection that may hold a token, and raises to have it refused."""
+
+
+class WatchedDrivers:
+    """Shows `look` the parameters of each new connection, from `install` to `uninstall`.
+
+    No driver is imported for that. One that is imported later is watched from then on, by a finder in `sys.meta_path`.
+    """
+
+    def __init__(self, look: Look) -> None:
+        self._look = look
+        self._undo: list[Callable[[], None]] = []
+        self._waiting: dict[str, Callable[[ModuleType], None]] = {}
+
+    def install(self) -> None:
+        """Watch the drivers that are there, and wait for the others."""
+        for name, watch in (("psycopg", self._psycopg), ("psycopg2", self._psycopg2), ("asyncpg", self._asyncpg)):
+            if isinstance(sys.modules.get(name), ModuleType):
+                watch(importlib.import_module(name))  # which waits for a thread that is just importing it
+            elif name not in sys.modules:  # where None and mocks of tests stand, too
+                self._waiting[name] = watch
+        sys.meta_path.insert(0, self)
+
+    def uninstall(self) -> None:
+        """Every driver is what it was, unless somebody else has replaced the same function since."""
+        self._waiting.clear()
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        while self._undo:
+            self._undo.pop()()
+        self._look = _look_at_nothing
+
+    def find_spec(self, name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
+        """Find nothing but a driver that is waited for, and that as everybody else would."""
+        watch = self._waiting.pop(name, None)
+        if watch is None:
+            return None
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            self._waiting[name] = watch  # it may be installed later
+            return spec
+        execute = spec.loader.exec_module
+
+        def execute_and_watch(module: ModuleType) -> None:
+            execute(module)
+            watch(module)
+
+        spec.loader.exec_module = execute_and_watch  # type: ignore[method-assign]
+        return spec
+
+    def _replace(self, home: Any, name: str, wrap: Callable[[Any], Any]) -> None:
+        """Put a wrapper in the place of something that a module or a class has, until `uninstall`."""
+        was = getattr(home, "__dict__", {}).get(name)
+        if was is None:  # no driver, or a version that we do not know: its connections are made unseen
+            return
+        wrapper = wrap(was)
+        setattr(home, name, wrapper)
+
+        def undo() -> None:
+            if vars(home).get(name) is wrapper:
+                setattr(home, name, was)
+
+        self._undo.append(undo)
+
+    def _psycopg(self, psycopg: ModuleType) -> None:
+        """Watch what makes parameters of a connection string and of keywords, documented as a place to change them."""
+
+        def wrap(was: classmethod[Any, ..., Any]) -> classmethod[Any, ..., Any]:
+            function = was.__func__
+
+            @functools.wraps(function)
+            def get_connection_params(cls: type, conninfo: str, **keywords: Any) -> Any:
+                __tracebackhide__ = True
+                self._look(conninfo, keywords.get("application_name"), keywords.get("passfile"))
+                return function(cls, conninfo, **keywords)
+
+            return classmethod(get_connection_params)
+
+        for kind in ("Connection", "AsyncConnection"):
+            self._replace(getattr(psycopg, kind, None), "_get_connection_params", wrap)
+
+    def _psycopg2(self, psycopg2: ModuleType) -> None:
+        """Watch what `psycopg2.connect` calls with one connection string, in which its keywords are."""
+
+        def wrap(was: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(was)
+            def connect(dsn: str, *arguments: Any, **keywords: Any) -> Any:
+                __tracebackhide__ = True
+                self._look(dsn)
+                return was(dsn, *arguments, **keywords)
+
+            return connect
+
+        self._replace(psycopg2, "_connect", wrap)
+
+    def _asyncpg(self, asyncpg: ModuleType) -> None:
+        """Watch what `asyncpg.connect` and its pools call with keywords only.
+
+        `asyncpg.connect` gets to know application_name: SQLAlchemy hands it on from a URL whose driver a test has
+        changed to asyncpg.
+        """
+
+        def wrap(was: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(was)
+            async def connect(**keywords: Any) -> Any:
+                __tracebackhide__ = True
+                settings = keywords.get("server_settings") or {}
+                self._look(keywords.get("dsn"), keywords.get("passfile"), settings.get("application_name"))
+                return await was(**keywords)
+
+            return connect
+
+        def wrap_public(was: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(was)
+            async def connect(*arguments: Any, application_name: str | None = None, **keywords: Any) -> Any:
+                if application_name is not None:
+                    settings = keywords.get("server_settings") or {}
+                    keywords["server_settings"] = {"application_name": application_name, **settings}
+                return await was(*arguments, **keywords)
+
+            return connect
+
+        self._replace(getattr(asyncpg, "connect_utils", None), "_connect", wrap)
+        self._replace(asyncpg, "connect", wrap_public)
+
+
+def _look_at_nothing(*_: object) -> None:
+    """A wrapper that could not be taken away has nothing to do any more."""

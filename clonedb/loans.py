@@ -1,0 +1,110 @@
+"""Loans: a database lent to a test, and the token by which is told whose a connection is after the test's end."""
+
+from __future__ import annotations
+
+import os
+import re
+import weakref
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from clonedb.errors import EndedTestError
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection, Connection
+
+    from clonedb.url import DatabaseURL
+
+__all__ = ["CARRIERS", "Loan", "Loans"]
+
+CARRIERS = ("application_name", "passfile")
+"""The parameters of a connection that may hold a token, the better one first.
+
+The server shows application_name to everybody who looks at its sessions, so it also tells of other processes. Of an
+asyncpg URL, SQLAlchemy hands the query on as keywords of asyncpg's, which has none of that name. Its `passfile` is
+never opened where a password is given, and neither is libpq's.
+"""
+
+_TOKEN = re.compile(r"clonedb-[0-9a-f]{6}-[0-9]+-[\w.-]*", re.ASCII)
+_LONGEST = 63  # bytes of application_name that PostgreSQL keeps
+
+
+@dataclass(slots=True, eq=False)
+class Loan:
+    """One database in the hands of one test, or of the tests of a wider scope.
+
+    `holder` is how messages call them (`test 'tests/test_it.py::test_one'`), `token` what the URLs hold that were
+    handed out. `connections` are psycopg's that are of no use after the loan.
+    """
+
+    holder: str
+    database: str
+    token: str
+    ended: bool = False
+    connections: weakref.WeakSet[Connection[Any] | AsyncConnection[Any]] = field(default_factory=weakref.WeakSet)
+
+    def end(self) -> None:
+        """The test has ended: from now on whatever it was handed raises EndedTestError."""
+        self.ended = True
+        for connection in self.connections:
+            # all that psycopg sends and reads, by whatever cursor, goes through this method
+            connection.wait = self.refuse  # type: ignore[method-assign]
+
+    def demand(self) -> None:
+        """Raises EndedTestError when the test has ended."""
+        if self.ended:
+            self.refuse()
+
+    def refuse(self, *_: object, **__: object) -> NoReturn:
+        """Raises EndedTestError."""
+        __tracebackhide__ = True
+        raise EndedTestError(
+            f"{self.holder} has ended: its database {self.database!r} belongs to other tests now, so that what it was"
+            " handed (URLs, engines, sessions, connections) is refused; have the test wait for the threads, tasks and"
+            " processes that it starts, or take a database of a wider scope: clonedb.fixture(scope=...)"
+        )
+
+    def mark(self, url: DatabaseURL) -> DatabaseURL:
+        """The URL with the token in it, in a parameter that its driver takes and that nobody has set.
+
+        The URL is left as it is where there is no such parameter.
+        """
+        unfit = {name for name, _ in url.query}
+        if url.driver == "asyncpg":
+            unfit.add("application_name")
+        if url.driver == "pg8000" or url.password is None:
+            unfit.add("passfile")
+
+        for name in CARRIERS:
+            if name not in unfit:
+                return url.replace(query=(*url.query, (name, self.token)))
+        return url
+
+
+class Loans:
+    """Every loan of one process, found by its token."""
+
+    def __init__(self) -> None:
+        self._by_token: dict[str, Loan] = {}
+        self._salt = os.urandom(3).hex()  # another run in this process has tokens of its own
+
+    def begin(self, holder: str, database: str, name: str = "") -> Loan:
+        """A new loan; `name` is a test's, which makes the token tell people something, too."""
+        number = len(self._by_token)
+        readable = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
+        token = f"clonedb-{self._salt}-{number}-{readable}"[:_LONGEST]
+        self._by_token[token] = Loan(holder, database, token)
+        return self._by_token[token]
+
+    def find(self, text: object) -> Loan | None:
+        """The loan whose token is in a text, as a connection string or the name of an application is."""
+        if not isinstance(text, str) or "clonedb-" not in text:
+            return None
+        match = _TOKEN.search(text)
+        return self._by_token.get(match[0]) if match else None
+
+    def demand(self, *texts: object) -> None:
+        """Raises EndedTestError when one of the parameters of a new connection has the token of an ended loan."""
+        for text in texts:
+            if (loan := self.find(text)) is not None:
+                loan.demand()
