@@ -104,9 +104,7 @@ class Clone:
         except psycopg.OperationalError as error:
             # pytest shows the arguments of every frame, and those below this one hold the password
             raise error.with_traceback(None) from None
-        if self.loan is not None:
-            self.loan.connections.add(connection)
-        return connection
+        return connection if self.loan is None else self.loan.take(connection)
 
     def engine(self, **keywords: Any) -> Engine:
         """A new synchronous SQLAlchemy engine, disposed of when the clone is dropped.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
+import threading
 import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from clonedb.errors import EndedTestError
 
 if TYPE_CHECKING:
-    from psycopg import AsyncConnection, Connection
+    from psycopg import Connection
 
     from clonedb.url import DatabaseURL
 
@@ -34,21 +36,38 @@ class Loan:
     """One database in the hands of one test, or of the tests of a wider scope.
 
     `holder` is how messages call them (`test 'tests/test_it.py::test_one'`), `token` what the URLs hold that were
-    handed out. `connections` are psycopg's that are of no use after the loan.
+    handed out.
     """
 
     holder: str
     database: str
     token: str
-    ended: bool = False
-    connections: weakref.WeakSet[Connection[Any] | AsyncConnection[Any]] = field(default_factory=weakref.WeakSet)
+    _ends: mmap.mmap = field(repr=False)
+    _place: int = field(repr=False)
+    _connections: weakref.WeakSet[Connection[Any]] = field(default_factory=weakref.WeakSet, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the test has ended, which a process that it has forked learns, too: they share this memory."""
+        return self._ends[self._place] != 0
+
+    def take(self, connection: Connection[Any]) -> Connection[Any]:
+        """A psycopg connection that is of no use after the loan; EndedTestError if that ended while it was opened."""
+        with self._lock:
+            if self.ended:
+                connection.close()
+                self.refuse()
+            self._connections.add(connection)
+        return connection
 
     def end(self) -> None:
         """The test has ended: from now on whatever it was handed raises EndedTestError."""
-        self.ended = True
-        for connection in self.connections:
-            # all that psycopg sends and reads, by whatever cursor, goes through this method
-            connection.wait = self.refuse  # type: ignore[method-assign]
+        with self._lock:
+            self._ends[self._place] = 1
+            for connection in self._connections:
+                # all that psycopg sends and reads, by whatever cursor, goes through this method
+                connection.wait = self.refuse  # type: ignore[method-assign]
 
     def demand(self) -> None:
         """Raises EndedTestError when the test has ended."""
@@ -91,9 +110,11 @@ class Loans:
     def begin(self, holder: str, database: str, name: str = "") -> Loan:
         """A new loan; `name` is a test's, which makes the token tell people something, too."""
         number = len(self._by_token)
+        if number % mmap.PAGESIZE == 0:
+            self._ends = mmap.mmap(-1, mmap.PAGESIZE)
         readable = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
         token = f"clonedb-{self._salt}-{number}-{readable}"[:_LONGEST]
-        self._by_token[token] = Loan(holder, database, token)
+        self._by_token[token] = Loan(holder, database, token, self._ends, number % mmap.PAGESIZE)
         return self._by_token[token]
 
     def find(self, text: object) -> Loan | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 
 import psycopg
 import pytest
@@ -124,13 +125,30 @@ def test_a_test_that_runs_again_has_a_loan_of_its_own(loans: Loans, loan: Loan) 
         loans.demand(None, loan.token)
 
 
+def test_each_of_very_many_loans_ends_by_itself(loans: Loans) -> None:
+    """Whatever memory they are noted in."""
+    many = [loans.begin("test", "db") for _ in range(mmap.PAGESIZE + 2)]
+    many[-1].end()
+    many[0].end()
+    assert [loan for loan in many if loan.ended] == [many[0], many[-1]]
+
+
 def test_a_connection_is_of_no_use_after_its_loan(loan: Loan, admin_dsn: str) -> None:
     """Neither are cursors that it has made; but closing it is no error."""
     with psycopg.connect(admin_dsn) as connection:
         cursor = connection.cursor()
-        loan.connections.add(connection)
+        assert loan.take(connection) is connection
         loan.end()
         for use in (lambda: connection.execute("select 1"), lambda: cursor.execute("select 1"), connection.commit):
             with pytest.raises(EndedTestError):
                 use()
         connection.close()
+
+
+def test_a_connection_that_comes_too_late_is_closed(loan: Loan, admin_dsn: str) -> None:
+    """A thread began to connect while the test still had its database."""
+    connection = psycopg.connect(admin_dsn)
+    loan.end()
+    with pytest.raises(EndedTestError):
+        loan.take(connection)
+    assert connection.closed

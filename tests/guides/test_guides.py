@@ -88,7 +88,7 @@ of_the_application = SessionManager(os.environ["POSTGRES_DSN"])
 ASYNC_TESTS = """
 import os
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, make_url, select
 from shop.database import Product, of_the_application
 
 @pytest.fixture
@@ -106,7 +106,7 @@ async def test_reading(session_manager, product, number):
         assert await session.scalar(select(func.count(Product.id))) == 2
 
 async def test_creating_by_the_application(session_manager, clonedb_url):
-    assert os.environ["POSTGRES_DSN"].rpartition("/")[2].startswith(clonedb_url.rpartition("/")[2])
+    assert os.environ["POSTGRES_DSN"].rpartition("/")[2].startswith(make_url(clonedb_url).database)
     async with of_the_application.asessionmaker() as session:
         session.add(Product(name="chair"))
         await session.commit()

@@ -54,6 +54,37 @@ def test_a_late_process_is_told_with_the_name_of_its_test(items: Project, isolat
     assert "SECRET" not in outcome.text
 
 
+def test_a_process_that_a_test_has_forked_is_refused(items: Project) -> None:
+    """Its memory is a copy of the time when the test had its database."""
+    items.write(
+        "test_it.py",
+        """
+        import multiprocessing
+        import psycopg
+
+        fork = multiprocessing.get_context("fork")
+        go, told = fork.Event(), fork.SimpleQueue()
+
+        def work(dsn):
+            go.wait()
+            try:
+                psycopg.connect(dsn).close()
+            except Exception as error:
+                told.put(repr(error))
+            else:
+                told.put("accepted")
+
+        def test_first(clonedb_dsn):
+            fork.Process(target=work, args=(clonedb_dsn,), daemon=True).start()
+
+        def test_second(clonedb):
+            go.set()
+            assert "EndedTestError" in (error := told.get()) and "test_first" in error
+        """,
+    )
+    assert "2 passed" in items.pytest().demand().out
+
+
 def test_a_database_of_a_wider_scope_serves_until_its_end(items: Project) -> None:
     """A module's is of use in all of its tests, and in none of the next module's, whose error names the module."""
     items.write("conftest.py", 'import clonedb\nshop = clonedb.fixture(scope="module", isolation="auto")\n')
