@@ -9,6 +9,7 @@ import pytest
 
 from clonedb.errors import ConfigError
 from clonedb.pytest_plugin.options import configuration
+from clonedb.pytest_plugin.run import run_of
 
 if TYPE_CHECKING:
     from clonedb.clone import Clone
@@ -39,7 +40,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         settings = configuration(config)
         if settings.off:
             return
-        router = _router(settings) if settings.route else None
+        router = _router(settings, config) if settings.route else None
     except ConfigError as error:
         raise pytest.UsageError(str(error)) from None
     if config.pluginmanager.hasplugin("dsession"):  # xdist's controller runs no test
@@ -52,10 +53,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         config.pluginmanager.import_plugin(_AUTOUSE)
 
 
-def _router(settings: Config) -> Router:
+def _router(settings: Config, config: pytest.Config) -> Router:
     from clonedb.routing.application import Router
 
-    return Router(settings.route, source=settings.source("route"), prefix=settings.prefix)
+    def look(*parameters: object) -> None:
+        run_of(config).loans.demand(*parameters)
+
+    return Router(settings.route, source=settings.source("route"), prefix=settings.prefix, look=look)
 
 
 def _concerns(config: pytest.Config) -> bool:

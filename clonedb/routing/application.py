@@ -32,7 +32,8 @@ class Router:
 
     An entry of `route` is the name of an environment variable, a URL, or "*" for every PostgreSQL engine. They are read
     once, here; `source` is the place in the configuration that named them, and `prefix` that of clones' names.
-    `refuse` makes the exception for a connection that is refused, a RoutingError if it is not given.
+    `refuse` makes the exception for a connection that is refused, a RoutingError if it is not given. `look` is shown
+    the parameters of each connection before it is led anywhere, and may raise: it refuses those of ended tests.
 
     Raises ConfigError for a variable that is not set, and for what is not the URL of a PostgreSQL database.
     """
@@ -44,11 +45,13 @@ class Router:
         source: str,
         prefix: str,
         refuse: Callable[[str], BaseException] = RoutingError,
+        look: Callable[..., None] = lambda *_: None,
     ) -> None:
         self._shown = f"route = [{', '.join(repr(redact_url(entry)) for entry in route)}] ({source})"
         self._everything = EVERYTHING in route
         self._prefix = prefix
         self._refuse = refuse
+        self._look_at = look
         self._defaults = libpq_defaults()
         variables = {name: _variable(name, source) for name in variables_in(route)}
         urls = [DatabaseURL.parse(entry, f"{source}: route") for entry in route if "://" in entry]
@@ -153,6 +156,7 @@ class Router:
         if dialect.name != "postgresql":
             Mark().put_on(entry)
             return None
+        self._look_at(*positional, *keywords.values())
         place = aimed_at(positional, keywords, self._defaults)
         if not self._is_meant(place):
             Mark(place.database if self._is_entered(place.database) else None).put_on(entry)

@@ -119,6 +119,36 @@ def test_a_database_of_a_wider_scope_serves_until_its_end(items: Project) -> Non
     assert "3 passed" in items.pytest().demand().out
 
 
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_a_routed_engine_is_not_led_on_by_an_ended_tests_url(items: Project, driver: str) -> None:
+    """An application's engine goes to the test that runs; one that was made from a test's own URL is that test's."""
+    items.settings(route=["*"], driver=driver)
+    items.write(
+        "test_it.py",
+        """
+        import asyncio
+        import pytest
+        from sqlalchemy.ext.asyncio import create_async_engine
+        import clonedb as package
+
+        handed = []
+
+        async def connect(url):
+            async with create_async_engine(url).connect():
+                pass
+
+        def test_first(clonedb_url):
+            handed.append(clonedb_url)
+            asyncio.run(connect(clonedb_url))
+
+        def test_second(clonedb):
+            with pytest.raises(package.EndedTestError, match="test_first"):
+                asyncio.run(connect(handed[0]))
+        """,
+    )
+    assert "2 passed" in items.pytest("--clonedb-isolation=clone").demand().out
+
+
 def test_the_database_of_a_worker_is_lent_to_nobody(items: Project) -> None:
     """All tests may use what one of them was handed, until the run ends: they share the database on purpose."""
     items.write(
