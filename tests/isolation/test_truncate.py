@@ -67,7 +67,7 @@ def test_the_templates_rows_are_back(shop: Project, arguments: tuple[str, ...]) 
 
 
 SESSIONS = """
-import psycopg, pytest, sqlalchemy as sa
+import clonedb, pytest, sqlalchemy as sa
 
 PID = "select pg_backend_pid()"
 pids = []
@@ -91,7 +91,9 @@ def test_leaves_one_open_in_a_transaction(clonedb):
     left[0].execute("delete from part")
 
 def test_which_was_ended(clonedb_connection):
-    with pytest.raises(psycopg.OperationalError):
+    query = "select count(*) from pg_stat_activity where pid = %s"
+    assert clonedb_connection.execute(query, [left[0].info.backend_pid]).fetchone() == (0,)
+    with pytest.raises(clonedb.EndedTestError):
         left[0].execute("select 1")
     assert clonedb_connection.execute("select count(*) from part").fetchone() == (1,)
 
