@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         TemplateInUseError,
         VerificationError,
     )
-    from clonedb.leaks import LeakedConnectionWarning
+    from clonedb.leaks import LeakedConnectionWarning, ReadonlyWarning
     from clonedb.pytest_plugin.scopes import fixture
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "NotOursError",
     "OpenTemplate",
     "PermissionDeniedError",
+    "ReadonlyWarning",
     "RoutingError",
     "SeedError",
     "ServerError",
@@ -64,6 +65,7 @@ _HOMES = MappingProxyType(
         "Config": "config",
         "LeakedConnectionWarning": "leaks",
         "OpenTemplate": "api",
+        "ReadonlyWarning": "leaks",
         "fixture": "pytest_plugin.scopes",
         "template": "api",
     }

@@ -1,4 +1,4 @@
-"""Connections that a test left open, or that came after its end: the warnings that say so."""
+"""What a test should not have left: the warnings that say so."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from clonedb.loans import Loan, Loans
     from clonedb.postgres.sql import Session
 
-__all__ = ["LeakedConnectionWarning", "leaks"]
+__all__ = ["LeakedConnectionWarning", "ReadonlyWarning", "leaks"]
 
 
 class LeakedConnectionWarning(UserWarning):
@@ -18,6 +18,10 @@ class LeakedConnectionWarning(UserWarning):
     The connections were ended, and the database was taken back. `filterwarnings =
     ["error::clonedb.LeakedConnectionWarning"]` makes an error of it.
     """
+
+
+class ReadonlyWarning(UserWarning):
+    """A test wrote to a database that is only to be read, which the server did not refuse."""
 
 
 def leaks(test: str, own: Loan | None, sessions: Sequence[Session], loans: Loans) -> Iterator[LeakedConnectionWarning]:

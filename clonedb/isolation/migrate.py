@@ -2,69 +2,114 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from clonedb.clone import Clone, create, create_empty
 from clonedb.errors import MigrationError
+from clonedb.isolation.changes import Changes
+from clonedb.isolation.objects import Object, objects
+from clonedb.isolation.session import open_session
 from clonedb.isolation.strategy import Origin, Reusable
 from clonedb.migrate.alembic import AlembicMigrator, Session
+from clonedb.postgres import sql
 from clonedb.progress import Silence
+
+if TYPE_CHECKING:
+    from psycopg import Connection
 
 __all__ = ["Migrate"]
 
-_LEFT = """
-    select n.nspname, c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where c.relkind in ('r', 'p', 'v', 'm', 'S') and c.relpersistence <> 't' and n.nspname <> 'information_schema'
-          and n.nspname !~ '^pg_' and not exists (
-              select from pg_depend d where d.objid = c.oid and d.classid = 'pg_class'::regclass and d.deptype = 'e')
-    order by 1
-"""
+
+@dataclass(slots=True)
+class _Own:
+    """What belongs to a database: the interpreter that migrates it, a session in it, and what it held.
+
+    `base` is what was there at first, `target` what was there after the last upgrade.
+    """
+
+    migrations: Session
+    connection: Connection[Any]
+    changes: Changes
+    base: frozenset[Object]
+    target: frozenset[Object]
 
 
 class Migrate(Reusable):
     """Real upgrades and real downgrades, on what the test left in the tables: dear, and an honest test of both.
 
     What the downgrades leave behind is an error of the test after which it is found, because the next upgrade would
-    meet it. One interpreter serves all tests of a database.
+    meet it. What the test's own statements left costs a new database. One interpreter serves all tests of a database.
     """
 
     def __init__(self, origin: Origin) -> None:
         super().__init__(origin)
-        self._sessions: dict[Clone, Session] = {}
+        self._own: dict[Clone, _Own] = {}
 
     def make(self) -> Clone:
         """A database that only what the template is built upon was done to."""
         origin = self.origin
         base = origin.base
         clone = origin.beside(lambda: create_empty(origin.server) if base is None else create(origin.server, base))
-        migrator = AlembicMigrator(origin.server.config, origin.project)
-        self._sessions[clone] = migrator.session(origin.server.url(clone.name))
+        migrations = AlembicMigrator(origin.server.config, origin.project).session(origin.server.url(clone.name))
+        try:
+            connection = open_session(clone)
+            there = frozenset(objects(connection))
+            self._own[clone] = _Own(migrations, connection, Changes(connection), there, there)
+        except BaseException:
+            self._discard(clone)
+            raise
         return clone
 
     def begin(self, clone: Clone) -> None:
         """Upgrade it to the target, and run the seeds."""
         config = self.origin.server.config
-        self._sessions[clone].migrate(config.target, config.seed, progress=Silence())
+        own = self._own[clone]
+        own.migrations.migrate(config.target, config.seed, progress=Silence())
+        own.target = frozenset(objects(own.connection))
+
+    def end_sessions(self, clone: Clone) -> Sequence[sql.Session]:
+        """All but the one that looks for what is left."""
+        clone.dispose_all()
+        keep = [self._own[clone].connection.info.backend_pid]
+        return clone.server.run(lambda connection: sql.end_open_sessions(connection, clone.name, keep=keep))
 
     def reset(self, clone: Clone) -> bool:
-        """Downgrade it to base."""
-        self._sessions[clone].downgrade("base")
-        if self.origin.base is None:
-            self._demand_nothing_left(clone)
-        return True
+        """Downgrade it to base; False if the test left something that its migrations know nothing of."""
+        import psycopg
+
+        own = self._own[clone]
+        versions = {str(table) for table, _ in self.origin.template.metadata.version_tables}
+        try:
+            tested = frozenset(objects(own.connection))
+            own.migrations.downgrade("base")
+            after = objects(own.connection)
+            ours = _oids_of(own.connection, versions)
+            left = {one: name for one, name in after.items() if one not in own.base and one.oid not in ours}
+            by_test = tested - own.target
+            _demand_nothing_left([name for one, name in left.items() if one not in by_test])
+            return not left and own.base <= after.keys() and not own.changes.changed_contents(leave_out=versions)
+        except psycopg.Error:  # the test may have ended the session
+            return False
 
     def drop(self, clone: Clone) -> None:
-        """End its interpreter, too."""
-        self._sessions.pop(clone).close()
+        """End its interpreter and clonedb's session, too."""
+        if own := self._own.pop(clone, None):
+            own.migrations.close()
+            own.connection.close()
         clone.drop()
 
-    def _demand_nothing_left(self, clone: Clone) -> None:
-        versions = {table for table, _ in self.origin.template.metadata.version_tables}
-        with contextlib.closing(clone.server.connect(clone.name)) as connection:
-            left = [name for _, name in connection.execute(_LEFT) if name not in versions]
-        if left:
-            listed = ", ".join(left[:5]) + (", ..." if len(left) > 5 else "")
-            raise MigrationError(
-                f"the downgrade to base left {listed} behind; a revision that makes something has to take it away in"
-                " downgrade() (the next test gets a new database)"
-            )
+
+def _oids_of(connection: Connection[Any], tables: Collection[str]) -> Collection[int]:
+    rows = connection.execute("select oid::bigint from pg_class where relname = any(%s)", [[*tables]])
+    return {row[0] for row in rows}
+
+
+def _demand_nothing_left(names: Sequence[str]) -> None:
+    if names:
+        listed = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+        raise MigrationError(
+            f"the downgrade to base left {listed} behind; a revision that makes something has to take it away in"
+            " downgrade() (the next test gets a new database)"
+        )

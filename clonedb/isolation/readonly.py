@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 from clonedb.clone import Clone
-from clonedb.isolation.strategy import Reusable
+from clonedb.isolation.changes import Changes, Found
+from clonedb.isolation.session import open_session
+from clonedb.isolation.strategy import Origin, Reusable
+from clonedb.leaks import ReadonlyWarning
+from clonedb.postgres import sql
 from clonedb.postgres.properties import apply_settings
+
+if TYPE_CHECKING:
+    from psycopg import Connection
 
 __all__ = ["Readonly"]
 
@@ -12,18 +23,65 @@ __all__ = ["Readonly"]
 class Readonly(Reusable):
     """Every transaction begins read-only, so that a write fails with PostgreSQL's own error (SQLSTATE 25006).
 
-    That is a setting of the database: it holds for every driver and for superusers, until somebody sets it otherwise.
+    That is a setting of the database: it holds for every driver and for superusers, until somebody sets it otherwise;
+    and large objects may be written nevertheless before PostgreSQL 16. What was written is seen after the test, which
+    is warned, and the next one gets a new clone.
     """
+
+    def __init__(self, origin: Origin) -> None:
+        super().__init__(origin)
+        self._own: dict[Clone, tuple[Connection[Any], Changes]] = {}
 
     def make(self) -> Clone:
         """A clone with the setting."""
         clone = super().make()
-        clone.server.run(
-            lambda connection: apply_settings(connection, clone.name, [[None, "default_transaction_read_only", "on"]])
-        )
+        try:
+            clone.server.run(
+                lambda connection: apply_settings(
+                    connection, clone.name, [[None, "default_transaction_read_only", "on"]]
+                )
+            )
+            connection = open_session(clone)
+            self._own[clone] = connection, Changes(connection)
+        except BaseException:
+            self._discard(clone)
+            raise
         return clone
 
+    def end_sessions(self, clone: Clone) -> Sequence[sql.Session]:
+        """All but the one that looks for what was written."""
+        clone.dispose_all()
+        keep = [self._own[clone][0].info.backend_pid]
+        return clone.server.run(lambda connection: sql.end_open_sessions(connection, clone.name, keep=keep))
+
     def reset(self, clone: Clone) -> bool:
-        """Nothing was written."""
-        del clone
-        return True
+        """Whether nothing was written."""
+        import psycopg
+
+        try:
+            found = self._own[clone][1].look()
+        except psycopg.Error:  # the test may have ended the session
+            return False
+        if not found:
+            self._own[clone][1].begin()
+            return True
+        warnings.warn(
+            f"{_named(found)} although isolation is 'readonly'; the next test gets a new database (a test that writes"
+            " needs isolation 'auto')",
+            ReadonlyWarning,
+            stacklevel=1,
+        )
+        return False
+
+    def drop(self, clone: Clone) -> None:
+        """End clonedb's session, too."""
+        if own := self._own.pop(clone, None):
+            own[0].close()
+        super().drop(clone)
+
+
+def _named(found: Found) -> str:
+    if found.elsewhere:
+        return found.elsewhere
+    names = [f"{table.schema}.{table.name}" for table, _ in found.tables]
+    return f"{', '.join(names[:3])} was written" if names else "a sequence was advanced"

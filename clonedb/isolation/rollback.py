@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from clonedb.clone import Clone
-from clonedb.connections import LastingConnections, Sessionmakers
+from clonedb.connections import OWN_SETTING, LastingConnections, Sessionmakers
 from clonedb.errors import BoundsError
-from clonedb.isolation.strategy import Reusable
+from clonedb.isolation.sequences import Sequences
+from clonedb.isolation.session import open_session
+from clonedb.isolation.strategy import Origin, Reusable
 from clonedb.postgres import sql
 
 if TYPE_CHECKING:
-    from psycopg import Connection as PsycopgConnection
-    from sqlalchemy.engine import Connection, Engine
+    from psycopg import Connection
+    from sqlalchemy.engine import Connection as EngineConnection, Engine
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
     from sqlalchemy.orm import Session, sessionmaker
 
@@ -32,7 +35,20 @@ _INSTEAD = (
 )
 
 
-_MARK = "clonedb_outer"  # the savepoint that tells the outer transaction from any other
+_BEGIN = "savepoint clonedb_outer"  # which tells the outer transaction from any other
+
+# What outlives a rollback, in one message; a savepoint that is not there ends it with an error. The answer: whether the
+# transaction wrote (each nextval() that writes WAL gives it a number), and whether there are statements that SQL's
+# PREPARE made, of which the driver knows nothing.
+_END = """
+rollback to savepoint clonedb_outer; discard sequences;
+select pg_catalog.pg_current_xact_id_if_assigned() is not null,
+       exists (select from pg_catalog.pg_prepared_statement() where from_sql), pg_catalog.pg_advisory_unlock_all()
+"""
+
+# A setting of the project's own is '' after a rollback, where a new session has none; a driver looks for what it
+# prepared; and what was loaded stays.
+_STAYS = re.compile(OWN_SETTING.replace(r"\y", r"\b") + r"|\b(deallocate|discard|load)\b", re.IGNORECASE)
 
 
 def refusal(what: str) -> BoundsError:
@@ -44,38 +60,50 @@ class Hold:
     """One connection in a transaction that nobody is to end; opened when a session first needs it.
 
     While it is open the database takes no other connection (ALLOW_CONNECTIONS false, which holds for superusers too): a
-    second one would not see what the first has written, and what it commits would stay.
+    second one would not see what the first has written, and what it commits would stay. It stays open from test to
+    test, without what a test did to the session; where that cannot be undone it is closed.
     """
 
     def __init__(self, clone: HeldClone, engine: Engine) -> None:
         from sqlalchemy import event
 
         self._clone = clone
-        self._connection: Connection | None = None
+        self._connection: EngineConnection | None = None
         self.wanted = False
         self.left = False
         self.told = False
+        self.wrote = False
+        self._stays = False
         event.listen(engine, "do_connect", self._open_gate)
         event.listen(engine, "connect", self._close_gate)
         event.listen(engine, "commit", self._refuse_commit)
         event.listen(engine, "after_cursor_execute", self._look)
         self.engine = engine
 
-    def connection(self) -> Connection:
+    def connection(self) -> EngineConnection:
         """The connection, in its outer transaction."""
         if self._connection is None:
             self._connection = self.engine.connect()
             self._connection.begin()
-            self._connection.exec_driver_sql(f"savepoint {_MARK}")
+            self._connection.exec_driver_sql(_BEGIN)
         return self._connection
 
     def end(self) -> None:
-        """Roll the transaction back; `left` says whether the test had ended it, `told` whether it was told so."""
+        """Roll the transaction back.
+
+        `left` says whether the test had ended it, `told` whether it was told so, `wrote` whether it may have written.
+        """
         connection, self._connection, self.wanted = self._connection, None, False
+        stays, self._stays = self._stays, False
+        self.wrote = False
         if connection is None or connection.closed:
             return
         if not self.left and not connection.invalidated:
-            self.left = not _is_marked(connection.connection.dbapi_connection)
+            answer = _end(connection.connection.dbapi_connection)
+            self.left = answer is None
+            self.wrote, prepared = answer or (True, True)
+            if prepared or stays:
+                connection.invalidate()
         connection.close()
 
     def _open_gate(self, *_: object) -> None:
@@ -87,7 +115,8 @@ class Hold:
     def _refuse_commit(self, *_: object) -> None:
         self._leave("a commit of the outer transaction was refused")
 
-    def _look(self, connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+    def _look(self, connection: EngineConnection, _cursor: object, statement: str, *_: object) -> None:
+        self._stays = self._stays or _STAYS.search(statement) is not None
         if connection is self._connection and not _in_transaction(connection.connection.dbapi_connection):
             self._leave(f"{statement[:80]!r} ended the outer transaction")
 
@@ -96,16 +125,26 @@ class Hold:
         raise refusal(what)
 
 
-def _is_marked(dbapi_connection: Any) -> bool:
-    """Whether the transaction is the one that was begun: the savepoint at its beginning ends with it."""
+def _end(dbapi_connection: Any) -> tuple[bool, bool] | None:
+    """Undo what a rollback does not, unless the transaction is not the one that was begun: its savepoint ends with it.
+
+    Returns whether it wrote, and whether the session holds prepared statements.
+    """
     cursor = dbapi_connection.cursor()
     try:
-        cursor.execute(f"rollback to savepoint {_MARK}")
+        if hasattr(dbapi_connection, "pgconn"):  # psycopg shows the first of several results, psycopg2 the last
+            cursor.execute(_END, prepare=False)
+            while cursor.nextset():
+                pass
+        else:
+            cursor.execute(_END)
+        wrote, prepared, _ = cursor.fetchone()
     except Exception:  # noqa: BLE001 - of whatever driver
-        return False
+        return None
+    else:
+        return wrote, prepared
     finally:
         cursor.close()
-    return True
 
 
 def _in_transaction(dbapi_connection: Any) -> bool:
@@ -124,7 +163,7 @@ class HeldClone(Clone):
     _async_hold: Hold | None = field(default=None, repr=False)
     _sessionmakers: Sessionmakers | None = field(default=None, repr=False)
 
-    def connect(self, **keywords: Any) -> PsycopgConnection[Any]:
+    def connect(self, **keywords: Any) -> Connection[Any]:
         """Raises BoundsError: it would be a second connection."""
         del keywords
         raise refusal("clonedb_connection and Clone.connect() open a connection of their own")
@@ -181,8 +220,24 @@ class HeldClone(Clone):
         held = [hold for hold in (self._hold, self._async_hold) if hold is not None]
         if self._hold is not None:
             self._hold.end()
-        self._async_hold = None  # its engine was closed with the test's loop, and the server rolled back
         return any(hold.left for hold in held), any(hold.told for hold in held)
+
+    @property
+    def wrote(self) -> bool:
+        """Whether the test may have written; of an asynchronous one that is not known."""
+        return self._async_hold is not None or (self._hold is not None and self._hold.wrote)
+
+    def end_async(self, *, keep: int) -> None:
+        """Wait until the server rolled back what an asynchronous test did, whose engine was closed with its loop.
+
+        Every session but that of the process `keep` is ended.
+        """
+        if self._async_hold is None:
+            return
+        self._async_hold = None
+        if self._hold is not None:
+            self._hold.engine.dispose()
+        self.server.run(lambda connection: sql.end_sessions(connection, self.name, keep=[keep]))
 
 
 def _session_class(hold: Hold) -> type[Session]:
@@ -195,7 +250,7 @@ def _session_class(hold: Hold) -> type[Session]:
             super().__init__(*arguments, **keywords)
             self._loan = loan
 
-        def get_bind(self, *_: Any, **__: Any) -> Connection:
+        def get_bind(self, *_: Any, **__: Any) -> EngineConnection:
             if self._loan is not None:
                 self._loan.demand()
             return hold.connection()
@@ -204,7 +259,14 @@ def _session_class(hold: Hold) -> type[Session]:
 
 
 class Rollback(Reusable):
-    """One clone for the worker, in which every test's outer transaction is rolled back."""
+    """One clone for the worker, in which every test's outer transaction is rolled back.
+
+    Sequences do not take part in transactions, so that a session of clonedb's own sets them back.
+    """
+
+    def __init__(self, origin: Origin) -> None:
+        super().__init__(origin)
+        self._own: dict[Clone, tuple[Connection[Any], Sequences]] = {}
 
     def make(self) -> Clone:
         """A clone that takes no connections but the held one."""
@@ -212,23 +274,46 @@ class Rollback(Reusable):
         clone = HeldClone(
             made.server, made.template, made.name, made.seconds, worth_keeping=False, on_drop=made.on_drop
         )
-        clone.allow_connections(False)
+        try:
+            connection = open_session(clone)
+            self._own[clone] = connection, Sequences(connection)
+            clone.allow_connections(False)
+        except BaseException:
+            self._discard(clone)
+            raise
         return clone
 
     def release(self, clone: Clone) -> Sequence[sql.Session]:
         """Roll back; a test that left its transaction costs a new clone."""
         assert isinstance(clone, HeldClone)  # noqa: S101 - made above
         left, told = clone.roll_back()
-        if not left:
+        if not left and self.reset(clone):
             self.hand_on(clone)
             return ()
         self.drop(clone)
-        if not told:
+        if left and not told:
             raise BoundsError(
                 f"the test ended its outer transaction, by a way that SQLAlchemy does not see; {_INSTEAD}"
             )
         return ()
 
     def reset(self, clone: Clone) -> bool:
-        """Not asked: release() does all of it."""
-        raise NotImplementedError
+        """Set the sequences back; a test that ended the session that does so costs a new clone."""
+        import psycopg
+
+        assert isinstance(clone, HeldClone)  # noqa: S101 - made above
+        connection, sequences = self._own[clone]
+        if not (clone.wrote or sequences.silent):
+            return True
+        try:
+            clone.end_async(keep=connection.info.backend_pid)
+            sequences.put_back(sequences.changed())
+        except psycopg.Error:
+            return False
+        return True
+
+    def drop(self, clone: Clone) -> None:
+        """End clonedb's session, too."""
+        if own := self._own.pop(clone, None):
+            own[0].close()
+        super().drop(clone)

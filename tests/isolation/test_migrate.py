@@ -37,7 +37,7 @@ def test_a_downgrade_that_leaves_something(items: Project) -> None:
     items.write("test_it.py", TESTS)
     outcome = items.pytest("--clonedb-isolation=migrate").demand(1)
     assert "3 passed, 3 errors" in outcome.out
-    assert "MigrationError: the downgrade to base left item" in outcome.out
+    assert "MigrationError: the downgrade to base left table item" in outcome.out
 
 
 def test_a_downgrade_that_fails_on_what_a_test_wrote(items: Project) -> None:

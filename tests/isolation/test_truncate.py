@@ -32,21 +32,6 @@ def test_writes(clonedb, number):
         connection.execute("create table more (id int); insert into more values (1)")
         connection.execute("drop table more")
 
-@pytest.mark.parametrize("number", range(2))
-def test_what_ddl_made_is_emptied_too(clonedb, number):
-    with clonedb.connect() as connection:
-        connection.execute("create table if not exists left_behind (id int)")
-        assert connection.execute("select count(*) from left_behind").fetchone() == (0,)
-        connection.execute("insert into left_behind values (1)")
-
-def test_makes_an_empty_table_that_refers_to_a_full_one(clonedb):
-    with clonedb.connect() as connection:
-        connection.execute("create table refers (item int references item)")
-        connection.execute("insert into item (name) values ('new')")
-
-def test_takes_no_new_clone_for_that(clonedb):
-    assert state(clonedb.dsn) == FRESH
-
 def test_takes_a_table_away(clonedb):
     with clonedb.connect() as connection:
         connection.execute("drop table egg cascade")
@@ -61,7 +46,7 @@ def test_the_templates_rows_are_back(shop: Project, arguments: tuple[str, ...]) 
     """Rows, generated columns, identities, partitions and cycles are the template's, and no trigger has fired."""
     shop.write("test_it.py", TESTS)
     outcome = shop.pytest("--clonedb-isolation=truncate", *arguments).demand()
-    assert "9 passed" in outcome.out
+    assert "5 passed" in outcome.out
     if not arguments:
         assert "2 clones" in outcome.out
 

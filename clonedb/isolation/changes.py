@@ -1,0 +1,234 @@
+"""What tests changed in a database, seen in its catalogs, rows and sequences, without reading the WAL."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple
+
+from clonedb.isolation.sequences import Sequence, Sequences
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from psycopg.sql import Composed
+
+__all__ = ["ChangedTable", "Changes", "Found", "Table"]
+
+_CHUNK = 100  # relations in one statement: each is locked until it ends, and there are so many locks
+
+# What initdb made is left out where an index makes that quick; a schema like public is looked at. pg_statistic and its
+# like hold the planner's statistics.
+_CATALOGS = """
+    select c.relname::text, (
+        select a.attname::text from pg_attribute a join pg_index i on i.indrelid = a.attrelid and i.indkey[0] = 1
+        where a.attrelid = c.oid and a.attnum = 1 and a.atttypid in ('oid'::regtype, 'regproc'::regtype)
+              and c.relname !~ '^pg_(namespace|extension|largeobject.*)$' limit 1)
+    from pg_class c
+    where c.relnamespace = 'pg_catalog'::regnamespace and c.relkind = 'r' and not c.relisshared
+          and c.relname not in ('pg_statistic', 'pg_statistic_ext_data') and has_table_privilege(c.oid, 'select')
+    order by 1
+"""
+
+# what TRUNCATE, VACUUM and ANALYZE change in pg_class without changing the schema
+_CLASSES = """
+    select md5(string_agg((to_jsonb(c) - '{relfilenode,relpages,reltuples,relallvisible,relallfrozen,relfrozenxid,
+        relminmxid}'::text[])::text, ',' order by c.oid))
+    from pg_class c where c.oid >= 16384
+"""
+
+# a transaction that is prepared, and not committed yet, has a number and is not visible
+_SURROUNDINGS = """
+    select pg_snapshot_xmax(pg_current_snapshot())::xid::text,
+           (select count(*) from pg_prepared_xacts where database = current_database()),
+           array(select (setrole, setconfig)::text from pg_db_role_setting where setdatabase = d.oid order by 1),
+           (d.datdba, d.datacl, d.datconnlimit, d.datistemplate, shobj_description(d.oid, 'pg_database'))::text,
+           array(select s.oid from pg_subscription s where s.subdbid = d.oid order by 1),
+           array(select slot_name from pg_replication_slots where database = d.datname order by 1)
+    from pg_database d where d.datname = current_database()
+"""
+_ABOUT_SURROUNDINGS = (
+    "a transaction is prepared",
+    "a setting of the database was changed",
+    "the database itself was altered",
+    "a subscription was made",
+    "a replication slot was made",
+)
+
+_TABLES = """
+    select c.oid::bigint, n.nspname::text, c.relname::text, c.relkind = 'm',
+           has_table_privilege(c.oid, 'select') and not row_security_active(c.oid) and a.amname = 'heap'
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_am a on a.oid = c.relam
+    where c.relkind in ('r', 'm') and c.relispopulated and c.relpersistence <> 't'
+          and n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
+    order by 2, 3
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table that has rows of its own, or a materialized view (`view`)."""
+
+    oid: int
+    schema: str
+    name: str
+    view: bool
+
+
+class ChangedTable(NamedTuple):
+    """A table with other rows than before; `only_added` if all that were there are still there."""
+
+    table: Table
+    only_added: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was changed: `tables` have other rows, `sequences` (in their old state) another one.
+
+    `elsewhere` says what was changed besides these, in a few words; the others are empty then.
+    """
+
+    elsewhere: str | None = None
+    tables: tuple[ChangedTable, ...] = ()
+    sequences: tuple[Sequence, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self != Found()
+
+
+class Changes:
+    """Compares a database with what it was when this was made; nobody else is connected then, nor during `look`.
+
+    A row whose xmin is not older than a mark was written after it, and a row that was deleted is missing from the
+    count. Every such write needs a transaction number; as long as the server gave away none since the `mark`, only
+    sequences are looked at. What escapes this: the planner's statistics, changes of what initdb made (a function of
+    pg_catalog), and the order of rows. `blind` says what more cannot be seen, by a role that may not read it.
+    """
+
+    def __init__(self, connection: Connection[Any]) -> None:
+        self._connection = connection
+        self.tables = [Table(*row[:4]) for row in self._connection.execute(_TABLES) if row[4]]
+        self.blind = self._blindness()
+        self._catalogs = _catalogs_query(connection.execute(_CATALOGS).fetchall())
+        self._table_queries = list(self._row_queries())
+        self.begin()
+        self._surroundings = self._read_surroundings()
+        self._counts = {name: rows for name, rows, _ in self._count_catalogs()}
+        self._classes = self._one(_CLASSES)
+        self.rows = {oid: rows for oid, rows, _ in self._count_rows()}
+        self.sequences = Sequences(connection)
+
+    def begin(self) -> None:
+        """What is there now was there before; for a session that has put everything back."""
+        self.mark = self._one("select pg_snapshot_xmax(pg_current_snapshot())::xid::text")
+
+    def look(self) -> Found:
+        """What was changed since `begin`."""
+        surroundings = self._read_surroundings()
+        for about, before, now in zip(_ABOUT_SURROUNDINGS, self._surroundings[1:], surroundings[1:], strict=True):
+            if before != now:
+                return Found(about)
+        if surroundings[0] == self.mark:
+            return Found(sequences=self.sequences.changed())
+        if elsewhere := self._changed_catalog():
+            return Found(elsewhere)
+        return Found(None, self.changed_tables(), self.sequences.changed())
+
+    def changed_tables(self) -> tuple[ChangedTable, ...]:
+        """Those with other rows than at first; the schema must be the same."""
+        tables = {table.oid: table for table in self.tables}
+        return tuple(
+            ChangedTable(tables[oid], rows - fresh == self.rows[oid])
+            for oid, rows, fresh in self._count_rows()
+            if fresh or rows != self.rows[oid]
+        )
+
+    def changed_contents(self, leave_out: Collection[str] = ()) -> bool:
+        """Whether what was there at first has other contents, whatever became of the schema meanwhile.
+
+        `leave_out` are names of tables. Raises psycopg's errors when something is not there any more.
+        """
+        return bool(
+            self._read_surroundings()[1:] != self._surroundings[1:]
+            or any(table.name not in leave_out for table, _ in self.changed_tables())
+            or self.sequences.changed()
+            or any(
+                fresh or rows != self._counts[name]
+                for name, rows, fresh in self._count_catalogs()
+                if name.startswith("pg_largeobject")
+            )
+        )
+
+    def _blindness(self) -> str | None:
+        """Why it is not known what a test changed."""
+        readable = {table.oid for table in self.tables}
+        for oid, schema, name, *_ in self._connection.execute(_TABLES):
+            if oid not in readable:
+                return f"the rows of {schema}.{name} cannot be read by the role that resets the database"
+        if self._one(
+            "select has_table_privilege('pg_largeobject', 'select') or not exists (select from pg_largeobject_metadata)"
+        ):
+            return None
+        return "the template has large objects, which the role that resets the database may not read"
+
+    def _read_surroundings(self) -> tuple[Any, ...]:
+        row = self._connection.execute(_SURROUNDINGS, prepare=True).fetchone()
+        assert row is not None  # noqa: S101 - the database is there
+        return tuple(row)
+
+    def _changed_catalog(self) -> str | None:
+        for name, rows, fresh in self._count_catalogs():
+            same = rows == self._counts[name]
+            if same and (not fresh or (name == "pg_class" and self._one(_CLASSES) == self._classes)):
+                continue
+            if name.startswith("pg_largeobject"):
+                return "a large object was written"
+            return f"the schema was changed ({name})"
+        return None
+
+    def _count_catalogs(self) -> list[tuple[str, int, int]]:
+        return self._connection.execute(self._catalogs, [self.mark], prepare=True).fetchall()
+
+    def _count_rows(self) -> Iterator[tuple[int, int, int]]:
+        for query in self._table_queries:
+            yield from self._connection.execute(query, [self.mark], prepare=True)
+
+    def _row_queries(self) -> Iterator[Composed]:
+        from psycopg import sql
+
+        counted = sql.SQL(
+            "select {}::bigint, count(*), count(*) filter (where age(t.xmin) <= marked.mark) from only {} t, marked"
+        )
+        for start in range(0, len(self.tables), _CHUNK):
+            parts = [
+                counted.format(sql.Literal(table.oid), sql.Identifier(table.schema, table.name))
+                for table in self.tables[start : start + _CHUNK]
+            ]
+            yield _marked(parts)
+
+    def _one(self, query: LiteralString) -> Any:
+        row = self._connection.execute(query).fetchone()
+        return row[0] if row else None
+
+
+def _catalogs_query(catalogs: list[tuple[str, str | None]]) -> Composed:
+    from psycopg import sql
+
+    counted = sql.SQL("select {}, count(*), count(*) filter (where age(t.xmin) <= marked.mark) from {} t, marked {}")
+    # a backend's temporary schemas stay in the database when it ends
+    schemas = sql.SQL("where nspname !~ '^pg_(toast_)?temp_'")
+    parts = []
+    for name, first in catalogs:
+        which = sql.SQL("where {} >= 16384").format(sql.Identifier(first)) if first else sql.SQL("")
+        if name == "pg_namespace":
+            which = schemas
+        parts.append(counted.format(sql.Literal(name), sql.Identifier("pg_catalog", name), which))
+    return _marked(parts)
+
+
+def _marked(parts: list[Composed]) -> Composed:
+    """The parts in one statement, whose only parameter is the mark."""
+    from psycopg import sql
+
+    marked = sql.SQL("with marked as materialized (select age(%s::xid) as mark) ")
+    return marked + sql.SQL(" union all ").join(parts)
