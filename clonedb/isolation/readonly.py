@@ -84,4 +84,4 @@ def _named(found: Found) -> str:
     if found.elsewhere:
         return found.elsewhere
     names = [f"{table.schema}.{table.name}" for table, _ in found.tables]
-    return f"{', '.join(names[:3])} was written" if names else "a sequence was advanced"
+    return f"rows of {', '.join(names[:3])} were written" if names else "a sequence was advanced"

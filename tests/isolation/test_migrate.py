@@ -66,3 +66,48 @@ def _one(down: str) -> str:
     def downgrade():
         op.execute("{down}")
     """
+
+
+LEFT = """
+import pytest
+
+names = []
+
+@pytest.mark.parametrize("part", ["makes", "finds"])
+@pytest.mark.parametrize("statement", [
+    "create type mood as enum ('ok')", "create function f() returns int language sql as 'select 1'", "create schema s",
+    "select lo_create(5)", "create table mine (id serial primary key)", "create domain d as int",
+])
+def test_it(clonedb, statement, part):
+    names.append(clonedb.name)
+    with clonedb.connect() as connection:
+        if part == "makes":
+            connection.execute(statement)
+        else:
+            assert names[-1] != names[-2]
+            connection.execute(statement)  # which fails if it is there
+            connection.rollback()
+"""
+
+
+def test_what_a_test_made_costs_a_new_database(items: Project) -> None:
+    """Downgrades know nothing of it, so that it is no fault of theirs."""
+    items.write("migrations/versions/one.py", _one("drop table item"))
+    items.write("test_it.py", LEFT)
+    items.pytest("--clonedb-isolation=migrate").demand()
+
+
+def test_a_downgrade_that_leaves_other_things_than_tables(items: Project) -> None:
+    """A type, a function, a schema and an extension are named, though the test made something, too."""
+    items.revision(
+        "three",
+        """
+        op.execute("create type mood as enum ('ok'); create schema away")
+        op.execute("create function f() returns int language sql as 'select 1'; create extension citext")
+        """,
+        "pass",
+    )
+    items.write("migrations/versions/one.py", _one("drop table item"))
+    items.write("test_it.py", "def test_it(clonedb):\n    clonedb.connect().execute('create domain d as int')\n")
+    outcome = items.pytest("--clonedb-isolation=migrate").demand(1)
+    assert "left extension citext, function f(), schema away, type mood behind" in outcome.out

@@ -36,3 +36,48 @@ def test_writes_fail_with_the_servers_own_error_and_the_tests_id(shop: Project) 
     )
     assert "test_it.py::test_writes_by_an_orm wrote to a readonly database" in outcome.out
     assert "a readonly database cannot be seeded for each test, as seed() would" in outcome.out
+
+
+SWITCHED_OFF = """
+import pytest
+
+names = []
+
+@pytest.mark.parametrize("part", ["writes", "looks"])
+@pytest.mark.parametrize("statement", [
+    "insert into item (name) values ('x')", "create function f() returns int language sql as 'select 1'",
+    "select nextval('own_numbers')", "select lo_create(5)",
+])
+def test_off(clonedb, statement, part):
+    names.append(clonedb.name)
+    with clonedb.connect(autocommit=True) as connection:
+        assert connection.execute("show default_transaction_read_only").fetchone() == ("on",)
+        assert connection.execute("select count(*) from item").fetchone() == (2,)
+        if part == "writes":
+            connection.execute("set default_transaction_read_only = off")
+            connection.execute(statement)
+        else:
+            assert names[-1] != names[-2]
+
+@pytest.mark.parametrize("number", range(2))
+def test_reads(clonedb, number):
+    names.append(clonedb.name)
+    with clonedb.connect() as connection:
+        connection.execute("select * from item")
+        connection.execute("notify something")
+    assert names[-1] == names[-1 - number]
+"""
+
+
+def test_what_is_written_nevertheless_costs_a_new_clone_and_a_warning(shop: Project) -> None:
+    """A session may switch it off; the warning is the test's, and says what was written."""
+    shop.write("test_it.py", SWITCHED_OFF)
+    outcome = shop.pytest("--clonedb-isolation=readonly").demand()
+    assert "10 passed, 4 warnings" in outcome.out
+    assert (
+        "ReadonlyWarning: rows of public.item, public.log were written although isolation is 'readonly'" in outcome.out
+    )
+    assert "ReadonlyWarning: a large object was written although" in outcome.out
+    assert "test_it.py::test_off[insert into item (name) values ('x')-writes]" in outcome.out
+    outcome = shop.pytest("--clonedb-isolation=readonly", "-W", "error::clonedb.ReadonlyWarning").demand(1)
+    assert "10 passed, 4 errors" in outcome.out

@@ -150,3 +150,90 @@ def test_asynchronous_sessions(shop: Project, arguments: tuple[str, ...], driver
     assert "clonedb_async_connection opens a connection of its own; under isolation 'rollback'" in outcome.out
     assert "a test asks for a synchronous and an asynchronous session, which are two connections" in outcome.out
     assert "'commit' ended the outer transaction" in outcome.out
+
+
+OUTLIVE = """
+import psycopg, pytest, sqlalchemy as sa
+
+PID = sa.text("select pg_backend_pid()")
+pids = []
+
+def run(session, *statements):
+    for one in statements:
+        session.execute(sa.text(one))
+    session.commit()
+
+@pytest.mark.parametrize("part", ["does", "finds"])
+@pytest.mark.parametrize("statements", [
+    ["select nextval('quiet'), nextval('quiet')"],
+    ["insert into item (name) values ('third')"],
+    ["select setval('own_numbers', 7, false)"],
+    ["select pg_advisory_lock(1), pg_advisory_lock_shared(2)"],
+])
+def test_on_one_connection(clonedb_session, statements, part):
+    pids.append(clonedb_session.scalar(PID))
+    assert len({*pids}) == 1
+    finds_nothing(clonedb_session)
+    clonedb_session.commit()
+    if part == "does":
+        run(clonedb_session, *statements)
+
+@pytest.mark.parametrize("part", ["does", "finds"])
+@pytest.mark.parametrize("statements", [
+    ["prepare mine as select 1"],
+    ["set app.tenant = 'one'"],
+    ["select set_config('app.tenant', 'one', true)"],
+    ["deallocate all"],
+])
+def test_on_another_connection(clonedb_session, statements, part):
+    for _ in range(7):  # the driver prepares what it sends often
+        clonedb_session.execute(sa.text("select count(*) from item where id = :id"), {"id": 1})
+    finds_nothing(clonedb_session)
+    clonedb_session.commit()
+    if part == "does":
+        run(clonedb_session, *statements)
+
+def finds_nothing(session):
+    assert session.scalar(sa.text("select last_value = 105 from own_numbers")) is False
+    assert session.scalar(sa.text("select last_value = 100 and is_called from own_numbers"))
+    assert session.scalar(sa.text("select last_value = 2 and is_called from item_id_seq"))
+    assert session.scalar(sa.text("select last_value = 1 and not is_called from quiet"))
+    assert session.scalar(sa.text("select count(*) from pg_locks where locktype = 'advisory'"
+                                  " and pid = pg_backend_pid()")) == 0
+    assert session.scalar(sa.text("select count(*) from pg_prepared_statements where from_sql")) == 0
+    assert session.scalar(sa.text("select current_setting('app.tenant', true)")) is None
+    with pytest.raises(sa.exc.DBAPIError), session.begin_nested():
+        session.execute(sa.text("select currval('own_numbers')"))
+"""
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_what_outlives_a_rollback_is_undone(shop: Project, driver: str, admin_dsn: str) -> None:
+    """Sequences, locks and currval on the connection that stays open; for the rest there is a new connection."""
+    import psycopg
+
+    with psycopg.connect(admin_dsn) as connection:
+        unlogged = "unlogged" if connection.info.server_version >= 150000 else ""
+    shop.revision("two", f'op.execute("create {unlogged} sequence quiet")')
+    shop.write("test_it.py", OUTLIVE)
+    outcome = shop.pytest("--clonedb-isolation=rollback", f"--clonedb-driver={driver}").demand()
+    assert "16 passed" in outcome.out
+    assert "1 clone" in outcome.out
+
+
+ASYNC_SEQUENCE = """
+import pytest, sqlalchemy as sa
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("number", range(2))
+async def test_it(clonedb_async_session, number):
+    assert await clonedb_async_session.scalar(sa.text("insert into item (name) values ('x') returning id")) == 3
+"""
+
+
+def test_an_asynchronous_tests_sequences_are_set_back(shop: Project) -> None:
+    """When the server has rolled back what its connection did, which was closed with the loop."""
+    shop.environment["PYTEST_ADDOPTS"] = lean_pytest("asyncio") + " -o asyncio_default_fixture_loop_scope=function"
+    shop.write("test_it.py", ASYNC_SEQUENCE)
+    outcome = shop.pytest("--clonedb-isolation=rollback").demand()
+    assert "1 clone" in outcome.out
