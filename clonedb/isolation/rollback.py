@@ -48,7 +48,7 @@ select pg_catalog.pg_current_xact_id_if_assigned() is not null,
 
 # A setting of the project's own is '' after a rollback, where a new session has none; a driver looks for what it
 # prepared; and what was loaded stays.
-_STAYS = re.compile(OWN_SETTING.replace(r"\y", r"\b") + r"|\b(deallocate|discard|load)\b", re.IGNORECASE)
+_STAYS = re.compile(OWN_SETTING.replace(r"\y", r"\b") + r"|(?m:^)\s*(deallocate|discard|load)\b", re.IGNORECASE)
 
 
 def refusal(what: str) -> BoundsError:
