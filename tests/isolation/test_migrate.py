@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.projects import Project
+from tests.projects import ALEMBIC_INI, ENV_PY, Project
 
 TESTS = """
 import pytest
@@ -49,6 +49,43 @@ def test_a_downgrade_that_fails_on_what_a_test_wrote(items: Project) -> None:
     assert "too many rows" in outcome.out
     assert "revision 'one'" in outcome.out
     assert "3 passed, 3 errors" in outcome.out
+
+
+UPON = """
+import pytest
+
+names = []
+
+@pytest.mark.parametrize("part", ["writes", "looks"])
+@pytest.mark.parametrize("statement, again", [
+    ("insert into report default values", True),
+    ("update item set name = 'changed'", False),
+    ("select nextval('item_id_seq')", False),
+    ("drop table item", False),
+    ("alter database {name} set work_mem = '3MB'", False),
+])
+def test_it(clonedb, clonedb_connection, statement, again, part):
+    names.append(clonedb.name)
+    assert clonedb_connection.execute("select name, last_value from item, item_id_seq").fetchone() == ("seeded", 1)
+    assert clonedb_connection.execute("show work_mem").fetchone() == ("4MB",)
+    if part == "writes":
+        clonedb_connection.execute(statement.replace("{name}", clonedb.name))
+        clonedb_connection.commit()
+    else:
+        assert (names[-1] == names[-2]) is again
+"""
+
+
+def test_what_is_not_of_the_migrations_is_brought_back_too(items: Project) -> None:
+    """Rows and sequences of the template that this one is built upon, and settings: by a new database."""
+    items.settings(templates={"reports": {"base": "default", "alembic_ini": "reports.ini"}}, template="reports")
+    items.write("reports.ini", ALEMBIC_INI.replace("/migrations", "/reports"))
+    version_table = "connection=connection, version_table='reports_version',"
+    items.write("reports/env.py", ENV_PY.replace("connection=connection,", version_table))
+    report = _one("drop table report").replace("item", "report").replace("name text not null", "name text")
+    items.write("reports/versions/one.py", report)
+    items.write("test_it.py", UPON)
+    items.pytest("--clonedb-isolation=migrate").demand()
 
 
 def _one(down: str) -> str:
