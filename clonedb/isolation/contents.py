@@ -11,14 +11,9 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.sql import Composed
 
-__all__ = ["Contents", "digest"]
+__all__ = ["Contents"]
 
 _ROOM = 2**20  # bytes that deleted rows may take in a table before it is vacuumed
-
-_DIGEST = """
-    select md5(string_agg(c.oid::text || ' ' || coalesce(pg_relation_filenode(c.oid), 0)::text, ',' order by c.oid))
-    from pg_class c where c.relkind in ('r', 'p', 'm', 'S') and c.oid >= 16384
-"""
 
 # What is computed again when a row is put back, by functions of the project's own: they may see other settings, or
 # tables that are not back yet, or do more than to compute.
@@ -68,7 +63,7 @@ class Contents:
 
     def __init__(self, connection: Connection[Any], changes: Changes) -> None:
         """Read them in a clone that nobody has written to."""
-        self.digest = digest(connection)
+        self.digest = changes.digest
         self._refusals = {
             **dict.fromkeys(_oids(connection, _FIRES), "has triggers or rules that always fire"),
             **dict.fromkeys(_oids(connection, _INDEXES), "has an index in which deleted rows leave traces"),
@@ -117,12 +112,6 @@ class Contents:
         for table in tables:
             if sizes[table.oid] > self._sizes[table.oid] + _ROOM:
                 connection.execute(_named("vacuum {}", table))
-
-
-def digest(connection: Connection[Any]) -> str:
-    """The same in all clones of a template, another one in those of a template that was built anew."""
-    row = connection.execute(_DIGEST).fetchone()
-    return str(row[0]) if row else ""
 
 
 def _sizes(connection: Connection[Any], tables: Iterable[Table]) -> dict[int, int]:

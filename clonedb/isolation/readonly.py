@@ -31,6 +31,7 @@ class Readonly(Reusable):
     def __init__(self, origin: Origin) -> None:
         super().__init__(origin)
         self._own: dict[Clone, tuple[Connection[Any], Changes]] = {}
+        self._known: Changes | None = None
 
     def make(self) -> Clone:
         """A clone with the setting."""
@@ -42,7 +43,8 @@ class Readonly(Reusable):
                 )
             )
             connection = open_session(clone)
-            self._own[clone] = connection, Changes(connection)
+            self._known = changes = self._known.of_clone(connection) if self._known else Changes(connection)
+            self._own[clone] = connection, changes
         except BaseException:
             self._discard(clone)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,12 @@ class Sequences:
         rows = [row for query in self._queries for row in connection.execute(query)]
         self._first = {row[0]: Sequence(*row[:3]) for row in rows}
         self.silent = any(row[3] for row in rows) or any(row[3] for row in found)
+
+    def of_clone(self, connection: Connection[Any]) -> Sequences:
+        """Those of another new clone of the template."""
+        same = copy.copy(self)
+        same._connection = connection  # noqa: SLF001 - of this class
+        return same
 
     def changed(self) -> tuple[Sequence, ...]:
         """Those that were advanced or set, in the state that they had at first."""

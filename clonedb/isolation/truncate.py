@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from clonedb.clone import Clone
 from clonedb.errors import PermissionDeniedError
 from clonedb.isolation.changes import Changes, Found
-from clonedb.isolation.contents import Contents, digest
+from clonedb.isolation.contents import Contents
 from clonedb.isolation.renewing import Renewing
 from clonedb.isolation.session import open_session
 from clonedb.isolation.strategy import Origin, Reusable
@@ -34,6 +34,7 @@ class Truncate(Reusable):
         super().__init__(origin)
         self._own: dict[Clone, tuple[Connection[Any], Changes]] = {}
         self._renewing = Renewing()
+        self._known: Changes | None = None
         self._contents: Contents | None = None
 
     def make(self) -> Clone:
@@ -41,11 +42,12 @@ class Truncate(Reusable):
         clone = super().make()
         try:
             connection = open_session(clone)
-            self._own[clone] = connection, Changes(connection)
             _silence(connection, clone)
-            if self._contents is None or self._contents.digest != digest(connection):
-                self._contents = Contents(connection, self._own[clone][1])
-                self._own[clone][1].begin()  # what was tried was undone
+            self._known = changes = self._known.of_clone(connection) if self._known else Changes(connection)
+            self._own[clone] = connection, changes
+            if self._contents is None or self._contents.digest != changes.digest:
+                self._contents = Contents(connection, changes)
+                changes.begin()  # what was tried was undone
         except BaseException:
             self._discard(clone)
             raise
