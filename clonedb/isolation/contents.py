@@ -69,6 +69,7 @@ class Contents:
             **dict.fromkeys(_oids(connection, _INDEXES), "has an index in which deleted rows leave traces"),
             **{table.oid: "is a materialized view" for table in changes.tables if table.view},
         }
+        self._lost: dict[int, str] = {}  # where rows that are there no more cannot be put back
         self._rows: dict[int, bytes] = {}
         self._sizes = _sizes(connection, changes.tables)
         computed = _oids(connection, _COMPUTED)
@@ -77,18 +78,21 @@ class Contents:
             if not changes.rows[table.oid] or table.oid in self._refusals:
                 continue
             if table.oid in computed:
-                self._refusals[table.oid] = "has rows for which functions of the project would be called again"
+                self._lost[table.oid] = "has rows for which functions of the project would be called again"
                 continue
             data = _read(connection, table)
             if table.oid in to_verify and not _survives(connection, table, data):
-                self._refusals[table.oid] = "has rows that do not survive being written as text"
+                self._lost[table.oid] = "has rows that do not survive being written as text"
             else:
                 self._rows[table.oid] = data
 
     def why_not(self, changed: Iterable[ChangedTable]) -> str | None:
         """Why one of the tables cannot be brought back."""
-        for table, _ in changed:
-            if refusal := self._refusals.get(table.oid):
+        for table, only_added in changed:
+            refusal = self._refusals.get(table.oid)
+            if not only_added:
+                refusal = refusal or self._lost.get(table.oid)
+            if refusal:
                 return f"{table.schema}.{table.name} was written, which {refusal}"
         return None
 

@@ -87,6 +87,7 @@ PUT_BACK = (
     "delete from child; delete from parent",
     "truncate parent, child restart identity",
     "select setval('parent_id_seq', 50)",
+    "insert into checked values (2); insert into generated values ('2021-01-01')",
     "insert into typed (d) values (7); delete from typed where d = 1",
     "update alembic_version set version_num = 'other'",
     "vacuum full parent",
@@ -98,7 +99,7 @@ PUT_BACK = (
 NOT_PUT_BACK = (
     "insert into counted values (2)",
     "insert into ruled values (2)",
-    "insert into checked values (2)",
+    "update checked set id = 2",
     "update indexed set t = '2021-01-01'",
     "update generated set t = '2021-01-01'",
     "alter sequence parent_id_seq increment by 7",
