@@ -14,11 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.differential import template
-from tests.differential.faults import FAULTS
-from tests.differential.grammar import MIXED, ORDINARY, UNLOGGED
+from tests.differential.chaos import CHAOS, Chaos
+from tests.differential.faults import FAULTS, Fault
+from tests.differential.grammar import MIXES
 from tests.differential.laboratory import Tally
 from tests.differential.runs import Orders, in_processes
 from tests.differential.sessions import share
+from tests.differential.template import SERVERS
+from tests.differential.world import PARTS, available
 
 
 @click.command()
@@ -27,10 +30,19 @@ from tests.differential.sessions import share
 @click.option("--seed", type=int, help="The same number gives the same programs; a random one if not given.")
 @click.option("--jobs", default=len(os.sched_getaffinity(0)), show_default=True, help="Processes.")
 @click.option("--every", default=10, show_default=True, help="pg_dump and catalogs after each so many on a clone.")
-@click.option("--ordinary", is_flag=True, help="Only what ordinary tests do, so that clones live long.")
-@click.option("--unlogged", is_flag=True, help="The template has an unlogged table.")
+@click.option("--mix", type=click.Choice(list(MIXES)), help="What programs do: the fault's, or mixed.")
+@click.option(
+    "--part",
+    "parts",
+    multiple=True,
+    type=click.Choice(["all", *PARTS]),
+    help="What the template has besides the ordinary tables; more than one may be given.",
+)
+@click.option("--without", multiple=True, type=click.Choice(list(PARTS)), help="All parts but this one.")
+@click.option("--chaos", type=click.Choice(CHAOS), default="none", show_default=True, help="Strangers, or crashes.")
+@click.option("--keep-going", is_flag=True, help="Count differences, and show the first.")
 @click.option("--fault", type=click.Choice(sorted(FAULTS)), help="Break the undoing in a known way: must be found.")
-@click.option("--server", type=click.Choice(["tuned", "default"]), default="tuned", show_default=True)
+@click.option("--server", type=click.Choice(list(SERVERS)), help="Its settings: the fault's, or tuned.")
 @click.option("--shrink", "patience", default=60.0, show_default=True, help="Seconds to look for the least program.")
 @click.option("--complaints", is_flag=True, help="Show which statements failed, and programs that were refused.")
 def main(
@@ -40,10 +52,13 @@ def main(
     jobs: int,
     every: int,
     *,
-    ordinary: bool,
-    unlogged: bool,
+    mix: str | None,
+    parts: tuple[str, ...],
+    without: tuple[str, ...],
+    chaos: Chaos,
+    keep_going: bool,
     fault: str | None,
-    server: str,
+    server: str | None,
     patience: float,
     complaints: bool,
 ) -> None:
@@ -52,8 +67,15 @@ def main(
     console = Console(width=None if Console().is_terminal else 120, highlight=False)
     found = template.binaries_of(postgres)
     pg_dump = template.pg_dump(found)
+    shows = FAULTS[fault] if fault else Fault(contextlib.nullcontext)
+    mix, server, parts = mix or shows.mix, server or shows.server, parts or shows.parts
+    possible = available(found.extensions())
+    chosen = tuple(part for part in possible if part not in without and (without or "all" in parts or part in parts))
+    jobs = 1 if chaos == "crash" else jobs
     console.print(
-        f"PostgreSQL {found.version} ({server}), seed {seed}, {programs} programs, {jobs} processes;", end=" "
+        f"PostgreSQL {found.version} ({server}), {mix} with {', '.join(chosen) or 'no parts'}, chaos: {chaos},"
+        f" seed {seed}, {programs} programs, {jobs} processes;",
+        end=" ",
     )
     console.print(f"pg_dump: {pg_dump or 'none here that can read it'}", soft_wrap=True)
     start = time.monotonic()
@@ -62,7 +84,7 @@ def main(
         console.print(f"{tally.programs} programs after {time.monotonic() - start:.0f} s")
 
     with contextlib.ExitStack() as stack:
-        url = stack.enter_context(template.server(found, tuned=server == "tuned", checksums=server == "default"))
+        url = stack.enter_context(template.server(found, server))
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clonedb-differential-")))
         orders = Orders(
             url=url,
@@ -70,12 +92,15 @@ def main(
             seed=seed,
             every=every,
             pg_dump=pg_dump,
-            mix=dict(ORDINARY if ordinary else UNLOGGED if unlogged else MIXED),
-            unlogged=unlogged,
+            mix=dict(MIXES[mix]),
+            parts=chosen,
             fault=fault,
             patience=patience,
+            chaos=chaos,
+            chunk=min(500, max(1, programs // jobs)) if mix in {"calm", "chain"} else 100,
+            keep_going=keep_going,
         )
-        with template.opened(url, directory, unlogged=unlogged):
+        with template.opened(url, directory, chosen):
             tally, error = in_processes(orders, programs, jobs, report)
     show(tally, console, complaints=complaints)
     if error is not None:
@@ -88,9 +113,19 @@ def show(tally: Tally, console: Console, *, complaints: bool = False) -> None:
     shown = Table("", "programs", "share")
     rows = [("untouched", tally.untouched), ("rewound", tally.rewound)]
     rows += [(f"refused: {reason}", count) for reason, count in tally.refused.most_common()]
+    rows += [("refused, where DDL changed the schema", tally.refused_schema.total())]
     for label, count in rows:
         shown.add_row(label, str(count), f"{count / max(1, tally.programs):.1%}")
     console.print(shown)
+    others = max(1, tally.programs - tally.refused_schema.total())
+    console.print(
+        f"{tally.refused.total() / others:.1%} of the {others} programs without such DDL were refused;"
+        f" {tally.different} times a clone differed"
+    )
+    if tally.lives:
+        console.print(
+            f"a clone served {statistics.median(tally.lives):.0f} programs (median), {max(tally.lives)} at most"
+        )
     groups = sorted({group for group, _ in tally.statements})
     parts = [(name, {key: n for key, n in tally.statements.items() if key[0] == name}) for name in groups]
     each = ", ".join(f"{name} {share(counts):.0%} of {sum(counts.values())}" for name, counts in parts)

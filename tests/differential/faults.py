@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 from unittest import mock
@@ -12,7 +13,7 @@ from clonedb.rewind import wal
 from clonedb.rewind.undo import Undoing
 from clonedb.rewind.wal import Written
 
-__all__ = ["FAULTS", "seeded"]
+__all__ = ["FAULTS", "Fault", "seeded"]
 
 
 def _first_table(written: Written) -> None:
@@ -70,12 +71,22 @@ def _undoing(forget: Callable[[Written], None]) -> Iterator[None]:
         yield
 
 
-FAULTS: Mapping[str, Callable[[], contextlib.AbstractContextManager[None]]] = MappingProxyType(
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """How the undoing is broken, and where that shows: what programs do, the template's parts, the kind of server."""
+
+    broken: Callable[[], contextlib.AbstractContextManager[None]]
+    mix: str = "mixed"
+    parts: tuple[str, ...] = ()
+    server: str = "tuned"
+
+
+FAULTS: Mapping[str, Fault] = MappingProxyType(
     {
-        "drop-relation": lambda: _detector(_first_table),
-        "skip-table": lambda: _undoing(_last_table),
-        "drop-block": lambda: _detector(_last_block),
-        "skip-sequence": lambda: _undoing(_first_sequence),
+        "drop-relation": Fault(lambda: _detector(_first_table)),
+        "skip-table": Fault(lambda: _undoing(_last_table)),
+        "drop-block": Fault(lambda: _detector(_last_block)),
+        "skip-sequence": Fault(lambda: _undoing(_first_sequence)),
     }
 )
 
@@ -83,5 +94,5 @@ FAULTS: Mapping[str, Callable[[], contextlib.AbstractContextManager[None]]] = Ma
 @contextlib.contextmanager
 def seeded(fault: str | None) -> Iterator[None]:
     """The undoing is broken in this context."""
-    with contextlib.nullcontext() if fault is None else FAULTS[fault]():
+    with contextlib.nullcontext() if fault is None else FAULTS[fault].broken():
         yield

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
 from typing import Literal
 
 from tests.differential.statements import GROUPS, Statement
+from tests.differential.world import PARTS
 
-__all__ = ["MIXED", "ORDINARY", "UNLOGGED", "Ending", "Program", "Step", "draw_program", "draw_step", "filled"]
+__all__ = ["MIXED", "MIXES", "Ending", "Program", "Step", "draw_program", "draw_step", "filled"]
 
 Ending = Literal["commit", "close", "leave", "keep"]
 """What becomes of a session: it commits and closes, closes as it is, is left as it is, or is kept beyond the undoing."""
@@ -29,7 +30,6 @@ PROFILES: Mapping[str, Mapping[str, int]] = MappingProxyType(
             "session": 8,
             "harmless": 2,
         },
-        "unlogged": {"unlogged": 3, "read": 2, "dml": 2, "transactions": 2, "session": 1},
         "everything": {
             "read": 5,
             "dml": 50,
@@ -44,14 +44,52 @@ PROFILES: Mapping[str, Mapping[str, int]] = MappingProxyType(
             "other": 6,
             "ddl": 8,
         },
+        "chain": {
+            "read": 12,
+            "dml": 60,
+            "sequences": 12,
+            "transactions": 20,
+            "errors": 6,
+            "session": 12,
+            "harmless": 6,
+            "autovacuum": 20,
+            "waiting": 1,
+            **dict.fromkeys(PARTS, 40),
+        },
+        "calm": {"read": 6, "dml": 10, "sequences": 4, "transactions": 8, **dict.fromkeys(PARTS, 30)},
+        "needless": {
+            "read": 2,
+            "dml": 20,
+            "sequences": 3,
+            "transactions": 6,
+            "temporary": 4,
+            "undone_ddl": 4,
+            "refreshing": 2,
+            "statistics": 4,
+            "large_objects": 4,
+            **dict.fromkeys(PARTS, 8),
+        },
     }
 )
-"""How often each group is drawn from. With every group at hand most programs end in a new clone."""
+"""How often each group is drawn from; groups of parts that the template lacks are left out.
 
-MIXED: Mapping[str, int] = MappingProxyType({"reads": 1, "ordinary": 9, "everything": 2})
-ORDINARY: Mapping[str, int] = MappingProxyType({"reads": 1, "ordinary": 9})
-UNLOGGED: Mapping[str, int] = MappingProxyType({"unlogged": 6, "ordinary": 3, "everything": 1})
-"""How often programs are of each profile: all there are, what ordinary tests do, and with the unlogged table."""
+With every group at hand most programs end in a new clone; a chain has nothing in it that does, and `calm` no autovacuum either; `needless` is what a
+rewinding can undo and may find too difficult.
+"""
+
+MIXES: Mapping[str, Mapping[str, int]] = MappingProxyType(
+    {
+        "mixed": {"reads": 1, "ordinary": 9, "everything": 2},
+        "ordinary": {"reads": 1, "ordinary": 9},
+        "chain": {"reads": 1, "chain": 9},
+        "calm": {"reads": 1, "calm": 9},
+        "needless": {"reads": 1, "needless": 9},
+        "world": {"reads": 1, "ordinary": 3, "chain": 3, "needless": 3, "everything": 2},
+    }
+)
+"""How often programs are of each profile."""
+
+MIXED = MIXES["mixed"]
 
 _TEXTS = (
     "x",
@@ -94,17 +132,17 @@ class Program:
         return "\n".join([*map(str, self.steps), f"  sessions: {', '.join(self.endings)}"])
 
 
-def draw_program(random: Random, mix: Mapping[str, int] = MIXED) -> Program:
-    """A program of one of the profiles in the mix, as often as it says."""
+def draw_program(random: Random, mix: Mapping[str, int] = MIXED, parts: Collection[str] = ()) -> Program:
+    """A program of one of the profiles in the mix, as often as it says, for a template with some parts."""
     (profile,) = random.choices(tuple(mix), tuple(mix.values()))
-    steps = tuple(draw_step(random, profile) for _ in range(random.randint(1, 12)))
+    steps = tuple(draw_step(random, profile, parts) for _ in range(random.randint(1, 12)))
     endings: list[Ending] = random.choices(("commit", "close", "leave", "keep"), (6, 2, 3, 2), k=3)
     return Program(steps, tuple(endings))
 
 
-def draw_step(random: Random, profile: str) -> Step:
+def draw_step(random: Random, profile: str, parts: Collection[str] = ()) -> Step:
     """One step, whatever came before it: programs are shrunk by leaving some out."""
-    weights = PROFILES[profile]
+    weights = {group: weight for group, weight in PROFILES[profile].items() if group not in PARTS or group in parts}
     (group,) = random.choices(tuple(weights), tuple(weights.values()))
     (session,) = random.choices((0, 1, 2), (6, 2, 1))
     return Step(session, *filled(random.choice(GROUPS[group]), random), group)

@@ -6,7 +6,7 @@ import contextlib
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -15,31 +15,50 @@ from clonedb.api import OpenTemplate
 from clonedb.clone import Clone
 from clonedb.postgres.server import Server
 from clonedb.rewind.rewinder import Pristine, Rewinder, why_not
-from tests.differential import state
+from tests.differential import chaos, state
 from tests.differential.grammar import Program
 from tests.differential.sessions import APPLICATION, Sessions
 
-__all__ = ["DifferenceError", "Laboratory", "Tally"]
+__all__ = ["NOTHING", "DifferenceError", "Laboratory", "Tally"]
 
+NOTHING = Program((), ("commit",) * 3)
+"""After which nothing is to be undone, but what strangers did."""
+
+Around = Callable[[str], contextlib.AbstractContextManager[None]]
+
+_SHOWN = 20  # programs of a life, the last ones
 _OURS = "select count(*) from pg_stat_activity where datname = %s and application_name = %s and not pid = any(%s)"
+
+
+def _alone(_: str) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
 
 
 class DifferenceError(AssertionError):
     """A rewound clone is not what a fresh one is; `life` are the programs that ran on it, the last one included."""
 
     def __init__(self, life: Sequence[Program], kind: str, text: str) -> None:
-        programs = "\n".join(f"program {number}:\n{program}" for number, program in enumerate(life, 1))
-        super().__init__(f"after {programs}\nthe clone was {kind}, but differs from a fresh one:\n{text}")
+        last = [f"program {number}:\n{program}" for number, program in enumerate(life, 1)][-_SHOWN:]
+        programs = "\n".join(last)
+        before = f"{len(life) - _SHOWN} programs and " if len(life) > _SHOWN else ""
+        super().__init__(f"after {before}{programs}\nthe clone was {kind}, but differs from a fresh one:\n{text}")
         self.life = tuple(life)
 
 
 @dataclass(slots=True)
 class Tally:
-    """What became of programs: how many clones were untouched, rewound, and refused for what reason."""
+    """What became of programs: how many clones were untouched, rewound, and refused for what reason.
+
+    `refused_schema` counts those in which DDL that changes the schema succeeded, which a rewinding may well refuse;
+    `lives` are how many programs each clone served, and `different` those among all after which a clone differed.
+    """
 
     untouched: int = 0
     rewound: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+    refused_schema: Counter[str] = field(default_factory=Counter)
+    different: int = 0
+    lives: list[int] = field(default_factory=list)
     statements: Counter[tuple[str, str]] = field(default_factory=Counter)
     complaints: Counter[str] = field(default_factory=Counter)
     examples: dict[str, Program] = field(default_factory=dict)
@@ -49,13 +68,16 @@ class Tally:
     @property
     def programs(self) -> int:
         """How many ran."""
-        return self.untouched + self.rewound + self.refused.total()
+        return self.untouched + self.rewound + self.refused.total() + self.refused_schema.total()
 
     def add(self, other: Tally) -> None:
         """Count another one's programs too."""
         self.untouched += other.untouched
         self.rewound += other.rewound
         self.refused += other.refused
+        self.refused_schema += other.refused_schema
+        self.different += other.different
+        self.lives += other.lives
         self.statements += other.statements
         self.complaints += other.complaints
         self.examples = {**other.examples, **self.examples}
@@ -80,8 +102,9 @@ class Laboratory:
         reason = why_not(server)
         assert reason is None, reason
         fresh = self._stack.enter_context(template.clone())
+        self._fresh_dsn = fresh.dsn
         self._fresh = self._stack.enter_context(contextlib.closing(state.connect(fresh.dsn)))
-        self._expected = state.look(self._fresh, catalogs=True)
+        self._looker = state.Looker(self._fresh, fresh.dsn)
         self._expected_dump = state.dump(pg_dump, fresh.dsn) if pg_dump else []
         self._pristine = Pristine(server, template.record)
         self._stack.callback(self._pristine.close)
@@ -100,22 +123,28 @@ class Laboratory:
         """The clone at hand, for sessions that are no program's."""
         return self._ready()[0].dsn
 
-    def run(self, program: Program, *, compare: bool = True) -> str:
-        """Run a program and undo it: what became of the clone.
+    def run(self, program: Program, *, compare: bool = True, around: Around = _alone) -> str:
+        """Run a program and undo it, `around` being done meanwhile to the clone's DSN: what became of the clone.
 
         Raises DifferenceError when the clone is handed on and differs.
         """
         clone, rewinder, sessions = self._ready()
         self._life.append(program)
+        altered = sessions.outcomes["ddl", "succeeded"]
         renewal = sessions.run(program)
         start = time.perf_counter()
-        outcome = rewinder.rewind(keep=renewal.pids, meanwhile=renewal.end)
-        renewal.end()
-        self.tally.milliseconds.append((time.perf_counter() - start) * 1e3)
+        with around(clone.dsn):
+            outcome = rewinder.rewind(keep=renewal.pids, meanwhile=renewal.end)
+            renewal.end()
+        if around is _alone:
+            self.tally.milliseconds.append((time.perf_counter() - start) * 1e3)
         if outcome.kind == "refused":
             reason = _reason(outcome.why)
-            self.tally.refused[reason] += 1
-            self.tally.examples.setdefault(reason, program)
+            if sessions.outcomes["ddl", "succeeded"] > altered:
+                self.tally.refused_schema[reason] += 1
+            else:
+                self.tally.refused[reason] += 1
+                self.tally.examples.setdefault(reason, program)
             self.retire()
             return "refused"
         wrong = sessions.settle(renewal.pids)
@@ -133,6 +162,18 @@ class Laboratory:
         whole = (self.tally.untouched + self.tally.rewound) % self._every == 0
         self._compare(outcome.kind, wrong, whole=whole)
         return str(outcome.kind)
+
+    def crash(self) -> None:
+        """Crash the server after an undoing; then the clone must still be as that left it.
+
+        Raises DifferenceError when it is not.
+        """
+        if self._clone is None:
+            return
+        chaos.crash(self._template.server)
+        self._fresh.close()
+        self._fresh = self._stack.enter_context(contextlib.closing(state.connect(self._fresh_dsn)))
+        self._compare("rewound before a crash of the server", [], whole=False)
 
     def fails(self, life: Sequence[Program]) -> DifferenceError | None:
         """Run programs on a clone of their own: the difference that they end in, if they still do."""
@@ -158,6 +199,8 @@ class Laboratory:
             self._rewinder.close()
         if self._clone is not None:
             _drop(self._template.server, self._clone)
+        if self._life:
+            self.tally.lives.append(len(self._life))
         self._sessions = self._rewinder = self._clone = None
         self._life = []
 
@@ -176,9 +219,9 @@ class Laboratory:
     def _compare(self, kind: str, wrong: list[str], *, whole: bool) -> None:
         assert self._clone is not None
         with contextlib.closing(state.connect(self._clone.dsn)) as connection:
-            found = state.look(connection, catalogs=whole)
-            names = [name for name in found.changed(self._expected) if whole or not name.startswith("catalog ")]
-            wrong += [state.difference(name, self._fresh, connection) for name in names]
+            found = self._looker.look(connection, self._clone.dsn, whole=whole)
+            names = self._looker.changed(found, whole=whole)
+            wrong += [self._looker.difference(name, found, self._fresh, connection) for name in names]
         if whole and self._pg_dump is not None:
             self.tally.dumps += 1
             dumped = state.dump(self._pg_dump, self._clone.dsn)

@@ -23,6 +23,8 @@ APPLICATION = "program"
 
 # A statement that meets another session's lock fails soon, and the program goes on.
 _OPTIONS = "-c lock_timeout=20 -c statement_timeout=5000 -c client_min_messages=error -c deadlock_timeout=1s"
+_COUNTS_NOTHING = "-c track_counts=off -c statement_timeout=20000 -c lock_timeout=1000 -c client_min_messages=error"
+_BY_HAND = ("maintenance", "statistics")  # groups in which VACUUM is a test's; in others it stands for autovacuum's
 _ENDS_TRANSACTION = ("commit", "rollback", "prepare transaction")
 _NEEDS_TRANSACTION = (
     "savepoint",
@@ -100,6 +102,11 @@ class Sessions:
     def _run(self, step: Step) -> None:
         statement = step.statement.replace("<c>", self.name)
         try:
+            if step.group not in _BY_HAND and statement.startswith(("vacuum", "analyze")):
+                with psycopg.connect(self.dsn, autocommit=True, options=_COUNTS_NOTHING) as connection:
+                    connection.execute(statement.encode())
+                self.outcomes[step.group, "succeeded"] += 1
+                return
             connection = self._session(step.session)
             status = connection.info.transaction_status
             if status == TransactionStatus.IDLE and statement.startswith(_NEEDS_TRANSACTION):

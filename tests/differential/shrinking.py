@@ -36,8 +36,10 @@ def shrink(
 
 def _shorter(life: Life) -> Iterator[Life]:
     """Each is less than the life that it is made from, so that there is an end to it."""
-    if len(life) > 1:
-        yield life[-1:]
+    size = 1
+    while size < len(life):
+        yield life[-size:]
+        size *= 2
     for part in (2, 4):
         size = max(1, len(life) // part)
         yield from (life[:start] + life[start + size :] for start in range(0, len(life) - 1, size))

@@ -1,7 +1,8 @@
-"""What a database holds, in a form that two of them can be compared in: rows, sequences, catalogs, and what pg_dump says."""
+"""What a database holds, in a form that two of them can be compared in: rows, sequences, catalogs, and what pg_dump writes."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections import Counter
@@ -13,7 +14,9 @@ from typing import Any
 import psycopg
 from psycopg import Connection, sql
 
-__all__ = ["Look", "connect", "difference", "dump", "look"]
+from tests.differential import indexes
+
+__all__ = ["Look", "Looker", "connect", "dump"]
 
 # Texts must tell all values apart, whatever the database or its roles have set.
 _SETTINGS = {
@@ -42,6 +45,22 @@ _VOLATILE: Mapping[str, frozenset[str]] = {
     "pg_index": frozenset({"indcheckxmin"}),
 }
 _LEFT_OUT = ("pg_statistic", "pg_statistic_ext_data")
+_ONLY = {"pg_namespace": " where nspname !~ '^pg_(toast_)?temp_'"}  # which stay when the temporary tables are gone
+_DEAR = ("all of catalog ", "index ")
+
+# XML and aclitem have no binary form, or one that loses what was said before the first element.
+_COLUMNS = """
+    select n.nspname::text, c.relname::text, array_agg(a.attname::text order by a.attnum), array_agg(
+               case when t.typname in ('xml', '_xml') then case t.typname when 'xml' then '::text' else '::text[]' end
+                    when t.typsend = 0 or e.typsend = 0 then '::text' else '' end order by a.attnum)
+    from pg_attribute a join pg_type t on t.oid = a.atttypid left join pg_type e on e.oid = t.typelem
+         join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
+    where a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'm', 'p')
+    group by 1, 2
+"""
+_SUM = """
+    select {label}, count(*), sum(hashtextextended(md5(record_send(row({image}))), 0)) from only {table} t
+"""
 
 _CATALOGS = """
     select c.relname, array_agg(a.attname::text order by a.attnum)
@@ -78,75 +97,117 @@ def connect(dsn: str) -> Connection[Any]:
     return psycopg.connect(dsn, autocommit=True, prepare_threshold=None, options=options)
 
 
-def look(connection: Connection[Any], *, catalogs: bool) -> Look:
-    """The digests of a database; of its catalogs only when asked, as they take ten times as long as the rest."""
-    digests: dict[str, Any] = {}
-    relations = connection.execute(_RELATIONS).fetchall()
-    for kind, names in (("rows of", "rmp"), ("sequence", "S")):
-        chosen = [(schema, name) for _, relkind, schema, name in relations if relkind in names]
-        digests |= _digests(connection, [(f"{kind} {schema}.{name}", kind, schema, name) for schema, name in chosen])
-    digests["relations"] = relations
-    row = connection.execute("select oid, datname from pg_database where datname = current_database()").fetchone()
-    assert row is not None
-    for name, query in _SHARED.items():
-        statement = sql.SQL(query).format(oid=sql.Literal(row[0]), name=sql.Literal(row[1]))
-        digests[name] = sorted(map(repr, connection.execute(statement).fetchall()))
-    if catalogs:
-        digests |= _catalogs(connection)
-    return Look(digests)
+class Looker:
+    """Looks at clones of one template; its queries are made once, from a clone that nobody has written to."""
 
+    def __init__(self, fresh: Connection[Any], fresh_dsn: str) -> None:
+        self._relations = fresh.execute(_RELATIONS).fetchall()
+        self._images = _images(fresh)
+        self._contents = sql.SQL(" union all ").join(_contents(self._images, self._relations))
+        self._catalogs = _catalogs(fresh)
+        with contextlib.closing(indexes.connect(fresh_dsn)) as connection:
+            self._indexes = indexes.queries(connection)
+        self.expected = self.look(fresh, fresh_dsn, whole=True)
 
-def _digests(connection: Connection[Any], chosen: list[tuple[str, str, str, str]]) -> dict[str, Any]:
-    """One statement for all: how many rows, and a sum of hashes in which their order does not count."""
-    parts = []
-    for label, kind, schema, name in chosen:
-        text = "t::text" if kind == "rows of" else "row(t.last_value, t.is_called)::text"
-        parts.append(
-            sql.SQL("select {}, count(*), sum(hashtextextended({}, 0)) from only {} t").format(
-                sql.Literal(label),
-                sql.SQL(text),
-                sql.Identifier(schema, name),
+    def look(self, connection: Connection[Any], dsn: str, *, whole: bool) -> Look:
+        """The digests of a database; of its catalogs and indexes only in a whole look, as they take ten times as long."""
+        digests: dict[str, Any] = {"relations": connection.execute(_RELATIONS).fetchall()}
+        digests |= _shared(connection)
+        if digests["relations"] != self._relations:
+            return Look(digests)
+        digests |= _digests(connection, self._contents)
+        if whole:
+            digests |= _digests(connection, self._catalogs)
+            with contextlib.closing(indexes.connect(dsn)) as own:
+                digests |= indexes.answer(own, self._indexes)
+        return Look(digests)
+
+    def changed(self, found: Look, *, whole: bool) -> list[str]:
+        """What is not as in a fresh clone."""
+        names = found.changed(self.expected)
+        return names if whole else [name for name in names if not name.startswith(_DEAR) and name in found.digests]
+
+    def difference(self, name: str, found: Look, fresh: Connection[Any], rewound: Connection[Any]) -> str:
+        """What the two databases hold of something that is not the same: the lines that only one of them has."""
+        if name.startswith("index "):
+            return (
+                f"{name}\n    finds {found.digests.get(name)}, but {self.expected.digests.get(name)} in a fresh clone"
             )
+        lines = [_lines(connection, name, self._images) for connection in (fresh, rewound)]
+        only = [(lines[0] - lines[1]).elements(), (lines[1] - lines[0]).elements()]
+        told = [f"{sign} {line[:200]}" for sign, more in zip("-+", only, strict=True) for line in more]
+        return "\n".join([name, *(f"    {line}" for line in sorted(told)[:12])])
+
+
+def _images(connection: Connection[Any]) -> dict[tuple[str, str], sql.Composed]:
+    """All that a row `t` of each relation holds, as a list of expressions."""
+    return {
+        (schema, name): sql.SQL(", ").join(
+            sql.SQL("t.{}{}").format(sql.Identifier(column), sql.SQL(cast))
+            for column, cast in zip(columns, casts, strict=True)
         )
-    if not parts:
-        return {}
-    rows = connection.execute(sql.SQL(" union all ").join(parts)).fetchall()
-    return {label: (count, digest) for label, count, digest in rows}
+        for schema, name, columns, casts in connection.execute(_COLUMNS).fetchall()
+    }
 
 
-def _catalogs(connection: Connection[Any]) -> dict[str, Any]:
+def _contents(images: Mapping[tuple[str, str], sql.Composed], relations: list[Any]) -> Iterator[sql.Composed]:
+    """Queries for how many rows there are, and a sum of hashes in which their order does not count.
+
+    Rows are compared by their types' binary forms, which lose nothing, and by their text only where a type has none.
+    """
+    for _, kind, schema, name in relations:
+        image, label = images.get((schema, name), sql.SQL("")), f"rows of {schema}.{name}"
+        if kind == "S":
+            image, label = sql.SQL("t.last_value, t.is_called"), f"sequence {schema}.{name}"
+        yield sql.SQL(_SUM).format(label=sql.Literal(label), image=image, table=sql.Identifier(schema, name))
+    for name in ("pg_largeobject", "pg_largeobject_metadata", "pg_default_acl"):
+        yield sql.SQL("select {}, count(*), sum(hashtextextended(t::text, 0)) from {} t").format(
+            sql.Literal(f"catalog {name}"), sql.Identifier("pg_catalog", name)
+        )
+
+
+def _catalogs(connection: Connection[Any]) -> sql.Composed:
     parts = []
     for name, columns in connection.execute(_CATALOGS, [list(_LEFT_OUT)]).fetchall():
         kept = [sql.Identifier(column) for column in columns if column not in _VOLATILE.get(name, ())]
         parts.append(
-            sql.SQL("select {}, count(*), sum(hashtextextended(row({})::text, 0)) from {}").format(
-                sql.Literal(f"catalog {name}"), sql.SQL(", ").join(kept), sql.Identifier("pg_catalog", name)
+            sql.SQL("select {}, count(*), sum(hashtextextended(row({})::text, 0)) from {}{}").format(
+                sql.Literal(f"all of catalog {name}"),
+                sql.SQL(", ").join(kept),
+                sql.Identifier("pg_catalog", name),
+                sql.SQL(_ONLY.get(name, "")),
             )
         )
-    rows = connection.execute(sql.SQL(" union all ").join(parts)).fetchall()
-    return {label: (count, digest) for label, count, digest in rows}
+    return sql.SQL(" union all ").join(parts)
 
 
-def difference(name: str, fresh: Connection[Any], rewound: Connection[Any]) -> str:
-    """What the two databases hold of something that is not the same: the lines that only one of them has."""
-    lines = [_lines(connection, name) for connection in (fresh, rewound)]
-    only = [(lines[0] - lines[1]).elements(), (lines[1] - lines[0]).elements()]
-    found = [f"{sign} {line[:200]}" for sign, more in zip("-+", only, strict=True) for line in more]
-    return "\n".join([name, *(f"    {line}" for line in sorted(found)[:12])])
+def _digests(connection: Connection[Any], query: sql.Composed) -> dict[str, Any]:
+    return {label: (count, digest) for label, count, digest in connection.execute(query)}
 
 
-def _lines(connection: Connection[Any], name: str) -> Counter[str]:
-    kind, _, rest = name.rpartition(" ") if name.startswith("catalog ") else name.partition(" ")
+def _shared(connection: Connection[Any]) -> dict[str, Any]:
+    row = connection.execute("select oid, datname from pg_database where datname = current_database()").fetchone()
+    assert row is not None
+    statements = {
+        name: sql.SQL(query).format(oid=sql.Literal(row[0]), name=sql.Literal(row[1]))
+        for name, query in _SHARED.items()
+    }
+    return {name: sorted(map(repr, connection.execute(query).fetchall())) for name, query in statements.items()}
+
+
+def _lines(connection: Connection[Any], name: str, images: Mapping[tuple[str, str], sql.Composed]) -> Counter[str]:
+    schema, _, table = name.removeprefix("rows of ").removeprefix("sequence ").partition(".")
     if name.startswith("rows of "):
-        schema, _, table = name.removeprefix("rows of ").partition(".")
-        query = sql.SQL("select t::text from only {} t").format(sql.Identifier(schema, table))
+        image = images.get((schema, table), sql.SQL(""))
+        query = sql.SQL("select row({})::text from only {} t").format(image, sql.Identifier(schema, table))
     elif name.startswith("sequence "):
-        schema, _, table = name.removeprefix("sequence ").partition(".")
         query = sql.SQL("select row(last_value, is_called)::text from {} t").format(sql.Identifier(schema, table))
-    elif kind == "catalog":
-        query = sql.SQL("select t::text from {} t").format(sql.Identifier("pg_catalog", rest))
+    elif " " in name and "catalog" in name:
+        query = sql.SQL("select t::text from {} t").format(sql.Identifier("pg_catalog", name.rpartition(" ")[2]))
+    elif name == "relations":
+        return Counter(repr(row) for row in connection.execute(_RELATIONS))
     else:
-        return Counter(repr(item) for item in look(connection, catalogs=False).digests[name])
+        return Counter(_shared(connection)[name])
     try:
         return Counter(row[0] for row in connection.execute(query))
     except psycopg.errors.UndefinedTable:

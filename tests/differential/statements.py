@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from tests.differential.unusual import DDL, MAINTENANCE, OTHER
+from tests.differential.unusual import (
+    AUTOVACUUM,
+    DDL,
+    LARGE_OBJECTS,
+    MAINTENANCE,
+    OTHER,
+    REFRESHING,
+    STATISTICS,
+    TEMPORARY,
+    UNDONE_DDL,
+)
+from tests.differential.world import PARTS
 
 __all__ = ["GROUPS", "Statement"]
 
@@ -270,23 +281,11 @@ _HARMLESS: tuple[Statement, ...] = (
     "select pg_notify('there', 'y')",
 )
 
-_UNLOGGED: tuple[Statement, ...] = (
-    "insert into scratch (n) values (<n>)",
-    "insert into scratch (n) select g from generate_series(1, 300) g",
-    "update scratch set n = <n> where id = <s>",
-    "delete from scratch where id = <s>",
-    "delete from scratch",
-    "select * from scratch",
-    "select nextval('scratch_id_seq')",
-    "select setval('scratch_id_seq', <n>)",
-)
-
 GROUPS: Mapping[str, tuple[Statement, ...]] = MappingProxyType(
     {
         "read": _READ,
         "dml": _DML,
         "rare": _RARE,
-        "unlogged": _UNLOGGED,
         "bulk": _BULK,
         "sequences": _SEQUENCES,
         "transactions": _TRANSACTIONS,
@@ -296,5 +295,13 @@ GROUPS: Mapping[str, tuple[Statement, ...]] = MappingProxyType(
         "maintenance": MAINTENANCE,
         "other": OTHER,
         "ddl": DDL,
+        "autovacuum": AUTOVACUUM,
+        "waiting": ("select pg_sleep(1.5)",),
+        "temporary": TEMPORARY,
+        "undone_ddl": UNDONE_DDL,
+        "refreshing": REFRESHING,
+        "statistics": STATISTICS,
+        "large_objects": LARGE_OBJECTS,
+        **{name: part.statements for name, part in PARTS.items()},
     }
 )

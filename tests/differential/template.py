@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import psycopg
 
@@ -15,14 +16,34 @@ from clonedb.api import OpenTemplate, open_template
 from clonedb.config import Config
 from clonedb.postgres import binaries
 from clonedb.postgres.binaries import Binaries
+from tests.differential.world import seeds
 from tests.projects import Project
 
-__all__ = ["TUNED", "binaries_of", "memory", "opened", "pg_dump", "server"]
+__all__ = ["SERVERS", "binaries_of", "memory", "opened", "pg_dump", "server"]
 
 _HERE = Path(__file__).parent
 
-# What autovacuum does once a minute on a server as initdb makes it, a test would never see.
-_BUSY = {"autovacuum_naptime": "1s", "autovacuum_vacuum_threshold": "5", "autovacuum_analyze_threshold": "500"}
+# PostgreSQL's own settings, but nobody misses the data, and what autovacuum does once a minute is done each second.
+_STOCK: Mapping[str, str] = {
+    "fsync": "off",
+    "autovacuum_naptime": "1s",
+    "autovacuum_vacuum_threshold": "5",
+    "autovacuum_vacuum_scale_factor": "0.05",
+    "autovacuum_vacuum_insert_threshold": "50",
+    "autovacuum_analyze_threshold": "20",
+    "autovacuum_analyze_scale_factor": "0.1",
+}
+
+SERVERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "tuned": TUNED,
+        "stock": _STOCK,
+        "stock with checkpoints": {**_STOCK, "checkpoint_timeout": "30s", "wal_keep_size": "256MB"},
+        # each flush of WAL takes 10 ms, in which strangers may come
+        "slow": {"commit_delay": "10000", "commit_siblings": "0", "autovacuum": "off"},
+    }
+)
+"""The settings of each kind of server, beyond what initdb writes."""
 
 
 def binaries_of(wanted: str | None) -> Binaries:
@@ -55,23 +76,26 @@ def memory() -> Path:
 
 
 @contextlib.contextmanager
-def server(found: Binaries, *, tuned: bool = True, checksums: bool = False) -> Iterator[str]:
-    """A server that allows prepared transactions: its URL. One that is not tuned has PostgreSQL's own settings."""
-    settings = {**(TUNED if tuned else _BUSY), "max_prepared_transactions": "20", "allow_in_place_tablespaces": "on"}
-    with cluster(found, memory(), settings=settings, initdb=["--data-checksums"] if checksums else []) as url:
+def server(found: Binaries, kind: str = "tuned", *, checksums: bool = False) -> Iterator[str]:
+    """A server that allows prepared transactions: its URL. Only the tuned one never has checksums."""
+    settings = {**SERVERS[kind], "max_prepared_transactions": "20", "allow_in_place_tablespaces": "on"}
+    initdb = ["--data-checksums"] if checksums else []
+    if kind == "tuned" and found.major >= 18 and not checksums:
+        initdb = ["--no-data-checksums"]
+    with cluster(found, memory(), settings=settings, initdb=initdb) as url:
         with psycopg.connect(url, dbname="postgres", autocommit=True) as connection:
             connection.execute("create tablespace differential_space location ''")
         yield url
 
 
 @contextlib.contextmanager
-def opened(url: str, directory: Path, *, unlogged: bool = False) -> Iterator[OpenTemplate]:
-    """The template on a server; whoever comes first builds it, from a project in this directory."""
+def opened(url: str, directory: Path, parts: Collection[str] = ()) -> Iterator[OpenTemplate]:
+    """The template with some parts on a server; the first process builds it, from a project in this directory."""
     if not (directory / "alembic.ini").exists():
         Project(directory, {}).revision("one", "pass")
-    seeds = ["schema.sql", "unlogged.sql"] if unlogged else ["schema.sql"]
+    files = [_HERE / "schema.sql", *seeds(parts)]
     config = Config(rootdir=directory).replace(
-        "test", url=url, seed=[str(_HERE / name) for name in seeds], state_dir=str(directory / "state"), standby=0.0
+        "test", url=url, seed=[str(file) for file in files], state_dir=str(directory / "state"), standby=0.0
     )
     with open_template(config) as template:
         yield template

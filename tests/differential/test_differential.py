@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
-from clonedb.postgres.binaries import Binaries
-from tests.differential import template
-from tests.differential.grammar import UNLOGGED, Ending, Program, Step, draw_program, draw_step
+from tests.differential.grammar import Ending, Program, Step, draw_program, draw_step
 from tests.differential.laboratory import Laboratory
 from tests.differential.sessions import share
 
@@ -71,17 +68,6 @@ def test_programs_do_what_they_say(laboratory: Laboratory) -> None:
 def test_a_seed_gives_the_same_programs() -> None:
     """So that a difference can be found again."""
     assert draw_program(Random("1 2")) == draw_program(Random("1 2")) != draw_program(Random("1 3"))
-
-
-def test_unlogged_tables_are_no_blind_spot(installation: Binaries, pg_dump: Path | None, tmp_path: Path) -> None:
-    """The WAL says nothing of them, so a clone that has one is looked at, or given up."""
-    with (
-        template.server(installation) as url,
-        template.opened(url, tmp_path, unlogged=True) as found,
-        Laboratory(found, pg_dump=pg_dump, every=4) as laboratory,
-    ):
-        for number in range(20):
-            laboratory.run(draw_program(Random(f"unlogged {number}"), UNLOGGED))
 
 
 def test_a_difference_is_shown_with_the_program(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def either(
     """The template on a tuned server, and on one with PostgreSQL's own settings, where reads write hint bits."""
     tuned = request.param == "tuned"
     with (
-        template.server(installation, tuned=tuned, checksums=not tuned) as url,
+        template.server(installation, "tuned" if tuned else "stock", checksums=not tuned) as url,
         template.opened(url, tmp_path_factory.mktemp("either")) as found,
     ):
         yield found

@@ -2,7 +2,86 @@
 
 from __future__ import annotations
 
-__all__ = ["DDL", "MAINTENANCE", "OTHER"]
+__all__ = [
+    "AUTOVACUUM",
+    "DDL",
+    "LARGE_OBJECTS",
+    "MAINTENANCE",
+    "OTHER",
+    "REFRESHING",
+    "STATISTICS",
+    "TEMPORARY",
+    "UNDONE_DDL",
+]
+
+AUTOVACUUM: tuple[str, ...] = (
+    "vacuum account",
+    "vacuum invoice",
+    "vacuum keyless",
+    "vacuum (freeze) keyless, dropped",
+    "vacuum (truncate) large",
+    "vacuum large_odd",
+    "vacuum (analyze) watched",
+    "vacuum (freeze) odd_types",
+    "vacuum",
+    "analyze",
+)
+"""What autovacuum does, at a moment that can be repeated, by a session that the server's counts leave out."""
+
+STATISTICS: tuple[str, ...] = (
+    "vacuum keyless",
+    "vacuum (analyze) account",
+    "vacuum (freeze) dropped",
+    "vacuum (truncate) large",
+    "analyze",
+    "analyze account",
+    "analyze measure",
+)
+
+REFRESHING: tuple[str, ...] = (
+    "refresh materialized view summary",
+    "refresh materialized view concurrently summary",
+    "begin; refresh materialized view summary; rollback",
+)
+
+TEMPORARY: tuple[str, ...] = (
+    "create temporary table t<s> (id serial, b text)",
+    "create temporary table u<s> on commit drop as select * from account",
+    "create temporary table k<s> (a int primary key, b text) on commit delete rows",
+    "insert into t<s> (b) values (<t>)",
+    "insert into k<s> values (<n>, <t>)",
+    "select * into temporary copied from account",
+    "update t<s> set b = <t>",
+    "drop table if exists pg_temp.t<s>",
+    "create temporary view w as select * from account",
+    "create temporary sequence counting",
+    "begin; create temporary table v (a int); insert into v values (1); rollback",
+)
+
+UNDONE_DDL: tuple[str, ...] = (
+    "begin; create table in_vain (a int); insert into in_vain values (1); rollback",
+    "begin; create table passing (a int primary key, b text); insert into passing values (1, 'x'); drop table passing; commit",
+    "begin; alter table account add in_vain int default 5; update account set in_vain = 6; rollback",
+    "begin; drop table keyless; rollback",
+    "begin; create index on account (balance); rollback",
+    "begin; savepoint a; create table inside (a int); rollback to a; insert into watched (n) values (<n>); commit",
+    "begin; alter type mood rename value 'sad' to 'blue'; rollback",
+    "begin; create function passing() returns int language sql as 'select 1'; drop function passing(); commit",
+    "begin; grant select on account to public; rollback",
+)
+
+LARGE_OBJECTS: tuple[str, ...] = (
+    "select lo_create(0)",
+    "select lo_from_bytea(0, 'new')",
+    "select lo_from_bytea(0, repeat('large', <n> % 5000)::bytea)",
+    "select lo_put(4242, 2, 'X')",
+    "select lo_put(4242, <n> % 9000, 'far')",
+    "select lo_unlink(4242)",
+    "begin; select lo_truncate(lo_open(4242, 131072), 3); commit",
+    "begin; select lo_unlink(4242); rollback",
+    "grant select on large object 4242 to differential_reader",
+    "alter large object 4242 owner to differential_reader",
+)
 
 MAINTENANCE: tuple[str, ...] = (
     "vacuum account",
@@ -16,25 +95,17 @@ MAINTENANCE: tuple[str, ...] = (
     "reindex table account",
     "reindex index concurrently large_name_idx",
     "cluster account using account_pkey",
-    "create index concurrently on invoice (total)",
-    "create unique index concurrently failing on keyless (a)",
-    "drop index concurrently account_name_idx",
-    "refresh materialized view summary",
-    "refresh materialized view concurrently summary",
 )
 
 OTHER: tuple[str, ...] = (
+    *REFRESHING,
+    *TEMPORARY[:6],
+    *UNDONE_DDL,
+    *LARGE_OBJECTS,
     "truncate keyless",
     "truncate account restart identity cascade",
     "truncate large",
     "truncate measure",
-    "create temporary table t<s> (id serial, b text)",
-    "create temporary table tt on commit drop as select * from large",
-    "select * into temporary copied from account",
-    "select lo_create(0)",
-    "select lo_from_bytea(0, 'new')",
-    "select lo_put(4242, 2, 'X')",
-    "select lo_unlink(4242)",
     "prepare transaction '<c>-<s>'",
     "commit prepared '<c>-<s>'",
     "rollback prepared '<c>-<s>'",
@@ -103,7 +174,10 @@ DDL: tuple[str, ...] = (
     "alter default privileges grant select on tables to public",
     "create publication another for table account",
     "create index on account (created)",
+    "create index concurrently on invoice (total)",
+    "create unique index concurrently failing on keyless (a)",
+    "drop index concurrently account_name_idx",
     "drop index account_lower_idx",
     "security label on table account is null",
-    "begin; create table in_vain (a int); insert into in_vain values (1); rollback",
 )
+"""What changes the schema, if it is not rolled back."""

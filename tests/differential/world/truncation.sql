@@ -1,0 +1,1 @@
+-- It is the ordinary tables that are truncated.

@@ -1,0 +1,10 @@
+create extension vector;
+create table chunk (id serial primary key, body text, embedding vector(3));
+insert into chunk (body, embedding) select 'chunk ' || n, array[n, n % 7, 1]::vector from generate_series(1, 400) n;
+create index on chunk using hnsw (embedding vector_l2_ops);
+create table chunk_flat (id serial primary key, body text, embedding vector(3));
+insert into chunk_flat (body, embedding) select 'chunk ' || n, array[n, n % 7, 1]::vector from generate_series(1, 400) n;
+create index on chunk_flat using ivfflat (embedding vector_l2_ops) with (lists = 5);
+create table chunk_half (id int, embedding halfvec(3), bits bit(8));
+insert into chunk_half select n, array[n, n % 7, 1]::vector::halfvec, n::bit(8) from generate_series(1, 100) n;
+create index on chunk_half using hnsw (embedding halfvec_cosine_ops);
