@@ -61,7 +61,7 @@ _NEAREST = """
     from (select {expression} as v from only {table} order by ({expression})::text limit 40) v
          cross join lateral (select from only {table} order by ({expression}) {operator} v.v limit 5) m
 """
-_MOST = {True: 3000, False: 20}  # values looked up: where each finds few rows, and where it finds or reads many
+_MOST = {True: 3000, False: 10}  # values looked up: where each finds few rows, and where it finds or reads many
 
 
 def connect(dsn: str) -> Connection[Any]:

@@ -31,7 +31,7 @@ LIVES = st.lists(programs(), min_size=4, max_size=6)
 
 
 @settings(
-    max_examples=25,
+    max_examples=18,
     deadline=None,
     derandomize=True,
     database=None,
@@ -46,10 +46,10 @@ def _look_for_differences(laboratory: Laboratory, life: list[Program]) -> None:
 
 
 def test_rewound_clones_equal_fresh_ones(laboratory: Laboratory) -> None:
-    """A hundred programs, several in a row on each clone; `python -m tests.differential` runs thousands."""
+    """Some eighty programs, several in a row on each clone; `python -m tests.differential` runs thousands."""
     _look_for_differences(laboratory)
     tally = laboratory.tally
-    assert tally.programs >= 100
+    assert tally.programs >= 70
     assert tally.dumps > 0 or laboratory.dumps_nothing
 
 

@@ -1,6 +1,8 @@
 -- Values that depend on the session that computes them, or on a function that has been another one since.
 
+create schema early;
 create schema late;
+create function early.word() returns text language sql as $$ select 'early'::text $$;
 create function late.word() returns text language sql as $$ select 'late'::text $$;
 create function day_of(at timestamptz) returns date language sql immutable as $$ select at::date $$;
 create function said(at timestamptz) returns text language plpgsql immutable as $$ begin return at::text; end $$;
@@ -37,6 +39,6 @@ insert into stay select n, timestamptz '2024-01-01 20:00+00' + n * interval '1 d
 create or replace function norm(name text) returns text language sql immutable as $$ select lower(name) $$;
 
 do $$ begin
-    execute format('alter database %I set search_path = public, app, late', current_database());
+    execute format('alter database %I set search_path = public, app, early', current_database());
 end $$;
 reset all;
