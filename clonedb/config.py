@@ -62,6 +62,7 @@ class Config(NamedTuple):
     frozen: bool = KEYS["frozen"].default
     echo: bool = KEYS["echo"].default
     report: bool = KEYS["report"].default
+    verify: bool = KEYS["verify"].default
     off: bool = KEYS["off"].default
     sources: Mapping[str, str] = _EMPTY
     project_wide: Config | None = None

@@ -16,6 +16,7 @@ CloneDBError
  +-- NotOursError               a database was named that clonedb did not make
  +-- BoundsError                a test under `rollback` left its one transaction
  +-- RoutingError             an application's connection could not be sent to a clone
+ +-- RewindError              a rewound clone differs from a new one (asked for by `verify`)
  +-- EndedTestError           what a test was handed was used after the test's end
 
 A message says what happened, shows the value by its repr, and says what to do. No message holds a password.
@@ -35,6 +36,7 @@ __all__ = [
     "NoMigrationsError",
     "NotOursError",
     "PermissionDeniedError",
+    "RewindError",
     "RoutingError",
     "SeedError",
     "ServerError",
@@ -102,6 +104,10 @@ class NotOursError(CloneDBError):
 
 class BoundsError(CloneDBError):
     """A test under isolation `rollback` wanted a second connection, or ended the transaction that holds it."""
+
+
+class RewindError(CloneDBError):
+    """A clone that was rewound differs from a new one."""
 
 
 class RoutingError(CloneDBError):

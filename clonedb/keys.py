@@ -135,6 +135,7 @@ _ALL = (
     Key("frozen", bool, False, "never build a template: fail if it is not there, and say which command builds it"),
     Key("echo", bool, False, "print every SQL statement of SQLAlchemy's engines"),
     Key("report", bool, False, "say at the end what became of the databases after their tests, and why"),
+    Key("verify", bool, False, "compare each rewound database with a new clone: slow, for anybody who doubts"),
     Key("off", bool, False, "skip the tests that need a database"),
 )
 

@@ -55,6 +55,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "frozen": (True, False, True),
     "echo": (True, False, True),
     "report": (True, False, True),
+    "verify": (True, False, True),
     "off": (True, False, True),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clonedb.clone import Clone
+from clonedb.errors import RewindError
 from clonedb.isolation.renewing import Renewing
 from clonedb.isolation.strategy import Origin, Reusable
 from clonedb.postgres import sql
@@ -74,8 +75,23 @@ class Rewind(Reusable):
             self._refusals += 1
             self.drop(clone)
         else:
+            self._verify(clone)
             self.hand_on(clone)
         return left_open
+
+    def _verify(self, clone: Clone) -> None:
+        """Raises RewindError for a clone that is not what a new one is, if the configuration wants that looked at."""
+        if not clone.server.config.verify:
+            return
+        from clonedb.rewind.verify import verify
+
+        if differences := verify(clone.server, self.origin.template, clone):
+            self._discard(clone)
+            raise RewindError(
+                f"database {clone.name!r} was rewound after the test, but differs from a new clone of template"
+                f" {self.origin.template.name!r}: {'; '.join(differences)}; please report this, and use isolation"
+                " 'clone' until it is mended"
+            )
 
     def drop(self, clone: Clone) -> None:
         """End what watches it, too."""

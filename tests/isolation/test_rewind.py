@@ -170,3 +170,40 @@ def test_a_failed_tests_database_is_kept_as_it_left_it(shop: Project, clones: Ca
     (name,) = clones()
     query = "select count(*) from item where name = 'evidence'"
     assert "1" in shop.clonedb("psql", name, "-Atc", query).demand().out.split()
+
+
+FORGETFUL = """
+import clonedb.rewind.witness as witness
+
+really = witness.sort_out
+
+def sort_out(*arguments):
+    written = really(*arguments)
+    written.gained.clear()
+    return written
+
+witness.sort_out = sort_out
+"""
+
+VERIFIED = """
+import pytest
+
+@pytest.mark.parametrize("number", range(3))
+def test_it(clonedb_connection, number):
+    clonedb_connection.execute("insert into item (id, name) values (%s, 'new')", [100 + number])
+    clonedb_connection.execute("create temporary table t (id int)")
+    clonedb_connection.commit()
+"""
+
+
+def test_a_rewound_database_is_compared_with_a_new_one_on_demand(items: Project) -> None:
+    """With CLONEDB_VERIFY=1 what a broken rewinding leaves is an error that names table and row, and else nothing is."""
+    items.write("test_it.py", VERIFIED)
+    outcome = items.pytest(CLONEDB_VERIFY="1", CLONEDB_ISOLATION="auto").demand()
+    assert "3 rewound" in outcome.out, outcome.text
+    items.write("conftest.py", FORGETFUL)
+    items.pytest(CLONEDB_ISOLATION="auto").demand()
+    outcome = items.pytest(CLONEDB_VERIFY="1", CLONEDB_ISOLATION="auto").demand(1)
+    assert "3 passed, 3 errors" in outcome.out, outcome.text
+    assert "was rewound after the test, but differs from a new clone" in outcome.out
+    assert "public.item" in outcome.out
