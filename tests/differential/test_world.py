@@ -41,7 +41,7 @@ LIVES = [
     pytest.param("checks", ["delete from labelled"], id="domains with side effects"),
     pytest.param(
         "vector",
-        ["insert into chunk (embedding) select array[100, 2, 1 + g * 0.001]::vector from generate_series(1, 90) g"],
+        ["insert into chunk (embedding) select array[100, 2, 1 + g * 0.001]::vector from generate_series(1, 90) g"] * 2,
         id="hnsw",
     ),
     pytest.param("replicated", ["delete from steady"], id="triggers that always fire"),
