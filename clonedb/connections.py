@@ -4,55 +4,50 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+from clonedb import driver_state, staying
+from clonedb.statements import spoils
 
 if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.pq.abc import PGconn
-    from sqlalchemy.engine import Engine
+    from sqlalchemy.engine import Connection as SQLConnection, Engine
     from sqlalchemy.orm import Session, sessionmaker
-    from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection
+    from sqlalchemy.pool import ConnectionPoolEntry
 
     from clonedb.loans import Loan
 
 __all__ = [
     "OWN",
-    "OWN_SETTING",
     "LastingConnections",
     "Renewal",
     "Reset",
     "Sessionmakers",
     "Source",
-    "connect_listeners",
     "shared_listeners",
 ]
 
 OWN = "clonedb_own"
 """The key of a connection's `info` that tells an engine of clonedb's own from the application's."""
 
-OWN_SETTING = r"""set_config|\yset\s+((session|local)\s+)?"?\w+"?\s*\."""
-"""What a statement or a function looks like that makes a setting of nobody's (`app.tenant`), as a regular expression of
-PostgreSQL's: RESET ALL leaves '' where a new session has NULL, and SET LOCAL does so at the transaction's end."""
-
-# and prepared statements that the driver knows nothing of, or that it looks for
-_SPOILS = OWN_SETTING.replace(r"\y", r"\b") + r"|(?m:^)\s*(prepare|deallocate|discard)\b"
-_SIGNS = ("set", "prepare", "deallocate", "discard")  # without one of which there is nothing to look for
-
 
 class Source(Protocol):
     """Others who hold connections to the database open."""
 
-    def idle(self, reset: Callable[[Any], None]) -> list[int]:
-        """The backend pids of what is open and in nobody's hands, each reset; what cannot be reset is closed."""
+    def idle(self, renewal: Renewal) -> None:
+        """Begin to reset what is open and in nobody's hands, or do it at once; what cannot be reset is closed."""
 
     def close(self) -> None:
         """Close what is in nobody's hands."""
 
 
 class Reset(Protocol):
-    """What makes an idle session as good as new."""
+    """What makes an idle session as new, or fails."""
+
+    def message(self) -> str:
+        """What to send for that, as one simple query."""
 
     def __call__(self, cursor: Any) -> None:
         """Reset it through a DBAPI cursor."""
@@ -61,7 +56,7 @@ class Reset(Protocol):
         """Send the reset, and `more` statements with it."""
 
     def end(self, connection: PGconn) -> bool:
-        """Wait for it: whether the session is idle again, and as good as new."""
+        """Wait for it: whether the session is idle again, and as new."""
 
 
 S = TypeVar("S", bound=Source)
@@ -72,7 +67,7 @@ class Renewal:
 
     def __init__(self, reset: Reset) -> None:
         self.pids: list[int] = []
-        self._reset = reset
+        self.reset = reset
         self._begun: list[tuple[PGconn, Callable[[], None], Callable[[], None]]] = []
 
     def begin(self, connection: PGconn, *more: str, keep: Callable[[], None], lose: Callable[[], None]) -> None:
@@ -82,29 +77,12 @@ class Renewal:
         try:
             if connection.transaction_status != psycopg.pq.TransactionStatus.IDLE:
                 raise psycopg.InterfaceError("it is in the middle of something")
-            self._reset.begin(connection, *more)
+            self.reset.begin(connection, *more)
             self.pids.append(connection.backend_pid)
         except psycopg.Error:
             lose()
         else:
             self._begun.append((connection, keep, lose))
-
-    def begin_pooled(self, connection: PoolProxiedConnection) -> None:
-        """Begin with one of SQLAlchemy's, which its pool gets back at the end; psycopg2 resets it at once."""
-        driver: Any = connection.driver_connection
-        try:
-            if hasattr(driver, "pgconn"):
-                if driver.autocommit:
-                    driver.autocommit = False
-                self.begin(driver.pgconn, keep=connection.close, lose=connection.invalidate)
-                return
-            driver.autocommit = True
-            self._reset(connection.cursor())
-            driver.autocommit = False
-            self.pids.append(driver.info.backend_pid)
-            connection.close()
-        except Exception:  # noqa: BLE001 - of whatever driver: a connection that does not work is closed
-            connection.invalidate()
 
     def end(self) -> None:
         """Wait until all are reset, and give them back; may be called again."""
@@ -112,15 +90,9 @@ class Renewal:
             connection, keep, lose = self._begun.pop()
             works = False
             try:
-                works = self._reset.end(connection)
+                works = self.reset.end(connection)
             finally:
                 (keep if works else lose)()
-
-
-def connect_listeners(pool: Pool) -> tuple[object, ...]:
-    """Everybody who is told of a pool's new connections, in order."""
-    dispatch: Any = pool.dispatch
-    return (*dispatch.first_connect, *dispatch.connect)
 
 
 def shared_listeners(engine: Engine) -> tuple[object, ...]:
@@ -162,9 +134,10 @@ class LastingConnections:
     """The pool of a SQLAlchemy engine, one psycopg connection, and what other sources hold.
 
     Opening one costs a test 4 ms, which is more than rewinding its database does. What a test did to a connection does
-    not reach the next one: the session is reset on the server, the Python objects are new, and a connection on which a
-    setting was made that no reset takes away is closed. `reused` says whether whoever hands the database on asks for
-    them with `renew`, as other sources want to know; `asked` whether anybody asked for the psycopg connection.
+    not reach the next one: the session is reset on the server, the Python objects are new or as they were (`staying`),
+    and a connection to which something was done that no reset takes away is closed. `reused` says whether whoever hands
+    the database on asks for them with `renew`, as other sources want to know; `asked` whether anybody asked for the
+    psycopg connection.
     """
 
     def __init__(self, make_engine: Callable[[], Engine], connect: Callable[[], Connection[Any]]) -> None:
@@ -172,6 +145,7 @@ class LastingConnections:
         self._connect = connect
         self._engine: Engine | None = None
         self._listeners: tuple[object, ...] = ()
+        self._entries: set[ConnectionPoolEntry] = set()
         self._free: PGconn | None = None
         self.asked = False
         self._spoilt = False
@@ -194,8 +168,12 @@ class LastingConnections:
 
             self._engine = self._make_engine()
             event.listen(self._engine, "do_connect", self._claim)
-            event.listen(self._engine, "checkout", self._look)
-            event.listen(self._engine, "before_cursor_execute", lambda *said: self._hear(said[2]))
+            event.listen(self._engine, "connect", self._opened)
+            event.listen(self._engine, "checkout", self._hand_out)
+            event.listen(self._engine, "close", self._closed)
+            event.listen(self._engine, "detach", self._closed)
+            event.listen(self._engine, "engine_connect", self._see)
+            event.listen(self._engine, "before_cursor_execute", self._listen)
             refuse_late_statements(self._engine)
             self._listeners = shared_listeners(self._engine)
         return lend(self._engine, loan)
@@ -205,21 +183,30 @@ class LastingConnections:
         return self._sessionmakers.get(bind=engine)
 
     def _claim(self, _dialect: object, entry: ConnectionPoolEntry, *_: object) -> None:
-        assert self._engine is not None  # noqa: S101 - it connects
-        entry.info[OWN] = connect_listeners(self._engine.pool)
+        entry.info[OWN] = True
 
-    def _look(self, _connection: object, entry: ConnectionPoolEntry, _proxy: object) -> None:
+    def _opened(self, _connection: object, entry: ConnectionPoolEntry) -> None:
+        self._entries.add(entry)
+
+    def _closed(self, _connection: object, entry: ConnectionPoolEntry) -> None:
+        self._entries.discard(entry)
+
+    def _hand_out(self, _connection: object, entry: ConnectionPoolEntry, _proxy: object) -> None:
         from sqlalchemy.exc import DisconnectionError
 
-        if self._engine is not None and entry.info.get(OWN) != connect_listeners(self._engine.pool):
+        if staying.is_outdated(entry):
             raise DisconnectionError("a test listens to new connections, and this one is not")
+        staying.hand_out(entry)
 
-    def _hear(self, statement: object) -> None:
-        """A statement is about to be sent on one of the connections."""
-        text = statement.decode(errors="replace") if isinstance(statement, bytes) else str(statement)
-        lower = text.lower()
-        if any(sign in lower for sign in _SIGNS) and re.search(_SPOILS, text, re.IGNORECASE):
-            self._spoilt = True
+    def _see(self, connection: SQLConnection) -> None:
+        staying.see(connection.connection, connection.engine)
+
+    def _listen(self, connection: SQLConnection, _cursor: object, statement: str, *_: object) -> None:
+        staying.listen(connection.connection, statement)
+
+    def _hear(self, statement: str) -> None:
+        """A statement is about to be sent on the psycopg connection."""
+        self._spoilt = self._spoilt or spoils(statement)
 
     def open(self) -> None:
         """Open the connection that somebody is going to ask for, which costs 4 ms."""
@@ -230,47 +217,46 @@ class LastingConnections:
 
     def connection(self) -> Connection[Any]:
         """A psycopg connection, to be given back by `give_back`."""
-        from psycopg import Connection, Cursor, pq
-
-        hear = self._hear
-
-        class Heard(Cursor[Any]):
-            """A cursor whose statements are looked at."""
-
-            def execute(self, query: Any, *arguments: Any, **options: Any) -> Any:
-                hear(query)
-                return super().execute(query, *arguments, **options)
+        from psycopg import Connection, pq
 
         self.asked = True
         free, self._free = self._free, None
         works = free if free is not None and free.status == pq.ConnStatus.OK else None
         connection: Connection[Any] = self._connect() if works is None else Connection(works)
-        connection.cursor_factory = Heard
+        driver_state.hear(connection, self._hear)
         return connection
 
-    def give_back(self, connection: Connection[Any], loan: Loan | None = None) -> None:
-        """The test has ended: what it did not commit is gone, and its connection object is of no more use."""
+    def give_back(self, connection: Connection[Any], loan: Loan | None = None) -> bool:
+        """The test has ended: what it did not commit is gone, and its connection object is of no more use.
+
+        False if something holds the connection still: a COPY, a `stream()`, `notifies()` or a pipeline that the test
+        left open. It is closed then: psycopg's rollback would wait for that for ever.
+        """
         import psycopg
 
         from clonedb.retired import retire
 
         if connection.closed:
-            return
+            return True
+        if driver_state.is_held(connection):
+            connection.close()
+            return False
         with contextlib.suppress(psycopg.Error):
             connection.rollback()  # psycopg's own rollback also ends what a cursor left unread
             if connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
                 self._free = connection.pgconn
                 retire(connection, loan)
-                return
+                return True
         connection.close()
+        return True
 
     def renew(self, reset: Reset) -> Renewal:
         """Begin to reset what is open and in nobody's hands; what cannot be reset is closed."""
-        if self._spoilt:
-            self.close()
         renewal = Renewal(reset)
         for source in self._sources.values():
-            renewal.pids += source.idle(reset)
+            source.idle(renewal)
+        if self._spoilt:
+            self._finish()
         if self._free is not None:
             # a new connection object numbers its prepared statements from the beginning
             renewal.begin(self._free, "deallocate all", keep=lambda: None, lose=self._finish)
@@ -281,26 +267,26 @@ class LastingConnections:
     def _renew_pool(self, engine: Engine, renewal: Renewal) -> None:
         pool: Any = engine.pool
         if pool.checkedout() or shared_listeners(engine) != self._listeners:
-            engine.dispose()
-            self._engine = None
+            self._dispose()
             return
-        taken: list[PoolProxiedConnection] = []
-        with contextlib.suppress(Exception):
-            taken.extend(engine.raw_connection() for _ in range(pool.checkedin()))
-        for connection in taken:
-            renewal.begin_pooled(connection)
+        for entry in list(self._entries):
+            staying.begin(entry, renewal)
+
+    def _dispose(self) -> None:
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+        self._entries.clear()
 
     def _finish(self) -> None:
+        self._spoilt = False
         if self._free is not None:
             self._free.finish()
             self._free = None
 
     def close(self) -> None:
         """Close all of it; the next call opens anew."""
-        self._spoilt = False
         self._finish()
-        if self._engine is not None:
-            self._engine.dispose()
-            self._engine = None
+        self._dispose()
         while self._sources:
             self._sources.popitem()[1].close()

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from clonedb.loans import Loan, Loans
     from clonedb.postgres.sql import Session
 
-__all__ = ["LeakedConnectionWarning", "ReadonlyWarning", "leaks"]
+__all__ = ["LeakedConnectionWarning", "ReadonlyWarning", "held", "leaks"]
 
 
 class LeakedConnectionWarning(UserWarning):
@@ -65,4 +65,12 @@ def _listed(sessions: Sequence[Session]) -> str:
         f"{session.application or 'no application_name'!r}, {session.state or 'state unknown'},"
         f" last statement {redact(' '.join(session.statement.split())[:200])!r}"
         for session in sessions[:3]
+    )
+
+
+def held(test: str) -> LeakedConnectionWarning:
+    """What a test left open on the connection of a fixture."""
+    return LeakedConnectionWarning(
+        f"{test} ended in the middle of a COPY, `stream()`, `notifies()` or pipeline on clonedb_connection, which"
+        " clonedb closed; end it in the test, or use a `with` block"
     )

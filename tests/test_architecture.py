@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     "errors",
     "lent loans retired",
-    "aside connections drivers names progress url",
+    "aside driver_state drivers names progress statements url",
+    "staying",
+    "connections",
     "keys leaks",
     "config routing",
     "postgres project settings",

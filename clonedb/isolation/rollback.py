@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from clonedb.clone import Clone
-from clonedb.connections import OWN_SETTING, LastingConnections, Sessionmakers
+from clonedb.connections import LastingConnections, Sessionmakers
 from clonedb.errors import BoundsError
 from clonedb.isolation.sequences import Sequences
 from clonedb.isolation.session import open_session
 from clonedb.isolation.strategy import Origin, Reusable
 from clonedb.postgres import sql
+from clonedb.statements import spoils
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -45,10 +45,6 @@ rollback to savepoint clonedb_outer; discard sequences;
 select pg_catalog.pg_current_xact_id_if_assigned() is not null,
        exists (select from pg_catalog.pg_prepared_statement() where from_sql), pg_catalog.pg_advisory_unlock_all()
 """
-
-# A setting of the project's own is '' after a rollback, where a new session has none; a driver looks for what it
-# prepared; and what was loaded stays.
-_STAYS = re.compile(OWN_SETTING.replace(r"\y", r"\b") + r"|(?m:^)\s*(deallocate|discard|load)\b", re.IGNORECASE)
 
 
 def refusal(what: str) -> BoundsError:
@@ -116,7 +112,7 @@ class Hold:
         self._leave("a commit of the outer transaction was refused")
 
     def _look(self, connection: EngineConnection, _cursor: object, statement: str, *_: object) -> None:
-        self._stays = self._stays or _STAYS.search(statement) is not None
+        self._stays = self._stays or spoils(statement)
         if connection is self._connection and not _in_transaction(connection.connection.dbapi_connection):
             self._leave(f"{statement[:80]!r} ended the outer transaction")
 

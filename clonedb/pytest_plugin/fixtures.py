@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -74,11 +75,14 @@ def clonedb_dsn(clonedb: Clone) -> str:
 
 
 @pytest.fixture
-def clonedb_connection(clonedb: Clone) -> Iterator[Connection[Any]]:
+def clonedb_connection(request: pytest.FixtureRequest, clonedb: Clone) -> Iterator[Connection[Any]]:
     """A psycopg connection to the database; what the test did not commit is gone after it."""
     connection = clonedb.lasting.connection()
     yield connection
-    clonedb.lasting.give_back(connection, clonedb.loan)
+    if not clonedb.lasting.give_back(connection, clonedb.loan):
+        from clonedb.leaks import held
+
+        warnings.warn(held(request.node.nodeid), stacklevel=2)
 
 
 @pytest.fixture

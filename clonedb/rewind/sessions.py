@@ -1,7 +1,8 @@
-"""The reset of a session that stays open from one test to the next."""
+"""The reset of a session that stays open from one test to the next, and the question whether that made it as new."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from clonedb.postgres.message import answer, send
@@ -9,44 +10,50 @@ from clonedb.postgres.message import answer, send
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
 
-__all__ = ["RESET", "SessionReset", "reset_session"]
+__all__ = ["SessionReset"]
 
-RESET = (
-    "close all; reset session authorization; reset role; reset all; unlisten *;"
-    " discard temporary; discard sequences; select pg_catalog.pg_advisory_unlock_all()"
+# DISCARD ALL would do more: it drops prepared statements behind the driver's back, after which psycopg asks for
+# `_pg3_0` in vain. A transaction of its own, so that all this is committed when the question after it fails.
+_RESET = (
+    "begin; close all; reset session authorization; reset role; reset all; unlisten *;"
+    " discard temporary; discard sequences; select pg_catalog.pg_advisory_unlock_all(); commit"
 )
 
-
-def reset_session(cursor: Any) -> None:
-    """Make an idle session as good as new, through a DBAPI cursor, in one message to the server.
-
-    DISCARD ALL would do more: it drops prepared statements behind the driver's back, after which psycopg asks for
-    `_pg3_0` in vain. What stays besides them: random()'s seed, and settings of nobody's (`app.tenant`), which come back
-    as '' where a new session has NULL. Whoever has autocommit off commits afterwards. asyncpg takes RESET itself, on
-    its own connection: `await connection.execute(RESET)`.
-    """
-    import psycopg
-
-    # psycopg prepares what it has sent five times, and a prepared statement is one statement only
-    if isinstance(getattr(cursor, "_cursor", cursor), (psycopg.Cursor, psycopg.AsyncCursor)):
-        cursor.execute(RESET, prepare=False)
-    else:
-        cursor.execute(RESET)
+# The answer is an error, because that is all that asyncpg tells of several statements sent at once. A session that had
+# a temporary table has a schema for them until it ends. A cast of text that is not computed would fail in planning.
+_QUESTION = """select pg_catalog.setseed({seed}), (
+    case when pg_catalog.pg_my_temp_schema() <> 0
+              or exists (select from pg_catalog.pg_prepared_statement() p where p.from_sql){leftovers}
+    then 'clonedb closes a session that no reset makes as new: ' || pg_catalog.pg_backend_pid() else '1' end)::int4"""
 
 
 class SessionReset:
-    """`reset_session` as a connection's holder needs it: in one go, or begun and ended while something else is done."""
+    """Makes an idle session as new, in one message to the server, which fails if the session is not as new after it.
+
+    What stays are the statements that drivers have prepared and go on using, and libraries that functions have loaded.
+    `leftovers` are conditions in SQL, each true for a session that is not as new: `Renewing` finds those that a
+    template needs.
+    """
+
+    def __init__(self, leftovers: tuple[str, ...] = ()) -> None:
+        self._leftovers = "".join(f" or {one}" for one in leftovers)
+
+    def message(self, *more: str) -> str:
+        """What to send, as one simple query: the reset, `more` statements, and the question."""
+        # random()'s seed, as nobody knows it in a new session, and without touching Python's own random numbers
+        seed = int.from_bytes(os.urandom(4), "big") / 2**31 - 1
+        return "; ".join((_RESET, *more, _QUESTION.format(seed=seed, leftovers=self._leftovers)))
 
     def __call__(self, cursor: Any) -> None:
-        """Reset a session through a DBAPI cursor."""
-        reset_session(cursor)
+        """Reset a session through a DBAPI cursor; a transaction that it is in is committed."""
+        cursor.execute(self.message())
 
     def begin(self, connection: PGconn, *more: str) -> None:
         """Send the reset, and `more` statements with it, on an idle connection."""
-        send(connection, [RESET, *more])
+        send(connection, [self.message(*more)])
 
     def end(self, connection: PGconn) -> bool:
-        """Wait for it: whether the connection is idle again, and as good as new."""
+        """Wait for it: whether the connection is idle again, and its session as new."""
         import psycopg
 
         try:

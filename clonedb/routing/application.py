@@ -10,11 +10,11 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from clonedb import staying
 from clonedb.connections import OWN, LastingConnections
 from clonedb.errors import ConfigError, RoutingError
 from clonedb.keys import nearest
 from clonedb.names import parse
-from clonedb.routing import staying
 from clonedb.routing.connections import Connections, Idle, Mark, mark_of
 from clonedb.routing.environment import EVERYTHING, Environment, variables_in
 from clonedb.routing.place import Place, aimed_at, libpq_defaults, reached, redirect

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from clonedb.connections import OWN
-from clonedb.routing import staying
+from clonedb import staying
+from clonedb.connections import OWN, Renewal
 from clonedb.routing.loops import OpenEntry, OpenOnLoops
 
 if TYPE_CHECKING:
@@ -113,21 +113,20 @@ class Connections:
         self._on_loops.close(lambda entry, in_use: not in_use and _leads_to(entry, database))
         self._renew_pools()
 
-    def idle(self, database: str, reset: Callable[[Any], None]) -> list[int]:
-        """Reset the connections to a clone that nobody uses: the backend pids of those that stay, the others closed."""
-        pids: list[int] = []
+    def idle(self, database: str, renewal: Renewal) -> None:
+        """Reset the connections to a clone that nobody uses, or begin with it; those that cannot stay are closed."""
 
         def stays(entry: OpenEntry) -> bool:
-            if (pid := staying.stay(entry, reset)) is not None:
-                pids.append(pid)
+            pid = staying.stay(entry, renewal.reset)
+            if pid is not None:
+                renewal.pids.append(pid)
             return pid is not None
 
         for entry, in_use in list(self._synchronous.items()):
-            if in_use is None and _leads_to(entry, database) and not stays(entry):
-                entry.invalidate()
+            if in_use is None and _leads_to(entry, database):
+                staying.begin(entry, renewal)
         self._on_loops.close(lambda entry, in_use: not in_use and _leads_to(entry, database), spare=stays)
         self._renew_pools()
-        return pids
 
     def close_in_use(self, is_left: Callable[[str], bool]) -> None:
         """Close what is in use still on clones that were left; the server has ended it by now.
@@ -174,9 +173,9 @@ class Idle:
     connections: Connections
     database: str
 
-    def idle(self, reset: Callable[[Any], None]) -> list[int]:
+    def idle(self, renewal: Renewal) -> None:
         """Reset them, and close what may not stay."""
-        return self.connections.idle(self.database, reset)
+        self.connections.idle(self.database, renewal)
 
     def close(self) -> None:
         """Close them."""

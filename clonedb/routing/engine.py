@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from clonedb.connections import OWN, shared_listeners
-from clonedb.routing import staying
+from clonedb import staying
+from clonedb.connections import OWN, Renewal, shared_listeners
 from clonedb.routing.connections import Connections, Mark
 from clonedb.routing.loops import running_loop
 
@@ -73,11 +73,11 @@ class LastingAsyncEngine:
         """The test has ended: close what it left in use."""
         self._connections.close_in_use(lambda _database: True)
 
-    def idle(self, reset: Callable[[Any], None]) -> list[int]:
+    def idle(self, renewal: Renewal) -> None:
         """Reset what is idle, and close what may not stay; all of it if the test listened to the pool."""
         if self._engine is not None and shared_listeners(self._engine) != self._listeners:
             self.close()
-        return self._connections.idle(self._database, reset)
+        self._connections.idle(self._database, renewal)
 
     def close(self) -> None:
         """Close all of it; the next call opens anew."""

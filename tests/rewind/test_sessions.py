@@ -9,7 +9,7 @@ import pytest
 
 from clonedb.clone import Clone
 from clonedb.rewind.rewinder import Outcome, Rewinder
-from clonedb.rewind.sessions import reset_session
+from clonedb.rewind.sessions import SessionReset
 
 STATE = {
     "setting": ("set work_mem = '5MB'", "show work_mem"),
@@ -51,7 +51,7 @@ def test_a_session_is_reset(
     assert rewinder.rewind([kept.info.backend_pid]).kind in {"untouched", "rewound"}
     with kept.cursor() as cursor:
         cursor.execute(statement.encode(), prepare=False)
-        reset_session(cursor)
+        cursor.execute(SessionReset().message().encode(), prepare=False)
         assert rewinder.rewind([kept.info.backend_pid]).kind in {"untouched", "rewound"}
         assert cursor.execute(question.encode(), prepare=False).fetchone() == expected
 
@@ -64,7 +64,7 @@ def test_prepared_statements_stay(
         with kept.cursor() as cursor:
             assert cursor.execute("select name from plain where id = %s", [3]).fetchone() == ("plain 3",)
             cursor.execute("update plain set name = 'x' where id = %s", [3])
-            reset_session(cursor)
+            cursor.execute(SessionReset().message().encode(), prepare=False)
         assert rewinder.rewind([kept.info.backend_pid]) == Outcome("rewound")
         assert kept.execute("select count(*) from pg_prepared_statements", prepare=False).fetchone() == (2,)
 
@@ -78,7 +78,7 @@ def test_other_drivers(clone: Clone, rewinder: Rewinder) -> None:
         with connection.cursor() as cursor:
             cursor.execute("set work_mem = '5MB'; set role pg_monitor")
             connection.commit()
-            reset_session(cursor)
+            SessionReset()(cursor)
             connection.commit()
             cursor.execute("select current_setting('work_mem'), current_user = session_user")
             assert cursor.fetchone() == ("4MB", True)
@@ -86,3 +86,33 @@ def test_other_drivers(clone: Clone, rewinder: Rewinder) -> None:
         assert rewinder.rewind([connection.info.backend_pid]) == Outcome("untouched")
     finally:
         connection.close()
+
+
+LEFT = {
+    "a temporary table": "create temp table t (a int)",
+    "a prepared statement": "prepare mine as select 1",
+    "a setting whose name is known": "do $$ begin execute 'set app' || '.tenant = 1'; end $$",
+    "a setting for one transaction": "begin; set local app.tenant = 1; commit",
+}
+
+
+@pytest.mark.parametrize("what", LEFT)
+def test_what_no_reset_takes_away_is_noticed(what: str, kept: psycopg.Connection[tuple[object, ...]]) -> None:
+    """The reset fails, and what it could do is done."""
+    reset = SessionReset(("current_setting('app.tenant', true) is not null",))
+    kept.execute(reset.message().encode(), prepare=False)
+    kept.execute("set work_mem = '5MB'", prepare=False)
+    kept.execute(LEFT[what].encode(), prepare=False)
+    with pytest.raises(psycopg.errors.InvalidTextRepresentation, match="no reset makes as new"):
+        kept.execute(reset.message().encode(), prepare=False)
+    assert kept.execute("show work_mem", prepare=False).fetchone() == ("4MB",)
+
+
+def test_random_numbers_are_nobodys(kept: psycopg.Connection[tuple[object, ...]]) -> None:
+    """A seed that was set gives the next test other numbers each time."""
+    found = set()
+    for _ in range(2):
+        kept.execute("select setseed(0.5)", prepare=False)
+        kept.execute(SessionReset().message().encode(), prepare=False)
+        found.add(kept.execute("select random()", prepare=False).fetchone())
+    assert len(found) == 2

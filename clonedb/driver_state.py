@@ -1,0 +1,170 @@
+"""What drivers' connection objects hold on the client's side, where no reset of a session on the server reaches."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+__all__ = ["DRIVERS", "driver_of", "hear", "is_held", "is_idle", "package_of", "pid_of", "reported", "state_of"]
+
+DRIVERS = ("psycopg", "psycopg2", "asyncpg")
+"""The packages whose connections are known well enough to be used by one test after another."""
+
+# psycopg's objects are Python's, so that all their attributes are known; these change by ordinary use
+_PSYCOPGS_OWN = ("pgconn", "wait", "_adapters", "_prepared", "_begin_statement")
+_PSYCOPG = ("prepare_threshold", "prepared_max")
+_PSYCOPG2 = (
+    *("autocommit", "isolation_level", "readonly", "deferrable", "encoding", "cursor_factory"),
+    *("string_types", "binary_types"),
+)
+_ASYNCPG = ("_listeners", "_log_listeners", "_termination_listeners", "_query_loggers", "_reset_query", "_config")
+_ADAPTED = ("autocommit", "isolation_level", "readonly", "read_only", "deferrable")  # SQLAlchemy's, of an async driver
+# settings that the server reports of itself, and that a driver may have set when it connected (psycopg2: DateStyle)
+_REPORTED = (
+    *("client_encoding", "DateStyle", "IntervalStyle", "TimeZone", "standard_conforming_strings"),
+    *("application_name", "session_authorization", "default_transaction_read_only", "search_path"),
+)
+
+
+def driver_of(connection: Any) -> Any:
+    """The driver's own connection: the same one, or what SQLAlchemy's adapter of an asynchronous driver holds."""
+    return getattr(connection, "driver_connection", connection)
+
+
+def package_of(connection: Any) -> str:
+    """The driver's package."""
+    return type(driver_of(connection)).__module__.partition(".")[0]
+
+
+def pid_of(connection: Any) -> int:
+    """The pid of the server's process."""
+    driver = driver_of(connection)
+    return int(driver.get_server_pid() if hasattr(driver, "get_server_pid") else driver.info.backend_pid)
+
+
+def is_held(connection: Any) -> bool:
+    """Whether COPY, `stream()`, `notifies()` or a pipeline holds a connection of psycopg's: one that was left open."""
+    lock = getattr(driver_of(connection), "lock", None)
+    return lock is not None and (lock.locked() or bool(driver_of(connection).pgconn.pipeline_status))
+
+
+def is_idle(connection: Any) -> bool:
+    """Whether a connection is in no transaction, and nothing holds it."""
+    driver = driver_of(connection)
+    if package_of(connection) == "asyncpg":
+        return not driver.is_in_transaction()
+    return not is_held(connection) and int(driver.info.transaction_status) == 0  # libpq's PQTRANS_IDLE
+
+
+def state_of(connection: Any) -> tuple[object, ...]:
+    """Everything that a caller may change in the driver's objects, in a shape that later states are compared with."""
+    driver = driver_of(connection)
+    package = package_of(connection)
+    state: list[object] = [
+        {name: value for name, value in getattr(driver, "__dict__", {}).items() if name not in _PSYCOPGS_OWN}
+    ]
+    if package == "psycopg":
+        state += [getattr(driver, name) for name in _PSYCOPG]
+        state += [driver.pgconn.notice_handler, driver.pgconn.notify_handler, *_adapters(driver.adapters)]
+    elif package == "psycopg2":
+        state += [getattr(driver, name) for name in _PSYCOPG2]
+    else:
+        state += [*(getattr(driver, name) for name in _ASYNCPG), _codecs(driver)]
+    if driver is not connection:
+        state += [getattr(connection, name, None) for name in _ADAPTED]
+    return tuple(map(_copied, state))
+
+
+def reported(connection: Any) -> tuple[object, ...]:
+    """What the server has told the driver of the session's settings, without asking it."""
+    driver = driver_of(connection)
+    package = package_of(connection)
+    if package == "asyncpg":
+        settings = driver.get_settings()
+        return tuple(getattr(settings, name, None) for name in _REPORTED)
+    if package == "psycopg":
+        return tuple(driver.pgconn.parameter_status(name.encode()) for name in _REPORTED)
+    return tuple(driver.info.parameter_status(name) for name in _REPORTED)
+
+
+def hear(connection: Any, listener: Callable[[str], None]) -> bool:
+    """Have a listener told of every statement that is about to be sent, by cursors of any kind: False if it cannot be.
+
+    Every cursor of psycopg's, synchronous or not, and its COPY and `stream()` send what a generator yields that they
+    hand to the connection's `wait`.
+    """
+    driver = driver_of(connection)
+    if package_of(connection) != "psycopg":
+        return False
+    wait = type(driver).wait
+    itself = weakref.ref(driver)
+
+    def heard(generator: Any, *arguments: Any, **options: Any) -> Any:
+        if inspect.isgenerator(generator):
+            said = inspect.getgeneratorlocals(generator)
+            for name in ("query", "statement"):
+                if (statement := said.get(name)) is not None:
+                    listener(_text(statement, itself()))
+        return wait(itself(), generator, *arguments, **options)
+
+    driver.wait = heard
+    return True
+
+
+def _text(statement: Any, driver: Any) -> str:
+    if isinstance(statement, bytes):
+        return statement.decode(errors="replace")
+    return str(statement.as_string(driver) if hasattr(statement, "as_string") else statement)
+
+
+def _adapters(adapters: Any) -> Iterator[object]:
+    """Tables of psycopg's adapters, which connections share until something is registered, and that are copied then."""
+    own, by_oid, loaders = adapters._own_dumpers, adapters._own_dumpers_by_oid, adapters._own_loaders  # noqa: SLF001
+    yield from (_Table(table, owned=own[key]) for key, table in adapters._dumpers.items())  # noqa: SLF001
+    yield from (_Table(table, owned=owned) for table, owned in zip(adapters._dumpers_by_oid, by_oid, strict=True))  # noqa: SLF001
+    yield from (_Table(table, owned=owned) for table, owned in zip(adapters._loaders, loaders, strict=True))  # noqa: SLF001
+    yield _Table(adapters.types._registry, owned=adapters.types._own_state)  # noqa: SLF001
+
+
+class _Table:
+    """A table of adapters as it is now; comparing it costs next to nothing while it is the shared one."""
+
+    __slots__ = ("_content",)
+
+    def __init__(self, content: dict[Any, Any], *, owned: bool) -> None:
+        self._content = dict(content) if owned else content
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Table):
+            return False
+        return self._content is other._content or self._named() == other._named()
+
+    __hash__ = None  # type: ignore[assignment]  # its content changes
+
+    def _named(self) -> dict[Any, Any]:
+        """By the names of classes, for which psycopg puts the class when it is first met."""
+        return {
+            f"{key.__module__}.{key.__qualname__}" if isinstance(key, type) else key: value
+            for key, value in self._content.items()
+        }
+
+
+def _codecs(driver: Any) -> object:
+    """The codecs that asyncpg was given for a connection, which it shows to nobody but the garbage collector."""
+    settings = driver._protocol.get_settings()  # noqa: SLF001
+    (holder,) = (one for one in gc.get_referents(settings) if type(one).__name__ == "DataCodecConfig")
+    _derived, custom = (one for one in gc.get_referents(holder) if isinstance(one, dict))
+    return custom
+
+
+def _copied(value: object) -> object:
+    """A collection as it is now."""
+    if isinstance(value, dict):
+        return {key: _copied(one) for key, one in value.items()}
+    if isinstance(value, (list, deque)):
+        return tuple(map(_copied, value))
+    return frozenset(value) if isinstance(value, set) else value

@@ -1,0 +1,56 @@
+"""What statements and functions say of settings: which of them leave a session in a state that no reset takes away."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["custom_settings", "named_settings", "spoils"]
+
+# a setting whose name has a dot is custom: RESET leaves '' where a new session has NULL, also after SET LOCAL
+_NAME = r"""[\w$]+(?:\.[\w$]+)+"""
+_SET = r"\bset\s+(?:(?:session|local)\s+)?"
+_CUSTOM = re.compile(
+    rf"""(?:current_setting|set_config)"?\s*\(\s*'({_NAME})'|{_SET}"?({_NAME})""",
+    re.IGNORECASE,
+)
+_SETS_CUSTOM = re.compile(rf"""set_config"?\s*\(\s*'[^']*\.|{_SET}"?[\w$-]+"?\s*\.|{_SET}"[^"]*\.""", re.IGNORECASE)
+_UNKNOWN = re.compile(
+    "|".join(
+        (
+            r"""set_config"?\s*\((?!\s*'[^']*'(?:::text)?\s*,)""",  # a name that is computed
+            _SET + r"""(?:['%{]|\|\||u&)""",  # the same, or a part of what is computed
+            r"""\bload\s+(?:e|u&)?['$]""",  # no library is ever unloaded
+            r"\bdeallocate\b",  # prepared statements that the driver looks for
+            r"\bdiscard\s+all\b",
+        )
+    ),
+    re.IGNORECASE,
+)
+_SIGNS = ("set", "load", "deallocate", "discard")  # without one of which there is nothing to look for
+_COMMENTS = re.compile(r"/\*.*?\*/|--[^\n]*", re.DOTALL)
+
+
+def spoils(text: str) -> bool:
+    """Whether a statement may leave what a reset of the session does not take away, and what nobody can ask it for.
+
+    In doubt it does: text is all that is known here, not what it means.
+    """
+    lower = text.lower()
+    if not any(sign in lower for sign in _SIGNS):
+        return False
+    versions = (text, _COMMENTS.sub(" ", text))  # what looks like a comment may be in a literal
+    return any(_SETS_CUSTOM.search(version) or _UNKNOWN.search(version) for version in versions)
+
+
+def custom_settings(text: str) -> set[str] | None:
+    """The names of the custom settings (`app.tenant`) that a function or an expression sets or reads.
+
+    None if it may leave anything else that no reset takes away, or a setting whose name is computed.
+    """
+    code = _COMMENTS.sub(" ", text)
+    return None if _UNKNOWN.search(code) else named_settings(code)
+
+
+def named_settings(text: str) -> set[str]:
+    """The names of the custom settings that stand in a text."""
+    return {(called or written).lower() for called, written in _CUSTOM.findall(text)}
