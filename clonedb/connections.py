@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from clonedb import driver_state, staying
 from clonedb.statements import spoils
+from clonedb.staying import OWN
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -28,9 +29,6 @@ __all__ = [
     "Source",
     "shared_listeners",
 ]
-
-OWN = "clonedb_own"
-"""The key of a connection's `info` that tells an engine of clonedb's own from the application's."""
 
 
 class Source(Protocol):

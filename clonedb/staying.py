@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from clonedb.connections import Renewal, Reset
     from clonedb.routing.loops import OpenEntry
 
-__all__ = ["begin", "connect_listeners", "hand_out", "is_bound", "is_outdated", "listen", "see", "stay"]
+__all__ = ["OWN", "begin", "connect_listeners", "hand_out", "is_bound", "is_outdated", "listen", "see", "stay"]
+
+OWN = "clonedb_own"
+"""The key of a connection's `info` that tells an engine of clonedb's own from the application's."""
 
 _PAST = "clonedb_past"  # the key of a connection's `info`
 _SQLALCHEMYS = ("sqlalchemy.engine.create", "sqlalchemy.engine.default")
 _ONCE = "only_once.<locals>.go"  # around SQLAlchemy's own `first_connect`
-# told of a connection each time that it is used: they may send what nobody hears
-_USERS = ("checkout", "checkin", "reset")
+# whoever is told of each use of a connection may send what nobody hears
+_USES = ("checkout", "checkin", "reset")
 
 
 @dataclass(slots=True)
@@ -86,6 +89,7 @@ def see(entry: OpenEntry, engine: Engine) -> None:
     if past is None:
         return
     past.raw = False
+    past.spoilt = past.spoilt or not (past.heard or _is_unwatched(engine.pool))
     if past.engine is None:
         past.engine, past.pool, past.listeners = engine, engine.pool, connect_listeners(engine.pool)
 
@@ -161,13 +165,15 @@ def stay(entry: OpenEntry, reset: Reset) -> int | None:
 def _may_stay(entry: Any) -> bool:
     """Whether all that was done to a connection since the last test's beginning is what a reset takes away.
 
-    One that the test has not used is closed, too, or the engines that a project makes for each test would fill the
-    server.
+    One of an application's that the test has not used is closed, too, or the engines that a project makes for each test
+    would fill the server.
     """
     from sqlalchemy.pool import QueuePool
 
     past, connection = _past_of(entry), getattr(entry, "dbapi_connection", None)
-    if past is None or past.engine is None or past.spoilt or not past.used or connection is None:
+    if past is None or past.engine is None or past.spoilt or connection is None:
+        return False
+    if not past.used and OWN not in entry.info:
         return False
     past.used = False
     pool, dialect = past.engine.pool, past.engine.dialect
@@ -177,16 +183,16 @@ def _may_stay(entry: Any) -> bool:
         and not is_bound(pool)
         and connect_listeners(pool) == past.listeners
         and all(map(_is_known, past.listeners))
-        and (past.heard or not (past.raw or _has_users(pool)))
+        and (past.heard or not past.raw)
         and getattr(dialect, "client_encoding", None) is None
         and driver_state.is_idle(connection)
         and driver_state.state_of(connection) == past.state
     )
 
 
-def _has_users(pool: Pool) -> bool:
-    """Whether anybody but clonedb is told of each use of a connection."""
-    return any(not _is_known(listener) for name in _USERS for listener in getattr(pool.dispatch, name))
+def _is_unwatched(pool: Pool) -> bool:
+    """Whether only SQLAlchemy and clonedb are told of each use of a connection."""
+    return all(_is_known(listener) for name in _USES for listener in getattr(pool.dispatch, name))
 
 
 def _is_known(listener: object) -> bool:

@@ -103,7 +103,7 @@ def test_what_no_reset_takes_away_is_noticed(what: str, kept: psycopg.Connection
     kept.execute(reset.message().encode(), prepare=False)
     kept.execute("set work_mem = '5MB'", prepare=False)
     kept.execute(LEFT[what].encode(), prepare=False)
-    with pytest.raises(psycopg.errors.InvalidTextRepresentation, match="no reset makes as new"):
+    with pytest.raises(psycopg.errors.DivisionByZero):
         kept.execute(reset.message().encode(), prepare=False)
     assert kept.execute("show work_mem", prepare=False).fetchone() == ("4MB",)
 

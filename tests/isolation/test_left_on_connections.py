@@ -1,0 +1,91 @@
+"""Connections that a test left in the middle of something, and functions of a database that make settings."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.projects import Project
+from tests.pytest_plugin.plugins import run
+
+HELD = """
+import pytest
+
+held = []
+
+def copy_in(connection):
+    held.append(connection.cursor().copy("copy item (name) from stdin"))
+    held[-1].__enter__().write_row(("Zed",))
+
+def copy_out(connection):
+    held.append(connection.cursor().copy("copy (select generate_series(1, 1000000)) to stdout"))
+    next(iter(held[-1].__enter__()))
+
+def stream(connection):
+    held.append(connection.cursor().stream("select generate_series(1, 1000000)"))
+    next(held[-1])
+
+def notifies(connection):
+    connection.execute("listen news")
+    connection.execute("notify news")
+    connection.commit()
+    held.append(connection.notifies(timeout=1))
+    next(held[-1])
+
+def pipeline(connection):
+    held.append(connection.pipeline())
+    held[-1].__enter__()
+    connection.execute("select 1")
+
+@pytest.mark.filterwarnings("always::clonedb.LeakedConnectionWarning")
+@pytest.mark.parametrize("leave", [copy_in, copy_out, stream, notifies, pipeline])
+def test_leaves(clonedb_connection, leave):
+    assert clonedb_connection.execute("select count(*) from item").fetchone() == (1,)
+    leave(clonedb_connection)
+
+def test_is_told_of_nothing(clonedb_connection):
+    assert clonedb_connection.execute("select count(*) from item").fetchone() == (1,)
+    held.clear()
+"""
+
+
+@pytest.mark.parametrize("isolation", ["auto", "truncate", "clone"])
+def test_what_holds_a_connection_still(items: Project, isolation: str) -> None:
+    """A COPY, `stream()`, `notifies()` or pipeline that a test left open: a warning names the test, and nothing hangs."""
+    items.environment["CLONEDB_ISOLATION"] = isolation
+    items.write("test_it.py", HELD)
+    outcome = run(items).demand()
+    for leave in ("copy_in", "copy_out", "stream", "notifies", "pipeline"):
+        assert f"test_it.py::test_leaves[{leave}] ended in the middle of" in outcome.out
+
+
+FUNCTIONS = """
+    create extension citext;
+    create function quick() returns text language sql as $$ select set_config('work_mem', '5MB', false) $$;
+    create function any_setting(name text) returns void language plpgsql as $$
+        begin execute 'set ' || name || ' = 1'; end $$;
+"""
+STAYS = """
+import pytest, sqlalchemy as sa
+
+pids = []
+
+@pytest.mark.parametrize("n", range(3))
+def test_it(clonedb_engine, n):
+    with clonedb_engine.begin() as connection:
+        pids.append(connection.scalar(sa.text("select pg_backend_pid()")))
+        assert connection.scalar(sa.text("select current_setting('app.tenant', true)")) is None
+        assert connection.scalar(sa.text("show work_mem")) == "4MB"
+        connection.execute(sa.text("select quick()"))
+        connection.execute(sa.text("CALL"))
+    assert len(set(pids)) == PIDS
+"""
+
+
+@pytest.mark.parametrize("of_library", [True, False])
+def test_functions_that_make_settings(items: Project, *, of_library: bool) -> None:
+    """Ordinary settings, and what a library's functions could do, close nothing; a setting of any name closes all."""
+    library = "alter extension citext add function any_setting(text);" if of_library else ""
+    items.revision("three", f"op.execute('''{FUNCTIONS}{library}''')", "pass")
+    call = "select 1" if of_library else "select any_setting('app' || '.tenant')"
+    items.write("test_it.py", STAYS.replace("CALL", call).replace("PIDS", "1" if of_library else "n + 1"))
+    run(items).demand()
