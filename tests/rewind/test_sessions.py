@@ -89,7 +89,6 @@ def test_other_drivers(clone: Clone, rewinder: Rewinder) -> None:
 
 
 LEFT = {
-    "a temporary table": "create temp table t (a int)",
     "a prepared statement": "prepare mine as select 1",
     "a setting whose name is known": "do $$ begin execute 'set app' || '.tenant = 1'; end $$",
     "a setting for one transaction": "begin; set local app.tenant = 1; commit",
