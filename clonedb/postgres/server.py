@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -13,6 +12,7 @@ from clonedb.config import Config
 from clonedb.errors import MissingExtensionError, PermissionDeniedError, ServerError
 from clonedb.names import new_owner
 from clonedb.postgres import locks, sql
+from clonedb.postgres.connecting import Connector
 from clonedb.url import DatabaseURL, Hidden, redact
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Server", "open_server"]
 
 T = TypeVar("T")
-
-_LIBPQ_QUESTION = r"\s*Is the server running (?:on that host|locally) and accepting .*\?"
 
 
 class _Way(NamedTuple):
@@ -58,7 +56,7 @@ class Server:
         self.public = way.public
         self.about = way.about
         self.say = say or (lambda _message: None)
-        self._own = way.own
+        self._connector = Connector(way.own, config, way.about, self.say, restarts=lease is None)
         self._maintenance: Connection[Any] | None = None
         self._pid = os.getpid()
         self._owner: str | None = None
@@ -100,9 +98,9 @@ class Server:
     def connect(self, database: str, **keywords: Any) -> Connection[Any]:
         """A connection of clonedb's own to a database, in autocommit mode.
 
-        Raises ServerError when it cannot be had within connect_timeout.
+        Raises ServerError when it cannot be had within connect_timeout, or when the server has recovered from a crash.
         """
-        return _connect({**self._own, "dbname": database}, self.config, self.about, **keywords)
+        return self._connector.connect(database, **keywords)
 
     def run(self, statement: Callable[[Connection[Any]], T]) -> T:
         """Run a statement on this process's one session with the maintenance database, and hold its lock meanwhile.
@@ -260,19 +258,3 @@ def _embedded(config: Config, lease: Lease) -> _Way:
         driver=config.driver or "psycopg", user=lease.user, password=lease.password, host="127.0.0.1", port=lease.port
     )
     return _Way(own, public, f"embedded server (PostgreSQL {lease.binaries.version})")
-
-
-def _connect(keywords: Mapping[str, str], config: Config, about: str, **more: Any) -> Connection[Any]:
-    import psycopg
-
-    timeout = {"connect_timeout": str(max(2, round(config.connect_timeout)))}  # libpq counts whole seconds, 2 at least
-    merged = {**timeout, "application_name": "clonedb", **keywords, **more}
-    try:
-        return psycopg.connect("", autocommit=True, prepare_threshold=None, **merged)
-    except psycopg.OperationalError as error:
-        reason = redact(" ".join(re.sub(_LIBPQ_QUESTION, "", str(error)).split()))
-        where = f"url is from {config.source('url')}" if config.url else "`clonedb server status` shows its state"
-        raise ServerError(
-            f"cannot connect to database {keywords.get('dbname')!r} of {about}: {reason}; check that"
-            f" it runs, and its host, port, user and password ({where}; connect_timeout = {config.connect_timeout:g} s)"
-        ) from None

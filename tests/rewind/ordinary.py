@@ -21,7 +21,7 @@ from tests.postgres.sandbox import wait_until
 
 
 @contextlib.contextmanager
-def ordinary_server(postgres_bin: str | None, *options: str) -> Iterator[str]:
+def ordinary_server(postgres_bin: str | None, *options: str, encoding: str = "UTF8") -> Iterator[str]:
     """Its URL, without a database; `options` are further settings as `name=value`."""
     base = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())
     directory = Path(tempfile.mkdtemp(prefix="clonedb-ordinary-", dir=base))
@@ -39,7 +39,20 @@ def ordinary_server(postgres_bin: str | None, *options: str) -> Iterator[str]:
     if account:
         os.chown(data, account.uid, account.gid)
     who = {"user": account.uid, "group": account.gid, "extra_groups": list[int]()} if account else {}
-    initdb = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-k", "-N"]
+    initdb = [
+        programs / "initdb",
+        "-D",
+        data,
+        "-U",
+        "postgres",
+        "-A",
+        "trust",
+        "-E",
+        encoding,
+        "--locale=C",
+        "-k",
+        "-N",
+    ]
     subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd="/", **who)  # type: ignore[call-overload]
     settings = [f"unix_socket_directories={data}", "listen_addresses=", *options]
     command = [programs / "postgres", "-D", data, *(part for setting in settings for part in ("-c", setting))]

@@ -1,0 +1,98 @@
+"""How clonedb itself connects to a server: in UTF-8, in autocommit mode, and patient while the server recovers."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from clonedb.config import Config
+from clonedb.errors import ServerError
+from clonedb.url import redact
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+__all__ = ["Connector"]
+
+_LIBPQ_QUESTION = r"\s*Is the server running (?:on that host|locally) and accepting .*\?"
+
+_RECOVERY = 60.0  # seconds that a server may take until it accepts connections (SQLSTATE 57P03)
+_RESTART = 10.0  # seconds in which a supervisor may start a server of the user's again, which was there before
+_PAUSE = 0.1  # seconds between two attempts
+
+
+class Connector:
+    """Connects to one server by one way; `about` names it, `say` is told when it is waited for.
+
+    `restarts` says whether somebody else starts the server again when it has gone.
+    """
+
+    def __init__(
+        self, own: Mapping[str, str], config: Config, about: str, say: Callable[[str], None], *, restarts: bool
+    ) -> None:
+        timeout = str(max(2, round(config.connect_timeout)))  # libpq counts whole seconds, 2 at least
+        self._keywords = {"connect_timeout": timeout, "application_name": "clonedb", **own, "client_encoding": "UTF8"}
+        self._config = config
+        self._about = about
+        self._say = say
+        self._restarts = restarts
+        self._reached = False
+        self._given_up = False
+
+    def connect(self, database: str, **keywords: Any) -> Connection[Any]:
+        """A connection to a database; keywords are those of `psycopg.connect`.
+
+        Whatever the encoding of the server, what it sends is UTF-8: in that of a database with SQL_ASCII psycopg would
+        give bytes instead of texts. Waits while the server starts or recovers from a crash, and for some seconds where
+        it was there before. A second time that is not done in vain. Raises ServerError.
+        """
+        import psycopg
+
+        merged: dict[str, Any] = {**self._keywords, "dbname": database, **keywords}
+        start = time.monotonic()
+        said = False
+        while True:
+            try:
+                connection = psycopg.connect("", autocommit=True, prepare_threshold=None, **merged)
+            except psycopg.OperationalError as error:
+                why, seconds = ("", 0.0) if self._given_up else self._reason_to_wait(error, merged)
+                if time.monotonic() - start >= seconds:
+                    self._given_up = bool(seconds) or self._given_up
+                    raise self._failure(database, error) from None
+                if not said:
+                    self._say(f"{self._about} {why}; waiting (for {seconds:g} s at most)")
+                    said = True
+                time.sleep(_PAUSE)
+            else:
+                self._reached = True
+                self._given_up = False
+                return connection
+
+    def _reason_to_wait(self, error: Exception, keywords: Mapping[str, Any]) -> tuple[str, float]:
+        """What the server does at the moment, and for how many seconds it is worth waiting.
+
+        libpq tells the SQLSTATE of a refusal to its function for pings only; its text may be in any language.
+        """
+        from psycopg import pq
+        from psycopg.conninfo import make_conninfo
+
+        if "the database system is" in str(error):
+            found = pq.Ping.REJECT
+        else:
+            found = pq.Ping(pq.PGconn.ping(make_conninfo("", **{**keywords, "connect_timeout": "2"}).encode()))
+        if found == pq.Ping.REJECT:
+            return "accepts no connections yet: it is starting, or recovering from a crash", _RECOVERY
+        if found == pq.Ping.NO_RESPONSE and self._reached and self._restarts:
+            return "went away", _RESTART
+        return "", 0.0
+
+    def _failure(self, database: str, error: Exception) -> ServerError:
+        config = self._config
+        reason = redact(" ".join(re.sub(_LIBPQ_QUESTION, "", str(error)).split()))
+        where = f"url is from {config.source('url')}" if config.url else "`clonedb server status` shows its state"
+        return ServerError(
+            f"cannot connect to database {database!r} of {self._about}: {reason}; check that"
+            f" it runs, and its host, port, user and password ({where}; connect_timeout = {config.connect_timeout:g} s)"
+        )
