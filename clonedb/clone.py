@@ -47,7 +47,8 @@ class Clone:
     """A database of one's own, in the template's exact state.
 
     `name` is the database's, `url` its URL for SQLAlchemy, `dsn` the same for libpq, psycopg and other languages; both
-    hold the password. `template` is None for an empty database. `seconds` is what making it took;
+    hold the password. `template` is None for an empty database. `seconds` is what making it took; `oid` is the
+    database's number, by which it is dropped even if a test renamed it;
     `worth_keeping` is false if a failed test leaves nothing in it to look at. `on_drop` is called once when it is given
     up. As a context manager it drops the database at the end.
     """
@@ -56,6 +57,7 @@ class Clone:
     template: Template | None = field(repr=False)
     name: str
     seconds: float
+    oid: int | None = None
     kept: bool = False
     worth_keeping: bool = True
     on_drop: Callable[[], None] | None = field(default=None, repr=False)
@@ -156,6 +158,10 @@ class Clone:
         self.dispose_all()
         return self.server.run(lambda connection: sql.end_open_sessions(connection, self.name))
 
+    def is_sound(self) -> bool:
+        """Whether the database is still the one that was made, under its name, and lets everybody in."""
+        return self.server.run(lambda connection: sql.is_open(connection, self.name, self.oid))
+
     def keep(self, kept: Kept) -> None:
         """Let the database outlive this process: `clonedb drop` or retention ends it.
 
@@ -178,7 +184,7 @@ class Clone:
         self.dispose_all()
         try:
             if not self.kept:
-                session.run(lambda connection: sql.drop_database(connection, self.name))
+                session.run(lambda connection: sql.drop_database(connection, self.name, oid=self.oid))
         except KeyboardInterrupt:  # which cancelled the statement
             _discard(session, self.name)
             raise
@@ -233,10 +239,11 @@ def create(server: Server, template: Template, *, strategy: str | None = None, s
         note(server, template, chosen, time.monotonic() - start)
         if has_any(metadata):
             own.run(lambda connection: give(connection, name, metadata))
+        oid = own.run(lambda connection: sql.database_oid(connection, name))
     except BaseException:  # Ctrl-C, too: it may come too late to cancel the statement
         _discard(own, name)
         raise
-    return Clone(server, template, name, time.monotonic() - start)
+    return Clone(server, template, name, time.monotonic() - start, oid)
 
 
 def create_empty(server: Server) -> Clone:
@@ -252,10 +259,11 @@ def create_empty(server: Server) -> Clone:
             with contextlib.closing(server.connect(name)) as connection:
                 for extension in server.config.extensions:
                     sql.create_extension(connection, extension)
+        oid = server.run(lambda connection: sql.database_oid(connection, name))
     except BaseException:
         _discard(server, name)
         raise
-    return Clone(server, None, name, time.monotonic() - start)
+    return Clone(server, None, name, time.monotonic() - start, oid)
 
 
 def _guard_disk(

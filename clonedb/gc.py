@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clonedb.clone import Clone
-from clonedb.errors import ServerError
+from clonedb.errors import PermissionDeniedError, ServerError
 from clonedb.names import Name, parse
 from clonedb.postgres import locks, sql
+from clonedb.postgres.obstacles import beyond_us
 from clonedb.postgres.server import Server
 from clonedb.templates.metadata import Kept, Metadata
+from clonedb.url import redact
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -30,7 +32,7 @@ _MOST_BYTES = (
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A database that is to go, and why."""
+    """A database that is to go, and why; of one that could not be dropped, why not."""
 
     name: str
     why: str
@@ -67,16 +69,24 @@ def _found(connection: Connection[Any], prefix: str) -> Iterator[_Found]:
 
 
 def collect(
-    server: Server, *, dry_run: bool = False, everything: bool = False, seconds: float = 60.0
+    server: Server,
+    *,
+    dry_run: bool = False,
+    everything: bool = False,
+    seconds: float = 60.0,
+    refused: Callable[[Leftover], None] = lambda _: None,
 ) -> list[Leftover]:
     """Drop clones and unfinished templates of dead owners, and templates beyond keep_templates: what was dropped.
 
-    With `everything`, also kept clones and every template, unless somebody uses them.
+    With `everything`, also kept clones and every template, unless somebody uses them. `refused` is told of each
+    database that PostgreSQL did not let go, with its reason.
 
     A name is ours when its mark fits; an owner is dead when its advisory lock is free. The databases are listed before
     the locks: an owner takes its lock before it makes a database, so a lock that is free afterwards was given up. Then
     the lock is taken for as long as the drop lasts. Stops after `seconds`; one process at a time collects.
     """
+    import psycopg
+
     with contextlib.closing(server.connect(server.config.maintenance_database, application_name="clonedb gc")) as own:
         if not dry_run and not locks.try_lock(own, locks.collector_key(server.config.prefix)):
             return []
@@ -85,8 +95,13 @@ def collect(
         for leftover, lock in _leftovers(server, own, everything=everything):
             if time.monotonic() > deadline:
                 break
-            if dry_run or _drop(own, leftover.name, lock, kept_too=everything):
-                gone.append(leftover)
+            try:
+                if dry_run or _drop(own, leftover.name, lock, kept_too=everything):
+                    gone.append(leftover)
+            except psycopg.Error as error:  # another role's, or somebody connects again and again
+                if own.closed:
+                    raise
+                refused(Leftover(leftover.name, _reason(error)))
         return gone
 
 
@@ -128,9 +143,10 @@ def _too_large(templates: Iterable[tuple[bool, float, _Found]]) -> Iterator[_Fou
 
 
 def _drop(own: Connection[Any], name: str, key: int, *, kept_too: bool) -> bool:
-    """Drop a database while holding the lock that proves nobody uses it; False when somebody does."""
-    import psycopg
+    """Drop a database while holding the lock that proves nobody uses it; False when somebody does.
 
+    Raises psycopg's error when PostgreSQL refuses.
+    """
     if not locks.try_lock(own, key):
         return False
     try:
@@ -138,20 +154,34 @@ def _drop(own: Connection[Any], name: str, key: int, *, kept_too: bool) -> bool:
         if database is None or (not kept_too and Kept.from_json(database.comment) is not None):
             return False
         sql.drop_whatever(own, database)
-    except psycopg.Error:  # another role's, or somebody connects again and again: the next collection tries anew
-        return False
     finally:
-        locks.release(own, key)
+        if not own.closed:
+            locks.release(own, key)
     return True
 
 
+def _reason(error: Exception) -> str:
+    """What PostgreSQL says, in a line."""
+    return redact(" ".join(str(error).split()))
+
+
 def drop_one(server: Server, name: str) -> None:
-    """Drop a database of ours that a user named; raises ServerError while its owner or a user of it lives."""
+    """Drop a database of ours that a user named.
+
+    Raises ServerError while its owner or a user of it lives, and when PostgreSQL refuses.
+    """
+    import psycopg
+
     found = parse(server.config.prefix, name)
     key = locks.owner_key(found.owner) if found and found.owner else locks.use_key(name)
 
     def drop(connection: Connection[Any]) -> bool:
-        return _drop(connection, name, key, kept_too=True)
+        try:
+            return _drop(connection, name, key, kept_too=True)
+        except psycopg.Error as error:
+            if connection.closed:
+                raise
+            raise ServerError(f"database {name!r} cannot be dropped: {_reason(error)}") from error
 
     if not server.run(drop):
         who = server.run(lambda connection: locks.holder(connection, key)) or "another session"
@@ -166,7 +196,7 @@ def inventory(server: Server) -> list[Item]:
         held = locks.held_keys(connection)
         items = []
         for found in _found(connection, server.config.prefix):
-            kind, about = _about(found, used=found.lock in held)
+            kind, about = _about(connection, found, used=found.lock in held)
             with contextlib.suppress(psycopg.errors.InvalidCatalogName):  # dropped meanwhile
                 if size := sql.database_size(connection, found.name.text):
                     items.append(Item(found.name.text, kind, size, about))
@@ -175,14 +205,18 @@ def inventory(server: Server) -> list[Item]:
     return server.run(look)
 
 
-def _about(found: _Found, *, used: bool) -> tuple[str, str]:
+def _about(connection: Connection[Any], found: _Found, *, used: bool) -> tuple[str, str]:
     if found.template is not None:
         data = found.template
         return "template", f"{data.project}, at {', '.join(data.heads)}" + (", in use" if used else "")
     if found.kept is not None:
         return "kept clone", f"{found.kept.project}, {found.kept.test or 'made by hand'}"
     kind = "clone" if found.name.kind == "clone" else "unfinished template"
-    return kind, "its owner lives" if used else "its owner is gone: clonedb gc drops it"
+    if used:
+        return kind, "its owner lives"
+    if reasons := beyond_us(connection, found.name.text):
+        return kind, f"its owner is gone, and clonedb gc cannot drop it: {'; '.join(reasons)}"
+    return kind, "its owner is gone: clonedb gc drops it"
 
 
 def keep(clone: Clone, kept: Kept, *, limited: bool = True) -> bool:
@@ -207,13 +241,16 @@ def enforce_retention(server: Server, project: str, run: str) -> bool:
 
     A run keeps its first keep_count failures, which a developer reads first; older runs' give way to them.
     """
+    import psycopg
+
     count = server.config.keep_count
     found = server.run(lambda connection: list(_found(connection, server.config.prefix)))
     ours = [(f.kept.when, f) for f in found if f.kept and f.kept.project == project and f.kept.test is not None]
     here = [f for _, f in ours if f.kept and f.kept.run == run]
     older = [f for _, f in sorted(ours, key=lambda pair: pair[0], reverse=True) if f not in here]
     for old in older[max(0, count - 1 - len(here)) :]:
-        server.run(lambda connection, old=old: _drop(connection, old.name.text, old.lock, kept_too=True))  # type: ignore[misc]
+        with contextlib.suppress(psycopg.Error, PermissionDeniedError):  # `clonedb list` says why
+            server.run(lambda connection, old=old: _drop(connection, old.name.text, old.lock, kept_too=True))  # type: ignore[misc]
     return len(here) < count
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from clonedb.cli.progress import progress
 if TYPE_CHECKING:
     from clonedb.clone import Clone
     from clonedb.config import Config
+    from clonedb.gc import Leftover
     from clonedb.names import Name
     from clonedb.postgres.server import Server
 
@@ -176,9 +177,11 @@ def drop(place: Place, names: tuple[str, ...], *, everything: bool) -> None:
             drop_one(server, name)
             click.echo(f"dropped {name}")
         if everything:
-            for leftover in (dropped := collect(server, everything=True)):
+            refused: list[Leftover] = []
+            for leftover in (dropped := collect(server, everything=True, refused=refused.append)):
                 click.echo(f"dropped {leftover.name}")
-            if not dropped:
+            _say_refused(refused)
+            if not dropped and not refused:
                 click.echo("there was nothing to drop")
 
 
@@ -190,11 +193,18 @@ def gc(place: Place, *, dry_run: bool) -> None:
     from clonedb.gc import collect
 
     with _server(place.config()) as server:
-        found = collect(server, dry_run=dry_run)
+        refused: list[Leftover] = []
+        found = collect(server, dry_run=dry_run, refused=refused.append)
     for leftover in found:
         click.echo(f"{'would drop' if dry_run else 'dropped'} {leftover.name}: {leftover.why}")
-    if not found:
+    _say_refused(refused)
+    if not found and not refused:
         click.echo("nothing is left over")
+
+
+def _say_refused(leftovers: Sequence[Leftover]) -> None:
+    for leftover in leftovers:
+        click.echo(f"could not drop {leftover.name}: {leftover.why}")
 
 
 COMMANDS = (clone, run, psql, drop, gc)

@@ -50,8 +50,9 @@ class CloneWorker:
         return self._clone
 
     def release(self, clone: Clone) -> Sequence[Session]:
-        """Leave it as it is, for the next test."""
-        del clone
+        """Leave it as it is, for the next test; if the test renamed, dropped or closed it, there will be another."""
+        if not clone.is_sound():
+            self.close()
         return ()
 
     def give_way(self) -> None:
@@ -59,6 +60,6 @@ class CloneWorker:
 
     def close(self) -> None:
         """Drop it."""
-        if self._clone is not None:
-            self._clone.drop()
-            self._clone = None
+        clone, self._clone = self._clone, None
+        if clone is not None:
+            clone.drop()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from clonedb.clone import Clone
 from clonedb.connections import Renewal
+from clonedb.errors import ServerError
 from clonedb.rewind.sessions import SessionReset
 from clonedb.statements import custom_settings, named_settings
 
@@ -72,10 +73,10 @@ class Renewing:
     def begin(self, clone: Clone) -> Renewal:
         """Begin to reset the connections that stay open until the next test; what cannot stay is closed."""
         if not self._asked:
-            with contextlib.closing(clone.server.connect(clone.name)) as connection:
+            with contextlib.suppress(ServerError), contextlib.closing(clone.server.connect(clone.name)) as connection:
                 self._reset = _find_reset(connection)
-            self._asked = True
-        if self._reset is None:
+                self._asked = True
+        if self._reset is None:  # also if the test dropped the database, or closed it
             clone.lasting.close()
         return clone.lasting.renew(self._reset or SessionReset())
 

@@ -67,7 +67,8 @@ class Reusable:
     """Clones that are brought back to where they were after each test, and handed on to the next.
 
     Two that are held at once (a module's and a test's) are two clones. One that cannot be brought back is dropped, and
-    the next test gets a new one; so it is with one that is kept.
+    the next test gets a new one; so it is with one that is kept, and with one whose test renamed, dropped or closed the
+    database.
     """
 
     def __init__(self, origin: Origin) -> None:
@@ -104,7 +105,7 @@ class Reusable:
             return ()
         try:
             left_open = self.end_sessions(clone)
-            clean = self.reset(clone)
+            clean = clone.is_sound() and self.reset(clone)
         except BaseException:
             self._discard(clone)
             raise

@@ -10,6 +10,8 @@ import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple
 
+from clonedb.postgres import obstacles
+
 if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.sql import Composed
@@ -25,6 +27,7 @@ __all__ = [
     "create_database",
     "create_extension",
     "create_role_if_missing",
+    "database_oid",
     "database_size",
     "databases",
     "drop_database",
@@ -32,8 +35,10 @@ __all__ = [
     "end_open_sessions",
     "end_sessions",
     "find_database",
+    "is_open",
     "left_open",
     "let_role_log_in",
+    "make_droppable",
     "rename_database",
     "seal",
     "server_info",
@@ -97,6 +102,20 @@ def find_database(connection: Connection[Any], name: str) -> Database | None:
     return Database(*row) if row else None
 
 
+def database_oid(connection: Connection[Any], name: str) -> int | None:
+    """The number by which a database is known whatever it is renamed to; None if there is none of that name."""
+    row = connection.execute("select oid::bigint from pg_database where datname = %s", [name]).fetchone()
+    return int(row[0]) if row else None
+
+
+def is_open(connection: Connection[Any], name: str, oid: int | None) -> bool:
+    """Whether a database has this name and number, and takes any number of connections."""
+    row = connection.execute(
+        "select datallowconn and datconnlimit = -1 from pg_database where datname = %s and oid = %s", [name, oid]
+    ).fetchone()
+    return bool(row and row[0])
+
+
 def database_size(connection: Connection[Any], name: str) -> int:
     """Bytes on disk; 0 if it is just being dropped, of which PostgreSQL says NULL once its directory is gone."""
     row = connection.execute("select pg_database_size(%s::name)", [name]).fetchone()
@@ -118,15 +137,28 @@ def copy_of(name: str, *, template: str | None = None, strategy: str | None = No
     )
 
 
-def drop_database(connection: Connection[Any], name: str, *, patience: float = 5.0) -> None:
-    """End the sessions of a database and drop it, if it exists.
+def drop_database(connection: Connection[Any], name: str, *, oid: int | None = None, patience: float = 5.0) -> None:
+    """Drop a database if it exists, with what is in its way: sessions, prepared transactions, subscriptions.
 
-    DROP ... WITH (FORCE) costs 100 ms more as soon as one client is connected, because the server looks again only
-    after that time; ending the sessions ourselves and looking each 0.5 ms costs 7 ms in all (measured). Waits at most
-    `patience` seconds for the sessions to end; after that PostgreSQL's own error says who is left.
+    With its `oid` it is also found when it was renamed; another one that has its name by now goes, too. Waits at most
+    `patience` seconds for sessions to end; PostgreSQL's own error says who is left. DROP ... WITH (FORCE) costs 100 ms
+    with one client, as the server looks again only after that; ending the sessions ourselves costs 7 ms (measured).
     """
-    end_sessions(connection, name, patience=patience)
-    _run(connection, "drop database if exists {}", name)
+    for found in make_droppable(connection, name, oid=oid, patience=patience):
+        _run(connection, "drop database if exists {}", found)
+
+
+def make_droppable(
+    connection: Connection[Any], name: str, *, oid: int | None = None, patience: float = 5.0
+) -> list[str]:
+    """All of `drop_database` but the last statement: the names of what there is to drop."""
+    there = obstacles.find(connection, name, oid)
+    for found in there:
+        end_sessions(connection, found.name, patience=patience)
+        if found.obstructed:
+            obstacles.clear(connection, found.name)
+            end_sessions(connection, found.name, patience=patience)
+    return [found.name for found in there]
 
 
 def drop_whatever(connection: Connection[Any], database: Database) -> None:
@@ -139,11 +171,11 @@ def drop_whatever(connection: Connection[Any], database: Database) -> None:
 def end_sessions(connection: Connection[Any], name: str, *, keep: Collection[int] = (), patience: float = 5.0) -> int:
     """End every other session of a database, but those to `keep`, and wait until they are gone: how many.
 
-    Waits at most `patience` seconds.
+    Those of replication are among them; autovacuum gives way to a drop by itself. Waits at most `patience` seconds.
     """
     row = connection.execute(
         "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = %s and pid <> pg_backend_pid()"
-        " and pid <> all(%s) and backend_type = 'client backend'",
+        " and pid <> all(%s) and backend_type <> 'autovacuum worker'",
         [name, [*keep]],
     ).fetchone()
     ended = int(row[0]) if row else 0
@@ -167,10 +199,7 @@ class Session(NamedTuple):
 
 
 def end_open_sessions(connection: Connection[Any], name: str, *, keep: Collection[int] = ()) -> list[Session]:
-    """End every session of a database that its client has not closed, and say which those were.
-
-    `keep` are the server's processes of sessions that may stay.
-    """
+    """End every session of a database that its client has not closed, but those to `keep`, and say which those were."""
     if found := left_open(connection, name, keep=keep):
         end_sessions(connection, name, keep=keep)
     return found
@@ -192,8 +221,10 @@ def left_open(
 
 
 def _open_sessions(connection: Connection[Any], name: str) -> list[Session]:
+    # what SQL_ASCII lets through may be no text at all
     rows = connection.execute(
-        "select pid, application_name, coalesce(state, ''), coalesce(query, '') from pg_stat_activity"
+        "select pid, application_name, coalesce(state, ''), coalesce(case when getdatabaseencoding() = 'SQL_ASCII'"
+        " then regexp_replace(query, '[^\\x01-\\x7f]', '?', 'g') else query end, '') from pg_stat_activity"
         " where datname = %s and pid <> pg_backend_pid() and backend_type = 'client backend'",
         [name],
     )
@@ -201,10 +232,10 @@ def _open_sessions(connection: Connection[Any], name: str) -> list[Session]:
 
 
 def backend_pids(connection: Connection[Any], name: str) -> list[int]:
-    """The processes that serve clients of a database."""
+    """The processes that work in a database: for clients, for replication, or by themselves, but for autovacuum."""
     rows = connection.execute(
         "select pid from pg_stat_activity where datname = %s and pid <> pg_backend_pid()"
-        " and backend_type = 'client backend'",
+        " and backend_type <> 'autovacuum worker'",
         [name],
     )
     return [row[0] for row in rows]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import psycopg
 import pytest
 
 import clonedb
@@ -15,7 +16,7 @@ from clonedb.isolation.strategies import STRATEGIES, make_strategy
 from clonedb.isolation.strategy import Origin
 from clonedb.keys import KEYS
 from clonedb.templates.metadata import Kept
-from tests.projects import Project, databases
+from tests.projects import Project, databases, one
 
 
 @pytest.fixture
@@ -83,3 +84,43 @@ def test_worker_gives_all_tests_the_same(template: clonedb.OpenTemplate, admin_d
     assert rows(strategy.acquire()) == 1
     strategy.close()
     assert databases(admin_dsn, f"{prefix}_c") == []
+
+
+def renamed(name: str) -> list[str]:
+    return [f'alter database "{name}" rename to "{name}_away"']
+
+
+def dropped(name: str) -> list[str]:
+    return [f'drop database "{name}"']
+
+
+def made_again(name: str) -> list[str]:
+    return [f'drop database "{name}"', f'create database "{name}"']
+
+
+def closed(name: str) -> list[str]:
+    return [f'alter database "{name}" allow_connections false']
+
+
+def limited(name: str) -> list[str]:
+    return [f'alter database "{name}" connection limit 0']
+
+
+@pytest.mark.parametrize("deed", [renamed, dropped, made_again, closed, limited])
+@pytest.mark.parametrize("isolation", ["auto", "clone", "truncate", "worker", "readonly"])
+def test_a_test_that_does_away_with_its_database(
+    template: clonedb.OpenTemplate, isolation: str, deed: Callable[[str], list[str]], admin_dsn: str, prefix: str
+) -> None:
+    """The next test gets another one, and nothing is left behind, whatever its name is by now."""
+    strategy = make_strategy(isolation, origin(template))
+    clone = strategy.acquire()
+    with psycopg.connect(admin_dsn, autocommit=True) as admin:
+        for statement in deed(clone.name):
+            admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [clone.name])
+            admin.execute(statement.encode())
+    strategy.release(clone)
+    following = strategy.acquire()
+    assert one(following, "select count(*) from item") == (1,)
+    strategy.release(following)
+    strategy.close()
+    assert databases(admin_dsn, prefix) == [template.name]
