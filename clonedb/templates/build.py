@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,8 +103,8 @@ class _Build:
         try:
             filled = self._fill(private)
             with Aside(lambda: self._looked_at(filled), name="clonedb-remarks") as looked:  # while the server prepares
-                seal(server, private, filled.prepare)
-                metadata = self._metadata(private, filled, start)
+                unlogged = seal(server, private, filled.prepare)
+                metadata = replace(self._metadata(private, filled, start), unlogged=unlogged)
                 for message in looked.result():
                     self.progress.warn(message)
             publish(server, private, order.name, metadata)

@@ -13,6 +13,7 @@ from clonedb.postgres.server import Server
 from clonedb.postgres.state import state_dir
 from clonedb.progress import Progress
 from clonedb.project.find import Project
+from clonedb.templates.crashed import what_is_lost
 from clonedb.templates.metadata import Template
 from clonedb.templates.sealed import find, note_use, templates
 
@@ -102,15 +103,21 @@ def _ensure(
     wanted = wanted_of(sources)
     name = template_name(config.prefix, wanted.digest)
 
+    lost: str | None = None
+
     def ready() -> Template | None:
+        nonlocal lost
         found = find(server, name)
-        return None if found and rebuild and found.metadata.run != run else found
+        if found is None or (rebuild and found.metadata.run != run):
+            return None
+        lost = what_is_lost(server, found)
+        return None if lost else found
 
     start = time.monotonic()
     if template := ready():
         return _in_use(server, template)
     if config.frozen:
-        raise BuildError(_frozen(config, server, name))
+        raise BuildError(_frozen(config, server, name, lost))
     from clonedb.templates.build import Order, build  # where there is something to build: it takes 10 ms
     from clonedb.templates.locks import server_lock
     from clonedb.templates.queue import BuildQueue
@@ -121,6 +128,8 @@ def _ensure(
         if template := ready():
             return _in_use(server, Template(name, template.metadata, waited=time.monotonic() - start))
         queue.raise_if_failed()
+        if lost:
+            progress.say(f"template {name!r} has lost {lost} in a crash of the server; building it anew")
         with queue.recorded():
             order = Order(
                 config=config,
@@ -150,11 +159,12 @@ def _schema(
     )
 
 
-def _frozen(config: Config, server: Server, name: str) -> str:
+def _frozen(config: Config, server: Server, name: str, lost: str | None) -> str:
     named = (config.project_wide or config).templates
     which = f" --template {config.template}" if config.template in named else ""
+    state = f"has lost {lost} in a crash of {server.about}" if lost else f"is not on {server.about}"
     return (
-        f"template {name!r} is not on {server.about}, and it is not built here because frozen is set"
+        f"template {name!r} {state}, and it is not built here because frozen is set"
         f" ({config.source('frozen')}); run `clonedb{which} build` first"
     )
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from clonedb.fingerprint import Fingerprint
 from clonedb.postgres.server import Server
 from clonedb.project.real_paths import RealPaths
+from clonedb.templates.crashed import what_is_lost
 from clonedb.templates.metadata import Template
 from clonedb.templates.sealed import templates
 
@@ -48,7 +49,8 @@ def deepest(server: Server, wanted: History) -> Iterator[Template]:
     """The sealed templates that are a beginning of a history, the deepest first."""
     for template in _by_depth(server):
         metadata = template.metadata
-        if metadata.depth < len(wanted.digests) and wanted.digests[metadata.depth] == metadata.layer:
+        fits = metadata.depth < len(wanted.digests) and wanted.digests[metadata.depth] == metadata.layer
+        if fits and what_is_lost(server, template) is None:
             yield template
 
 

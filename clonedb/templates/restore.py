@@ -18,6 +18,7 @@ from clonedb.postgres import sql
 from clonedb.postgres.server import Server
 from clonedb.progress import Progress
 from clonedb.templates.archive import Header, Task, read_archive
+from clonedb.templates.crashed import what_is_lost
 from clonedb.templates.locks import server_lock
 from clonedb.templates.metadata import Template
 from clonedb.templates.parallel import Crew
@@ -51,7 +52,8 @@ def restore(
         name = template_name(config.prefix, wanted.digest)
         server.demand_createdb()
         with BuildQueue(config, name, run).turn(progress), server_lock(server, name, progress):
-            if found := find(server, name):
+            found = find(server, name)
+            if found is not None and what_is_lost(server, found) is None:
                 return found
             progress.say(f"restoring template {name!r} on {server.about}")
             return _Restore(server, config, header, contents, name, path).carry_out(run)
@@ -86,7 +88,7 @@ class _Restore:
                 server.run(lambda connection, role=role: sql.create_role_if_missing(connection, role))  # type: ignore[misc]
             create(server, self.config, private, size=header.metadata.size)
             self._fill(private)
-            seal(server, private, lambda _: None)
+            unlogged = seal(server, private, lambda _: None)
             described = describe(server, private)
             metadata = replace(
                 header.metadata,
@@ -98,6 +100,7 @@ class _Restore:
                 seconds=round(time.monotonic() - start, 3),
                 lane=self.config.template,
                 upon=None,
+                unlogged=unlogged,
             )
             publish(server, private, self.name, metadata)
         except BaseException:

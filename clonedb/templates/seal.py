@@ -14,6 +14,7 @@ from clonedb.names import unfinished_name
 from clonedb.postgres import properties, sql
 from clonedb.postgres.room import EMPTY, room_for
 from clonedb.postgres.server import Server
+from clonedb.postgres.unlogged import filled
 from clonedb.templates.metadata import Metadata, Template
 
 if TYPE_CHECKING:
@@ -75,15 +76,17 @@ def describe(server: Server, private: str) -> Described:
     return server.run(look)
 
 
-def seal(server: Server, private: str, prepare: Callable[[Callable[[], Connection[Any]]], None]) -> None:
+def seal(server: Server, private: str, prepare: Callable[[Callable[[], Connection[Any]]], None]) -> list[list[str]]:
     """Prepare a database, and leave `pg_internal.init`, which a FILE_COPY clone inherits: 4 ms a connection.
 
-    `prepare` gets what opens a connection to it.
+    `prepare` gets what opens a connection to it. Returns the unlogged relations that have contents.
     """
     server.run(lambda connection: sql.end_sessions(connection, private))
     prepare(lambda: server.connect(private))
-    server.connect(private).close()
+    with contextlib.closing(server.connect(private)) as connection:
+        unlogged = filled(connection)
     server.run(lambda connection: sql.end_sessions(connection, private))
+    return unlogged
 
 
 def publish(server: Server, private: str, name: str, metadata: Metadata) -> None:
