@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from clonedb.loans import Loan
     from clonedb.url import DatabaseURL
 
-__all__ = ["Clone", "Session", "create", "create_empty", "hush"]
+__all__ = ["Clone", "Session", "create", "create_empty"]
 
 T = TypeVar("T")
 
@@ -126,10 +126,14 @@ class Clone:
     def _engine(self, *, connect_args: Mapping[str, Any] | None = None, **keywords: Any) -> Engine:
         from sqlalchemy import create_engine
 
+        from clonedb.lent import hide_password_in_tracebacks
+
         url = self.server.public_url(self.name)
         address = self._marked(url.replace(driver="psycopg") if url.driver == "asyncpg" else url).render()
         secret = {} if url.password is None else {"password": Hidden(url.password)}
-        return hush(create_engine(address, connect_args={**secret, **(connect_args or {})}, **keywords))
+        return hide_password_in_tracebacks(
+            create_engine(address, connect_args={**secret, **(connect_args or {})}, **keywords)
+        )
 
     @property
     def lasting(self) -> LastingConnections:
@@ -205,24 +209,6 @@ class Clone:
         else:  # clean-up never hides the first error
             with contextlib.suppress(Exception):
                 self.drop()
-
-
-def hush(engine: Engine) -> Engine:
-    """Have its failures to connect leave out the driver's frames, in whose variables the password is.
-
-    A listener to `do_connect` would come before those of tests, and the first that connects is the last to be asked.
-    """
-    connect = engine.dialect.connect
-
-    def connect_in_silence(*positional: Any, **keywords: Any) -> Any:
-        __tracebackhide__ = True
-        try:
-            return connect(*positional, **keywords)
-        except Exception as error:  # noqa: BLE001 - of whatever driver
-            raise error.with_traceback(None) from None
-
-    engine.dialect.connect = connect_in_silence  # type: ignore[method-assign]
-    return engine
 
 
 def create(server: Server, template: Template, *, strategy: str | None = None, session: Session | None = None) -> Clone:

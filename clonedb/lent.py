@@ -1,8 +1,8 @@
-"""SQLAlchemy engines that are lent to a test, and refuse everything after its end."""
+"""SQLAlchemy engines that are lent to a test: they refuse everything after its end, and show no password."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
 from sqlalchemy.engine.base import OptionEngine
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from clonedb.loans import Loan
 
-__all__ = ["LentEngine", "lend", "refuse_late_statements"]
+__all__ = ["LentEngine", "hide_password_in_tracebacks", "lend", "refuse_late_statements"]
 
 _LOAN = "clonedb_loan"  # an execution option: engines hand it on to their connections, and to engines made of them
 
@@ -63,3 +63,21 @@ def _demand(connection: Connection, *_: object) -> None:
 def _loan_of(lent: Engine | Connection) -> Loan | None:
     loan: Loan | None = lent.get_execution_options().get(_LOAN)
     return loan
+
+
+def hide_password_in_tracebacks(engine: Engine) -> Engine:
+    """Have its failures to connect leave out the driver's frames, in whose variables the password is.
+
+    A listener to `do_connect` would come before those of tests, and the first that connects is the last to be asked.
+    """
+    connect = engine.dialect.connect
+
+    def connect_in_silence(*positional: Any, **keywords: Any) -> Any:
+        __tracebackhide__ = True
+        try:
+            return connect(*positional, **keywords)
+        except Exception as error:  # noqa: BLE001 - of whatever driver
+            raise error.with_traceback(None) from None
+
+    engine.dialect.connect = connect_in_silence  # type: ignore[method-assign]
+    return engine

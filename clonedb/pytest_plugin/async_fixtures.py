@@ -64,12 +64,11 @@ def _engine(request: pytest.FixtureRequest, clone: Clone) -> Iterator[AsyncEngin
     from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
     from sqlalchemy.pool import NullPool
 
-    from clonedb.clone import hush
-    from clonedb.lent import lend, refuse_late_statements
+    from clonedb.lent import hide_password_in_tracebacks, lend, refuse_late_statements
     from clonedb.routing.engine import LastingAsyncEngine
 
     def make(**keywords: Any) -> Engine:
-        engine = hush(create_async_engine(url, connect_args=arguments, **keywords).sync_engine)
+        engine = hide_password_in_tracebacks(create_async_engine(url, connect_args=arguments, **keywords).sync_engine)
         refuse_late_statements(engine)
         return engine
 

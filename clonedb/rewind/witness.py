@@ -200,7 +200,12 @@ from pg_stat_get_activity(null) a
 where a.datid = $1 and a.backend_type <> 'autovacuum worker' and not (a.pid = any($2) and a.state = 'idle')
 """
 
-_SESSION = "a.pid, a.backend_type = 'client backend', a.application_name, coalesce(a.state, ''), coalesce(a.query, '')"
+# a server whose databases are SQL_ASCII knows no character beyond ASCII, and the driver would get bytes of it
+_SESSION = (
+    "a.pid, a.backend_type = 'client backend', a.application_name, coalesce(a.state, ''),"
+    " case when getdatabaseencoding() = 'SQL_ASCII' then regexp_replace(coalesce(a.query, ''), '[^ -~]+', '?', 'g')"
+    " else coalesce(a.query, '') end"
+)
 
 _STOP = "current_setting('clonedb.stop')::pg_lsn"
 
