@@ -150,13 +150,20 @@ def test_extensions_are_there_before_the_migrations(project: Project) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["auto", "wal_log", "file_copy"])
-def test_the_strategy_is_chosen(items: Project, strategy: str, prefix: str) -> None:
+def test_the_strategy_is_chosen(items: Project, strategy: str, admin_dsn: str) -> None:
     """`strategy` decides how CREATE DATABASE copies; by itself it is by file where nothing is flushed."""
-    with clonedb.template(items.directory, strategy=strategy) as template, template.clone() as clone:
-        (query,) = one(clone, f"select query from pg_stat_activity where query like 'create database \"{clone.name}%'")
-        expected = "file_copy" if strategy == "auto" else strategy
-        assert query == f'create database "{clone.name}" template "{template.name}" strategy "{expected}"'
-        assert one(clone, "select count(*) from item") == (1,)
+    query = """
+        select record_type from pg_get_wal_records_info(%s, pg_current_wal_insert_lsn())
+        where resource_manager = 'Database' and description ~ ('/' || (select oid from pg_database where datname = current_database()) || '$')
+    """
+    with clonedb.template(items.directory, strategy=strategy) as template:
+        with psycopg.connect(admin_dsn) as admin:
+            before = admin.execute("select pg_current_wal_insert_lsn()").fetchone()
+        with template.clone() as clone, clone.connect() as connection:
+            connection.execute("create extension pg_walinspect")
+            expected = "FILE_COPY" if strategy == "auto" else strategy.upper()
+            assert connection.execute(query.encode(), before).fetchall() == [(f"CREATE_{expected}",)]
+            assert connection.execute("select count(*) from item").fetchone() == (1,)
 
 
 def test_sequences_go_on_where_the_migrations_left_them(project: Project) -> None:

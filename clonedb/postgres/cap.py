@@ -26,14 +26,14 @@ _TAKE = """
     where case when n = any(%s::int[]) then false else pg_try_advisory_lock(%s::int, n) end limit 1
 """
 
-# Whether the sessions that have slots all wait for another one, and this session is one of them.
+# Whether the sessions that have slots all wait for another one, and this session is the one of them that is told.
 _STUCK = """
     with ours as (
         select pid, objid::bigint as number from pg_locks
         where locktype = 'advisory' and objsubid = 2 and granted and classid::bigint = %(group)s
               and database = (select oid from pg_database where datname = current_database())),
     holders as (select pid from ours where number < %(limit)s)
-    select exists (select from holders where pid = pg_backend_pid())
+    select (select min(pid) from holders) = pg_backend_pid()
            and not exists (select from holders where pid not in (select pid from ours where number = %(waiting)s))
 """
 

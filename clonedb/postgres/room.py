@@ -89,7 +89,7 @@ class _Seeker:
             if memory is None or (self._has_turn and memory.left >= self._size):
                 return
             now = time.monotonic()
-            if now - start >= longest or (now - start >= _PATIENCE and not self._session.run(self._somebody_works)):
+            if now - start >= longest or (now - start >= _PATIENCE and self._is_hopeless()):
                 raise ServerError(_full(self._server, memory, self._size, what))
             if now - said >= _PATIENCE:
                 said = now
@@ -107,6 +107,10 @@ class _Seeker:
         self._is_waiting = self._is_waiting or locks.try_lock(connection, _WAITING, shared=True)
         connection.execute("select pg_notify(%s, '')", [f"clonedb_room_{self._server.config.prefix}"])
 
+    def _is_hopeless(self) -> bool:
+        """Whether nobody goes on who could give room back; of those who wait for each other, whose turn it is is told."""
+        return self._has_turn and not self._session.run(self._somebody_works)
+
     def _somebody_works(self, connection: Connection[Any]) -> bool:
         """Whether a session that owns clones does not wait for room itself."""
         prefix = self._server.config.prefix
@@ -115,11 +119,11 @@ class _Seeker:
         return bool(locks.holders(connection, owners) - locks.holders(connection, {_WAITING}))
 
     def leave(self, connection: Connection[Any]) -> None:
-        """Give the locks back."""
-        if self._has_turn:
-            locks.release(connection, _TURN)
+        """Give the locks back, the turn last: whose turn it is next does not take this session for one that waits."""
         if self._is_waiting:
             locks.release(connection, _WAITING, shared=True)
+        if self._has_turn:
+            locks.release(connection, _TURN)
 
 
 def _take_turn(connection: Connection[Any]) -> bool:

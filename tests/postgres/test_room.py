@@ -139,8 +139,8 @@ def test_who_all_wait_for_each_other_are_told(opened: Open) -> None:
     for thread in threads:
         thread.join()
     assert time.monotonic() - start < 10
-    assert ends[0].startswith("no room in memory for clone")
-    assert ends[1] == "made"
+    made, told = sorted(ends, key=lambda end: end != "made")
+    assert made == "made" and told.startswith("no room in memory for clone"), ends
     for clone in (*clones[0], *clones[1]):
         clone.drop()
 

@@ -148,7 +148,8 @@ victims = []
 
 def pytest_runtest_logfinish():
     while victims:
-        os.kill(victims.pop().info.backend_pid, signal.SIGKILL)  # as the kernel does when memory is short
+        victim = victims.pop()  # a name holds it: freed, it would end by itself
+        os.kill(victim.info.backend_pid, signal.SIGKILL)  # as the kernel does when memory is short
         time.sleep(1)
 """
 
