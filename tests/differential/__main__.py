@@ -39,7 +39,7 @@ from tests.differential.world import PARTS, available
     help="What the template has besides the ordinary tables; more than one may be given.",
 )
 @click.option("--without", multiple=True, type=click.Choice(list(PARTS)), help="All parts but this one.")
-@click.option("--chaos", type=click.Choice(CHAOS), default="none", show_default=True, help="Strangers, or crashes.")
+@click.option("--chaos", type=click.Choice(CHAOS), help="Strangers, or crashes: the fault's, or none.")
 @click.option("--keep-going", is_flag=True, help="Count differences, and show the first.")
 @click.option("--fault", type=click.Choice(sorted(FAULTS)), help="Break the undoing in a known way: must be found.")
 @click.option("--server", type=click.Choice(list(SERVERS)), help="Its settings: the fault's, or tuned.")
@@ -55,7 +55,7 @@ def main(
     mix: str | None,
     parts: tuple[str, ...],
     without: tuple[str, ...],
-    chaos: Chaos,
+    chaos: Chaos | None,
     keep_going: bool,
     fault: str | None,
     server: str | None,
@@ -68,7 +68,7 @@ def main(
     found = template.binaries_of(postgres)
     pg_dump = template.pg_dump(found)
     shows = FAULTS[fault] if fault else Fault(contextlib.nullcontext)
-    mix, server, parts = mix or shows.mix, server or shows.server, parts or shows.parts
+    mix, server, parts, chaos = mix or shows.mix, server or shows.server, parts or shows.parts, chaos or shows.chaos
     possible = available(found.extensions())
     chosen = tuple(part for part in possible if part not in without and (without or "all" in parts or part in parts))
     jobs = 1 if chaos == "crash" else jobs

@@ -164,16 +164,19 @@ class Laboratory:
         return str(outcome.kind)
 
     def crash(self) -> None:
-        """Crash the server after an undoing; then the clone must still be as that left it.
+        """Crash the server after an undoing; then the clone is given up, or it must still be as that left it.
 
         Raises DifferenceError when it is not.
         """
-        if self._clone is None:
+        if self._clone is None or self._rewinder is None:
             return
         chaos.crash(self._template.server)
         self._fresh.close()
         self._fresh = self._stack.enter_context(contextlib.closing(state.connect(self._fresh_dsn)))
-        self._compare("rewound before a crash of the server", [], whole=False)
+        if self._rewinder.is_intact:
+            self._compare("rewound before a crash of the server", [], whole=False)
+        else:
+            self.retire()
 
     def fails(self, life: Sequence[Program]) -> DifferenceError | None:
         """Run programs on a clone of their own: the difference that they end in, if they still do."""
