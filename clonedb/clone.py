@@ -49,9 +49,9 @@ class Clone:
 
     `name` is the database's, `url` its URL for SQLAlchemy, `dsn` the same for libpq, psycopg and other languages; both
     hold the password. `template` is None for an empty database. `seconds` is what making it took; `oid` is the
-    database's number, by which it is dropped even if a test renamed it;
-    `worth_keeping` is false if a failed test leaves nothing in it to look at. `on_drop` is called once when it is given
-    up. As a context manager it drops the database at the end.
+    database's number, by which it is dropped even if a test renamed it; `crashes` is what `Server.crashes` was before
+    it was made; `worth_keeping` is false if a failed test leaves nothing in it to look at. `on_drop` is called once
+    when it is given up. As a context manager it drops the database at the end.
     """
 
     server: Server = field(repr=False)
@@ -59,6 +59,7 @@ class Clone:
     name: str
     seconds: float
     oid: int | None = None
+    crashes: int = 0
     kept: bool = False
     worth_keeping: bool = True
     on_drop: Callable[[], None] | None = field(default=None, repr=False)
@@ -167,6 +168,12 @@ class Clone:
         """Whether the database is still the one that was made, under its name, and lets everybody in."""
         return self.server.run(lambda connection: sql.is_open(connection, self.name, self.oid))
 
+    @property
+    def may_lack_rows(self) -> bool:
+        """Whether the server may have crashed since it was made, which empties unlogged tables; costs no round trip."""
+        filled = self.template is not None and self.template.metadata.unlogged
+        return bool(filled) and self.crashes != self.server.crashes
+
     def keep(self, kept: Kept) -> None:
         """Let the database outlive this process: `clonedb drop` or retention ends it.
 
@@ -217,7 +224,7 @@ def create(server: Server, template: Template, *, strategy: str | None = None, s
     Raises TemplateInUseError when somebody stays connected to the template (SQLSTATE 55006), ServerError when the
     template is gone or the disk is full.
     """
-    start = time.monotonic()
+    start, crashes = time.monotonic(), server.crashes
     metadata, own = template.metadata, session or server
     name = clone_name(server.config.prefix, metadata.fingerprint, server.owner, server.next_number())
     try:
@@ -232,7 +239,7 @@ def create(server: Server, template: Template, *, strategy: str | None = None, s
     except BaseException:  # Ctrl-C, too: it may come too late to cancel the statement
         _discard(own, name)
         raise
-    return Clone(server, template, name, time.monotonic() - start, oid)
+    return Clone(server, template, name, time.monotonic() - start, oid, crashes)
 
 
 def _demand_unlogged(server: Server, template: Template, name: str) -> None:

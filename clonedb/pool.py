@@ -151,7 +151,7 @@ class Pool:
                 raise
             with self._changed:
                 self._changed.notify_all()
-            if ours:
+            if ours and not clone.may_lack_rows:
                 return clone
             self.drop(clone)
 

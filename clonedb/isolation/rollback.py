@@ -268,7 +268,14 @@ class Rollback(Reusable):
         """A clone that takes no connections but the held one."""
         made = super().make()
         clone = HeldClone(
-            made.server, made.template, made.name, made.seconds, made.oid, worth_keeping=False, on_drop=made.on_drop
+            made.server,
+            made.template,
+            made.name,
+            made.seconds,
+            made.oid,
+            made.crashes,
+            worth_keeping=False,
+            on_drop=made.on_drop,
         )
         try:
             connection = open_session(clone)

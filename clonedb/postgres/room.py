@@ -108,7 +108,7 @@ class _Seeker:
         connection.execute("select pg_notify(%s, '')", [f"clonedb_room_{self._server.config.prefix}"])
 
     def _is_hopeless(self) -> bool:
-        """Whether nobody goes on who could give room back; of those who wait for each other, whose turn it is is told."""
+        """Whether nobody goes on who could give room back; of those who wait for each other one is told: the first."""
         return self._has_turn and not self._session.run(self._somebody_works)
 
     def _somebody_works(self, connection: Connection[Any]) -> bool:

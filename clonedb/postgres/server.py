@@ -13,6 +13,7 @@ from clonedb.errors import MissingExtensionError, PermissionDeniedError, ServerE
 from clonedb.names import new_owner
 from clonedb.postgres import locks, sql
 from clonedb.postgres.connecting import Connector
+from clonedb.postgres.message import is_alive
 from clonedb.url import DatabaseURL, Hidden, redact
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Server:
         self._used: set[str] = set()
         self._lock = threading.RLock()
         self._number = 0
+        self._lost = 0
         self.info = self.run(sql.server_info)
 
     @property
@@ -130,11 +132,27 @@ class Server:
                     connection.close()
                 raise
 
+    @property
+    def crashes(self) -> int:
+        """How often the session with the maintenance database was lost, as it is whenever the server crashes.
+
+        It costs no round trip: a session that the server has ended shows that by a socket that can be read.
+        """
+        session = self._maintenance
+        busy = self._pid != os.getpid() or session is None or not self._lock.acquire(blocking=False)
+        if busy or session is None:  # another thread waits for an answer on it, and will see
+            return self._lost
+        try:
+            return self._lost + (session.closed or not is_alive(session.pgconn))
+        finally:
+            self._lock.release()
+
     def _session(self) -> Connection[Any]:
         if self._pid != os.getpid():  # a forked child must not speak on its parent's session
             self._pid, self._maintenance, self._owner = os.getpid(), None, None
             self._used.clear()
         if self._maintenance is None or self._maintenance.closed:
+            self._lost += hasattr(self, "info")
             connection = self._open_maintenance()
             try:
                 self._lock_again(connection)

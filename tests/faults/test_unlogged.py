@@ -7,15 +7,17 @@ import os
 import signal
 from collections.abc import Callable
 
-import psycopg
 import pytest
 
 import clonedb
 from clonedb.api import OpenTemplate, open_template
 from clonedb.config import Config
 from clonedb.errors import BuildError, ServerError
+from clonedb.isolation.strategies import make_strategy
 from clonedb.postgres.sql import databases
 from clonedb.progress import Warnings
+from tests.isolation.test_strategies import origin
+from tests.pool.conftest import eventually, pool_of
 from tests.postgres.sandbox import Sandbox
 from tests.projects import Project, one
 
@@ -64,12 +66,10 @@ def crash(template: clonedb.OpenTemplate) -> None:
 
     A clone was made before, which flushed the WAL: with synchronous_commit off the template's name might be lost, too.
     """
-    with (
-        contextlib.suppress(psycopg.OperationalError),
-        contextlib.closing(template.server.connect("postgres")) as victim,
-    ):
+    with contextlib.closing(template.server.connect("postgres")) as victim:
+        before = template.server.crashes
         os.kill(victim.info.backend_pid, signal.SIGKILL)
-        victim.execute("select pg_sleep(5)")
+        eventually(lambda: template.server.crashes > before)
 
 
 def rows(template: clonedb.OpenTemplate) -> tuple[object, ...]:
@@ -108,6 +108,27 @@ def test_a_crash_in_a_run_gives_no_empty_tables(opened: Open) -> None:
             ServerError, match=r"has lost the rows of its unlogged relation 'public.cache', as .* again"
         ):
             template.clone()
+
+
+def test_no_clone_that_lost_rows_is_handed_on(opened: Open) -> None:
+    """Neither one that was brought back before the crash, in whatever way, nor one that was made ahead."""
+    template, _ = opened()
+    lost = r"has lost the rows of its unlogged relation 'public.cache', as .* again"
+    with template, contextlib.closing(pool_of(template)) as pool:
+        strategies = [make_strategy(isolation, origin(template)) for isolation in ("truncate", "rollback", "auto")]
+        for strategy in strategies:
+            strategy.release(strategy.acquire())
+        used = [pool.take(ahead=1) for _ in range(3)]
+        eventually(lambda: len(pool._ready) == 1)
+        crash(template)
+        for strategy in strategies:
+            with pytest.raises(ServerError, match=lost):
+                strategy.acquire()
+            strategy.close()
+        with pytest.raises(ServerError, match=lost):
+            pool.take(ahead=1)
+        for clone in used:
+            clone.drop()
 
 
 def test_nothing_is_built_upon_what_lost_rows(opened: Open, cache: Project) -> None:
