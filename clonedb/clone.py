@@ -15,7 +15,7 @@ from clonedb.names import clone_name
 from clonedb.postgres import sql
 from clonedb.postgres.room import EMPTY, room_for
 from clonedb.postgres.server import Server
-from clonedb.postgres.unlogged import emptied
+from clonedb.postgres.unlogged import demand_filled
 from clonedb.templates.metadata import Kept, Template
 from clonedb.templates.properties import give, has_any
 from clonedb.url import Hidden
@@ -232,7 +232,7 @@ def create(server: Server, template: Template, *, strategy: str | None = None, s
         _copy(server, own, template, name, strategy=chosen, deadline=start + _PATIENCE)
         note(server, template, chosen, time.monotonic() - start)
         if metadata.unlogged:
-            _demand_unlogged(server, template, name)
+            demand_filled(server, name, metadata.unlogged, template=template.name)
         if has_any(metadata):
             own.run(lambda connection: give(connection, name, metadata))
         oid = own.run(lambda connection: sql.database_oid(connection, name))
@@ -240,17 +240,6 @@ def create(server: Server, template: Template, *, strategy: str | None = None, s
         _discard(own, name)
         raise
     return Clone(server, template, name, time.monotonic() - start, oid, crashes)
-
-
-def _demand_unlogged(server: Server, template: Template, name: str) -> None:
-    """Raises ServerError when the server recovered from a crash since the template was opened, and emptied these."""
-    with contextlib.closing(server.connect(name)) as connection:
-        lost = emptied(connection, template.metadata.unlogged)
-    if lost is not None:
-        raise ServerError(
-            f"template {template.name!r} has lost the rows of its unlogged relation {lost!r}, as {server.about} crashed"
-            " in the meantime; run again to rebuild it"
-        )
 
 
 def create_empty(server: Server) -> Clone:

@@ -267,16 +267,8 @@ class Rollback(Reusable):
     def make(self) -> Clone:
         """A clone that takes no connections but the held one."""
         made = super().make()
-        clone = HeldClone(
-            made.server,
-            made.template,
-            made.name,
-            made.seconds,
-            made.oid,
-            made.crashes,
-            worth_keeping=False,
-            on_drop=made.on_drop,
-        )
+        clone = HeldClone(made.server, made.template, made.name, made.seconds, made.oid, made.crashes)
+        clone.worth_keeping, clone.on_drop = False, made.on_drop
         try:
             connection = open_session(clone)
             self._own[clone] = connection, Sequences(connection)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from clonedb.errors import ServerError
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-__all__ = ["emptied", "filled"]
+    from clonedb.postgres.server import Server
+
+__all__ = ["demand_filled", "emptied", "filled"]
 
 
 def filled(connection: Connection[Any]) -> list[list[str]]:
@@ -30,3 +35,14 @@ def emptied(connection: Connection[Any], known: Sequence[Sequence[str]]) -> str 
     """The first of some unlogged relations that has no contents any more, as `schema.name`; None if all have."""
     left = filled(connection)
     return next((".".join(one) for one in known if [*one] not in left), None)
+
+
+def demand_filled(server: Server, database: str, known: Sequence[Sequence[str]], *, template: str) -> None:
+    """Raises ServerError when a clone lacks rows: the server has crashed since its template was opened."""
+    with contextlib.closing(server.connect(database)) as connection:
+        lost = emptied(connection, known)
+    if lost is not None:
+        raise ServerError(
+            f"template {template!r} has lost the rows of its unlogged relation {lost!r}, as {server.about} crashed"
+            " in the meantime; run again to rebuild it"
+        )
