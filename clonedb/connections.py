@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from clonedb import driver_state, staying
+from clonedb.renewal import Renewal, Reset
 from clonedb.statements import spoils
 from clonedb.staying import OWN
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 __all__ = [
     "OWN",
     "LastingConnections",
-    "Renewal",
-    "Reset",
     "Sessionmakers",
     "Source",
     "shared_listeners",
@@ -41,56 +40,7 @@ class Source(Protocol):
         """Close what is in nobody's hands."""
 
 
-class Reset(Protocol):
-    """What makes an idle session as new, or fails."""
-
-    def message(self) -> str:
-        """What to send for that, as one simple query."""
-
-    def __call__(self, cursor: Any) -> None:
-        """Reset it through a DBAPI cursor."""
-
-    def begin(self, connection: PGconn, *more: str) -> None:
-        """Send the reset, and `more` statements with it."""
-
-    def end(self, connection: PGconn) -> bool:
-        """Wait for it: whether the session is idle again, and as new."""
-
-
 S = TypeVar("S", bound=Source)
-
-
-class Renewal:
-    """Connections that are being reset, all at once, and in nobody's hands until `end`; `pids` are their backends'."""
-
-    def __init__(self, reset: Reset) -> None:
-        self.pids: list[int] = []
-        self.reset = reset
-        self._begun: list[tuple[PGconn, Callable[[], None], Callable[[], None]]] = []
-
-    def begin(self, connection: PGconn, *more: str, keep: Callable[[], None], lose: Callable[[], None]) -> None:
-        """Begin with one, of which `keep` is called at the end if it works then, and `lose` if not."""
-        import psycopg
-
-        try:
-            if connection.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-                raise psycopg.InterfaceError("it is in the middle of something")
-            self.reset.begin(connection, *more)
-            self.pids.append(connection.backend_pid)
-        except psycopg.Error:
-            lose()
-        else:
-            self._begun.append((connection, keep, lose))
-
-    def end(self) -> None:
-        """Wait until all are reset, and give them back; may be called again."""
-        while self._begun:
-            connection, keep, lose = self._begun.pop()
-            works = False
-            try:
-                works = self.reset.end(connection)
-            finally:
-                (keep if works else lose)()
 
 
 def shared_listeners(engine: Engine) -> tuple[object, ...]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
     from sqlalchemy.pool import Pool
 
-    from clonedb.connections import Renewal, Reset
+    from clonedb.renewal import Renewal, Reset
     from clonedb.routing.loops import OpenEntry
 
 __all__ = ["OWN", "begin", "connect_listeners", "hand_out", "is_bound", "is_outdated", "listen", "see", "stay"]

@@ -6,8 +6,8 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from clonedb.clone import Clone
-from clonedb.connections import Renewal
 from clonedb.errors import ServerError
+from clonedb.renewal import Renewal
 from clonedb.rewind.sessions import SessionReset
 from clonedb.statements import custom_settings, named_settings
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from clonedb import staying
-from clonedb.connections import OWN, Renewal
+from clonedb.connections import OWN
+from clonedb.renewal import Renewal
 from clonedb.routing.loops import OpenEntry, OpenOnLoops
 
 if TYPE_CHECKING:

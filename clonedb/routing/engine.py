@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from clonedb import staying
-from clonedb.connections import OWN, Renewal, shared_listeners
+from clonedb.connections import OWN, shared_listeners
+from clonedb.renewal import Renewal
 from clonedb.routing.connections import Connections, Mark
 from clonedb.routing.loops import running_loop
 

@@ -12,7 +12,7 @@ import psycopg
 from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
-from clonedb.connections import Renewal
+from clonedb.renewal import Renewal
 from clonedb.rewind.sessions import SessionReset
 from tests.differential.grammar import Program, Step
 
