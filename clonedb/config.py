@@ -35,7 +35,7 @@ class Config(NamedTuple):
     prefix: str = KEYS["prefix"].default
     alembic_ini: str | None = KEYS["alembic_ini"].default
     alembic_section: str = KEYS["alembic_section"].default
-    alembic: Mapping[str, str] = _EMPTY
+    alembic: Mapping[str, str | tuple[str, ...]] = _EMPTY
     x: tuple[str, ...] = KEYS["x"].default
     target: str = KEYS["target"].default
     seed: tuple[str, ...] = KEYS["seed"].default

@@ -200,7 +200,7 @@ def _check_list(key: Key, value: Any, source: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _check_table(key: Key, value: Any, source: str) -> Mapping[str, str]:
+def _check_table(key: Key, value: Any, source: str) -> Mapping[str, str | tuple[str, ...]]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{source}: {key.name} is {shown(value)}; it takes a table of names and values")
     return MappingProxyType({str(name): _as_ini(item) for name, item in value.items()})
@@ -225,10 +225,10 @@ def _check_templates(key: Key, value: Any, source: str) -> Mapping[str, Mapping[
     return MappingProxyType(checked)
 
 
-def _as_ini(item: Any) -> str:
-    """An Alembic option as the text that an .ini file would hold."""
+def _as_ini(item: Any) -> str | tuple[str, ...]:
+    """An Alembic option as the text that an .ini file would hold; a list stays one, because no separator is known."""
     if isinstance(item, bool):
         return str(item).lower()
     if isinstance(item, (list, tuple)):
-        return "\n".join(str(part) for part in item)
+        return tuple(map(str, item))
     return str(item)

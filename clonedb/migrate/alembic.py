@@ -104,7 +104,8 @@ class AlembicMigrator:
     def _setup(self, url: DatabaseURL) -> dict[str, Any]:
         project = self.project
         roots = [str(root) for root in project.import_roots]
-        options = {name: project.options.get(name, value) for name, value in self.config.alembic.items()}
+        given = [name.lower() for name in self.config.alembic]  # as configparser has it
+        options = {name: project.options[name] for name in given if name in project.options}
         return {
             "sys_path": [*sys.path, *(root for root in roots if root not in sys.path)],
             "rootdir": str(project.rootdir),
@@ -112,26 +113,17 @@ class AlembicMigrator:
             "ini": str(project.ini) if project.ini else None,
             "toml": str(project.toml) if project.toml else None,
             "section": project.section,
-            "options": {**options, **self._locations()},
+            "options": {**options, "script_location": str(project.script_location)},
+            "version_locations": [str(location) for location in project.version_locations]
+            if "version_locations" in project.options
+            else [],
+            "prepended": [str(directory) for directory in project.prepended],
             "x": list(self.config.x),
             "url": url.render(),
             "own_url": url.replace(driver="psycopg").render(),
             "env_url": url.replace(driver=self._driver(self.project.options.get("sqlalchemy.url"))).render(),
             "secrets": [url.password] if url.password else [],
         }
-
-    def _locations(self) -> dict[str, str]:
-        """Where the migrations are, absolute: Alembic takes relative paths from the current directory."""
-        project = self.project
-        locations = {"script_location": str(project.script_location)}
-        if "version_locations" not in project.options:
-            return locations
-        separators = {"os": os.pathsep, "space": " ", "newline": "\n", ":": ":", ";": ";"}
-        name = project.options.get("path_separator") or project.options.get("version_path_separator")
-        if name is None and "prepend_sys_path" not in project.options:
-            name = locations["path_separator"] = "newline"
-        separator = separators.get(name or "", ", ")
-        return {**locations, "version_locations": separator.join(map(str, project.version_locations))}
 
     def _driver(self, value: str | None) -> str:
         """The driver for a URL that env.py may read: that of the URL which ours stands in for, if it is installed.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
@@ -168,7 +169,8 @@ class Environment:
             config = Config(ini, ini_section=section, cmd_opts=namespace, **toml)
             if not config.file_config.has_section(section):
                 config.file_config.add_section(section)
-            for name, value in {"sqlalchemy.url": url, **setup["options"]}.items():
+            options = {"sqlalchemy.url": url, **setup["options"], **_places(setup)}
+            for name, value in options.items():
                 config.set_main_option(name, value.replace("{url}", url).replace("%", "%%"))
             config.attributes = attributes
             yield config
@@ -187,6 +189,23 @@ def session_settings(context: Any, *, ended: bool = False) -> set[tuple[str, str
         return {(name, setting) for name, setting in rows}
     except Exception:  # noqa: BLE001 - a failed transaction tells of itself
         return {("", "")}
+
+
+def _places(setup: Mapping[str, Any]) -> dict[str, str]:
+    """Where the revisions are, in absolute paths: Alembic takes relative ones from the current directory.
+
+    A separator that no path has goes with them. Before 1.16 Alembic has one for `version_locations` only, and the
+    line's end is none of those that 1.13.0 knows.
+    """
+    from alembic.config import Config
+
+    locations, prepended = setup["version_locations"], setup["prepended"]
+    if not locations:
+        return {}
+    if not hasattr(Config, "get_version_locations_list"):
+        return {"version_path_separator": "os", "version_locations": os.pathsep.join(locations)}
+    found = {"path_separator": "newline", "version_locations": "\n".join(locations)}
+    return {**found, "prepend_sys_path": "\n".join(prepended)} if prepended else found
 
 
 @contextlib.contextmanager

@@ -41,7 +41,13 @@ class AlembicOptions(NamedTuple):
 
     @classmethod
     def read(
-        cls, *, ini: Path | None, toml: Mapping[str, Any], toml_path: Path, section: str, overrides: Mapping[str, str]
+        cls,
+        *,
+        ini: Path | None,
+        toml: Mapping[str, Any],
+        toml_path: Path,
+        section: str,
+        overrides: Mapping[str, str | tuple[str, ...]],
     ) -> AlembicOptions:
         """Read `section` of an .ini file and the table `[tool.alembic]`, and apply overrides as `set_main_option` does.
 
@@ -50,13 +56,17 @@ class AlembicOptions(NamedTuple):
         from_toml = _interpolated(toml, {"here": toml_path.parent.as_posix()})
         for name in ("path_separator", "version_path_separator"):
             from_toml.pop(name, None)  # Alembic asks the .ini file only
-        from_ini = _read_ini(ini, toml_path.parent, section, overrides)
+        texts = {name: _as_text(value) for name, value in overrides.items()}
+        from_ini = _read_ini(ini, toml_path.parent, section, texts)
         values = {name: _as_text(value) for name, value in from_toml.items()} | from_ini
         lists = {
             name: tuple(map(str, value))
             for name, value in from_toml.items()
             if isinstance(value, list) and not from_ini.get(name)
         }
+        here = {"here": (ini.parent if ini is not None else toml_path.parent).as_posix()}
+        given = {name: list(value) for name, value in overrides.items() if isinstance(value, tuple)}
+        lists |= {name: tuple(value) for name, value in _interpolated(given, here).items()}
         return cls(MappingProxyType(values), MappingProxyType(lists))
 
     def is_true(self, name: str) -> bool:
@@ -75,9 +85,11 @@ class AlembicOptions(NamedTuple):
         if name in self.lists:
             return self.lists[name]
         text = self.values.get(name, "")
+        if not text:  # Alembic does not look at a separator that separates nothing
+            return ()
         option = next((option for option in separators if option in self.values), None)
         if option is None:
-            parts = re.split(legacy, text) if text else []
+            parts = re.split(legacy, text)
         elif (separator := _SEPARATORS.get(self.values[option])) is not None:
             parts = text.split(separator)
         else:
@@ -160,6 +172,6 @@ def _interpolated(table: Mapping[str, Any], here: Mapping[str, str]) -> dict[str
 def _as_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return "\n".join(map(str, value))
     return str(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -28,7 +28,8 @@ class Project(NamedTuple):
     """A project's migrations: where they are and what Alembic is told about them.
 
     `ini` and `toml` are the files in use. `options` are the main options of both after interpolation, with the
-    setting `alembic` on top; `{url}` in it is left as it is. All paths are absolute.
+    setting `alembic` on top; `{url}` in it is left as it is. `prepended` is what Alembic puts in front of sys.path. All
+    paths are absolute.
     """
 
     rootdir: Path
@@ -41,6 +42,7 @@ class Project(NamedTuple):
     recursive: bool
     import_roots: tuple[Path, ...]
     name: str
+    prepended: tuple[Path, ...] = ()
 
     def __repr__(self) -> str:
         """Without the options, which may hold a password."""
@@ -91,7 +93,8 @@ def find_project(config: Config) -> Project:
         raise _nothing_found(config, rootdir, ini, toml, table)
     places = _Places.of((found_ini or toml).parent, rootdir)
     pyproject = document if toml.parent == rootdir else load_toml(rootdir / "pyproject.toml")
-    roots = tuple(_import_roots(rootdir, places, options, pyproject))
+    prepended = tuple(_prepended(places, options))
+    roots = tuple(_import_roots(rootdir, prepended, pyproject))
     modules = Modules(roots, StatIndex(), rootdir=rootdir)
     script_location = _script_location(places, modules, location, ini=found_ini, toml=toml)
     versions = tuple(_version_location(places, modules, text) for text in options.version_locations())
@@ -106,6 +109,7 @@ def find_project(config: Config) -> Project:
         recursive=options.is_true("recursive_version_locations"),
         import_roots=roots,
         name=_name(pyproject, rootdir),
+        prepended=prepended,
     )
 
 
@@ -188,14 +192,17 @@ def _no_package(modules: Modules, text: str) -> str:
     return f"no package {text.partition(':')[0]!r} was found; looked in {roots}, and among the installed ones"
 
 
-def _import_roots(
-    rootdir: Path, places: _Places, options: AlembicOptions, pyproject: Mapping[str, Any]
-) -> Iterator[Path]:
+def _prepended(places: _Places, options: AlembicOptions) -> Iterator[Path]:
+    """The directories that Alembic puts in front of sys.path, as far as there are such."""
+    for text in options.prepend_sys_path():
+        yield from list(filter(Path.is_dir, places.candidates(text)))[:1]
+
+
+def _import_roots(rootdir: Path, prepended: Iterable[Path], pyproject: Mapping[str, Any]) -> Iterator[Path]:
     """Directories that the project's own modules are imported from, in order, each once."""
-    prepended = [next(filter(Path.is_dir, places.candidates(text)), None) for text in options.prepend_sys_path()]
     pythonpath = [_clean(rootdir / text) for text in _pythonpath(rootdir, pyproject)]
     for root in dict.fromkeys([*prepended, rootdir, rootdir / "src", *pythonpath]):
-        if root is not None and root.is_dir():
+        if root.is_dir():
             yield root
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
 from clonedb.config import Config
-from clonedb.errors import NoMigrationsError
+from clonedb.errors import ConfigError, NoMigrationsError
 from clonedb.project.find import find_project
 from tests.project.checkout import ENVIRONMENT, Write, as_alembic_sees, configured
 
@@ -49,6 +50,59 @@ def test_an_ini_file_is_read_as_alembic_reads_it(write: Write, text: str, monkey
     assert project.version_locations == expected.version_locations
     assert project.recursive == expected.recursive
     assert project.import_roots == tuple(dict.fromkeys([*expected.import_roots, rootdir]))
+
+
+BY_ALEMBIC_INIT = sorted(Path(__file__).with_name("alembic_init").glob("alembic-*.ini"))
+
+
+@pytest.mark.parametrize("path", BY_ALEMBIC_INIT, ids=lambda path: path.stem)
+def test_what_alembic_init_wrote_is_read_as_alembic_reads_it(write: Write, path: Path) -> None:
+    """Since 1.7.0; up to 1.14.0 a comment stands in the value of version_path_separator, which Alembic does not read."""
+    rootdir = write({**ENVIRONMENT, "alembic.ini": path.read_text()})
+    expected = as_alembic_sees(rootdir, ini=rootdir / "alembic.ini", toml=None)
+
+    project = find_project(Config(rootdir=rootdir))
+
+    assert project.script_location == expected.script_location == rootdir / "migrations"
+    assert project.version_locations == expected.version_locations
+    assert project.prepended == expected.import_roots == (rootdir,)
+
+
+def test_a_separator_counts_where_it_separates(write: Write) -> None:
+    """With version_locations Alembic refuses such a value, and so do we, with the values that it takes."""
+    (old,) = [path for path in BY_ALEMBIC_INIT if path.stem == "alembic-1.13.3"]
+    text = old.read_text().replace("prepend_sys_path", "version_locations = migrations/versions\nprepend_sys_path", 1)
+    rootdir = write({**ENVIRONMENT, "alembic.ini": text})
+
+    with pytest.raises(
+        ConfigError, match=r"version_path_separator is 'os  # Use .*; it takes one of space, newline, os"
+    ):
+        find_project(Config(rootdir=rootdir))
+
+
+def test_the_pyproject_toml_of_alembic_init_is_read_as_alembic_reads_it(write: Write) -> None:
+    """`alembic init -t pyproject` leaves no options in alembic.ini."""
+    text = Path(__file__).with_name("alembic_init").joinpath("pyproject-1.20.1.toml").read_text()
+    rootdir = write({**ENVIRONMENT, "pyproject.toml": text, "alembic.ini": "[loggers]\nkeys = root\n"})
+    expected = as_alembic_sees(rootdir, ini=rootdir / "alembic.ini", toml=rootdir / "pyproject.toml")
+
+    project = find_project(Config(rootdir=rootdir))
+
+    assert project.script_location == expected.script_location == rootdir / "migrations"
+    assert project.version_locations == expected.version_locations
+    assert project.prepended == expected.import_roots == (rootdir,)
+
+
+@pytest.mark.parametrize("separator", [None, "os", "space"])
+def test_a_list_in_the_setting_alembic_is_a_list(write: Write, separator: str | None) -> None:
+    """Whatever separator the .ini file has for its own texts; `%(here)s` is the file's directory."""
+    chosen = f"path_separator = {separator}\n" if separator else ""
+    rootdir = write({**ENVIRONMENT, "alembic.ini": f"[alembic]\nscript_location = migrations\n{chosen}"})
+    locations = ["migrations/versions", "%(here)s/more/versions"]
+
+    project = find_project(configured(rootdir, alembic={"version_locations": locations}))
+
+    assert project.version_locations == (rootdir / "migrations" / "versions", rootdir / "more" / "versions")
 
 
 TOML = {

@@ -167,7 +167,10 @@ BROKEN = {
         "version_locations names 'nope:m'",
     ),
     "separator": (
-        {**ENVIRONMENT, "alembic.ini": "[alembic]\nscript_location=migrations\npath_separator=spaces\n"},
+        {
+            **ENVIRONMENT,
+            "alembic.ini": "[alembic]\nscript_location=migrations\npath_separator=spaces\nprepend_sys_path=.\n",
+        },
         {},
         r"path_separator is 'spaces' \(did you mean 'space'\?\); it takes one of",
     ),
