@@ -7,7 +7,9 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from clonedb.config import Config
@@ -52,12 +54,14 @@ class Input(NamedTuple):
 class Sources(NamedTuple):
     """What the files say: the inputs they are, and every extension that they or the configuration name.
 
-    `watched` are those imported modules that `watch` names, too: more than the revisions depends on them.
+    `watched` are those imported modules that `watch` names, too: more than the revisions depends on them. `stamps` has
+    what changes when a file is written, by path: a file that is changed and changed back has the same digest.
     """
 
     inputs: tuple[Input, ...]
     extensions: frozenset[str]
     watched: frozenset[str] = frozenset()
+    stamps: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
 
 def digest_of(text: str) -> str:
@@ -77,7 +81,7 @@ def read_sources(config: Config, project: Project, *, index_dir: Path | None) ->
     reading.imports()
     reading.watched()
     index.save()
-    return Sources(tuple(reading.inputs), frozenset(reading.extensions), frozenset(reading.watched_names))
+    return Sources(tuple(reading.inputs), frozenset(reading.extensions), frozenset(reading.watched_names), index.stamps)
 
 
 class _Reading:

@@ -34,6 +34,7 @@ class StatIndex:
     """Listings, stats and contents of files; used for one look at a project, then thrown away.
 
     Listings, stats and contents are those of the first time they were asked for, so that one look sees one state.
+    `stamps` has, for each file that was asked for, what changes whenever it is written: mtime, ctime, size and inode.
     """
 
     def __init__(self, index_dir: Path | None = None, key: str = "") -> None:
@@ -42,6 +43,7 @@ class StatIndex:
         self._path = None if index_dir is None else index_dir / f"files-{name}.index"
         self._read_now: dict[str, Contents | None] = {}
         self._listings: dict[str, Mapping[str, os.DirEntry[str]]] = {}
+        self.stamps: dict[str, tuple[int, int, int, int]] = {}
         self._imports: list[tuple[str, ...]] = []
         self._known: dict[str, dict[str, _Entry]] = {}
         self._numbers: dict[tuple[str, ...], int] | None = None
@@ -75,14 +77,10 @@ class StatIndex:
                 status = entry.stat()
         except OSError:
             return None
+        stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
+        self.stamps[path] = stamp
         known = self._known.get(directory, {}).get(name)
-        if (
-            known is not None
-            and known[0] == status.st_mtime_ns
-            and known[1] == status.st_ctime_ns
-            and known[2] == status.st_size
-            and known[3] == status.st_ino
-        ):
+        if known is not None and tuple(known[:4]) == stamp:
             return Contents(known[4], self._imports[known[5]], tuple(known[6]))
         if path not in self._read_now:
             self._read_now[path] = self._read(directory, name, status)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,8 @@ class Order:
     """What is to be built: the template `name` for a fingerprint; `base` is what its configuration builds it upon.
 
     With `layers`, a sealed template that is a beginning of the history is taken and only the rest migrated.
-    `look_again` takes the fingerprint anew.
+    `look_again` reads the files and takes the fingerprint anew. With `lenient` a file that was only written, and holds
+    what it held before, is a warning.
     """
 
     config: Config
@@ -58,7 +60,8 @@ class Order:
     run: str
     base: Template | None
     layers: bool
-    look_again: Callable[[], Fingerprint]
+    lenient: bool
+    look_again: Callable[[], tuple[Sources, Fingerprint]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ class _Build:
     order: Order
     progress: Progress
     migrator: Migrator
+    stamps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def carry_out(self) -> Metadata:
         """Build under a private name and publish under the template's; on any failure nothing is left."""
@@ -119,17 +123,33 @@ class _Build:
     def _say_that_it_begins(self) -> None:
         self.progress.say(f"building template {self.order.name!r} on {self.server.about}")
 
-    def _demand_unchanged(self) -> None:
+    def _demand_unchanged(self) -> Mapping[str, tuple[int, ...]]:
         """An edit after the fingerprint was taken would give a template whose name promises what is not in it."""
-        now = self.order.look_again()
+        sources, now = self.order.look_again()
         if now.digest != self.order.wanted.digest:
             changes = differences(self.order.wanted.abbreviated(), now)
             raise StaleError(", ".join(f"{change.name!r} was {change.change}" for change in changes[:3]))
+        return sources.stamps
+
+    def _demand_untouched(self, migrated: Migrated, heard: Warnings) -> None:
+        """A file that was changed and changed back has its digest again, and what was migrated may be another's."""
+        now = self._demand_unchanged()
+        written = [path for path, stamp in now.items() if self.stamps.get(path, stamp) != stamp]
+        written += [str(path) for path in migrated.scripts if not path.exists()]
+        if not written:
+            return
+        names = ", ".join(repr(os.path.relpath(path, self.order.project.rootdir)) for path in written[:3])
+        if not self.order.lenient:
+            raise StaleError(f"{names} was written")
+        heard.warn(
+            f"{names} was written each time that the template was built, and holds what it held before; if it is not"
+            " the build that writes it, edit less meanwhile and run `clonedb build --force`"
+        )
 
     def _looked_at(self, filled: _Filled) -> list[str]:
         """What there is to warn of, when the files are still the same."""
-        self._demand_unchanged()
         heard, order = Warnings(), self.order
+        self._demand_untouched(filled.migrated, heard)
         complete = filled.upon is None or order.config.base is not None
         remark(order.project, order.wanted, filled.migrated, heard, complete=complete)
         return heard.messages
@@ -138,7 +158,7 @@ class _Build:
         order, migrator = self.order, self.migrator
         if order.base is not None or not isinstance(migrator, AlembicMigrator):
             self._say_that_it_begins()
-            self._demand_unchanged()
+            self.stamps = self._demand_unchanged()
             return self._filled(private, order.base, lambda: self._migrate(private), history=None)
         with migrator.session(self.server.url(private)) as session:
             session.start()
@@ -146,7 +166,7 @@ class _Build:
                 with contextlib.ExitStack() as stack:
                     guess = self._guessed(private, stack) if order.layers else None
                     session.remedy = remedy(self.server)
-                    self._demand_unchanged()
+                    self.stamps = self._demand_unchanged()
                     wanted = self._history(session)
                     if wanted is not None and (found := self._layered(private, session, wanted, guess)):
                         return found

@@ -59,7 +59,7 @@ def ensure(
     `config` is the template's if it is not the server's. Raises BuildError, ServerError or LockTimeoutError.
     """
     config = config or server.config
-    for _ in range(_ATTEMPTS):
+    for attempt in range(1, _ATTEMPTS + 1):
         try:
             return _ensure(
                 server,
@@ -71,6 +71,7 @@ def ensure(
                 rebuild=rebuild,
                 base=base,
                 migrator=migrator,
+                lenient=attempt == _ATTEMPTS,
             )
         except StaleError as error:
             edit = str(error)
@@ -93,6 +94,7 @@ def _ensure(
     rebuild: bool,
     base: Template | None,
     migrator: Migrator | None,
+    lenient: bool,
 ) -> Template:
     """One attempt; raises StaleError when the sources were edited meanwhile."""
 
@@ -102,6 +104,10 @@ def _ensure(
 
     wanted = wanted_of(sources)
     name = template_name(config.prefix, wanted.digest)
+
+    def look_again() -> tuple[Sources, Fingerprint]:
+        found = sources_of(config, project)
+        return found, wanted_of(found)
 
     lost: str | None = None
 
@@ -140,7 +146,8 @@ def _ensure(
                 run=run,
                 base=base or _schema(server, project, config, run, progress, rebuild=rebuild),
                 layers=not rebuild,
-                look_again=lambda: wanted_of(sources_of(config, project)),
+                lenient=lenient,
+                look_again=look_again,
             )
             metadata = build(server, order, progress=progress, migrator=migrator)
     progress.say(f"template {name!r} is ready: {metadata.revisions} revisions in {metadata.seconds:.1f} s")

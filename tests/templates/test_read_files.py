@@ -11,7 +11,7 @@ import pytest
 from clonedb.config import Config
 from clonedb.project.find import find_project
 from clonedb.templates.find import sources_of
-from tests.projects import ENV_PY, Project
+from tests.projects import ENV_PY, Project, one
 from tests.templates.conftest import opened
 
 # Python imports it in every interpreter that finds it
@@ -90,3 +90,67 @@ def test_what_a_build_reads_is_in_the_fingerprint(
     assert found - known == {"models.py"}, json.dumps(sorted(known))
     revisions = {item.name for item in sources.inputs if item.kind == "revision"}
     assert revisions <= found
+
+
+CHANGED_AND_CHANGED_BACK = """
+import pathlib
+first, data = pathlib.Path("first"), pathlib.Path("shop/data.py")
+right = data.read_text()
+if not first.exists():
+    first.touch()
+    data.write_text("NAME = 'wrong'")
+from shop.data import NAME
+data.write_text(right) if NAME == "wrong" else None
+op.execute(f"create table {NAME} ()")
+"""
+
+
+@pytest.fixture
+def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project's directory is the current one, and Python leaves nothing in it."""
+    monkeypatch.chdir(project.directory)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+
+
+def test_a_file_changed_and_changed_back_is_noticed(
+    project: Project, configured: Callable[..., Config], here: None
+) -> None:
+    """Its digest is what it was, its times are not; the template has what the file says."""
+    project.write("shop/__init__.py", "")
+    project.write("shop/data.py", "NAME = 'good'\n")
+    project.revision("one", CHANGED_AND_CHANGED_BACK)
+    template, heard = opened(configured())
+    with template, template.clone() as clone:
+        assert one(clone, "select count(*), min(relname) from pg_class where relname in ('good', 'wrong')") == (
+            1,
+            "good",
+        )
+    assert "'shop/data.py' was written before the template was ready; beginning again with what is there now" in (
+        heard.lines
+    )
+
+
+def test_a_file_that_each_build_writes_is_warned_of(
+    project: Project, configured: Callable[..., Config], here: None
+) -> None:
+    """Such as a dump of the schema: the third attempt takes it, if its contents stay the same."""
+    project.write("migrations/schema.sql", "select 1")
+    project.revision("one", "import pathlib\npathlib.Path('migrations/schema.sql').write_text('select 1')")
+    template, heard = opened(configured())
+    template.close()
+    assert [line for line in heard.lines if line.startswith("'migrations/schema.sql' was written each time")]
+
+
+def test_a_revision_that_is_gone_when_the_build_ends_is_noticed(
+    project: Project, configured: Callable[..., Config], here: None
+) -> None:
+    """It came after the first look at the files and went before the last, and was migrated."""
+    project.revision("one", "pass")
+    lines = "revision, down_revision = 'two', 'one'\ndef upgrade(): __import__('os').unlink(__file__)\n"
+    place = "import pathlib\nfirst = pathlib.Path('first')\nif not first.exists():\n    first.touch()\n"
+    write = f"    pathlib.Path('migrations/versions/two.py').write_text({lines!r})\n"
+    project.write("migrations/env.py", place + write + ENV_PY)
+    template, heard = opened(configured())
+    template.close()
+    assert template.heads == ("one",)
+    assert heard.lines[-1].partition(" is ready: ")[2].startswith("1 revisions")
