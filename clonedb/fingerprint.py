@@ -22,6 +22,7 @@ from clonedb.project.sources import Input, Sources, digest_of, read_sources
 
 __all__ = [
     "FORMAT",
+    "OF_REVISIONS",
     "Difference",
     "Fingerprint",
     "Input",
@@ -38,7 +39,9 @@ __all__ = [
 FORMAT = 3
 
 _ABBREVIATED = 12
-_OF_REVISIONS = frozenset({"revision", "import", "target", "seed"})
+OF_REVISIONS = frozenset({"revision", "import", "target", "seed"})
+"""The kinds of inputs that need not be the same in a template and in one that is built upon it."""
+
 _LOCATIONS = frozenset(
     {"script_location", "version_locations", "prepend_sys_path", "path_separator", "version_path_separator"}
 )
@@ -121,7 +124,7 @@ def surroundings(found: Fingerprint, sources: Sources) -> str:
     kept = [
         (item.kind, item.name, item.digest)
         for item in found.inputs
-        if item.kind not in _OF_REVISIONS or (item.kind == "import" and item.name in sources.watched)
+        if item.kind not in OF_REVISIONS or (item.kind == "import" and item.name in sources.watched)
     ]
     return digest_of(json.dumps(kept))
 

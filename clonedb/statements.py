@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["custom_settings", "named_settings", "spoils"]
+__all__ = ["changes_contents", "custom_settings", "named_settings", "spoils"]
 
 # a setting whose name has a dot is custom: RESET leaves '' where a new session has NULL, also after SET LOCAL
 _NAME = r"""[\w$]+(?:\.[\w$]+)+"""
@@ -27,6 +27,10 @@ _UNKNOWN = re.compile(
     re.IGNORECASE,
 )
 _SIGNS = ("set", "load", "deallocate", "discard")  # without one of which there is nothing to look for
+# how long a statement may take, and what is printed; Alembic's autocommit_block() sets transaction_isolation
+_NO_CONTENTS = re.compile(
+    r"(?:transaction|log|debug)_\w+|\w+_timeout|application_name|client_min_messages", re.IGNORECASE
+)
 _COMMENTS = re.compile(r"/\*.*?\*/|--[^\n]*", re.DOTALL)
 
 
@@ -54,3 +58,11 @@ def custom_settings(text: str) -> set[str] | None:
 def named_settings(text: str) -> set[str]:
     """The names of the custom settings that stand in a text."""
     return {(called or written).lower() for called, written in _CUSTOM.findall(text)}
+
+
+def changes_contents(setting: str) -> bool:
+    """Whether the same statements may leave other contents in a database under another value of a setting.
+
+    Not under another timeout, for one: a statement that is cut short fails the whole migration.
+    """
+    return _NO_CONTENTS.fullmatch(setting) is None

@@ -36,23 +36,26 @@ def build(place: Place, *, force: bool) -> None:
 @click.pass_obj
 def fingerprint(place: Place, *, explain: bool) -> None:
     """Print the fingerprint of the project's template: usable as a cache key."""
-    from clonedb.api import fingerprint_of
+    from clonedb.api import fingerprint_of, resolved
 
+    config = resolved(place.config())
     with progress() as shown:
-        server, project, found = fingerprint_of(place.config(), progress=shown)
+        server, project, found = fingerprint_of(config, progress=shown)
     try:
         click.echo(found.digest)
         if explain:
             for entry in found.inputs:
                 click.echo(f"  {entry.digest[:12]}  {entry.kind:<9}  {entry.name}")
-            _explain_difference(server, project.name, found)
+            lane = (config.of_schema() or config).template
+            _explain_difference(server, project.name, lane, found)
     finally:
         server.close()
 
 
-def _explain_difference(server: Server, project: str, found: object) -> None:
+def _explain_difference(server: Server, project: str, lane: str, found: object) -> None:
     from clonedb.fingerprint import Fingerprint, differences
     from clonedb.templates.find import templates
+    from clonedb.templates.layers import likeliest, why_none
 
     assert isinstance(found, Fingerprint)  # noqa: S101 - imported late, so that the command starts early
     newest = next((t for t in templates(server) if t.metadata.project == project), None)
@@ -66,6 +69,10 @@ def _explain_difference(server: Server, project: str, found: object) -> None:
     click.echo(f"against the newest template, {newest.name}:")
     for change in changes:
         click.echo(f"  {change.change:<8} {change.kind:<9}  {change.name}")
+    if (layer := likeliest(server, found)) is not None:
+        click.echo(f"it would be built upon {layer.name}, and migrated from there")
+    elif why := why_none(server, project, lane, found):
+        click.echo(f"it would be built from nothing because {why}")
 
 
 @click.command()

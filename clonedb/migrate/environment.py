@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from clonedb.migrate.failure import NotMigratedError
+from clonedb.statements import changes_contents
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -179,14 +180,14 @@ class Environment:
 def session_settings(context: Any, *, ended: bool = False) -> set[tuple[str, str]]:
     """What SET, or SET LOCAL in this transaction, changed: in a transaction only, as asking must not begin one.
 
-    When the last step has `ended` nothing is left that a transaction begun here could hide from Alembic.
+    Left out are settings that change no contents, such as timeouts. When the last step has `ended` nothing is left that a transaction begun here could hide from Alembic.
     """
     connection = context.connection
     if connection is None or not (ended or connection.in_transaction()):
         return set()
     try:
         rows = connection.exec_driver_sql("select name, setting from pg_settings where source = 'session'")
-        return {(name, setting) for name, setting in rows}
+        return {(name, setting) for name, setting in rows if changes_contents(name)}
     except Exception:  # noqa: BLE001 - a failed transaction tells of itself
         return {("", "")}
 

@@ -22,6 +22,7 @@ from clonedb.postgres.state import state_dir
 from clonedb.progress import Progress, Warnings
 from clonedb.project.find import Project
 from clonedb.project.revision_digests import revision_digests
+from clonedb.statements import changes_contents
 from clonedb.templates import layers
 from clonedb.templates.ahead import Copying
 from clonedb.templates.metadata import Metadata, Template
@@ -120,8 +121,15 @@ class _Build:
             raise
         return metadata
 
-    def _say_that_it_begins(self) -> None:
-        self.progress.say(f"building template {self.order.name!r} on {self.server.about}")
+    def _say_that_it_begins(self, why: str | None = None) -> None:
+        reason = f", from nothing because {why}" if why else ""
+        self.progress.say(f"building template {self.order.name!r} on {self.server.about}{reason}")
+
+    def _why_from_nothing(self) -> str | None:
+        """Why no layer is there to build upon; None where there cannot be one yet."""
+        if not self.order.layers:
+            return "it is to be built anew"
+        return layers.why_none(self.server, self.order.project.name, self.order.config.template, self.order.wanted)
 
     def _demand_unchanged(self) -> Mapping[str, tuple[int, ...]]:
         """An edit after the fingerprint was taken would give a template whose name promises what is not in it."""
@@ -174,7 +182,7 @@ class _Build:
                 self.progress.say(f"{error}; building template {order.name!r} from the first revision on")
                 session.close()  # a fresh interpreter for a fresh start
             else:
-                self._say_that_it_begins()
+                self._say_that_it_begins(self._why_from_nothing())
             self.server.run(lambda connection: drop(connection, private))
             return self._filled(private, None, lambda: self._run(session), history=wanted)
 
@@ -276,7 +284,8 @@ class _Build:
         described = describe(self.server, private)
         below = filled.upon.metadata.version_tables if filled.upon else []
         own: list[list[str | None]] = [list(table) for table in migrated.version_tables]
-        layer, depth = self._as_layer(filled, described)
+        unfit = self._unfit(filled, described)
+        layer, depth = ("", 0) if unfit or filled.history is None else filled.history.last
         return Metadata(
             project=order.project.name,
             fingerprint=order.wanted.digest,
@@ -291,20 +300,29 @@ class _Build:
             inputs=order.wanted.abbreviated(),
             layer=layer,
             depth=depth,
+            unfit=unfit,
             upon=filled.upon.name if filled.upon else None,
             **described,
         )
 
-    def _as_layer(self, filled: _Filled, described: Mapping[str, Any]) -> tuple[str, int]:
-        """What others that are built upon this one must begin with; nothing if that would not be what it is from zero.
+    def _unfit(self, filled: _Filled, described: Mapping[str, Any]) -> str:
+        """Why nothing may be built upon this template, because it would not be what it is from zero; '' if it may.
 
         A setting that a revision gave to the database or left in its session holds in another session from the start,
         or no longer: the revisions after it would do something else. What Alembic ran must be what it had planned.
         """
         history, migrated = filled.history, filled.migrated
-        if history is None or self.order.config.seed or described["settings"] or migrated.left_behind:
-            return "", 0
+        if self.order.base is not None or self.order.config.seed:
+            return "it holds more than revisions made"
+        if history is None:
+            return "Alembic could not say beforehand which revisions there are"
+        if names := sorted({name for _, name, _ in described["settings"] if changes_contents(name)}):
+            return f"the revisions gave the database settings of its own ({', '.join(names)})"
+        if migrated.left_behind:
+            return (
+                f"the revisions left settings to those after them in their session ({', '.join(migrated.left_behind)})"
+            )
         begun = filled.upon.metadata.depth if filled.upon else 0
         if migrated.revisions != history.steps[begun:]:
-            return "", 0
-        return history.digests[-1], len(history.steps)
+            return "env.py ran other revisions than Alembic plans"
+        return ""

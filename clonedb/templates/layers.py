@@ -13,16 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clonedb.fingerprint import Fingerprint
+from clonedb.fingerprint import OF_REVISIONS, Fingerprint, differences
 from clonedb.postgres.server import Server
 from clonedb.project.real_paths import RealPaths
 from clonedb.templates.crashed import what_is_lost
 from clonedb.templates.metadata import Template
 from clonedb.templates.sealed import templates
 
-__all__ = ["History", "deepest", "history", "likeliest"]
-
-_BESIDE = frozenset({"revision", "import", "target", "seed"})
+__all__ = ["History", "deepest", "history", "likeliest", "why_none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +29,11 @@ class History:
 
     steps: tuple[str, ...]
     digests: tuple[str, ...]
+
+    @property
+    def last(self) -> tuple[str, int]:
+        """The digest of all steps, and how many they are."""
+        return self.digests[-1], len(self.steps)
 
 
 def history(surroundings: str, plan: Sequence[tuple[str, Path]], digests: Mapping[Path, str]) -> History | None:
@@ -60,12 +63,38 @@ def likeliest(server: Server, wanted: Fingerprint) -> Template | None:
     Copying it while Alembic is imported saves what the copy takes.
     """
     inputs = {tuple(item) for item in wanted.abbreviated()}
-    beside = {item for item in inputs if item[0] not in _BESIDE}
+    beside = {item for item in inputs if item[0] not in OF_REVISIONS}
     for template in _by_depth(server):
         theirs = {(kind, name, digest) for kind, name, digest in template.metadata.inputs if kind != "target"}
-        if theirs <= inputs and {item for item in theirs if item[0] not in _BESIDE} == beside:
+        if theirs <= inputs and {item for item in theirs if item[0] not in OF_REVISIONS} == beside:
             return template
     return None
+
+
+def why_none(server: Server, project: str, lane: str, wanted: Fingerprint) -> str | None:
+    """Why none of a project's templates is a beginning of what is wanted, by the newest one; None if it has none.
+
+    One of the same lane (the setting `template`) tells more than any other.
+    """
+    known = [found for found in templates(server) if found.metadata.project == project and _is_of_revisions(found)]
+    newest = next((found for found in known if found.metadata.lane == lane), next(iter(known), None))
+    if newest is None:
+        return None
+    if newest.metadata.unfit:
+        return f"{newest.name!r} is no beginning for another template: {newest.metadata.unfit}"
+    if lost := what_is_lost(server, newest):
+        return f"{newest.name!r} has lost {lost} in a crash of the server"
+    changes = differences(newest.metadata.inputs, wanted)
+    for_all = [change for change in changes if change.kind not in OF_REVISIONS]
+    named = [f"{change.kind} {change.name!r} was {change.change}" for change in for_all or changes]
+    if not named:
+        return f"the revisions are those of {newest.name!r} in another order"
+    return ", ".join(named[:3]) + (f" and {len(named) - 3} more" if len(named) > 3 else "") + f" since {newest.name!r}"
+
+
+def _is_of_revisions(template: Template) -> bool:
+    """Whether revisions alone made it: seeds and bases are layers of their own."""
+    return all(kind not in ("base", "seed") for kind, *_ in template.metadata.inputs)
 
 
 def _by_depth(server: Server) -> list[Template]:

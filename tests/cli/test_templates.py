@@ -141,7 +141,10 @@ def test_fingerprint_explained(cli: Command, items: Project) -> None:
     items.settings(seed=["seed.sql"])
     _, against, difference = cli("fingerprint", "--explain").out.partition("against the newest template, ")
     assert against
-    changes = {tuple(line.split()) for line in difference.splitlines()[1:]}
+    changes = {tuple(line.split()) for line in difference.splitlines()[1:-1]}
+    assert difference.splitlines()[-1].startswith(
+        "it would be built from nothing because revision 'migrations/versions/three.py' was added, revision "
+    )
     assert {("changed", "revision", "migrations/versions/two.py")} < changes
     assert ("added", "revision", "migrations/versions/three.py") in changes
     assert ("added", "seed", "seed.sql") in changes

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 
 import pytest
 
 from clonedb.config import Config
 from clonedb.revisions import config_at
-from tests.projects import ENV_PY, Project
+from tests.projects import ALEMBIC_INI, ENV_PY, Project
 from tests.templates.conftest import contents, opened
 
 Configured = Callable[..., Config]
@@ -189,6 +190,56 @@ def test_what_one_session_leaves_to_the_next_is_no_layer(project: Project, confi
     demand(configured, "from zero")
     project.revision("r5", 'op.execute("create table where_from (id int)")')
     demand(configured, "from zero")
+
+
+TIMEOUTS = """
+op.execute("set lock_timeout = '4s'; set local statement_timeout = '1min'; set client_min_messages = warning")
+op.get_bind().exec_driver_sql("do $$ begin execute format('alter database %%I set idle_session_timeout = 0', current_database()); end $$")
+"""
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_settings_that_change_no_contents_are_no_reason(project: Project, configured: Configured, driver: str) -> None:
+    """A timeout, and what autocommit_block() does to the connection, leave a history its layers."""
+    project.write("alembic.ini", ALEMBIC_INI.replace("+psycopg:", f"+{driver}:"))
+    project.write("migrations/env.py", ENV_PY.replace("target_metadata)", "None, transaction_per_migration=True)"))
+    project.revision("r1", 'op.execute("create table item (id int)")' + TIMEOUTS)
+    project.revision(
+        "r2", 'with op.get_context().autocommit_block():\n    op.execute("create index concurrently on item (id)")'
+    )
+    demand(configured, "from zero")
+    project.revision("r3", 'op.execute("create table last ()")')
+    demand(configured, "1 of 3")
+
+
+def test_what_is_built_from_nothing_says_why(project: Project, configured: Configured) -> None:
+    """Whenever there is a template of the project that might have been a beginning."""
+
+    def reason(**settings: object) -> str | None:
+        template, heard = opened(configured(**settings))
+        template.close()
+        (line,) = [line for line in heard.lines if line.startswith("building template")]
+        return re.sub(r"'\w+_t_\w+'", "TEMPLATE", line.partition(", from nothing because ")[2]) or None
+
+    project.revision("r1", "pass")
+    assert reason() is None
+    project.revision("r2", 'op.execute("set search_path to own, public")')
+    assert reason(x=["tenant=1"]) == "x 'tenant' was added since TEMPLATE"
+    project.revision("r3", "pass")
+    assert reason(x=["tenant=1"]) == (
+        "TEMPLATE is no beginning for another template: the revisions left settings to those after them in their session"
+        " (search_path)"
+    )
+    project.revision("r2", "pass", down="r1")
+    assert reason() is None  # it is built upon the first
+    project.write("migrations/env.py", ENV_PY + "\n# edited")
+    project.write("migrations/other.txt", "")
+    assert reason() == "env 'migrations/env.py' was changed, script 'migrations/other.txt' was added since TEMPLATE"
+    project.revision("r1", 'op.execute("select 1")', down=None)
+    assert reason() == "revision 'migrations/versions/r1.py' was changed since TEMPLATE"
+    template, heard = opened(configured(), rebuild=True)
+    template.close()
+    assert heard.lines[0].endswith(", from nothing because it is to be built anew")
 
 
 def test_what_a_revision_reads_when_it_is_loaded_is_warned_of(project: Project, configured: Configured) -> None:
