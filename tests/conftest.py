@@ -24,7 +24,8 @@ _RUN = "RUN_OF_CLONEDBS_TESTS"  # the variable in which xdist's workers inherit 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the run, in the process that begins it."""
+    """Name the run, in the process that begins it, and leave what the programs under test print to their own care."""
+    os.environ.pop("PYTHONUNBUFFERED", None)
     if not hasattr(config, "workerinput"):
         os.environ[_RUN] = os.urandom(8).hex()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -77,7 +76,6 @@ class Environment:
     def __init__(self, setup: Mapping[str, Any]) -> None:
         self.version_tables: list[tuple[str, str | None]] = []
         self._setup = setup
-        self._planned: list[tuple[dict[str, Any], dict[str, str], dict[str, Any]]] = []
 
     @cached_property
     def script(self) -> ScriptDirectory:
@@ -87,33 +85,24 @@ class Environment:
         with self._configured() as config:
             return ScriptDirectory.from_config(config)
 
-    def plan(self, target: str) -> list[tuple[str, str]]:
-        """The revisions that bring an empty database to a target, in order, and their files, without env.py.
+    def plan(self, target: str, *, with_env_py: bool) -> list[tuple[str, str]]:
+        """The revisions that bring an empty database to a target, in order, and their files; runs none.
 
-        What was loaded for it is put aside: env.py may still say that the revisions are elsewhere.
+        It loads the revisions, as Alembic does only once env.py has run: for a process that is thrown away. Some can be
+        loaded only `with_env_py`, because that configures what they import.
         """
-        script = self.script
-        places = (vars(script), vars(script.revision_map))
-        before = [{name: repr(value) for name, value in place.items()} for place in places]
-        gc.disable()  # hundreds of modules are loaded, and none is given up
-        try:
-            planned = [] if target == "base" else script._upgrade_revs(target, ())  # type: ignore[arg-type]  # noqa: SLF001
-        finally:
-            gc.freeze()
-            gc.enable()
-        found = [(step.revision.revision, step.revision.path) for step in planned]
-        loaded = [
-            {name: place.pop(name) for name in [*place] if name not in was}
-            for place, was in zip(places, before, strict=True)
-        ]
-        self._planned = list(zip(places, before, loaded, strict=True))
-        return found
+        found: list[tuple[str, str]] = []
 
-    def _take_up_plan(self) -> None:
-        """Load nothing again that was loaded for the plan, if env.py left the script directory as it was."""
-        if all(repr(place.get(name)) == value for place, before, _ in self._planned for name, value in before.items()):
-            for place, _, loaded in self._planned:
-                place.update({name: value for name, value in loaded.items() if name not in place})
+        def look(_heads: Any = (), _context: Any = None) -> list[Any]:
+            planned = [] if target == "base" else self.script._upgrade_revs(target, ())  # type: ignore[arg-type]  # noqa: SLF001
+            found[:] = [(step.revision.revision, step.revision.path) for step in planned]
+            return []
+
+        if with_env_py:
+            self.run(look, dont_mutate=True)
+        else:
+            look()
+        return found
 
     def run(self, steps: Callable[[Any, Any], Iterable[Any]], **options: Any) -> None:
         """Run env.py; when it runs migrations, `steps(heads, context)` says which.
@@ -128,7 +117,6 @@ class Environment:
             table = (context.version_table, context.version_table_schema)
             if table not in self.version_tables:
                 self.version_tables.append(table)
-            self._take_up_plan()
             return steps(heads, context)
 
         with self._configured() as config, EnvironmentContext(config, script, fn=noted, **options):

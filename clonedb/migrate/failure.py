@@ -137,12 +137,23 @@ def _sqlstate(error: BaseException) -> str | None:
 
 
 def _message(error: BaseException, database_error: BaseException | None) -> str:
-    text = _text(error).strip() or "no message"
+    text = _said(error) or next((f"no message, after {_named(cause)}" for cause in _chain(error) if _said(cause)), None)
+    text = text or "no message"
     if isinstance(error, KeyError) and _raised_in(error, "os.py"):
         text = f"{text} is not set"
     if database_error is not None and database_error is not error:
         text += f" (after {type(database_error).__name__}: {str(database_error).strip()})"
     return text
+
+
+def _said(error: BaseException) -> str:
+    """What an error says; nothing for one without arguments, of which SQLAlchemy makes `()`."""
+    text = _text(error).strip()
+    return "" if text == "()" else text
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_said(error)}"
 
 
 def _text(error: Any) -> str:

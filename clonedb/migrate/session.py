@@ -51,10 +51,14 @@ class Session:
         """Start the interpreter now: it imports Alembic while the caller does something else."""
         self._started()
 
-    def plan(self, target: str) -> tuple[tuple[str, Path], ...]:
-        """The revisions that bring an empty database to a target, in Alembic's order, and their files; runs none."""
+    def plan(self, target: str, *, with_env_py: bool = False) -> tuple[tuple[str, Path], ...]:
+        """The revisions that bring an empty database to a target, in Alembic's order, and their files; runs none.
+
+        The database need not be there, unless `with_env_py`: that is run first then, as some revisions need it.
+        """
         __tracebackhide__ = True
-        return tuple((name, Path(path)) for name, path in self._done("plan", None, target=target)["plan"])
+        found = self._done("plan", None, target=target, with_env_py=with_env_py)["plan"]
+        return tuple((name, Path(path)) for name, path in found)
 
     def migrate(self, target: str, seeds: Collection[str], *, progress: Progress | None = None) -> Migrated:
         """Bring the database to a target, then fill it with the seeds."""

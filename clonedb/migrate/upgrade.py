@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import io
 import json
 import os
 import queue
@@ -29,7 +30,7 @@ _RELATIVE = ("+", "-")
 class Work:
     """Requests carried out one after the other; `step` says what is being done when something fails."""
 
-    def __init__(self, setup: dict[str, Any], events: int) -> None:
+    def __init__(self, setup: dict[str, Any], events: int, requests: int) -> None:
         from clonedb.migrate.environment import Environment
 
         self.setup = setup
@@ -37,7 +38,7 @@ class Work:
         self._environment = Environment(setup)
         self._events = os.fdopen(events, "w", buffering=1)
         self._routed = False
-        self._planned = False
+        self._requests = requests
         self._read: set[str] = set()
         self._done: list[dict[str, Any]] = []
         self._left_behind: set[str] = set()
@@ -51,6 +52,7 @@ class Work:
     def carry_out(self, action: str, arguments: Mapping[str, Any]) -> None:
         """Carry out a request; ends with a `done` or a `failed` event."""
         from clonedb.migrate.failure import describe
+        from clonedb.migrate.forked import ForkedError
 
         actions: dict[str, Callable[..., dict[str, Any]]] = {
             "plan": self._plan,
@@ -62,9 +64,7 @@ class Work:
             "stairway": self._stairway,
             "seed": self._seed,
         }
-        if not self._planned:  # what revisions read while they were loaded, they read for the migration
-            self._read.clear()
-        self._planned = action == "plan"
+        self._read.clear()
         self._done = []
         self._left_behind.clear()
         self._note()
@@ -72,8 +72,11 @@ class Work:
             self._route()
             found = actions[action](**arguments)
         except BaseException as error:  # noqa: BLE001 - SystemExit of an env.py is a failure like others
-            self.tell("failed", **self.step, **describe(error, self.setup))
+            described = error.described if isinstance(error, ForkedError) else describe(error, self.setup)
+            _flush()
+            self.tell("failed", **self.step, **described)
             return
+        _flush()
         rootdir = self.setup["rootdir"] + os.sep
         read = sorted(path for path in self._read if path.startswith(rootdir))
         tables, left = self._environment.version_tables, sorted(self._left_behind)
@@ -88,8 +91,14 @@ class Work:
             self._routed = True
             route_everything(DatabaseURL.parse(self.setup["url"]))
 
-    def _plan(self, target: str) -> dict[str, Any]:
-        return {"plan": self._environment.plan(target)}
+    def _plan(self, target: str, *, with_env_py: bool) -> dict[str, Any]:
+        """In a fork, because Alembic loads the revisions only after env.py has run, and here it has not."""
+        from clonedb.migrate.forked import forked
+
+        def plan() -> list[tuple[str, str]]:
+            return self._environment.plan(target, with_env_py=with_env_py)
+
+        return {"plan": forked(plan, self.setup, requests=self._requests)}
 
     def _migrate(self, target: str, seeds: Iterable[Mapping[str, str]]) -> dict[str, Any]:
         return {**self._upgrade(target, direction=None), **self._seed(seeds)}
@@ -252,6 +261,13 @@ def _shown(table: str, schema: str | None) -> str:
     return repr(f"{schema}.{table}" if schema else table)
 
 
+def _flush() -> None:
+    """Before an event says that something ended: this process may be killed then, with what it has not written yet."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # what env.py put there in their place
+            stream.flush()
+
+
 def _lines(descriptor: int) -> Iterator[bytes]:
     """The lines that arrive at a file descriptor, without what a buffered reader would do at its end."""
     rest = bytearray()
@@ -281,7 +297,10 @@ def main() -> None:
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(lines, requests), daemon=True).start()
     sys.path[:] = setup["sys_path"]
-    work = Work(setup, int(sys.argv[1]))
+    for stream in (sys.stdout, sys.stderr):  # what was printed before a sudden death is to be seen
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
+    work = Work(setup, int(sys.argv[1]), parent)
     gc.disable()  # there is nothing to collect yet, and looking for it costs a tenth of the imports
     with contextlib.suppress(Exception):  # what fails here fails again, and is told of, when it is asked for
         importlib.import_module("alembic.context")  # most of a short build is this: it begins before it is asked for

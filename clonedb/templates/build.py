@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clonedb.aside import Aside
-from clonedb.errors import BuildError, ServerError
-from clonedb.fingerprint import Fingerprint, Sources, StaleError, differences, surroundings
+from clonedb.errors import BuildError, MigrationError, ServerError
+from clonedb.fingerprint import Fingerprint, Sources, surroundings
 from clonedb.migrate.alembic import AlembicMigrator, Migrated, Migrator, Session
 from clonedb.names import unfinished_name
 from clonedb.postgres import sql
@@ -22,15 +21,15 @@ from clonedb.postgres.state import state_dir
 from clonedb.progress import Progress, Warnings
 from clonedb.project.find import Project
 from clonedb.project.revision_digests import revision_digests
-from clonedb.statements import changes_contents
 from clonedb.templates import layers
-from clonedb.templates.ahead import Copying
+from clonedb.templates.ahead import Guess
+from clonedb.templates.edits import Edits
 from clonedb.templates.metadata import Metadata, Template
 from clonedb.templates.prepare import next_transaction, prepare, prepare_changed
 from clonedb.templates.properties import give
 from clonedb.templates.remarks import remark, remedy
 from clonedb.templates.seal import create, create_roles, describe, drop, publish, seal, strategy
-from clonedb.templates.sealed import note_use
+from clonedb.templates.sealed import note, note_use
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -41,7 +40,11 @@ __all__ = ["Order", "build"]
 
 
 class _UnfitError(Exception):
-    """A layer cannot be built upon after all, and why."""
+    """A layer cannot be built upon after all, and why; it is given where migrating found that out."""
+
+    def __init__(self, reason: str, layer: Template | None = None) -> None:
+        super().__init__(reason)
+        self.layer = layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +52,6 @@ class Order:
     """What is to be built: the template `name` for a fingerprint; `base` is what its configuration builds it upon.
 
     With `layers`, a sealed template that is a beginning of the history is taken and only the rest migrated.
-    `look_again` reads the files and takes the fingerprint anew. With `lenient` a file that was only written, and holds
-    what it held before, is a warning.
     """
 
     config: Config
@@ -61,8 +62,7 @@ class Order:
     run: str
     base: Template | None
     layers: bool
-    lenient: bool
-    look_again: Callable[[], tuple[Sources, Fingerprint]]
+    edits: Edits
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +73,6 @@ class _Filled:
     upon: Template | None
     history: layers.History | None
     prepare: Callable[[Callable[[], Connection[Any]]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Guess:
-    """The layer that will most likely be taken, and its copy that is being made."""
-
-    template: Template
-    copying: Copying
 
 
 def build(server: Server, order: Order, *, progress: Progress, migrator: Migrator | None = None) -> Metadata:
@@ -99,7 +91,6 @@ class _Build:
     order: Order
     progress: Progress
     migrator: Migrator
-    stamps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def carry_out(self) -> Metadata:
         """Build under a private name and publish under the template's; on any failure nothing is left."""
@@ -131,33 +122,11 @@ class _Build:
             return "it is to be built anew"
         return layers.why_none(self.server, self.order.project.name, self.order.config.template, self.order.wanted)
 
-    def _demand_unchanged(self) -> Mapping[str, tuple[int, ...]]:
-        """An edit after the fingerprint was taken would give a template whose name promises what is not in it."""
-        sources, now = self.order.look_again()
-        if now.digest != self.order.wanted.digest:
-            changes = differences(self.order.wanted.abbreviated(), now)
-            raise StaleError(", ".join(f"{change.name!r} was {change.change}" for change in changes[:3]))
-        return sources.stamps
-
-    def _demand_untouched(self, migrated: Migrated, heard: Warnings) -> None:
-        """A file that was changed and changed back has its digest again, and what was migrated may be another's."""
-        now = self._demand_unchanged()
-        written = [path for path, stamp in now.items() if self.stamps.get(path, stamp) != stamp]
-        written += [str(path) for path in migrated.scripts if not path.exists()]
-        if not written:
-            return
-        names = ", ".join(repr(os.path.relpath(path, self.order.project.rootdir)) for path in written[:3])
-        if not self.order.lenient:
-            raise StaleError(f"{names} was written")
-        heard.warn(
-            f"{names} was written each time that the template was built, and holds what it held before; if it is not"
-            " the build that writes it, edit less meanwhile and run `clonedb build --force`"
-        )
-
     def _looked_at(self, filled: _Filled) -> list[str]:
         """What there is to warn of, when the files are still the same."""
         heard, order = Warnings(), self.order
-        self._demand_untouched(filled.migrated, heard)
+        for message in order.edits.demand_none_since(filled.migrated.scripts):
+            heard.warn(message)
         complete = filled.upon is None or order.config.base is not None
         remark(order.project, order.wanted, filled.migrated, heard, complete=complete)
         return heard.messages
@@ -166,7 +135,7 @@ class _Build:
         order, migrator = self.order, self.migrator
         if order.base is not None or not isinstance(migrator, AlembicMigrator):
             self._say_that_it_begins()
-            self.stamps = self._demand_unchanged()
+            self.order.edits.demand_none()
             return self._filled(private, order.base, lambda: self._migrate(private), history=None)
         with migrator.session(self.server.url(private)) as session:
             session.start()
@@ -174,28 +143,45 @@ class _Build:
                 with contextlib.ExitStack() as stack:
                     guess = self._guessed(private, stack) if order.layers else None
                     session.remedy = remedy(self.server)
-                    self.stamps = self._demand_unchanged()
-                    wanted = self._history(session)
+                    order.edits.demand_none()
+                    wanted = self._history(private, session, guess)
                     if wanted is not None and (found := self._layered(private, session, wanted, guess)):
                         return found
             except _UnfitError as error:
                 self.progress.say(f"{error}; building template {order.name!r} from the first revision on")
                 session.close()  # a fresh interpreter for a fresh start
-            else:
-                self._say_that_it_begins(self._why_from_nothing())
-            self.server.run(lambda connection: drop(connection, private))
-            return self._filled(private, None, lambda: self._run(session), history=wanted)
+                return self._from_nothing(private, session, wanted, instead_of=error.layer)
+            self._say_that_it_begins(self._why_from_nothing())
+            return self._from_nothing(private, session, wanted)
 
-    def _guessed(self, private: str, stack: contextlib.ExitStack) -> _Guess | None:
+    def _from_nothing(
+        self, private: str, session: Session, wanted: layers.History | None, *, instead_of: Template | None = None
+    ) -> _Filled:
+        """Migrate an empty database; what comes of it says whether a layer that failed was to blame.
+
+        If not, what fails upon it is an error at once from then on: the whole history is not run again each time.
+        """
+        self.server.run(lambda connection: drop(connection, private))
+        try:
+            filled = self._filled(private, None, lambda: self._run(session), history=wanted)
+        except BuildError:
+            if instead_of is not None:
+                note(self.server, instead_of, proven=True)
+            raise
+        if instead_of is not None:
+            note(self.server, instead_of, layer="", unfit="what came after it failed, and not from nothing")
+        return filled
+
+    def _guessed(self, private: str, stack: contextlib.ExitStack) -> Guess | None:
         """Begin to copy the layer that will most likely be taken, while the interpreter loads the revisions."""
         server = self.server
         template = layers.likeliest(server, self.order.wanted)
         if template is None or not server.use(template.name) or not has_ample_room(server, template.metadata.size):
             return None
         create_roles(server, self.order.config)
-        return _Guess(template, stack.enter_context(Copying(server, private, template.name, strategy(server))))
+        return stack.enter_context(Guess(server, private, template, strategy(server)))
 
-    def _history(self, session: Session) -> layers.History | None:
+    def _history(self, private: str, session: Session, guess: Guess | None) -> layers.History | None:
         """The revisions on the way to the target; None when Alembic cannot say, which migrating will show again."""
         order = self.order
 
@@ -203,18 +189,30 @@ class _Build:
             return revision_digests(order.project, index_dir=state_dir(order.config) / "index")
 
         with contextlib.suppress(BuildError, ServerError), Aside(look, name="clonedb-digests") as digests:
-            plan = session.plan(order.config.target)
+            plan = self._plan(private, session, guess)
             return layers.history(surroundings(order.wanted, order.sources), plan, digests.result())
         return None
 
-    def _layered(self, private: str, session: Session, wanted: layers.History, guess: _Guess | None) -> _Filled | None:
+    def _plan(self, private: str, session: Session, guess: Guess | None) -> Sequence[tuple[str, Path]]:
+        """The revisions in Alembic's order; where they cannot be loaded yet, env.py runs first, on an empty database."""
+        try:
+            return session.plan(self.order.config.target)
+        except BuildError:
+            self._drop_guess(private, guess)
+            self._create(private, None)
+            try:
+                return session.plan(self.order.config.target, with_env_py=True)
+            finally:
+                self.server.run(lambda connection: drop(connection, private))
+
+    def _layered(self, private: str, session: Session, wanted: layers.History, guess: Guess | None) -> _Filled | None:
         """Fill the database upon the deepest layer; None when there is none. Raises _UnfitError."""
         if not self.order.layers:
             return None
         for layer in layers.deepest(self.server, wanted):
             if not self.server.use(layer.name):  # somebody is collecting it
                 continue
-            copied = guess is not None and guess.template.name == layer.name and guess.copying.done()
+            copied = guess is not None and guess.is_of(layer.name)
             name, rest = self.order.name, wanted.steps[layer.metadata.depth :]
             self.progress.say(
                 f"building template {name!r} upon {layer.name!r}: {len(rest)} of {len(wanted.steps)} revisions"
@@ -224,18 +222,23 @@ class _Build:
             try:
                 filled = self._filled(private, layer, lambda: self._run(session), history=wanted, copied=copied)
             except (BuildError, ServerError) as error:
+                if layer.metadata.proven and isinstance(error, MigrationError):
+                    self.progress.say(f"tried upon {layer.name!r} only; `clonedb build --force` begins from nothing")
+                    raise
                 reason = str(error).partition("\n")[0]
-                raise _UnfitError(f"template {layer.name!r} cannot be built upon: {reason}") from error
+                raise _UnfitError(f"template {layer.name!r} cannot be built upon: {reason}", layer) from error
             if filled.migrated.revisions != rest:
-                raise _UnfitError(f"upon template {layer.name!r} env.py ran other revisions than there were to run")
+                raise _UnfitError(
+                    f"upon template {layer.name!r} env.py ran other revisions than there were to run", layer
+                )
             note_use(self.server, layer)
             return filled
         return None
 
-    def _drop_guess(self, private: str, guess: _Guess | None) -> None:
+    def _drop_guess(self, private: str, guess: Guess | None) -> None:
         """Make room for what is to be there instead of a wrong guess."""
         if guess is not None:
-            guess.copying.done()
+            guess.give_up()
         self.server.run(lambda connection: drop(connection, private))
 
     def _filled(
@@ -284,7 +287,7 @@ class _Build:
         described = describe(self.server, private)
         below = filled.upon.metadata.version_tables if filled.upon else []
         own: list[list[str | None]] = [list(table) for table in migrated.version_tables]
-        unfit = self._unfit(filled, described)
+        unfit = self._unfit(filled, described["settings"])
         layer, depth = ("", 0) if unfit or filled.history is None else filled.history.last
         return Metadata(
             project=order.project.name,
@@ -305,24 +308,8 @@ class _Build:
             **described,
         )
 
-    def _unfit(self, filled: _Filled, described: Mapping[str, Any]) -> str:
-        """Why nothing may be built upon this template, because it would not be what it is from zero; '' if it may.
-
-        A setting that a revision gave to the database or left in its session holds in another session from the start,
-        or no longer: the revisions after it would do something else. What Alembic ran must be what it had planned.
-        """
-        history, migrated = filled.history, filled.migrated
+    def _unfit(self, filled: _Filled, settings: Sequence[Sequence[str | None]]) -> str:
         if self.order.base is not None or self.order.config.seed:
             return "it holds more than revisions made"
-        if history is None:
-            return "Alembic could not say beforehand which revisions there are"
-        if names := sorted({name for _, name, _ in described["settings"] if changes_contents(name)}):
-            return f"the revisions gave the database settings of its own ({', '.join(names)})"
-        if migrated.left_behind:
-            return (
-                f"the revisions left settings to those after them in their session ({', '.join(migrated.left_behind)})"
-            )
         begun = filled.upon.metadata.depth if filled.upon else 0
-        if migrated.revisions != history.steps[begun:]:
-            return "env.py ran other revisions than Alembic plans"
-        return ""
+        return layers.unfit(filled.history, filled.migrated, settings, begun=begun)

@@ -125,6 +125,7 @@ def _ensure(
     if config.frozen:
         raise BuildError(_frozen(config, server, name, lost))
     from clonedb.templates.build import Order, build  # where there is something to build: it takes 10 ms
+    from clonedb.templates.edits import Edits
     from clonedb.templates.locks import server_lock
     from clonedb.templates.queue import BuildQueue
 
@@ -146,8 +147,7 @@ def _ensure(
                 run=run,
                 base=base or _schema(server, project, config, run, progress, rebuild=rebuild),
                 layers=not rebuild,
-                lenient=lenient,
-                look_again=look_again,
+                edits=Edits(wanted, look_again, rootdir=project.rootdir, lenient=lenient),
             )
             metadata = build(server, order, progress=progress, migrator=migrator)
     progress.say(f"template {name!r} is ready: {metadata.revisions} revisions in {metadata.seconds:.1f} s")

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clonedb.fingerprint import OF_REVISIONS, Fingerprint, differences
+from clonedb.migrate.alembic import Migrated
 from clonedb.postgres.server import Server
 from clonedb.project.real_paths import RealPaths
+from clonedb.statements import changes_contents
 from clonedb.templates.crashed import what_is_lost
 from clonedb.templates.metadata import Template
 from clonedb.templates.sealed import templates
 
-__all__ = ["History", "deepest", "history", "likeliest", "why_none"]
+__all__ = ["History", "deepest", "history", "likeliest", "unfit", "why_none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,24 @@ def history(surroundings: str, plan: Sequence[tuple[str, Path]], digests: Mappin
             return None
         found.append(hashlib.sha256(f"{found[-1]} {name} {digest}".encode()).hexdigest())
     return History(tuple(name for name, _ in plan), tuple(found))
+
+
+def unfit(history: History | None, migrated: Migrated, settings: Sequence[Sequence[str | None]], *, begun: int) -> str:
+    """Why nothing may be built upon what revisions made, because it would not be what it is from zero; '' if it may.
+
+    `settings` are the database's own, and `begun` how many steps were there already. A setting that a revision gave to
+    the database or left in its session holds in another session from the start, or no longer: the revisions after it
+    would do something else. What Alembic ran must be what it had planned.
+    """
+    if history is None:
+        return "Alembic could not say beforehand which revisions there are"
+    if names := sorted({str(name) for _, name, _ in settings if changes_contents(str(name))}):
+        return f"the revisions gave the database settings of its own ({', '.join(names)})"
+    if migrated.left_behind:
+        return f"the revisions left settings to those after them in their session ({', '.join(migrated.left_behind)})"
+    if migrated.revisions != history.steps[begun:]:
+        return "env.py ran other revisions than Alembic plans"
+    return ""
 
 
 def deepest(server: Server, wanted: History) -> Iterator[Template]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import replace
+from typing import Any
 
 from clonedb.errors import PermissionDeniedError
 from clonedb.postgres import sql
 from clonedb.postgres.server import Server
 from clonedb.templates.metadata import Metadata, Template
 
-__all__ = ["find", "note_use", "templates"]
+__all__ = ["find", "note", "note_use", "templates"]
 
 
 def find(server: Server, name: str) -> Template | None:
@@ -31,11 +32,16 @@ def templates(server: Server) -> list[Template]:
     return sorted(listed, key=lambda template: template.metadata.made, reverse=True)
 
 
-def note_use(server: Server, template: Template) -> None:
-    """Note once an hour that a template was used: the least recently used are collected."""
+def note(server: Server, template: Template, **changes: Any) -> None:
+    """Change what a template's comment says of it, if this account may: another worker notes it, or the owner will."""
     import psycopg
 
+    text = replace(template.metadata, **changes).to_json()
+    with contextlib.suppress(psycopg.Error, PermissionDeniedError):
+        server.run(lambda connection: sql.comment(connection, template.name, text))
+
+
+def note_use(server: Server, template: Template) -> None:
+    """Note once an hour that a template was used: the least recently used are collected."""
     if time.time() - template.metadata.used > 3600:
-        text = replace(template.metadata, used=time.time()).to_json()
-        with contextlib.suppress(psycopg.Error, PermissionDeniedError):  # another worker notes it, or the owner will
-            server.run(lambda connection: sql.comment(connection, template.name, text))
+        note(server, template, used=time.time())

@@ -219,3 +219,45 @@ def test_a_temporary_alembic_ini_is_not_left(project: Project, migrator: Migrato
     before = set(place.glob("clonedb-*.ini"))
     migrator().upgrade(url)
     assert set(place.glob("clonedb-*.ini")) <= before
+
+
+def test_what_was_printed_before_a_failure_is_shown(project: Project, migrator: Migrators, url: DatabaseURL) -> None:
+    """Also when the interpreter dies at once, with what Python had not written yet; an error without a text has a cause."""
+    raises = "try:\n    {}['length']\nexcept KeyError as error:\n    raise sa.exc.InvalidRequestError from error"
+    with migrator().session(url) as session:
+        project.revision("one", f'print("the reason")\n{raises}')
+        expected = r"(?s)InvalidRequestError: no message, after KeyError: 'length'\n.*last output:\n  the reason$"
+        with pytest.raises(MigrationError, match=expected):
+            session.upgrade()
+        session.close()
+        project.revision("one", 'print("the last word")\nos._exit(3)', down=None)
+        with pytest.raises(MigrationError, match=r"ended without a word; its last output:\nthe last word$"):
+            session.upgrade()
+
+
+def test_a_plan_loads_nothing_where_the_migrations_run(project: Project, migrator: Migrators, url: DatabaseURL) -> None:
+    """Alembic loads revisions after env.py; those loaded for a plan are loaded elsewhere, and it ends with us."""
+    project.write("shop/__init__.py", "count = 0\n")
+    project.revision("one", 'op.execute(f"create table loaded_{shop.count} ()")')
+    path = project.directory / "migrations/versions/one.py"
+    path.write_text("import shop\nshop.count += 1\n" + path.read_text())
+    with migrator().session(url) as session:
+        assert session.plan("heads") == (("one", path),)
+        assert session.plan("heads", with_env_py=True) == (("one", path),)
+        assert session.migrate("heads", ()).revisions == ("one",)
+    with psycopg.connect(url.replace(driver=None).render()) as connection:
+        connection.execute("select from loaded_1")
+
+
+def test_a_plan_ends_with_the_process_that_asked(project: Project, migrator: Migrators, url: DatabaseURL) -> None:
+    """A revision that hangs while it is loaded is not left behind."""
+    pid = project.directory / "pid"
+    path = project.revision("one", "pass")
+    path.write_text(f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n")
+    program = WAITING.replace('session.upgrade()\nprint("up", flush=True)\n', "").format(then='session.plan("heads")')
+    process = project.popen(sys.executable, "-c", program, url.render())
+    while not pid.exists() or not pid.read_text():
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert gone(int(pid.read_text()))

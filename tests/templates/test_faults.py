@@ -71,16 +71,43 @@ def test_workers_with_seeds(items: Project, admin_dsn: str, tmp_path: Path) -> N
     items.run(*PYTEST, "--clonedb-frozen").demand()
 
 
-def test_a_migration_that_fails_upon_a_layer(items: Project, admin_dsn: str) -> None:
-    """It is built from zero, which says so, and its error is the one that is shown; nothing is left."""
+def test_a_migration_that_fails_upon_a_layer(items: Project, admin_dsn: str, tmp_path: Path) -> None:
+    """It is tried from zero, once for the layer, which says so; its error is the one that is shown; nothing is left."""
+    counter = tmp_path / "count"
+    items.environment["COUNT"] = str(counter)
+    items.revision("three", COUNT)
     items.clonedb("build").demand()
-    items.revision("three", 'op.execute("select 1 / 0")')
+    items.revision("four", 'op.execute("select 1 / 0")')
     outcome = items.clonedb("build").demand(1)
     assert re.search(
-        r"template '\w+' cannot be built upon: revision 'three' .*; building template '\w+' from the", outcome.err
+        r"template '\w+' cannot be built upon: revision 'four' .*; building template '\w+' from the", outcome.err
     )
-    assert outcome.err.count("clonedb: revision 'three' (migrations/versions/three.py:10) failed: DivisionByZero") == 1
-    assert len(databases(admin_dsn, items.environment["CLONEDB_PREFIX"])) == 1
+    assert outcome.err.count("clonedb: revision 'four' (migrations/versions/four.py:10) failed: DivisionByZero") == 1
+    assert count(counter) == 2
+    items.revision("four", 'op.execute("nonsense")', down="three")
+    outcome = items.clonedb("build").demand(1)
+    assert re.search(r"tried upon '\w+' only; `clonedb build --force` begins from nothing", outcome.err)
+    assert "clonedb: revision 'four' (migrations/versions/four.py:10) failed: SyntaxError" in outcome.err
+    assert count(counter) == 2
+    items.revision("four", "pass", down="three")
+    items.clonedb("build").demand()
+    assert count(counter) == 2
+    assert len(databases(admin_dsn, items.environment["CLONEDB_PREFIX"])) == 2
+
+
+def test_a_layer_that_is_to_blame_is_taken_no_more(items: Project, configured: Configured) -> None:
+    """What a revision leaves in its session, and only there: a template built upon it fails, one from zero does not."""
+    items.revision("three", 'op.execute("create temporary table rest (id int)")')
+    opened(configured())[0].close()
+    items.revision("four", 'op.execute("insert into rest values (1)")')
+    template, heard = opened(configured())
+    template.close()
+    assert [line for line in heard.lines if "cannot be built upon: revision 'four'" in line]
+    items.revision("four", 'op.execute("insert into rest values (2)")', down="three")
+    template, heard = opened(configured())
+    template.close()
+    assert heard.built() == "from zero"
+    assert not [line for line in heard.lines if "cannot be built upon" in line]
 
 
 def test_a_layer_that_was_collected(

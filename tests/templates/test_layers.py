@@ -212,6 +212,19 @@ def test_settings_that_change_no_contents_are_no_reason(project: Project, config
     demand(configured, "1 of 3")
 
 
+def test_revisions_that_import_what_env_py_configures(project: Project, configured: Configured) -> None:
+    """Alembic runs env.py before it loads any revision; a plan that needs it runs it first, too."""
+    project.write("shop/__init__.py", "settings = None\n")
+    project.write("shop/models.py", "import shop\nNAME = shop.settings['name']\n")
+    project.write("migrations/env.py", "import shop\nshop.settings = {'name': 'item'}\n" + ENV_PY)
+    project.revision("r1", 'from shop.models import NAME\nop.execute(f"create table {NAME} (id int)")')
+    path = project.directory / "migrations/versions/r1.py"
+    path.write_text("from shop.models import NAME\n" + path.read_text())
+    demand(configured, "from zero")
+    project.revision("r2", 'op.execute("create table more ()")')
+    demand(configured, "1 of 2")
+
+
 def test_what_is_built_from_nothing_says_why(project: Project, configured: Configured) -> None:
     """Whenever there is a template of the project that might have been a beginning."""
 
