@@ -37,6 +37,7 @@ class Config(NamedTuple):
     alembic_section: str = KEYS["alembic_section"].default
     alembic: Mapping[str, str | tuple[str, ...]] = _EMPTY
     x: tuple[str, ...] = KEYS["x"].default
+    prepare: str | None = KEYS["prepare"].default
     target: str = KEYS["target"].default
     seed: tuple[str, ...] = KEYS["seed"].default
     extensions: tuple[str, ...] = KEYS["extensions"].default

@@ -160,6 +160,8 @@ def _is_same(one: str, other: str) -> bool:
 def _settings(config: Config, project: Project) -> Iterator[Input]:
     """What the configuration contributes, beyond the files it names."""
     yield Input("target", "target", digest_of(config.target))
+    if config.prepare:
+        yield Input("prepare", "prepare", digest_of(config.prepare))
     for name in sorted(set(config.extensions)):
         yield Input("extension", name, digest_of(name))
     for name in sorted(set(config.roles)):

@@ -80,12 +80,26 @@ class Key:
             raise ConfigError(f"{source}: {self.name} is {shown(text)}, which is not JSON: {error}") from None
 
 
+_KINDS = MappingProxyType({str: "a string", int: "a whole number", float: "a number", bool: "true or false"})
+
 ISOLATIONS = ("auto", "clone", "rollback", "truncate", "migrate", "worker", "readonly")
 
 # what a named template may say of its own; anything else is the project's
 TEMPLATE_KEYS = frozenset(
     {
-        *("alembic_ini", "alembic_section", "alembic", "x", "target", "seed", "extensions", "roles", "watch", "salt"),
+        *(
+            "alembic_ini",
+            "alembic_section",
+            "alembic",
+            "x",
+            "prepare",
+            "target",
+            "seed",
+            "extensions",
+            "roles",
+            "watch",
+            "salt",
+        ),
         "base",
     }
 )
@@ -110,6 +124,7 @@ _ALL = (
     Key("alembic_section", str, "alembic", "section of alembic.ini (alembic's -n)"),
     Key("alembic", dict, {}, "Alembic's main options, set or overridden; {url} stands for the URL"),
     Key("x", tuple, (), "arguments for env.py (alembic's -x)"),
+    Key("prepare", str, None, "package.module:function that is called with Alembic's Config before env.py runs"),
     Key("target", str, "heads", "revision to migrate the template to"),
     Key("seed", tuple, (), "SQL files and package.module:function callables that fill the template"),
     Key("extensions", tuple, (), "extensions to create before the migrations run"),
@@ -181,8 +196,8 @@ def check(name: str, value: Any, source: str) -> Any:
     if key.type is float and type(value) is int:
         value = float(value)
     right_type: bool = type(value) is key.type
-    if not right_type:
-        kind = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}[key.type]
+    if not right_type or (name == "prepare" and not all(part.strip() for part in value.partition(":"))):
+        kind = "package.module:function" if name == "prepare" else _KINDS[key.type]
         raise ConfigError(f"{source}: {name} is {shown(value)}; it takes {kind}")
     if key.choices and value not in key.choices:
         hint = nearest(value, dict.fromkeys(key.choices))

@@ -30,6 +30,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "alembic_section": ("file", "environment", "options"),
     "alembic": ({"a": "file"}, {"a": "environment"}, {"a": "options"}),
     "x": (["file=1", "2"], ["environment=1", "2"], ["options=1"]),
+    "prepare": ("file:f", "environment:f", "options:a.b"),
     "target": ("file", "environment", "options"),
     "seed": (["file.sql"], ["environment.sql"], ["options.sql"]),
     "extensions": (["file"], ["environment", "citext"], ["options"]),
@@ -227,7 +228,7 @@ def test_alembic_table_becomes_text(root: Path, settings: Callable[[str], Path])
     assert dict(load(root).alembic) == {
         "sqlalchemy.url": "{url}",
         "recursive_version_locations": "true",
-        "version_locations": "a\nb",
+        "version_locations": ("a", "b"),
     }
 
 

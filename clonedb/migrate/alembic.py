@@ -119,6 +119,7 @@ class AlembicMigrator:
             else [],
             "prepended": [str(directory) for directory in project.prepended],
             "x": list(self.config.x),
+            "prepare": self.config.prepare,
             "url": url.render(),
             "own_url": url.replace(driver="psycopg").render(),
             "env_url": url.replace(driver=self._driver(self.project.options.get("sqlalchemy.url"))).render(),

@@ -29,7 +29,8 @@ def differences(environment: Environment) -> list[str] | None:
             found.run_autogenerate(heads, context)
         return []
 
-    environment.run(look, dont_mutate=True, template_args=found.template_args, revision_context=found)
+    options = {"template_args": found.template_args, "revision_context": found}
+    environment.run(look, command=("check",), dont_mutate=True, **options)
     if not any(compared):
         return None
     operations = [part for script in found.generated_revisions for part in script.upgrade_ops_list]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from clonedb.migrate.failure import NotMigratedError
+from clonedb.migrate.prepare import Attributes, asked_variables, command_options, demand_postgresql, prepared
+from clonedb.migrate.revision_files import RevisionFiles
 from clonedb.statements import changes_contents
 
 if TYPE_CHECKING:
@@ -40,31 +41,12 @@ format = %(levelname)-5.5s [%(name)s] %(message)s
 """
 
 
-class _Attributes(dict[str, Any]):
-    """Alembic's `Config.attributes`: holds a connection for an env.py that insists on one.
+class _NoConnectionError(Exception):
+    """env.py asked its Config for a connection, found none, and failed."""
 
-    `attributes["connection"]` opens it; `attributes.get("connection")` finds nothing, so that an env.py that can do
-    either makes its own engine, as under the alembic command: people put an Engine, an AsyncEngine or a Connection
-    there, and no object is all three.
-    """
-
-    def __init__(self, url: str) -> None:
-        super().__init__()
-        self._url = url
-        self._opened: Any = None
-
-    def __missing__(self, key: str) -> Any:
-        if key != "connection":
-            raise KeyError(key)
-        from sqlalchemy import create_engine, pool
-
-        self._opened = self[key] = create_engine(self._url, poolclass=pool.NullPool).connect()
-        return self[key]
-
-    def close(self) -> None:
-        """Close the connection: one that idles in a transaction would block the next run of env.py."""
-        if self._opened is not None:
-            self._opened.close()
+    def __init__(self, reason: BaseException) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 class Environment:
@@ -76,14 +58,22 @@ class Environment:
     def __init__(self, setup: Mapping[str, Any]) -> None:
         self.version_tables: list[tuple[str, str | None]] = []
         self._setup = setup
+        self._revisions: RevisionFiles | None = None
+        self._given = False  # whether attributes.get("connection") finds one
 
     @cached_property
     def script(self) -> ScriptDirectory:
         """The revisions; what env.py changes about where they are stays changed."""
         from alembic.script import ScriptDirectory
 
-        with self._configured() as config:
-            return ScriptDirectory.from_config(config)
+        with self._configured(("upgrade", "heads")) as config:
+            found = ScriptDirectory.from_config(config)
+        self._revisions = RevisionFiles(found)
+        return found
+
+    def doubled(self) -> list[tuple[str, list[str]]]:
+        """The ids that several revision files have, and the files."""
+        return self._revisions.doubled() if self._revisions else []
 
     def plan(self, target: str, *, with_env_py: bool) -> list[tuple[str, str]]:
         """The revisions that bring an empty database to a target, in order, and their files; runs none.
@@ -99,19 +89,35 @@ class Environment:
             return []
 
         if with_env_py:
-            self.run(look, dont_mutate=True)
+            self.run(look, command=("upgrade", target), dont_mutate=True)
         else:
             look()
         return found
 
-    def run(self, steps: Callable[[Any, Any], Iterable[Any]], **options: Any) -> None:
-        """Run env.py; when it runs migrations, `steps(heads, context)` says which.
+    def run(self, steps: Callable[[Any, Any], Iterable[Any]], *, command: Sequence[str], **options: Any) -> None:
+        """Run env.py as an alembic command does; when it runs migrations, `steps(heads, context)` says which.
 
-        Raises NotMigratedError when it runs none at all, and whatever env.py or a revision raises.
+        One that asks for a connection in its Config and fails without is run again with one. Raises NotMigratedError
+        when it runs no migrations at all, and whatever env.py or a revision raises.
         """
+        reasons: list[BaseException] = []
+        attempts = (True,) if self._given else (False, True)
+        for given in attempts:
+            self._given = given
+            try:
+                self._run(steps, command, options)
+            except _NoConnectionError as error:
+                reasons.append(error.reason)
+            else:
+                return
+        self._given = False
+        raise reasons[0]
+
+    def _run(self, steps: Callable[[Any, Any], Iterable[Any]], command: Sequence[str], options: dict[str, Any]) -> None:
         from alembic.runtime.environment import EnvironmentContext
 
         self.version_tables, script = [], self.script
+        configured = False
 
         def noted(heads: Any, context: Any) -> Iterable[Any]:
             table = (context.version_table, context.version_table_schema)
@@ -119,8 +125,28 @@ class Environment:
                 self.version_tables.append(table)
             return steps(heads, context)
 
-        with self._configured() as config, EnvironmentContext(config, script, fn=noted, **options):
-            script.run_env()
+        with self._configured(command) as config, asked_variables() as asked:
+            environment = EnvironmentContext(config, script, fn=noted, **options)
+            configure = environment.configure
+
+            def configure_postgresql(*arguments: Any, **keywords: Any) -> None:
+                nonlocal configured
+                configure(*arguments, **keywords)
+                configured = environment.get_context().connection is not None
+                demand_postgresql(environment.get_context(), asked)
+
+            environment.configure = configure_postgresql  # type: ignore[method-assign]
+            try:
+                with prepared(self._setup, config), environment:
+                    script.run_env()
+                self._demand_run()
+            except BaseException as error:
+                attributes: Any = config.attributes
+                if attributes.was_asked and not configured:
+                    raise _NoConnectionError(error) from error
+                raise
+
+    def _demand_run(self) -> None:
         if not self.version_tables:
             raise NotMigratedError(
                 "env.py ran to its end but never called context.run_migrations() with a connection, so nothing was"
@@ -140,12 +166,11 @@ class Environment:
         return found
 
     @contextlib.contextmanager
-    def _configured(self) -> Iterator[Config]:
+    def _configured(self, command: Sequence[str]) -> Iterator[Config]:
         """Alembic's Config for one run of env.py, as the command makes it."""
         from alembic.config import Config
 
         setup = self._setup
-        namespace = argparse.Namespace(x=setup["x"] or None, verbose=False, quiet=False)
         section, url = setup["section"], setup["env_url"]
         if setup["toml"] and not hasattr(Config, "toml_file_name"):
             raise NotMigratedError(
@@ -153,9 +178,9 @@ class Environment:
                 " install alembic >= 1.16"
             )
         toml = {"toml_file": setup["toml"]} if setup["toml"] else {}
-        attributes = _Attributes(url)
+        attributes = Attributes(url, given=self._given)
         with contextlib.closing(attributes), _ini(setup) as ini:
-            config = Config(ini, ini_section=section, cmd_opts=namespace, **toml)
+            config = Config(ini, ini_section=section, cmd_opts=command_options(setup, command), **toml)
             if not config.file_config.has_section(section):
                 config.file_config.add_section(section)
             options = {"sqlalchemy.url": url, **setup["options"], **_places(setup)}
@@ -168,7 +193,9 @@ class Environment:
 def session_settings(context: Any, *, ended: bool = False) -> set[tuple[str, str]]:
     """What SET, or SET LOCAL in this transaction, changed: in a transaction only, as asking must not begin one.
 
-    Left out are settings that change no contents, such as timeouts. When the last step has `ended` nothing is left that a transaction begun here could hide from Alembic.
+    Left out are settings that change no contents, such as timeouts.
+
+    When the last step has `ended` nothing is left that a transaction begun here could hide from Alembic.
     """
     connection = context.connection
     if connection is None or not (ended or connection.in_transaction()):

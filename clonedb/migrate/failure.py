@@ -101,6 +101,8 @@ def _where(event: Mapping[str, Any], rootdir: Path) -> str:
         place = os.path.relpath(path, rootdir) if Path(path).is_relative_to(rootdir) else path
         line = event["line"]
         place = f" ({place}:{line[1]})" if line and line[0] == path else f" ({place})"
+    if event["phase"] == "prepare":
+        return f"prepare = {name!r}"
     if event["phase"] not in ("revision", "seed"):
         return "migrating (env.py)"
     direction = event.get("direction")

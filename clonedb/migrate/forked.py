@@ -64,7 +64,7 @@ def _be_fork(function: Callable[[], Any], setup: Mapping[str, Any], writing: int
             answer = {"result": function()}
         except BaseException as error:  # noqa: BLE001 - SystemExit of a revision is a failure like others
             answer = {"error": describe(error, setup)}
-        with open(writing, "wb") as file:  # noqa: PTH123 - a descriptor
+        with open(writing, "wb") as file:
             file.write(json.dumps(answer).encode())
     finally:
         with contextlib.suppress(BaseException):

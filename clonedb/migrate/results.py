@@ -24,7 +24,8 @@ class Migrated:
     """What a migrator did: the revisions the database is at, those it ran, their files, and the data files it read.
 
     `version_tables` are the tables in which Alembic keeps the revisions, each with its schema if env.py names one.
-    `left_behind` are settings that a revision changed for the rest of its session (`SET search_path`).
+    `left_behind` are settings that a revision changed for the rest of its session (`SET search_path`). `doubled` are
+    the ids that several files have, with those files: Alembic runs one of them.
     """
 
     heads: tuple[str, ...]
@@ -33,6 +34,7 @@ class Migrated:
     read: tuple[Path, ...]
     version_tables: tuple[tuple[str, str | None], ...] = ()
     left_behind: tuple[str, ...] = ()
+    doubled: tuple[tuple[str, tuple[Path, ...]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -130,6 +130,7 @@ class Session:
             read=tuple(Path(path) for path in done["read"]),
             version_tables=tuple((table, schema) for table, schema in done["version_tables"]),
             left_behind=tuple(done["left_behind"]),
+            doubled=tuple((name, tuple(map(Path, paths))) for name, paths in done["doubled"]),
         )
 
     def _done(self, action: str, progress: Progress | None, **arguments: Any) -> dict[str, Any]:

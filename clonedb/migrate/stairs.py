@@ -58,7 +58,7 @@ class Stairs:
             planned.extend(step.revision for step in steps if step.revision not in planned)
             return []
 
-        self._environment.run(look, dont_mutate=True)
+        self._environment.run(look, command=("upgrade", target), dont_mutate=True)
         return planned
 
     def _try(self, script: Script) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Stairs:
         def steps(_heads: Any, _context: Any) -> list[Any]:
             return [RevisionStep(revisions, script, is_upgrade=up) for script in scripts]
 
-        self._environment.run(steps)
+        self._environment.run(steps, command=("upgrade", "+1") if up else ("downgrade", "-1"))
 
 
 def _reload(script: Script) -> None:

@@ -21,7 +21,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 _RELATIVE = ("+", "-")
@@ -53,6 +52,7 @@ class Work:
         """Carry out a request; ends with a `done` or a `failed` event."""
         from clonedb.migrate.failure import describe
         from clonedb.migrate.forked import ForkedError
+        from clonedb.migrate.prepare import PrepareError
 
         actions: dict[str, Callable[..., dict[str, Any]]] = {
             "plan": self._plan,
@@ -72,6 +72,9 @@ class Work:
             self._route()
             found = actions[action](**arguments)
         except BaseException as error:  # noqa: BLE001 - SystemExit of an env.py is a failure like others
+            if isinstance(error, PrepareError):
+                self._note("prepare", self.setup["prepare"])
+                error = error.reason
             described = error.described if isinstance(error, ForkedError) else describe(error, self.setup)
             _flush()
             self.tell("failed", **self.step, **described)
@@ -80,7 +83,8 @@ class Work:
         rootdir = self.setup["rootdir"] + os.sep
         read = sorted(path for path in self._read if path.startswith(rootdir))
         tables, left = self._environment.version_tables, sorted(self._left_behind)
-        self.tell("done", **found, revisions=self._done, version_tables=tables, read=read, left_behind=left)
+        done = {"revisions": self._done, "version_tables": tables, "read": read, "left_behind": left}
+        self.tell("done", **found, **done, doubled=self._environment.doubled())
 
     def _route(self) -> None:
         """Before anything of the project is imported."""
@@ -111,7 +115,7 @@ class Work:
             planned = [] if target == "base" else script._upgrade_revs(target, heads)  # noqa: SLF001 - as `alembic upgrade` does
             yield from self._reported(planned, context, direction)
 
-        self._environment.run(steps, destination_rev=target)
+        self._environment.run(steps, command=("upgrade", target), destination_rev=target)
         self._note("verify")
         found = self._environment.heads()
         self._demand_at(target, found)
@@ -124,7 +128,7 @@ class Work:
             planned = [] if target == "base" and not heads else script._downgrade_revs(target, heads)  # noqa: SLF001
             yield from self._reported(planned, context, "downgrade")
 
-        self._environment.run(steps, destination_rev=target)
+        self._environment.run(steps, command=("downgrade", target), destination_rev=target)
         self._note("verify")
         found = self._environment.heads()
         self._demand_expected(found)
@@ -137,7 +141,7 @@ class Work:
             found[context.version_table, context.version_table_schema] = heads
             return []
 
-        self._environment.run(look, dont_mutate=True)
+        self._environment.run(look, command=("current",), dont_mutate=True)
         return _heads(found)
 
     def _differences(self) -> dict[str, Any]:
@@ -194,9 +198,10 @@ class Work:
             left = self._environment.script._upgrade_revs(target, heads)  # type: ignore[arg-type]  # noqa: SLF001
             if left:
                 names = ", ".join(step.revision.revision for step in left[:3]) + (", ..." if len(left) > 3 else "")
+                planned = {step.revision.revision for step in left} | {revision["name"] for revision in self._done}
                 raise NotMigratedError(
                     f"the migrations ended without an error, but the version table {_shown(table, schema)} holds"
-                    f" {', '.join(heads) or 'nothing'}: {len(left)} of {len(left) + len(self._done)} revisions up to"
+                    f" {', '.join(heads) or 'nothing'}: {len(left)} of {len(planned)} revisions up to"
                     f" {target!r} are missing ({names}); does env.py commit what it did, and on this connection?"
                 )
 
@@ -214,34 +219,14 @@ class Work:
                 )
 
     def _seed(self, seeds: Iterable[Mapping[str, str]]) -> dict[str, Any]:
-        from sqlalchemy import create_engine, pool
+        from clonedb.migrate.seeds import run_seed
 
         for seed in seeds:
             self._note("seed", seed["name"], seed.get("path"))
             self.tell("seed", name=seed["name"])
-            if (path := seed.get("path")) is not None:
-                self._run_sql(Path(path).read_text(encoding="utf-8"))
-                self._read.discard(path)
-                continue
-            function = importlib.import_module(seed["module"])
-            for part in seed["function"].split("."):
-                function = getattr(function, part)
-            engine = create_engine(self.setup["own_url"], poolclass=pool.NullPool)
-            with engine.connect() as connection:
-                if hasattr(coroutine := function(connection), "__await__"):  # type: ignore[operator]
-                    coroutine.close()
-                    raise TypeError("this seed is a coroutine function, but it gets a synchronous connection; use def")
-                connection.commit()
+            run_seed(seed, self.setup)
+            self._read.discard(seed.get("path", ""))
         return {}
-
-    def _run_sql(self, text: str) -> None:
-        import psycopg
-
-        from clonedb.url import DatabaseURL
-
-        keywords: dict[str, Any] = DatabaseURL.parse(self.setup["url"]).conninfo()
-        with psycopg.connect("", **keywords) as connection:
-            connection.execute(text.encode())
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Note which files are read: what is not in the fingerprint would change the template unseen."""

@@ -194,7 +194,7 @@ class _Build:
         return None
 
     def _plan(self, private: str, session: Session, guess: Guess | None) -> Sequence[tuple[str, Path]]:
-        """The revisions in Alembic's order; where they cannot be loaded yet, env.py runs first, on an empty database."""
+        """The revisions in Alembic's order; if they cannot be loaded yet, env.py runs first, on an empty database."""
         try:
             return session.plan(self.order.config.target)
         except BuildError:

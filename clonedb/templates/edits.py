@@ -50,10 +50,11 @@ class Edits:
         names = ", ".join(repr(os.path.relpath(path, self._rootdir)) for path in written[:3])
         if not self._lenient:
             raise StaleError(f"{names} was written")
-        return [
+        warning = (
             f"{names} was written each time that the template was built, and holds what it held before; if it is not"
             " the build that writes it, edit less meanwhile and run `clonedb build --force`"
-        ]
+        )
+        return [warning]
 
     def _look(self) -> Mapping[str, tuple[int, ...]]:
         sources, now = self._look_again()

@@ -18,8 +18,9 @@ class Metadata:
     Alembic writes to, each with its schema or None. `inputs` are the fingerprint's, abbreviated; `settings` and
     `grants` are the database's own, which CREATE DATABASE ... TEMPLATE does not copy, and `comment` the one that the
     migrations left. `layer` is the digest of what was done to get there, `depth` revisions long, when something else
-    may be built upon the template; empty otherwise, and `unfit` says why; `proven` if what failed upon it failed from nothing, too. `upon` names the template that this one was built upon. `unlogged`
-    are the unlogged tables that have rows and sequences that were used, which a crash of the server empties.
+    may be built upon the template; empty otherwise, and `unfit` says why. It is `proven` if what failed upon it failed
+    from nothing, too. `upon` names the template that this one was built upon. `unlogged` are the unlogged tables that
+    have rows and sequences that were used, which a crash of the server empties.
     """
 
     project: str

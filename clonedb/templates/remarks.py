@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
 
 from clonedb.fingerprint import Fingerprint
 from clonedb.migrate.alembic import Migrated
@@ -11,7 +14,7 @@ from clonedb.progress import Progress
 from clonedb.project.find import Project
 from clonedb.project.real_paths import RealPaths
 
-__all__ = ["remark", "remedy"]
+__all__ = ["doubled_revisions", "remark", "remedy"]
 
 _TOOLS = ("pyproject.toml", "setup.cfg", "tox.ini")  # libraries look there for settings of their own
 
@@ -20,6 +23,8 @@ def remark(project: Project, wanted: Fingerprint, migrated: Migrated, progress: 
     """Warn of what the migrations read or ran that is not in the fingerprint; `complete` if they began with nothing."""
     _unseen_files(project, wanted, migrated, progress)
     _other_revisions(project, migrated, progress, complete=complete)
+    for message in doubled_revisions(project, migrated.doubled):
+        progress.warn(message)
 
 
 def _unseen_files(project: Project, wanted: Fingerprint, migrated: Migrated, progress: Progress) -> None:
@@ -58,6 +63,18 @@ def _other_revisions(project: Project, migrated: Migrated, progress: Progress, *
             f"env.py migrated with revisions in {others[0]!r}, which is not a version location of the project; a"
             " change in them would go unseen: name it in version_locations under [tool.clonedb.alembic]"
         )
+
+
+def doubled_revisions(project: Project, doubled: Sequence[tuple[str, Sequence[Path]]]) -> list[str]:
+    """What to say of ids that several revision files have: one of them silently never runs."""
+    found = []
+    for name, paths in doubled:
+        files = [repr(os.path.relpath(path, project.rootdir)) for path in paths]
+        found.append(
+            f"revision {name!r} is in {len(files)} files, {' and '.join(files)}, of which Alembic runs the last only;"
+            " give each an id of its own"
+        )
+    return found
 
 
 def remedy(server: Server) -> str:

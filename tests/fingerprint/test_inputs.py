@@ -167,3 +167,8 @@ def test_versions_are_found_without_dist_info(sample: Sample, tmp_path: Path, mo
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
 
     assert sample.fingerprint() == usual
+
+
+def test_prepare_is_an_input(sample: Sample) -> None:
+    """By its name: what it imports counts as little as what env.py imports."""
+    assert changed(sample, setting(prepare="shop.db:configure")) == {("added", "prepare", "prepare")}
