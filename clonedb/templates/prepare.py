@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 from clonedb.templates.parallel import Crew, Statement
 
 if TYPE_CHECKING:
+    import psycopg
     from psycopg import Connection
     from psycopg.sql import Composed
 
@@ -57,6 +58,11 @@ _UNKNOWN = """
           and relname not in (select tablename from pg_stats where schemaname = 'pg_catalog')
 """
 _UNREAD = _OWN + " and c.relkind = 'r' and c.relpages > 300 and not c.relhasindex"  # ANALYZE reads a sample
+_COLUMNS = """
+    select attname from pg_attribute
+    where attrelid = format('%%I.%%I', %s::text, %s::text)::regclass and attnum > 0 and not attisdropped
+    order by attnum
+"""
 _BY_SIZE = " order by pg_relation_size(oid) desc"
 _REWRITTEN = ("pg_attribute", "pg_class", "pg_depend", "pg_index", "pg_statistic", "pg_type")  # by VACUUM FULL itself
 _SETTLED = (
@@ -75,9 +81,15 @@ def prepare(connection: Connection[Any]) -> None:
     own value a sequence logs its first nextval(), which otherwise goes unlogged up to 32 times.
     """
     settle(connection)
-    connection.execute("analyze")
-    connection.execute("vacuum (full, freeze)")
-    _vacuum(connection, "vacuum (freeze) {}", connection.execute(_CATALOGS).fetchall())
+    catalogs = connection.execute(_CATALOGS).fetchall()
+    try:
+        connection.execute("analyze")
+        connection.execute("vacuum (full, freeze)")
+    except _psycopg_error() as error:
+        _demand_function(error)
+        _vacuum(connection, "vacuum (full, freeze, analyze) {}", catalogs)
+        _one_by_one(connection, connection.execute(_RELATIONS).fetchall())
+    _vacuum(connection, "vacuum (freeze) {}", catalogs)
     _write_sequences(connection)
 
 
@@ -102,8 +114,12 @@ def prepare_changed(connection: Connection[Any], since: str) -> None:
     catalogs = [row for row in changed if row[0] == "pg_catalog"]
     tables = [row for row in changed if row[0] not in ("pg_catalog", "information_schema", "pg_toast")]
     if tables:
-        _vacuum(connection, "analyze {}", tables)
-        _vacuum(connection, "vacuum (full, freeze) {}", tables)
+        try:
+            _vacuum(connection, "analyze {}", tables)
+            _vacuum(connection, "vacuum (full, freeze) {}", tables)
+        except _psycopg_error() as error:
+            _demand_function(error)
+            _one_by_one(connection, tables)
         catalogs = sorted({*catalogs, *(("pg_catalog", name) for name in _REWRITTEN)})
     if catalogs:
         _vacuum(connection, "vacuum (freeze) {}", catalogs)
@@ -125,6 +141,47 @@ def prepare_restored(crew: Crew) -> None:
     crew.do([_statement("select count(*) from only {}", [table]) for table in alone.execute(_UNREAD).fetchall()])
     _write_sequences(alone)
     crew.do([_statement("vacuum (freeze) {}", [table]) for table in alone.execute(_CATALOGS + _BY_SIZE).fetchall()])
+
+
+def _psycopg_error() -> type[psycopg.Error]:
+    import psycopg
+
+    return psycopg.Error
+
+
+def _demand_function(error: psycopg.Error) -> None:
+    """Raise an error that cannot be a function's that an index calls.
+
+    Such a function may find what it calls through search_path only. ANALYZE and VACUUM FULL compute the index anew, and
+    from PostgreSQL 17 on they do so under a search_path of their own: `pg_catalog, pg_temp`.
+    """
+    import psycopg
+
+    if isinstance(error, psycopg.OperationalError | psycopg.InternalError) or error.sqlstate is None:
+        raise error
+
+
+def _one_by_one(connection: Connection[Any], tables: Sequence[tuple[str, str]]) -> None:
+    """Each table as well as it can be: without the statistics and the compactness for which its indexes are computed.
+
+    ANALYZE with a list of columns leaves out the expressions of indexes, and so does plain VACUUM.
+    """
+    for table in tables:
+        try:
+            _vacuum(connection, "vacuum (full, freeze, analyze) {}", [table])
+        except _psycopg_error() as error:
+            _demand_function(error)
+            columns = connection.execute(_COLUMNS, list(table)).fetchall()
+            _vacuum(connection, "vacuum (freeze) {}", [table])
+            if columns:
+                connection.execute(_analyze(table, [name for (name,) in columns]))
+
+
+def _analyze(table: tuple[str, str], columns: Sequence[str]) -> Composed:
+    from psycopg import sql
+
+    listed = sql.SQL(", ").join(map(sql.Identifier, columns))
+    return sql.SQL("analyze {} ({})").format(sql.Identifier(*table), listed)
 
 
 def _statement(statement: LiteralString, tables: Sequence[tuple[str, str]]) -> Statement:

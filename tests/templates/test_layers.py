@@ -10,7 +10,7 @@ import pytest
 
 from clonedb.config import Config
 from clonedb.revisions import config_at
-from tests.projects import ALEMBIC_INI, ENV_PY, Project
+from tests.projects import ALEMBIC_INI, ENV_PY, Project, one
 from tests.templates.conftest import contents, opened
 
 Configured = Callable[..., Config]
@@ -279,3 +279,32 @@ def test_a_watched_module_counts_for_everything(project: Project, configured: Co
     template, heard = opened(configured(**settings))
     template.close()
     assert heard.built() == "from zero"
+
+
+FOUND_BY_PATH = """
+op.execute("create schema app; set search_path to public, app")
+op.execute("create function app.norm(t text) returns text language sql immutable as 'select lower(t)'")
+op.execute("create function outer_norm(t text) returns text language plpgsql immutable as 'begin return norm(t); end'")
+op.execute("create table item (id int primary key, name text, code text, unique (code))")
+op.execute("create index on item (outer_norm(name))")
+op.execute("insert into item select n, 'Name ' || n, n::text from generate_series(1, 100) n")
+op.execute("reset search_path")
+"""
+
+
+def test_an_index_whose_function_is_found_by_search_path_only(project: Project, configured: Configured) -> None:
+    """ANALYZE and VACUUM FULL cannot compute it; the template is built nevertheless, with all other statistics."""
+    project.revision("r1", FOUND_BY_PATH + 'op.execute("create table other as select n from generate_series(1, 9) n")')
+    query = "select count(*) filter (where tablename = 'item'), count(*) from pg_stats where schemaname = 'public'"
+    template, _ = opened(configured())
+    with template, template.clone() as clone:
+        assert one(clone, query) == (3, 5)
+        assert one(clone, "select reltuples::int, relallvisible > 0 from pg_class where relname = 'item'") == (
+            100,
+            True,
+        )
+    project.revision("r2", 'op.execute("alter table item add extra int default 1")')
+    template, heard = opened(configured())
+    with template, template.clone() as clone:
+        assert heard.built() == "1 of 2"
+        assert one(clone, query) == (4, 6)
