@@ -41,6 +41,7 @@ class Work:
         self._read: set[str] = set()
         self._done: list[dict[str, Any]] = []
         self._left_behind: set[str] = set()
+        self._roles: set[str] = set()  # that the history has created
         self._expected: dict[tuple[str, str | None], tuple[str, ...]] = {}
         sys.addaudithook(self._audit)
 
@@ -67,6 +68,7 @@ class Work:
         self._read.clear()
         self._done = []
         self._left_behind.clear()
+        self._roles.clear()
         self._note()
         try:
             self._route()
@@ -88,11 +90,13 @@ class Work:
 
     def _route(self) -> None:
         """Before anything of the project is imported."""
+        from clonedb.migrate.roles import share_roles
         from clonedb.routing.migration import route_everything
         from clonedb.url import DatabaseURL
 
         if not self._routed:
             self._routed = True
+            share_roles(self._roles)
             route_everything(DatabaseURL.parse(self.setup["url"]))
 
     def _plan(self, target: str, *, with_env_py: bool) -> dict[str, Any]:
