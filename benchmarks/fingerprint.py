@@ -31,7 +31,7 @@ located = time.perf_counter()
 
 def once():
     start = time.perf_counter()
-    found = fingerprint(config, project, ServerFacts(18, "UTF8", "C.UTF-8"), index_dir=Path(sys.argv[2]))
+    found = fingerprint(config, project, ServerFacts(18, "UTF8", "C.UTF-8", ""), index_dir=Path(sys.argv[2]))
     return time.perf_counter() - start, found
 
 first, found = once()

@@ -57,11 +57,16 @@ class StaleError(Exception):
 
 
 class ServerFacts(NamedTuple):
-    """What a template depends on of the server it is built on."""
+    """What a template depends on of the server it is built on.
+
+    `role` is the one that builds it, to whom what the migrations make belongs; empty for a superuser, whom PostgreSQL
+    asks for no privileges on what others own.
+    """
 
     major: int
     encoding: str
     locale: str
+    role: str
 
 
 class Fingerprint(NamedTuple):
@@ -223,6 +228,7 @@ def _versions(server: ServerFacts) -> Iterator[Input]:
     yield Input("server", "major", digest_of(str(server.major)))
     yield Input("server", "encoding", digest_of(server.encoding))
     yield Input("server", "locale", digest_of(server.locale))
+    yield Input("server", "role", digest_of(server.role))
     for name in ("alembic", "sqlalchemy"):
         yield Input("version", name, digest_of(_minor_version(name)))
 

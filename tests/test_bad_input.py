@@ -78,7 +78,7 @@ def test_wrong_password(items: Project, server_url: str, role: str) -> None:
 
 
 def test_no_right_to_create_databases(items: Project, server_url: str, role: str, admin_dsn: str, prefix: str) -> None:
-    """The role is named, and the statement that grants the right; with the right, an ordinary role builds and clones."""
+    """The role is named, and the statement that grants the right; with the right, an ordinary role builds a template of its own and clones it."""
     url = f"postgresql://{role}:{ESCAPED}@127.0.0.1:{port_of(server_url)}"
     refused(
         items.clonedb("build", CLONEDB_URL=url), f"{role!r} may not create databases", f'ALTER ROLE "{role}" CREATEDB'
@@ -86,8 +86,10 @@ def test_no_right_to_create_databases(items: Project, server_url: str, role: str
     with psycopg.connect(admin_dsn, autocommit=True) as connection:
         connection.execute(sql.SQL("alter role {} createdb").format(sql.Identifier(role)))
     items.write("test_items.py", TEST)
-    assert "1 passed" in items.pytest(CLONEDB_URL=url).demand().out
-    assert all("_t_" in name for name in databases(admin_dsn, prefix) if name != f"{prefix}_role")
+    items.clonedb("build", CLONEDB_URL=server_url).demand()
+    assert "1 passed" in items.pytest(CLONEDB_URL=url).demand().out  # what a superuser built would be denied to it
+    assert "1 passed" in items.pytest(CLONEDB_URL=server_url, CLONEDB_FROZEN="true").demand().out
+    assert [f"{prefix}_t_" in name for name in databases(admin_dsn, prefix)] == [True, True]
 
 
 def test_missing_extension(project: Project, server_url: str) -> None:

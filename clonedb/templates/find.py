@@ -34,7 +34,8 @@ def fingerprint_on(
     server: Server, config: Config, project: Project, sources: Sources, *, base: str | None = None
 ) -> Fingerprint:
     """The fingerprint of a project's template on a server; `base` is that of the template it is built upon."""
-    facts = ServerFacts(server.info.major, server.info.encoding, server.info.locale)
+    info = server.info
+    facts = ServerFacts(info.major, info.encoding, info.locale, "" if info.superuser else info.user)
     return fingerprint(config, project, facts, index_dir=None, sources=sources, base=base)
 
 

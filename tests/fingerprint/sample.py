@@ -15,7 +15,7 @@ from clonedb.fingerprint import (
 )
 from clonedb.project.find import find_project
 
-SERVER = ServerFacts(major=18, encoding="UTF8", locale="C.UTF-8")
+SERVER = ServerFacts(major=18, encoding="UTF8", locale="C.UTF-8", role="")
 FILES = {
     "alembic.ini": "[alembic]\nscript_location = migrations\nprepend_sys_path = .\nversion_table = versions\n"
     "sqlalchemy.url = postgresql://somebody:sesame@localhost/shop\nfile_template = %%(rev)s\ndata = %(here)s/data\n",

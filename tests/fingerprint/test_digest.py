@@ -79,7 +79,7 @@ from clonedb.fingerprint import ServerFacts, fingerprint
 from clonedb.project.find import find_project
 settings = json.loads(sys.argv[2])
 config = Config(rootdir=Path(sys.argv[1])).replace("test", **settings)
-server = ServerFacts(major=18, encoding="UTF8", locale="C.UTF-8")
+server = ServerFacts(major=18, encoding="UTF8", locale="C.UTF-8", role="")
 opened = []
 index = Path(sys.argv[3]) if len(sys.argv) > 3 else None
 def hook(event, arguments):

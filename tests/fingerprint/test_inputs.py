@@ -129,9 +129,9 @@ def test_a_change_shows_as_what_it_is(sample: Sample, change: Change, expected: 
     assert changed(sample, change) == expected
 
 
-@pytest.mark.parametrize("facts", [{"major": 17}, {"encoding": "LATIN1"}, {"locale": "de_DE"}])
+@pytest.mark.parametrize("facts", [{"major": 17}, {"encoding": "LATIN1"}, {"locale": "de_DE"}, {"role": "ci"}])
 def test_the_server_counts(sample: Sample, facts: dict[str, object]) -> None:
-    """A template of another major version, encoding or locale is another template."""
+    """A template of another major version, encoding, locale or role is another template."""
     before, after = sample.fingerprint(), sample.fingerprint(server=SERVER._replace(**facts))  # type: ignore[arg-type]
 
     (name,) = facts
