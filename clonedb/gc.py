@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clonedb.clone import Clone
-from clonedb.errors import PermissionDeniedError, ServerError
+from clonedb.errors import NotOursError, PermissionDeniedError, ServerError
 from clonedb.names import Name, parse
 from clonedb.postgres import locks, sql
+from clonedb.postgres.local_leases import is_leased
 from clonedb.postgres.obstacles import beyond_us
 from clonedb.postgres.server import Server
 from clonedb.templates.metadata import Kept, Metadata
@@ -58,7 +59,19 @@ class _Found:
 
     @property
     def lock(self) -> int:
-        return locks.owner_key(self.name.owner) if self.name.owner else locks.use_key(self.name.text)
+        return _lock_of(self.name)
+
+    def is_used(self, server: Server, held: Collection[int]) -> bool:
+        """Whether its owner lives, or a process that clones it; `held` are the keys of the locks held on the server."""
+        return self.lock in held or is_leased(server.config, _lease_of(self.name))
+
+
+def _lock_of(name: Name) -> int:
+    return locks.owner_key(name.owner) if name.owner else locks.use_key(name.text)
+
+
+def _lease_of(name: Name) -> str:
+    return name.owner or name.text
 
 
 def _found(connection: Connection[Any], prefix: str) -> Iterator[_Found]:
@@ -81,7 +94,8 @@ def collect(
     With `everything`, also kept clones and every template, unless somebody uses them. `refused` is told of each
     database that PostgreSQL did not let go, with its reason.
 
-    A name is ours when its mark fits; an owner is dead when its advisory lock is free. The databases are listed before
+    A name is ours when its mark fits; an owner is dead when its advisory lock is free, in every database of the server,
+    and no process of this machine has its file lock. The databases are listed before
     the locks: an owner takes its lock before it makes a database, so a lock that is free afterwards was given up. Then
     the lock is taken for as long as the drop lasts. Stops after `seconds`; one process at a time collects.
     """
@@ -92,11 +106,11 @@ def collect(
             return []
         deadline = time.monotonic() + seconds
         gone = []
-        for leftover, lock in _leftovers(server, own, everything=everything):
+        for leftover, name in _leftovers(server, own, everything=everything):
             if time.monotonic() > deadline:
                 break
             try:
-                if dry_run or _drop(own, leftover.name, lock, kept_too=everything):
+                if dry_run or _drop(server, own, name, kept_too=everything):
                     gone.append(leftover)
             except psycopg.Error as error:  # another role's, or somebody connects again and again
                 if own.closed:
@@ -105,31 +119,33 @@ def collect(
         return gone
 
 
-def _leftovers(server: Server, own: Connection[Any], *, everything: bool) -> list[tuple[Leftover, int]]:
-    """What may go, with the key of the lock that must be free for it."""
+def _leftovers(server: Server, own: Connection[Any], *, everything: bool) -> list[tuple[Leftover, Name]]:
+    """What may go, with what its name says."""
     found = list(_found(own, server.config.prefix))
     held = locks.held_keys(own)
     leftovers = []
     by_lane: dict[tuple[str, str], list[tuple[float, _Found]]] = {}
+
+    def may_go(database: _Found, why: str) -> None:
+        if not database.is_used(server, held):
+            leftovers.append((Leftover(database.name.text, why), database.name))
+
     for database in found:
         if database.template is not None:
             key = database.template.project, database.template.lane
             by_lane.setdefault(key, []).append((database.template.used, database))
-        elif database.lock not in held and (everything or database.kept is None):
-            leftovers.append((Leftover(database.name.text, "its owner is gone"), database.lock))
+        elif everything or database.kept is None:
+            may_go(database, "its owner is gone")
     kept: dict[str, list[tuple[bool, float, _Found]]] = {}
     for (project, lane), templates in by_lane.items():
         limit = 0 if everything else server.config.keep_templates * (_REVISIONS if lane == "revision" else 1)
         ordered = sorted(templates, key=lambda pair: pair[0], reverse=True)
         kept.setdefault(project, []).extend((not number, *pair) for number, pair in enumerate(ordered[:limit]))
         for _, old in ordered[limit:]:
-            if old.lock not in held:
-                leftovers.append((Leftover(old.name.text, "the project used newer templates since"), old.lock))
+            may_go(old, "the project used newer templates since")
     for of_project in kept.values():
         for large in _too_large(of_project):
-            if large.lock not in held:
-                why = f"the project's templates are larger than {_MOST_BYTES // 1024**3} GB together"
-                leftovers.append((Leftover(large.name.text, why), large.lock))
+            may_go(large, f"the project's templates are larger than {_MOST_BYTES // 1024**3} GB together")
     return leftovers
 
 
@@ -142,12 +158,13 @@ def _too_large(templates: Iterable[tuple[bool, float, _Found]]) -> Iterator[_Fou
             yield found
 
 
-def _drop(own: Connection[Any], name: str, key: int, *, kept_too: bool) -> bool:
+def _drop(server: Server, own: Connection[Any], found: Name, *, kept_too: bool) -> bool:
     """Drop a database while holding the lock that proves nobody uses it; False when somebody does.
 
     Raises psycopg's error when PostgreSQL refuses.
     """
-    if not locks.try_lock(own, key):
+    name, key = found.text, _lock_of(found)
+    if is_leased(server.config, _lease_of(found)) or not locks.try_lock(own, key):
         return False
     try:
         database = sql.find_database(own, name)
@@ -168,24 +185,28 @@ def _reason(error: Exception) -> str:
 def drop_one(server: Server, name: str) -> None:
     """Drop a database of ours that a user named.
 
-    Raises ServerError while its owner or a user of it lives, and when PostgreSQL refuses.
+    Raises ServerError while its owner or a user of it lives, and when PostgreSQL refuses; NotOursError for a database
+    that clonedb did not make.
     """
     import psycopg
 
     found = parse(server.config.prefix, name)
-    key = locks.owner_key(found.owner) if found and found.owner else locks.use_key(name)
+    if found is None:
+        raise NotOursError(f"database {name!r} was not made by clonedb (prefix {server.config.prefix!r})")
 
     def drop(connection: Connection[Any]) -> bool:
         try:
-            return _drop(connection, name, key, kept_too=True)
+            return _drop(server, connection, found, kept_too=True)
         except psycopg.Error as error:
             if connection.closed:
                 raise
             raise ServerError(f"database {name!r} cannot be dropped: {_reason(error)}") from error
 
     if not server.run(drop):
-        who = server.run(lambda connection: locks.holder(connection, key)) or "another session"
-        raise ServerError(f"database {name!r} is in use by {who}; end that process first")
+        who = server.run(lambda connection: locks.holder(connection, _lock_of(found)))
+        raise ServerError(
+            f"database {name!r} is in use by {who or 'a process of this machine'}; end that process first"
+        )
 
 
 def inventory(server: Server) -> list[Item]:
@@ -196,7 +217,7 @@ def inventory(server: Server) -> list[Item]:
         held = locks.held_keys(connection)
         items = []
         for found in _found(connection, server.config.prefix):
-            kind, about = _about(connection, found, used=found.lock in held)
+            kind, about = _about(connection, found, used=found.is_used(server, held))
             with contextlib.suppress(psycopg.errors.InvalidCatalogName):  # dropped meanwhile
                 if size := sql.database_size(connection, found.name.text):
                     items.append(Item(found.name.text, kind, size, about))
@@ -250,7 +271,7 @@ def enforce_retention(server: Server, project: str, run: str) -> bool:
     older = [f for _, f in sorted(ours, key=lambda pair: pair[0], reverse=True) if f not in here]
     for old in older[max(0, count - 1 - len(here)) :]:
         with contextlib.suppress(psycopg.Error, PermissionDeniedError):  # `clonedb list` says why
-            server.run(lambda connection, old=old: _drop(connection, old.name.text, old.lock, kept_too=True))  # type: ignore[misc]
+            server.run(lambda connection, old=old: _drop(server, connection, old.name, kept_too=True))  # type: ignore[misc]
     return len(here) < count
 
 

@@ -16,10 +16,11 @@ import clonedb
 from clonedb.config import Config
 from clonedb.errors import ServerError
 from clonedb.gc import collect, drop_one, enforce_retention, inventory, keep
-from clonedb.names import clone_name, unfinished_name
+from clonedb.names import clone_name, parse, unfinished_name
 from clonedb.postgres import locks, sql
 from clonedb.postgres.server import Server, open_server
 from clonedb.templates.metadata import Kept
+from tests.postgres.sandbox import wait_until
 from tests.projects import Project, databases
 
 OWNER = """
@@ -104,6 +105,48 @@ def test_orphans_are_dropped_and_nothing_else(
     until_noticed(server, lives)
     assert {leftover.name for leftover in collect(server, everything=True)} == {template, *lives}
     assert sorted(left()) == sorted(strangers)
+
+
+@pytest.mark.parametrize("lost", ["another maintenance database", "its session"])
+def test_a_living_owner_keeps_what_it_has(
+    items: Project, server: Server, left: Callable[[], list[str]], create: Callable[[str], str], lost: str
+) -> None:
+    """Locks are a database's: they count in any. A session that was ended is no dead process."""
+    if lost == "another maintenance database":
+        items.environment["CLONEDB_MAINTENANCE_DATABASE"] = create(f"other{server.config.prefix}")
+    with owner(items) as lives:
+        (template,) = set(left()) - set(lives)
+        if lost == "its session":
+            name = parse(server.config.prefix, lives[0])
+            assert name
+            assert name.owner
+            (pid,) = server.run(lambda connection: locks.holders(connection, [locks.owner_key(name.owner or "")]))
+            server.run(lambda connection: connection.execute("select pg_terminate_backend(%s)", [pid]))
+            wait_until(lambda: not server.run(lambda connection: locks.holder(connection, locks.use_key(template))))
+        assert collect(server, everything=True) == []
+        assert {item.about for item in inventory(server) if item.kind == "clone"} == {"its owner lives"}
+        for each in (*lives, template):
+            with pytest.raises(ServerError, match=f"database '{each}' is in use by "):
+                drop_one(server, each)
+        assert sorted(left()) == sorted([template, *lives])
+    until_noticed(server, lives)
+    assert {leftover.name for leftover in collect(server, everything=True)} == {template, *lives}
+
+
+def test_a_lock_counts_in_every_database(server: Server, prefix: str) -> None:
+    """Of those who take it in several databases one has it, or all who share it."""
+    key = locks.owner_key(prefix)
+    with contextlib.ExitStack() as stack:
+        here, there = (stack.enter_context(contextlib.closing(server.connect(n))) for n in ("postgres", "template1"))
+        assert locks.try_lock(there, key, shared=True)
+        assert not locks.try_lock(here, key)
+        assert locks.try_lock(here, key, shared=True)
+        assert not locks.try_lock(there, key)
+        for connection in (here, there):
+            locks.release(connection, key, shared=True)
+        assert locks.try_lock(here, key)
+        assert not locks.try_lock(there, key, shared=True)
+        assert locks.holders(there, [key]) == {here.info.backend_pid}
 
 
 def test_an_unfinished_template_goes_with_its_builder(

@@ -1,7 +1,8 @@
 """Advisory locks on the maintenance database: the truth across processes, runs and hosts.
 
-They are scoped to the database one is connected to, so all of them are taken on the one maintenance database. They are
-of the session: the server gives them back when their owner dies, by whatever death.
+PostgreSQL scopes them to the database of the session that takes them, which is the maintenance database. Whoever shares
+a server may have set another one, so that a lock counts as held in whichever database it is. They are of the session:
+the server gives them back when their owner dies, by whatever death.
 """
 
 from __future__ import annotations
@@ -71,10 +72,24 @@ def _key(purpose: str, name: str) -> int:
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
+# CASE looks at the other databases after the lock was taken: of two sessions that do so at once, one at least sees the
+# other.
+_TRY = """
+    select case
+    when case when %(shared)s then pg_try_advisory_lock_shared(%(key)s) else pg_try_advisory_lock(%(key)s) end
+    then not exists (
+        select from pg_locks
+        where locktype = 'advisory' and objsubid = 1 and granted and (classid::bigint << 32) | objid::bigint = %(key)s
+              and database <> (select oid from pg_database where datname = current_database())
+              and not (%(shared)s and mode = 'ShareLock')) end
+"""
+
+
 def try_lock(connection: Connection[Any], key: int, *, shared: bool = False) -> bool:
-    """Take a lock if it is free, or if it is shared and all others share it."""
-    query = "select pg_try_advisory_lock_shared(%s)" if shared else "select pg_try_advisory_lock(%s)"
-    row = connection.execute(query, [key]).fetchone()
+    """Take a lock if it is free in every database, or if it is shared and all others share it."""
+    row = connection.execute(_TRY, {"key": key, "shared": shared}).fetchone()
+    if row and row[0] is False:  # taken here, but held in another database
+        release(connection, key, shared=shared)
     return bool(row and row[0])
 
 
@@ -100,12 +115,11 @@ def wait_for_lock(
 
 
 def held_keys(connection: Connection[Any]) -> set[int]:
-    """The keys of all advisory locks that sessions of this database hold at the moment."""
+    """The keys of all advisory locks that sessions of any database hold at the moment."""
     rows = connection.execute(
         """
         select (classid::bigint << 32) | objid::bigint from pg_locks
         where locktype = 'advisory' and objsubid = 1 and granted
-              and database = (select oid from pg_database where datname = current_database())
         """
     )
     return {row[0] for row in rows}
@@ -117,7 +131,6 @@ def holders(connection: Connection[Any], keys: Collection[int]) -> set[int]:
         """
         select pid from pg_locks
         where locktype = 'advisory' and objsubid = 1 and granted and (classid::bigint << 32) | objid::bigint = any(%s)
-              and database = (select oid from pg_database where datname = current_database())
         """,
         [list(keys)],
     )

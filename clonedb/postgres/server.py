@@ -13,6 +13,7 @@ from clonedb.errors import MissingExtensionError, PermissionDeniedError, ServerE
 from clonedb.names import new_owner
 from clonedb.postgres import locks, sql
 from clonedb.postgres.connecting import Connector
+from clonedb.postgres.local_leases import LocalLeases
 from clonedb.postgres.message import is_alive
 from clonedb.url import DatabaseURL, Hidden, redact
 
@@ -39,7 +40,8 @@ class Server:
     """A server in use by this process. Closing it gives up the leases, and with them every clone not kept.
 
     `public` is the URL that is handed out, without a database; `info` what the server said of itself; `owner` the name
-    under which this process owns databases: as long as the session that holds its lock lives, nobody collects them.
+    under which this process owns databases: nobody collects them as long as the session that holds its lock lives, or,
+    on this machine, the process itself.
     `say` tells whoever opened it what it waits for.
     """
 
@@ -62,6 +64,7 @@ class Server:
         self._pid = os.getpid()
         self._owner: str | None = None
         self._used: set[str] = set()
+        self._local = LocalLeases(config)
         self._lock = threading.RLock()
         self._number = 0
         self._lost = 0
@@ -78,6 +81,7 @@ class Server:
         with self._lock:
             if self._owner is None:
                 owner = new_owner()
+                self._local.take(owner)
                 self.run(lambda connection: locks.try_lock(connection, locks.owner_key(owner)))
                 self._owner = owner
             return self._owner
@@ -88,6 +92,7 @@ class Server:
             if template not in self._used:
                 if not self.run(lambda connection: locks.try_lock(connection, locks.use_key(template), shared=True)):
                     return False
+                self._local.take(template)
                 self._used.add(template)
             return True
 
@@ -151,6 +156,7 @@ class Server:
         if self._pid != os.getpid():  # a forked child must not speak on its parent's session
             self._pid, self._maintenance, self._owner = os.getpid(), None, None
             self._used.clear()
+            self._local.forget()
         if self._maintenance is None or self._maintenance.closed:
             self._lost += hasattr(self, "info")
             connection = self._open_maintenance()
@@ -232,6 +238,7 @@ class Server:
             self._maintenance = None
             self._owner = None
             self._used.clear()
+            self._local.close()
             if self.lease is not None:
                 self.lease.close()
 

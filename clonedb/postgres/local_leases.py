@@ -1,0 +1,72 @@
+"""File locks beside the advisory ones: who lives on this machine although the server lost its session."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from clonedb.config import Config
+from clonedb.postgres.state import state_dir, try_lock
+
+__all__ = ["LocalLeases", "is_leased"]
+
+_LOOK = 0.001  # seconds; `is_leased` holds the lock for some microseconds
+
+
+class LocalLeases:
+    """The locked files of one process, each named after an owner of databases or a template in use.
+
+    An advisory lock ends with its session, which an administrator, a proxy or a crash of the server may end while the
+    process goes on. The kernel gives a file lock back when the process ends, and at no other time.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._held: dict[str, int] = {}
+
+    def take(self, name: str) -> None:
+        """Lock the file of a name until `close`; several processes may. Raises ServerError as `state_dir` does."""
+        if name in self._held:
+            return
+        path = _directory(self._config) / name
+        while (descriptor := try_lock(path, fcntl.LOCK_SH)) is None:
+            time.sleep(_LOOK)
+        self._held[name] = descriptor
+
+    def forget(self) -> None:
+        """In a forked child: the locks are the parent's."""
+        while self._held:
+            os.close(self._held.popitem()[1])
+
+    def close(self) -> None:
+        """Give all locks back, and remove the files that no other process has locked."""
+        while self._held:
+            name, descriptor = self._held.popitem()
+            os.close(descriptor)
+            with contextlib.suppress(OSError):  # somebody deletes the state directory just now
+                is_leased(self._config, name)
+
+
+def is_leased(config: Config, name: str) -> bool:
+    """Whether a living process of this machine, with the same state directory, has locked the file of a name.
+
+    The file of a dead one is removed.
+    """
+    path = _directory(config) / name
+    if not path.exists():
+        return False
+    descriptor = try_lock(path, fcntl.LOCK_EX)
+    if descriptor is None:
+        return True
+    path.unlink(missing_ok=True)
+    os.close(descriptor)
+    return False
+
+
+def _directory(config: Config) -> Path:
+    directory = state_dir(config) / "leases"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return directory
