@@ -13,7 +13,7 @@ from typing import NamedTuple
 from clonedb.config import Config
 from clonedb.errors import MissingExtensionError, ServerNotFoundError
 
-__all__ = ["OLDEST", "Binaries", "choose", "find"]
+__all__ = ["OLDEST", "Binaries", "build_of", "choose", "find"]
 
 OLDEST = 13
 """The oldest major version taken: the first with DROP DATABASE ... WITH (FORCE)."""
@@ -93,6 +93,18 @@ class Binaries(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.source}: PostgreSQL {self.version} in {str(self.directory)!r}"
+
+
+def build_of(directory: Path) -> str:
+    """What tells the `postgres` in a directory from one that is installed there later, of the same version or not.
+
+    Empty when there is none. A server whose files were replaced goes on, but what it loads is no longer its own.
+    """
+    try:
+        found = (directory / "postgres").stat()
+    except OSError:
+        return ""
+    return f"{found.st_ino} {found.st_size} {found.st_mtime_ns}"
 
 
 def find(config: Config) -> tuple[list[Binaries], list[str]]:

@@ -15,7 +15,7 @@ from typing import Self
 
 from clonedb.config import Config
 from clonedb.errors import ServerError
-from clonedb.postgres.binaries import Binaries
+from clonedb.postgres.binaries import Binaries, build_of
 from clonedb.postgres.machine import host
 from clonedb.postgres.servers import Status, hold_place, reset, servers, stop
 from clonedb.postgres.state import Place, Running, same_file, state_dir, try_lock
@@ -174,7 +174,9 @@ def _is_reachable(place: Place, running: Running, patience: Patience) -> bool:
             f"embedded server {place.name!r} in {str(place.directory)!r} is run by another container or host, so it"
             " cannot be reached from here; set state_dir (CLONEDB_STATE_DIR) to a directory that is not shared"
         )
-    if not Path(running.binaries, "postgres").exists():  # its virtual environment was deleted: it can load nothing
+    # its virtual environment was deleted, or another PostgreSQL installed there: it can load nothing that fits
+    build = build_of(Path(running.binaries))
+    if not build or (running.build and build != running.build):
         with contextlib.suppress(ProcessLookupError):
             os.kill(running.keeper, signal.SIGTERM)
         return False

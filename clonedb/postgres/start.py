@@ -16,7 +16,7 @@ from typing import Any
 from clonedb.config import Config
 from clonedb.errors import ServerError
 from clonedb.postgres.account import Account, account_for, check_reach, within_reach
-from clonedb.postgres.binaries import Binaries
+from clonedb.postgres.binaries import Binaries, build_of
 from clonedb.postgres.cluster import HBA, Cluster, environment, settings
 from clonedb.postgres.machine import boot_id, host
 from clonedb.postgres.memory import demand_room, settings_in_memory
@@ -111,7 +111,13 @@ def _parameters(
         "socket_dir": f"{_temporary()}/clonedb-{uid}-{os.urandom(4).hex()}",
         "idle_timeout": config.idle_timeout,
         "mark": f"{boot_id()} {os.urandom(8).hex()}",
-        "about": {"uid": uid, "version": binaries.version, "binaries": str(programs), "host": host()},
+        "about": {
+            "uid": uid,
+            "version": binaries.version,
+            "binaries": str(programs),
+            "build": build_of(programs),
+            "host": host(),
+        },
     }
 
 

