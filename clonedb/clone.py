@@ -12,7 +12,7 @@ from clonedb.connections import LastingConnections
 from clonedb.copying import choose, note, share_blocks
 from clonedb.errors import ServerError, TemplateInUseError
 from clonedb.names import clone_name
-from clonedb.postgres import sql
+from clonedb.postgres import clients, sql
 from clonedb.postgres.room import EMPTY, room_for
 from clonedb.postgres.server import Server
 from clonedb.postgres.unlogged import demand_filled
@@ -156,13 +156,13 @@ class Clone:
         if (lasting := self.shared._lasting) is not None:  # noqa: SLF001 - of the same class
             lasting.close()
 
-    def end_sessions(self) -> list[sql.Session]:
+    def end_sessions(self) -> list[clients.Session]:
         """End what is connected to the database, the engines of `engine` included: the sessions that nobody closed.
 
         One that its client has just closed takes its server a moment to end, so they are given 25 ms.
         """
         self.dispose_all()
-        return self.server.run(lambda connection: sql.end_open_sessions(connection, self.name))
+        return self.server.run(lambda connection: clients.end_open_sessions(connection, self.name))
 
     def is_sound(self) -> bool:
         """Whether the database is still the one that was made, under its name, and lets everybody in."""

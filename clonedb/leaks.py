@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from clonedb.loans import Loan, Loans
-    from clonedb.postgres.sql import Session
+    from clonedb.postgres.clients import Session
 
 __all__ = ["LeakedConnectionWarning", "ReadonlyWarning", "held", "leaks"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from clonedb.clone import Clone
 from clonedb.isolation.strategy import Origin
-from clonedb.postgres.sql import Session
+from clonedb.postgres.clients import Session
 
 __all__ = ["CloneEach", "CloneWorker"]
 

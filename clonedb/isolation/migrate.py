@@ -13,7 +13,7 @@ from clonedb.isolation.objects import Object, objects
 from clonedb.isolation.session import open_session
 from clonedb.isolation.strategy import Origin, Reusable
 from clonedb.migrate.alembic import AlembicMigrator, Session
-from clonedb.postgres import sql
+from clonedb.postgres import clients
 from clonedb.progress import Silence
 
 if TYPE_CHECKING:
@@ -69,11 +69,11 @@ class Migrate(Reusable):
         own.migrations.migrate(config.target, config.seed, progress=Silence())
         own.target = frozenset(objects(own.connection))
 
-    def end_sessions(self, clone: Clone) -> Sequence[sql.Session]:
+    def end_sessions(self, clone: Clone) -> Sequence[clients.Session]:
         """All but the one that looks for what is left."""
         clone.dispose_all()
         keep = [self._own[clone].connection.info.backend_pid]
-        return clone.server.run(lambda connection: sql.end_open_sessions(connection, clone.name, keep=keep))
+        return clone.server.run(lambda connection: clients.end_open_sessions(connection, clone.name, keep=keep))
 
     def reset(self, clone: Clone) -> bool:
         """Downgrade it to base; False if the test left something that its migrations know nothing of."""

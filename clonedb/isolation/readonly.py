@@ -11,7 +11,7 @@ from clonedb.isolation.changes import Changes, Found
 from clonedb.isolation.session import open_session
 from clonedb.isolation.strategy import Origin, Reusable
 from clonedb.leaks import ReadonlyWarning
-from clonedb.postgres import sql
+from clonedb.postgres import clients
 from clonedb.postgres.properties import apply_settings
 
 if TYPE_CHECKING:
@@ -50,11 +50,11 @@ class Readonly(Reusable):
             raise
         return clone
 
-    def end_sessions(self, clone: Clone) -> Sequence[sql.Session]:
+    def end_sessions(self, clone: Clone) -> Sequence[clients.Session]:
         """All but the one that looks for what was written."""
         clone.dispose_all()
         keep = [self._own[clone][0].info.backend_pid]
-        return clone.server.run(lambda connection: sql.end_open_sessions(connection, clone.name, keep=keep))
+        return clone.server.run(lambda connection: clients.end_open_sessions(connection, clone.name, keep=keep))
 
     def reset(self, clone: Clone) -> bool:
         """Whether nothing was written."""

@@ -8,7 +8,7 @@ from clonedb.clone import Clone
 from clonedb.errors import RewindError
 from clonedb.isolation.renewing import Renewing
 from clonedb.isolation.strategy import Origin, Reusable
-from clonedb.postgres import sql
+from clonedb.postgres import clients
 from clonedb.rewind.rewinder import Pristine, Rewinder, why_not
 
 __all__ = ["Rewind"]
@@ -46,7 +46,7 @@ class Rewind(Reusable):
         rewinder = self._watched.get(clone)
         return rewinder is not None and rewinder.is_intact
 
-    def release(self, clone: Clone) -> Sequence[sql.Session]:
+    def release(self, clone: Clone) -> Sequence[clients.Session]:
         """Rewind it, or drop it."""
         clone.dispose()
         rewinder = self._watched.get(clone)

@@ -12,7 +12,7 @@ from clonedb.errors import BoundsError
 from clonedb.isolation.sequences import Sequences
 from clonedb.isolation.session import open_session
 from clonedb.isolation.strategy import Origin, Reusable
-from clonedb.postgres import sql
+from clonedb.postgres import clients, sql
 from clonedb.statements import spoils
 
 if TYPE_CHECKING:
@@ -278,7 +278,7 @@ class Rollback(Reusable):
             raise
         return clone
 
-    def release(self, clone: Clone) -> Sequence[sql.Session]:
+    def release(self, clone: Clone) -> Sequence[clients.Session]:
         """Roll back; a test that left its transaction costs a new clone."""
         assert isinstance(clone, HeldClone)  # noqa: S101 - made above
         left, told = clone.roll_back()

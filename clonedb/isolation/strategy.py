@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from clonedb.clone import Clone
+from clonedb.postgres.clients import Session
 from clonedb.postgres.server import Server
-from clonedb.postgres.sql import Session
 from clonedb.project.find import Project
 from clonedb.templates.metadata import Template
 

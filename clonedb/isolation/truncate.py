@@ -12,7 +12,7 @@ from clonedb.isolation.contents import Contents
 from clonedb.isolation.renewing import Renewing
 from clonedb.isolation.session import open_session
 from clonedb.isolation.strategy import Origin, Reusable
-from clonedb.postgres import sql
+from clonedb.postgres import clients
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -54,13 +54,13 @@ class Truncate(Reusable):
         clone.lasting.reused = True
         return clone
 
-    def end_sessions(self, clone: Clone) -> Sequence[sql.Session]:
+    def end_sessions(self, clone: Clone) -> Sequence[clients.Session]:
         """All but those that stay open until the next test."""
         clone.dispose()
         renewal = self._renewing.begin(clone)
         try:
             keep = {*renewal.pids, self._own[clone][0].info.backend_pid}
-            return clone.server.run(lambda connection: sql.end_open_sessions(connection, clone.name, keep=keep))
+            return clone.server.run(lambda connection: clients.end_open_sessions(connection, clone.name, keep=keep))
         finally:
             renewal.end()
 

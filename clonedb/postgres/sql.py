@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Database",
     "ServerInfo",
-    "Session",
     "allow_connections",
     "backend_pids",
     "comment",
@@ -32,11 +31,9 @@ __all__ = [
     "databases",
     "drop_database",
     "drop_whatever",
-    "end_open_sessions",
     "end_sessions",
     "find_database",
     "is_open",
-    "left_open",
     "let_role_log_in",
     "make_droppable",
     "rename_database",
@@ -185,50 +182,6 @@ def end_sessions(connection: Connection[Any], name: str, *, keep: Collection[int
         time.sleep(0.0005)
         left = len({*backend_pids(connection, name)}.difference(keep))
     return ended
-
-
-class Session(NamedTuple):
-    """A client's session: its process, what it calls itself, what it is doing (`idle in transaction`), and its last
-    statement.
-    """
-
-    pid: int
-    application: str
-    state: str
-    statement: str
-
-
-def end_open_sessions(connection: Connection[Any], name: str, *, keep: Collection[int] = ()) -> list[Session]:
-    """End every session of a database that its client has not closed, but those to `keep`, and say which those were."""
-    if found := left_open(connection, name, keep=keep):
-        end_sessions(connection, name, keep=keep)
-    return found
-
-
-def left_open(
-    connection: Connection[Any], name: str, *, keep: Collection[int] = (), grace: float = 0.025
-) -> list[Session]:
-    """The sessions of a database that their clients have not closed, but those to `keep`.
-
-    A client's close() returns before its server process has ended, so that all are given `grace` seconds to go.
-    """
-    deadline = time.monotonic() + grace
-    while found := [one for one in _open_sessions(connection, name) if one.pid not in keep]:
-        if time.monotonic() > deadline:
-            return found
-        time.sleep(0.0005)
-    return []
-
-
-def _open_sessions(connection: Connection[Any], name: str) -> list[Session]:
-    # what SQL_ASCII lets through may be no text at all
-    rows = connection.execute(
-        "select pid, application_name, coalesce(state, ''), coalesce(case when getdatabaseencoding() = 'SQL_ASCII'"
-        " then regexp_replace(query, '[^\\x01-\\x7f]', '?', 'g') else query end, '') from pg_stat_activity"
-        " where datname = %s and pid <> pg_backend_pid() and backend_type = 'client backend'",
-        [name],
-    )
-    return [Session(*row) for row in rows]
 
 
 def backend_pids(connection: Connection[Any], name: str) -> list[int]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clonedb.api import OpenTemplate
     from clonedb.clone import Clone
     from clonedb.config import Config
-    from clonedb.postgres.sql import Session
+    from clonedb.postgres.clients import Session
 
 __all__ = ["Paid", "Seed", "Wish", "demand_on", "hand_out"]
 

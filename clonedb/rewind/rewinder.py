@@ -11,8 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from clonedb.clone import Clone
+from clonedb.postgres.clients import Session
 from clonedb.postgres.server import Server
-from clonedb.postgres.sql import Session
 from clonedb.rewind.facts import RefusedError
 from clonedb.rewind.pristine import Pristine
 from clonedb.rewind.undo import Undoing
@@ -29,8 +29,7 @@ _MOST_DDL = 200  # tests with DDL of which nothing is left but dead rows in the 
 _READING = 5.5e-3 / 2**20  # seconds that it takes to read a byte of WAL
 _CHECKPOINT = 0.4  # seconds that it takes to drop a clone on a server that waits for the disk
 _LEAST_WAL, _MOST_WAL = 16 * 2**20, 256 * 2**20
-_GRACE = 0.025  # seconds in which sessions may go by themselves: a client's close() returns before its server has ended
-_PATIENCE = 1.0  # seconds that it may take until nobody is connected
+_PATIENCE = 2.0  # seconds that it may take until nobody is connected
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +146,15 @@ class Rewinder:
     ) -> tuple[Written, Mark]:
         """What was written, when nobody else is connected any more, and the mark after it."""
         deadline = time.monotonic() + _PATIENCE
-        grace = _GRACE
+        at_once = False
         kept = (*keep, *filter(None, [self.pid]))
         look = partial(self._witness.look, self._oid, self._mark, kept, self._facts, most_wal=self._most_wal)
         found = None if meanwhile is None else look(meanwhile=meanwhile)
         while found is None and (found := look()) is None:
             if time.monotonic() > deadline:
                 raise RefusedError("sessions came again and again")
-            left_open += self._witness.send_away(self._oid, kept, grace=grace, deadline=deadline)
-            grace = 0.0
+            left_open += self._witness.send_away(self._oid, kept, at_once=at_once, deadline=deadline)
+            at_once = True
         written, mark = found
         if written.refusal is not None:
             raise RefusedError(written.refusal)

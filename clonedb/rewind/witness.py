@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from clonedb.postgres.clients import Session, given_time
 from clonedb.postgres.message import answer, is_alive, number, send, text
 from clonedb.postgres.server import Server
-from clonedb.postgres.sql import Session
 from clonedb.rewind.facts import Facts, RefusedError
 from clonedb.rewind.wal import Written, read_statement, sort_out
 
@@ -158,21 +158,17 @@ class Witness:
         quiet, own = text(silent) if silent else since.quiet, 0 if self._flushes else 1
         return written, Mark(position, number(xid), quiet, count, own)
 
-    def send_away(self, oid: int, keep: Collection[int], *, grace: float, deadline: float) -> list[Session]:
-        """End a database's sessions but the idle ones to keep and wait until they are gone: those of clients.
+    def send_away(self, oid: int, keep: Collection[int], *, at_once: bool, deadline: float) -> list[Session]:
+        """End a database's sessions but the idle ones to keep and wait until they are gone: those that clients left.
 
-        Before that they have `grace` seconds to go by themselves. Raises RefusedError when one is still there at
+        Before that they have time to go by themselves, unless `at_once`. Raises RefusedError when one is still there at
         `deadline`. Looks each 0.5 ms; DROP ... WITH (FORCE) looks each 100 ms.
         """
-        own = time.monotonic() + grace
         with self._session() as connection:
-            others = _others(connection, "see", oid, keep)
-            while others and time.monotonic() < own:
-                time.sleep(0.0005)
-                others = _others(connection, "see", oid, keep)
-            if others:
-                others = _others(connection, "end", oid, keep)
-            left_open = [Session(pid, *about) for pid, client, *about in others if client and pid not in keep]
+            still = [] if at_once else given_time(lambda: _others(connection, "see", oid, keep))
+            others = _others(connection, "end", oid, keep) if still or at_once else []
+            no_leaks = {*keep, *(one.pid for one in still if one.closed)}
+            left_open = [one for one in others if one.client and one.pid not in no_leaks]
             while others:
                 if time.monotonic() > deadline:
                     raise RefusedError("a session would not end")
@@ -189,8 +185,9 @@ def _pids(keep: Collection[int]) -> str:
     return "'{" + ",".join(str(int(pid)) for pid in keep) + "}'"
 
 
-def _others(connection: Connection[Any], what: str, oid: int, keep: Collection[int]) -> list[tuple[Any, ...]]:
-    return connection.execute(f"execute clonedb_{what}({oid}, {_pids(keep)})".encode()).fetchall()
+def _others(connection: Connection[Any], what: str, oid: int, keep: Collection[int]) -> list[Session]:
+    rows = connection.execute(f"execute clonedb_{what}({oid}, {_pids(keep)})".encode()).fetchall()
+    return [Session(*row) for row in rows]
 
 
 # Autovacuum changes no contents and cannot be ended for good. A session is kept only while it says that it is idle:
@@ -202,9 +199,9 @@ where a.datid = $1 and a.backend_type <> 'autovacuum worker' and not (a.pid = an
 
 # a server whose databases are SQL_ASCII knows no character beyond ASCII, and the driver would get bytes of it
 _SESSION = (
-    "a.pid, a.backend_type = 'client backend', a.application_name, coalesce(a.state, ''),"
+    "a.pid, a.application_name, coalesce(a.state, ''),"
     " case when getdatabaseencoding() = 'SQL_ASCII' then regexp_replace(coalesce(a.query, ''), '[^ -~]+', '?', 'g')"
-    " else coalesce(a.query, '') end"
+    " else coalesce(a.query, '') end, host(a.client_addr), a.client_port, a.backend_type = 'client backend'"
 )
 
 _STOP = "current_setting('clonedb.stop')::pg_lsn"
@@ -237,9 +234,9 @@ from (select {_STOP} as stop) w;
 prepare clonedb_count (oid) as select pg_stat_get_db_sessions($1);
 prepare clonedb_see (oid, int[]) as select {_SESSION} {_OTHERS};
 prepare clonedb_end (oid, int[]) as
-select pid, client, application, state, query
+select pid, application, state, query, address, port, client
 from (select {_SESSION}, pg_terminate_backend(a.pid)
-      {_OTHERS} offset 0) e (pid, client, application, state, query, ended)
+      {_OTHERS} offset 0) e (pid, application, state, query, address, port, client, ended)
 """  # noqa: S608 - all literals
 
 _OUTSIDE = """

@@ -55,6 +55,42 @@ def test_leaks_are_told(items: Project, arguments: tuple[str, ...], isolation: s
     assert text.count("LeakedConnectionWarning:") == 3
 
 
+LATE = """
+import os, psycopg, signal, subprocess, sqlalchemy as sa
+
+processes = []
+
+def slowed(connection):
+    # as a loaded machine does: the server's process does not come to its end for a while
+    os.kill(connection.info.backend_pid, signal.SIGSTOP)
+    processes.append(subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -CONT {connection.info.backend_pid}"]))
+
+def test_closed(clonedb_dsn):
+    connection = psycopg.connect(clonedb_dsn, autocommit=True)
+    slowed(connection)
+    connection.close()
+
+def test_the_fixtures(clonedb_connection, clonedb_engine):
+    with clonedb_engine.connect() as connection:
+        connection.execute(sa.text("select 1"))
+        slowed(connection.connection.driver_connection)
+    slowed(clonedb_connection)
+
+def test_after(clonedb_connection):
+    assert clonedb_connection.execute("select count(*) from item").fetchone() == (1,)
+    for process in processes:
+        process.wait()
+"""
+
+
+@pytest.mark.parametrize("isolation", ["auto", "clone", "readonly"])
+def test_what_was_closed_is_no_leak(items: Project, isolation: str) -> None:
+    """However long the server takes to end a session whose client has gone: the kernel knows that it has."""
+    items.write("test_it.py", LATE)
+    outcome = items.pytest(f"--clonedb-isolation={isolation}", "-W", "error").demand()
+    assert "3 passed" in outcome.out
+
+
 def test_a_leak_may_be_an_error(items: Project) -> None:
     """filterwarnings decides, as for every warning."""
     items.write("test_it.py", TESTS)
@@ -62,8 +98,8 @@ def test_a_leak_may_be_an_error(items: Project) -> None:
     assert "5 passed, 3 errors" in outcome.out
 
 
-def test_the_clone_is_gone_within_50_ms(items: Project) -> None:
-    """A leaked connection does not hold the next test up: 25 ms of grace, and the price of a clone."""
+def test_a_leak_does_not_cost_a_second(items: Project) -> None:
+    """That is given to what its client has closed; one that is held open is ended after 25 ms."""
     items.write(
         "test_it.py",
         """
@@ -94,4 +130,4 @@ def test_the_clone_is_gone_within_50_ms(items: Project) -> None:
         """,
     )
     outcome = items.pytest("-s", "--clonedb-isolation=clone").demand()
-    assert int(outcome.out.partition("median ms ")[2].split()[0]) < 50
+    assert int(outcome.out.partition("median ms ")[2].split()[0]) < 500
