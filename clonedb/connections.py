@@ -124,6 +124,8 @@ class LastingConnections:
             event.listen(self._engine, "before_cursor_execute", self._listen)
             refuse_late_statements(self._engine)
             self._listeners = shared_listeners(self._engine)
+        for entry in [one for one in self._entries if not one.in_use and staying.is_gone(one)]:
+            entry.invalidate()
         return lend(self._engine, loan)
 
     def sessionmaker(self, engine: Engine) -> sessionmaker[Session]:
@@ -169,7 +171,9 @@ class LastingConnections:
 
         self.asked = True
         free, self._free = self._free, None
-        works = free if free is not None and free.status == pq.ConnStatus.OK else None
+        works = None
+        if free is not None and free.status == pq.ConnStatus.OK and not driver_state.has_ended(free.socket):
+            works = free
         connection: Connection[Any] = self._connect() if works is None else Connection(works)
         driver_state.hear(connection, self._hear)
         return connection

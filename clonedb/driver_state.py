@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import gc
 import inspect
+import select
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["DRIVERS", "driver_of", "hear", "is_held", "is_idle", "package_of", "pid_of", "reported", "state_of"]
+__all__ = [
+    "DRIVERS",
+    "descriptor_of",
+    "driver_of",
+    "has_ended",
+    "hear",
+    "is_held",
+    "is_idle",
+    "package_of",
+    "pid_of",
+    "reported",
+    "state_of",
+]
 
 DRIVERS = ("psycopg", "psycopg2", "asyncpg")
 """The packages whose connections are known well enough to be used by one test after another."""
@@ -44,6 +57,25 @@ def pid_of(connection: Any) -> int:
     """The pid of the server's process."""
     driver = driver_of(connection)
     return int(driver.get_server_pid() if hasattr(driver, "get_server_pid") else driver.info.backend_pid)
+
+
+def has_ended(descriptor: int) -> bool:
+    """Whether the server has ended the session of an idle connection, as it does when it is restarted: 2 us.
+
+    What it sent before, a notification or its last words, is left to be read by the driver.
+    """
+    hang_up = select.POLLHUP | select.POLLERR | select.POLLNVAL | getattr(select, "POLLRDHUP", 0)  # the last is Linux's
+    waiting = select.poll()
+    waiting.register(descriptor, hang_up)
+    return any(events & hang_up for _, events in waiting.poll(0))
+
+
+def descriptor_of(connection: Any) -> int:
+    """The descriptor of a connection's socket; -1 if it is closed."""
+    driver = driver_of(connection)
+    if package_of(connection) == "asyncpg":
+        return -1 if driver.is_closed() else int(driver._transport.get_extra_info("socket").fileno())  # noqa: SLF001
+    return -1 if driver.closed else int(driver.fileno())
 
 
 def is_held(connection: Any) -> bool:

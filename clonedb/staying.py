@@ -17,7 +17,18 @@ if TYPE_CHECKING:
     from clonedb.renewal import Renewal, Reset
     from clonedb.routing.loops import OpenEntry
 
-__all__ = ["OWN", "begin", "connect_listeners", "hand_out", "is_bound", "is_outdated", "listen", "see", "stay"]
+__all__ = [
+    "OWN",
+    "begin",
+    "connect_listeners",
+    "hand_out",
+    "is_bound",
+    "is_gone",
+    "is_outdated",
+    "listen",
+    "see",
+    "stay",
+]
 
 OWN = "clonedb_own"
 """The key of a connection's `info` that tells an engine of clonedb's own from the application's."""
@@ -102,11 +113,23 @@ def listen(entry: OpenEntry, statement: str) -> None:
 
 
 def is_outdated(entry: OpenEntry) -> bool:
-    """Whether a connection that has stayed is not the one that a test would get by connecting: there is a listener."""
+    """Whether a connection that has stayed is not the one that a test would get by connecting.
+
+    There is a listener to new ones, or the server has ended it.
+    """
     past = _past_of(entry)
-    return (
-        past is not None and not past.used and past.pool is not None and connect_listeners(past.pool) != past.listeners
-    )
+    if past is None or past.used:
+        return False
+    return is_gone(entry) or (past.pool is not None and connect_listeners(past.pool) != past.listeners)
+
+
+def is_gone(entry: Any) -> bool:
+    """Whether the server has ended an idle connection."""
+    connection = entry.dbapi_connection
+    try:
+        return connection is None or driver_state.has_ended(driver_state.descriptor_of(connection))
+    except (AttributeError, TypeError, ValueError, OSError):  # of a driver that is not known: let it find out
+        return False
 
 
 def is_bound(pool: Any) -> bool:

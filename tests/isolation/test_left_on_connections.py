@@ -58,6 +58,48 @@ def test_what_holds_a_connection_still(items: Project, isolation: str) -> None:
         assert f"test_it.py::test_leaves[{leave}] ended in the middle of" in outcome.out
 
 
+RESTARTED = """
+import os, psycopg, pytest, sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+@pytest.fixture(autouse=True)
+def restarted():
+    # what a restart of the server does between two tests: sessions end, also while nobody looks
+    with psycopg.connect(os.environ["ADMIN"], autocommit=True) as admin:
+        others = "from pg_stat_activity where starts_with(datname, %s) and backend_type = 'client backend'"
+        prefix = [os.environ["CLONEDB_PREFIX"] + "_c_"]
+        admin.execute(f"select pg_terminate_backend(pid) {others}", prefix)
+        while admin.execute(f"select count(*) {others}", prefix).fetchone() != (0,):
+            pass
+
+@pytest.mark.parametrize("number", range(3))
+def test_fixtures_give_what_works(number, restarted, clonedb_connection, clonedb_session, clonedb_engine):
+    query = "select name from item"
+    assert clonedb_connection.execute(query).fetchone() == ("seeded",)
+    assert clonedb_session.scalar(sa.text(query)) == "seeded"
+    with clonedb_engine.connect() as connection:
+        assert connection.scalar(sa.text(query)) == "seeded"
+
+@pytest.mark.parametrize("number", range(3))
+def test_so_do_asynchronous_ones(number, restarted, clonedb_async_session):
+    import asyncio
+
+    async def ask():
+        assert await clonedb_async_session.scalar(sa.text("select name from item")) == "seeded"
+        await clonedb_async_session.close()
+
+    asyncio.run(ask())
+"""
+
+
+@pytest.mark.parametrize("isolation", ["auto", "truncate", "clone", "worker"])
+def test_sessions_that_ended_between_tests(items: Project, isolation: str, admin_dsn: str) -> None:
+    """No fixture hands out a connection that the server has ended meanwhile."""
+    items.environment |= {"CLONEDB_ISOLATION": isolation, "ADMIN": admin_dsn}
+    items.write("test_it.py", RESTARTED)
+    run(items).demand()
+
+
 FUNCTIONS = """
     create extension citext;
     create function quick() returns text language sql as $$ select set_config('work_mem', '5MB', false) $$;
