@@ -95,9 +95,9 @@ def collect(
     database that PostgreSQL did not let go, with its reason.
 
     A name is ours when its mark fits; an owner is dead when its advisory lock is free, in every database of the server,
-    and no process of this machine has its file lock. The databases are listed before
-    the locks: an owner takes its lock before it makes a database, so a lock that is free afterwards was given up. Then
-    the lock is taken for as long as the drop lasts. Stops after `seconds`; one process at a time collects.
+    and no process of this machine has its file lock. The databases are listed before the locks: an owner takes its lock
+    before it makes a database, so a lock that is free afterwards was given up. Then the lock is taken for as long as
+    the drop lasts. Stops after `seconds`; one process at a time collects.
     """
     import psycopg
 
@@ -116,6 +116,8 @@ def collect(
                 if own.closed:
                     raise
                 refused(Leftover(leftover.name, _reason(error)))
+        if not dry_run:  # the server ends the session a moment after it is closed, and the next one may begin at once
+            locks.release(own, locks.collector_key(server.config.prefix))
         return gone
 
 

@@ -13,6 +13,7 @@ from clonedb.url import redact
 
 if TYPE_CHECKING:
     from psycopg import Connection
+    from psycopg.pq import Ping
 
 __all__ = ["Connector"]
 
@@ -26,18 +27,25 @@ _PAUSE = 0.1  # seconds between two attempts
 class Connector:
     """Connects to one server by one way; `about` names it, `say` is told when it is waited for.
 
-    `restarts` says whether somebody else starts the server again when it has gone.
+    `ending` tells the end of the log of a server that clonedb runs itself, when that does not answer; it is None where
+    somebody else starts the server again when it has gone.
     """
 
     def __init__(
-        self, own: Mapping[str, str], config: Config, about: str, say: Callable[[str], None], *, restarts: bool
+        self,
+        own: Mapping[str, str],
+        config: Config,
+        about: str,
+        say: Callable[[str], None],
+        *,
+        ending: Callable[[], str] | None,
     ) -> None:
         timeout = str(max(2, round(config.connect_timeout)))  # libpq counts whole seconds, 2 at least
         self._keywords = {"connect_timeout": timeout, "application_name": "clonedb", **own, "client_encoding": "UTF8"}
         self._config = config
         self._about = about
         self._say = say
-        self._restarts = restarts
+        self._ending = ending
         self._reached = False
         self._given_up = False
 
@@ -57,10 +65,11 @@ class Connector:
             try:
                 connection = psycopg.connect("", autocommit=True, prepare_threshold=None, **merged)
             except psycopg.OperationalError as error:
-                why, seconds = ("", 0.0) if self._given_up else self._reason_to_wait(error, merged)
+                found = self._state(error, merged)
+                why, seconds = ("", 0.0) if self._given_up else self._reason_to_wait(found)
                 if time.monotonic() - start >= seconds:
                     self._given_up = bool(seconds) or self._given_up
-                    raise self._failure(database, error) from None
+                    raise self._failure(database, error, found) from None
                 if not said:
                     self._say(f"{self._about} {why}; waiting (for {seconds:g} s at most)")
                     said = True
@@ -70,8 +79,9 @@ class Connector:
                 self._given_up = False
                 return connection
 
-    def _reason_to_wait(self, error: Exception, keywords: Mapping[str, Any]) -> tuple[str, float]:
-        """What the server does at the moment, and for how many seconds it is worth waiting.
+    @staticmethod
+    def _state(error: Exception, keywords: Mapping[str, Any]) -> Ping:
+        """What the server does at the moment.
 
         libpq tells the SQLSTATE of a refusal to its function for pings only; its text may be in any language.
         """
@@ -79,20 +89,30 @@ class Connector:
         from psycopg.conninfo import make_conninfo
 
         if "the database system is" in str(error):
-            found = pq.Ping.REJECT
-        else:
-            found = pq.Ping(pq.PGconn.ping(make_conninfo("", **{**keywords, "connect_timeout": "2"}).encode()))
-        if found == pq.Ping.REJECT:
+            return pq.Ping.REJECT
+        return pq.Ping(pq.PGconn.ping(make_conninfo("", **{**keywords, "connect_timeout": "2"}).encode()))
+
+    def _reason_to_wait(self, state: Ping) -> tuple[str, float]:
+        """Why, and for how many seconds, it is worth waiting."""
+        from psycopg import pq
+
+        if state == pq.Ping.REJECT:
             return "accepts no connections yet: it is starting, or recovering from a crash", _RECOVERY
-        if found == pq.Ping.NO_RESPONSE and self._reached and self._restarts:
+        if state == pq.Ping.NO_RESPONSE and self._reached and self._ending is None:
             return "went away", _RESTART
         return "", 0.0
 
-    def _failure(self, database: str, error: Exception) -> ServerError:
+    def _failure(self, database: str, error: Exception, state: Ping) -> ServerError:
+        from psycopg import pq
+
         config = self._config
         reason = redact(" ".join(re.sub(_LIBPQ_QUESTION, "", str(error)).split()))
-        where = f"url is from {config.source('url')}" if config.url else "`clonedb server status` shows its state"
-        return ServerError(
-            f"cannot connect to database {database!r} of {self._about}: {reason}; check that"
-            f" it runs, and its host, port, user and password ({where}; connect_timeout = {config.connect_timeout:g} s)"
-        )
+        cannot = f"cannot connect to database {database!r} of {self._about}: {reason}"
+        if self._ending is None:
+            return ServerError(
+                f"{cannot}; check that it runs, and its host, port, user and password"
+                f" (url is from {config.source('url')}; connect_timeout = {config.connect_timeout:g} s)"
+            )
+        if state == pq.Ping.OK:
+            return ServerError(cannot)
+        return ServerError(f"{cannot}; {self._ending()}")

@@ -18,7 +18,7 @@ from clonedb.errors import ServerError
 from clonedb.postgres.binaries import Binaries, build_of
 from clonedb.postgres.machine import host
 from clonedb.postgres.servers import Status, hold_place, reset, servers, stop
-from clonedb.postgres.state import Place, Running, same_file, state_dir, try_lock
+from clonedb.postgres.state import Place, Running, same_file, state_dir, tail, try_lock
 from clonedb.postgres.waiting import Patience
 
 __all__ = ["Lease", "Status", "hold", "lease", "reset", "servers", "state_dir", "stop"]
@@ -47,6 +47,18 @@ class Lease:
     started: bool
     descriptor: int = field(repr=False)
     user: str = "postgres"
+
+    def ending(self) -> str:
+        """What became of a server that does not answer any more: the end of its log, and what to do."""
+        place = Place(self.data_dir.parent)
+        running = place.running()
+        if running is None:
+            what = "the server has ended"
+        elif running.port != self.port or running.socket_dir != str(self.socket_dir):
+            what = "the server has ended, and another process has started it again"
+        else:
+            what = "the server does not answer, or has just ended"
+        return f"{what}; run again, and it is started anew. Its log {str(place.log)!r} ends:{tail(place.log, lines=8)}"
 
     def close(self) -> None:
         """Give the lease up; the server stops idle_timeout seconds after the last one. May be called again."""

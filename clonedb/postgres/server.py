@@ -59,7 +59,9 @@ class Server:
         self.public = way.public
         self.about = way.about
         self.say = say or (lambda _message: None)
-        self._connector = Connector(way.own, config, way.about, self.say, restarts=lease is None)
+        self._connector = Connector(
+            way.own, config, way.about, self.say, ending=None if lease is None else lease.ending
+        )
         self._maintenance: Connection[Any] | None = None
         self._pid = os.getpid()
         self._owner: str | None = None

@@ -75,6 +75,9 @@ def test_the_server_killed_in_a_run(tested: Project, sandbox: Sandbox, start: St
     tested.write("go", "")
     outcome = run.outcome(30).demand(1)
     assert "ServerError: " in outcome.out
+    assert "ended; run again, and it is started anew. Its log" in " ".join(outcome.out.split())
+    assert "stopping: postgres ended" in outcome.out or "immediate shutdown" in outcome.out  # the log's words
+    assert "password" not in outcome.out
     assert "Traceback" not in outcome.text
     assert "2 passed" in tested.run(*PYTEST).demand().out
     demand_nothing_left(tested, sandbox_dsn(sandbox))
