@@ -15,6 +15,7 @@ from clonedb.postgres import locks, sql
 from clonedb.postgres.connecting import Connector
 from clonedb.postgres.local_leases import LocalLeases
 from clonedb.postgres.message import is_alive
+from clonedb.postgres.proxies import demand_sessions, is_proxied
 from clonedb.url import DatabaseURL, Hidden, redact
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ class Server:
 
     `public` is the URL that is handed out, without a database; `info` what the server said of itself; `owner` the name
     under which this process owns databases: nobody collects them as long as the session that holds its lock lives, or,
-    on this machine, the process itself.
-    `say` tells whoever opened it what it waits for.
+    on this machine, the process itself. `proxied` says whether a proxy is in between, so that what the server says of
+    sessions is the proxy's. `say` tells whoever opened it what it waits for.
     """
 
     def __init__(
@@ -71,6 +72,11 @@ class Server:
         self._number = 0
         self._lost = 0
         self.info = self.run(sql.server_info)
+        try:
+            self.proxied = lease is None and self.run(self._is_proxied)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def embedded(self) -> bool:
@@ -153,6 +159,12 @@ class Server:
             return self._lost + (session.closed or not is_alive(session.pgconn))
         finally:
             self._lock.release()
+
+    def _is_proxied(self, connection: Connection[Any]) -> bool:
+        if not is_proxied(connection):
+            return False
+        demand_sessions(connection, lambda: self.connect(self.config.maintenance_database), self.about)
+        return True
 
     def _session(self) -> Connection[Any]:
         if self._pid != os.getpid():  # a forked child must not speak on its parent's session

@@ -36,6 +36,7 @@ __all__ = [
     "is_open",
     "let_role_log_in",
     "make_droppable",
+    "own_pid",
     "rename_database",
     "seal",
     "server_info",
@@ -68,6 +69,13 @@ def server_info(connection: Connection[Any]) -> ServerInfo:
     ).fetchone()
     assert row is not None  # noqa: S101 - a role and template1 always exist
     return ServerInfo(*row)
+
+
+def own_pid(connection: Connection[Any]) -> int:
+    """The pid of the server's process that serves a session, asked of the server itself."""
+    row = connection.execute("select pg_backend_pid()").fetchone()
+    assert row is not None  # noqa: S101 - a function's value is a row
+    return int(row[0])
 
 
 class Database(NamedTuple):

@@ -123,7 +123,7 @@ def _release(
     with paid:
         open_still = release(lent.shared)
     paid.note()
-    if open_still:
+    if open_still and not lent.server.proxied:  # a proxy's sessions stay open when its clients have closed theirs
         from clonedb.leaks import leaks
 
         for warning in leaks(node.nodeid, lent.loan, open_still, run_of(node.config).loans):

@@ -6,15 +6,11 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
 
-from clonedb.errors import LockTimeoutError, ServerError
+from clonedb.errors import LockTimeoutError
 from clonedb.postgres import locks
 from clonedb.postgres.server import Server
 from clonedb.progress import Progress
-
-if TYPE_CHECKING:
-    from psycopg import Connection
 
 __all__ = ["server_lock"]
 
@@ -25,7 +21,6 @@ def server_lock(server: Server, name: str, progress: Progress) -> Iterator[None]
     key, timeout, told = locks.build_key(name), server.config.lock_timeout, False
     application = f"clonedb build on {socket.gethostname()}, pid {os.getpid()}"[:63]
     with contextlib.closing(server.connect(server.config.maintenance_database, application_name=application)) as own:
-        _demand_sessions(server, own)
 
         def waiting(seconds: float) -> None:
             nonlocal told
@@ -41,17 +36,3 @@ def server_lock(server: Server, name: str, progress: Progress) -> Iterator[None]
                 "end that process if it hangs, or raise lock_timeout"
             )
         yield
-
-
-def _demand_sessions(server: Server, own: Connection[Any]) -> None:
-    """Refuse a transaction-pooling proxy: a lock taken through it belongs to nobody.
-
-    Such a proxy gives a second client the server session that the first one is not using at the moment.
-    """
-    pid = own.execute("select pg_backend_pid()").fetchone()
-    other = server.run(lambda connection: connection.execute("select pg_backend_pid()").fetchone())
-    if pid == other:
-        raise ServerError(
-            f"{server.about} is behind a proxy that shares sessions (PgBouncer with pool_mode = transaction?), on which"
-            " locks hold nothing; give clonedb a url that reaches the server itself"
-        )

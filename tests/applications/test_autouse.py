@@ -222,3 +222,24 @@ def test_without_routing(items: Project, clones: Callable[[], list[str]]) -> Non
     items.write("test_it.py", "def test_one(request): assert 'clonedb' in request.fixturenames\n")
     assert "1 clone;" in run(items).demand().out
     assert clones() == []
+
+
+def test_a_worker_has_one_database(shop: Project) -> None:
+    """The application and clonedb's own fixtures reach the worker's clone, in one test after another."""
+    shop.write(
+        "test_it.py",
+        """
+        import pytest
+        from sqlalchemy import text
+        from shop.app import engine
+
+        @pytest.mark.parametrize("number", range(3))
+        def test_all_reach_it(clonedb_session, clonedb_engine, clonedb_connection, number):
+            query = "select current_database()"
+            with clonedb_engine.connect() as own, engine.connect() as applications:
+                names = {clonedb_session.scalar(text(query)), own.scalar(text(query)), applications.scalar(text(query))}
+            assert {*names, clonedb_connection.execute(query).fetchone()[0]} == names
+            assert len(names) == 1
+        """,
+    )
+    assert "3 passed" in run(shop, "--clonedb-isolation=worker").demand().out

@@ -1,0 +1,47 @@
+"""Poolers between clonedb and the server: refused where they share sessions, and no reason for false warnings."""
+
+from __future__ import annotations
+
+import pytest
+
+from clonedb.postgres.embedded import Lease
+from tests.postgres.pooler import pooled
+from tests.projects import Project, databases
+
+
+@pytest.fixture
+def tested(items: Project) -> Project:
+    """A project with tests."""
+    items.write(
+        "test_it.py",
+        """
+        import psycopg, pytest, sqlalchemy as sa
+
+        @pytest.mark.parametrize("number", range(3))
+        def test_items(clonedb_connection, clonedb_session, clonedb_dsn, number):
+            assert clonedb_connection.execute("select count(*) from item").fetchone() == (1,)
+            clonedb_session.execute(sa.text("insert into item (name) values ('more')"))
+            clonedb_session.commit()
+            with psycopg.connect(clonedb_dsn) as connection:
+                assert connection.execute("select count(*) from item").fetchone() == (2,)
+        """,
+    )
+    return items
+
+
+@pytest.mark.parametrize("command", ["list", "fingerprint"])
+def test_shared_sessions_are_refused_at_once(items: Project, lease: Lease, command: str) -> None:
+    """Transaction pooling: locks would belong to nobody, whatever is done."""
+    with pooled(lease, "transaction") as url:
+        text = items.clonedb(command, CLONEDB_URL=url).demand(1).text
+    assert "is behind a proxy that shares sessions (PgBouncer with pool_mode = transaction?)" in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("isolation", ["auto", "clone", "truncate"])
+def test_session_pooling(tested: Project, lease: Lease, prefix: str, admin_dsn: str, isolation: str) -> None:
+    """Tests pass, and nobody is blamed for the sessions that a pooler keeps open."""
+    with pooled(lease, "session") as url:
+        outcome = tested.pytest("-W", "error", f"--clonedb-isolation={isolation}", CLONEDB_URL=url).demand()
+        assert "3 passed" in outcome.out
+    assert [name for name in databases(admin_dsn, prefix) if "_t_" not in name] == []
