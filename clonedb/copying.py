@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from clonedb.postgres.server import Server
-from clonedb.postgres.state import state_dir
+from clonedb.postgres.state import state_files
 from clonedb.templates.metadata import Template
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ __all__ = ["choose", "note", "share_blocks"]
 _UNKNOWN = range(32 << 20, 1 << 30)
 _LIMIT = 100 << 20  # what the rule says for the first clone
 _OTHERS: Mapping[str, str] = MappingProxyType({"wal_log": "file_copy", "file_copy": "wal_log"})
+_NAME = "copying.json"
 _FICLONE = 0x40049409  # ioctl: let one file share the blocks of another
 
 
@@ -60,11 +61,7 @@ def note(server: Server, template: Template, strategy: str | None, seconds: floa
         known, key = _read(server), _key(server, template)
         if strategy not in known.get(key, {}):
             known.setdefault(key, {})[strategy] = round(seconds, 4)
-            path = _path(server)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            new = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-            new.write_text(json.dumps(known), encoding="utf-8")
-            new.replace(path)
+            state_files(server.config).write(_NAME, json.dumps(known))
 
 
 def share_blocks(server: Server, connection: Connection[Any], strategy: str | None) -> None:
@@ -98,13 +95,9 @@ def _is_unknown(server: Server, template: Template) -> bool:
     return server.info.fsync and not server.embedded and template.metadata.size in _UNKNOWN
 
 
-def _path(server: Server) -> Path:
-    return state_dir(server.config) / "copying.json"
-
-
 def _read(server: Server) -> dict[str, dict[str, float]]:
     try:
-        found = json.loads(_path(server).read_text(encoding="utf-8"))
+        found = json.loads(state_files(server.config).read(_NAME))
     except (OSError, ValueError):
         return {}
     if not isinstance(found, dict):

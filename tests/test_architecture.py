@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     "errors",
     "lent loans retired",
-    "aside driver_state drivers names progress renewal statements url",
+    "aside driver_state drivers names private progress renewal statements url",
     "staying",
     "connections",
     "keys leaks",

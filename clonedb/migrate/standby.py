@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import socket
-import stat
 import struct
 import subprocess
 import sys
@@ -23,7 +22,8 @@ from pathlib import Path
 from clonedb.config import Config
 from clonedb.errors import ServerError
 from clonedb.postgres.machine import host
-from clonedb.postgres.state import is_held, state_dir
+from clonedb.postgres.state import state_files
+from clonedb.private import PrivateDirectory
 
 __all__ = ["Waiting", "begin", "fork", "stop", "waiting"]
 
@@ -70,17 +70,15 @@ def fork(
     """
     if not _is_wanted(config, environment):
         return None
-    with contextlib.suppress(OSError, ServerError, ValueError):
-        directory = os.open(state_dir(config) / "standby", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            demand_private(os.fstat(directory))
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(_ANSWER)
-                # a socket's path has 107 bytes at most
-                connection.connect(f"/proc/self/fd/{directory}/{_name(environment)}.socket")
-                return _asked(connection, environment, sys_path, requests=requests, output=output, events=events)
-        finally:
-            os.close(directory)
+    with (
+        contextlib.suppress(OSError, ServerError, ValueError),
+        _files(config).entered() as directory,
+        socket.socket(socket.AF_UNIX) as connection,
+    ):
+        connection.settimeout(_ANSWER)
+        # a socket's path has 107 bytes at most
+        connection.connect(f"/proc/self/fd/{directory}/{_name(environment)}.socket")
+        return _asked(connection, environment, sys_path, requests=requests, output=output, events=events)
     return None
 
 
@@ -126,14 +124,13 @@ def begin(config: Config, environment: Mapping[str, str]) -> None:
     if not _is_wanted(config, environment) or os.environ.get("CI"):
         return
     with contextlib.suppress(OSError, ServerError, ValueError):
-        directory = state_dir(config) / "standby"
-        directory.mkdir(mode=0o700, exist_ok=True)
-        demand_private(directory.lstat())
+        files = _files(config)
+        files.make()
         name = _name(environment)
-        if is_held(directory / name):
+        if files.is_held(name):
             return
         process = subprocess.Popen(
-            [sys.executable, "-P", str(_PROGRAM), str(directory), name, f"{config.standby:g}", host()],
+            [sys.executable, "-P", str(_PROGRAM), str(files.path), name, f"{config.standby:g}", host()],
             cwd="/",
             env=dict(_read_once(environment)),
             stdin=subprocess.DEVNULL,
@@ -152,30 +149,29 @@ def waiting(config: Config) -> list[Waiting]:
 
 def stop(config: Config) -> list[Waiting]:
     """End them; interpreters that migrate go on."""
-    ended = []
-    for path, found in _all(config):
+    ended, files = [], _files(config)
+    for name, found in _all(config):
         with contextlib.suppress(ProcessLookupError):
             os.kill(found.pid, signal.SIGTERM)
             ended.append(found)
-        for left in (path, path.with_name(f"{path.name}.socket")):
-            left.unlink(missing_ok=True)
+        for left in (name, f"{name}.socket"):
+            files.unlink(left)
     return ended
 
 
-def _all(config: Config) -> Iterator[tuple[Path, Waiting]]:
-    for path in sorted((state_dir(config) / "standby").glob("*")):
-        if path.suffix or not is_held(path):
+def _all(config: Config) -> Iterator[tuple[str, Waiting]]:
+    files = _files(config)
+    for name in files.names():
+        if "." in name or not files.is_held(name):
             continue
         with contextlib.suppress(OSError, ValueError, KeyError):
-            found = json.loads(path.read_text())
+            found = json.loads(files.read(name))
             if found["machine"] == host():  # elsewhere the pid is another process
-                yield path, Waiting(found["pid"], found["since"])
+                yield name, Waiting(found["pid"], found["since"])
 
 
-def demand_private(found: os.stat_result) -> None:
-    """Raises ValueError when others could put a socket of theirs into a directory."""
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise ValueError("not a directory of this user alone")
+def _files(config: Config) -> PrivateDirectory:
+    return state_files(config) / "standby"
 
 
 def _is_wanted(config: Config, environment: Mapping[str, str]) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from clonedb.errors import ServerError
 from clonedb.postgres.account import Account
-from clonedb.postgres.state import Place, tail, write_private
+from clonedb.postgres.state import Place
 
 if TYPE_CHECKING:
     import subprocess
@@ -137,14 +137,14 @@ class Cluster:
         arguments = [argument for option in options for argument in ("-c", option)]
         statement = f"ALTER ROLE postgres PASSWORD '{verifier(password)}'\n"
         self._run("postgres", "--single", "-D", str(data), "-F", *arguments, "postgres", text=statement)
-        write_private(self.place.file("password"), password)
+        self.place.files.write("password", password)
 
     def _run(self, name: str, *arguments: str, text: str = "") -> None:
         """Run a program as the server's account, its output in the log, in a session that no Ctrl-C reaches."""
         import subprocess
 
-        start = self.place.log.stat().st_size if self.place.log.exists() else 0
-        log = os.open(self.place.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        log = self.place.files.open("log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        start = os.fstat(log).st_size
         try:
             process = subprocess.Popen(
                 [self.programs / name, *arguments],
@@ -170,7 +170,7 @@ class Cluster:
                 process.kill()
                 raise
         if process.returncode != 0:
-            ends = tail(self.place.log, start=start)
+            ends = self.place.tail(start=start)
             raise ServerError(f"{name} of PostgreSQL {self.major} failed; the log {str(self.place.log)!r} ends:{ends}")
 
     def _feed(self, process: subprocess.Popen[bytes], text: str) -> None:

@@ -18,8 +18,9 @@ from clonedb.errors import ServerError
 from clonedb.postgres.binaries import Binaries, build_of
 from clonedb.postgres.machine import host
 from clonedb.postgres.servers import Status, hold_place, reset, servers, stop
-from clonedb.postgres.state import Place, Running, same_file, state_dir, tail, try_lock
+from clonedb.postgres.state import Place, Running, not_in_memory, state_dir
 from clonedb.postgres.waiting import Patience
+from clonedb.private import same_file
 
 __all__ = ["Lease", "Status", "hold", "lease", "reset", "servers", "state_dir", "stop"]
 
@@ -58,7 +59,7 @@ class Lease:
             what = "the server has ended, and another process has started it again"
         else:
             what = "the server does not answer, or has just ended"
-        return f"{what}; run again, and it is started anew. Its log {str(place.log)!r} ends:{tail(place.log, lines=8)}"
+        return f"{what}; run again, and it is started anew. Its log {str(place.log)!r} ends:{place.tail(lines=8)}"
 
     def close(self) -> None:
         """Give the lease up; the server stops idle_timeout seconds after the last one. May be called again."""
@@ -81,6 +82,8 @@ def lease(config: Config, binaries: Binaries, *, progress: Callable[[str], None]
     Raises ServerError when the server cannot be started, its log's last lines included.
     """
     place = Place.of(config, binaries)
+    if progress and (why := not_in_memory(config)):
+        progress(f"{why}; the data of the embedded server are in {str(place.directory)!r}")
     problem = "its files changed"
     for _ in range(ATTEMPTS):
         try:
@@ -112,14 +115,14 @@ def _try_lease(place: Place, config: Config, binaries: Binaries, progress: Calla
     """A lease, or None when the directory was deleted or replaced meanwhile."""
     place.prepare()
     patience = Patience(place, "to stop")
-    while (descriptor := try_lock(place.file("lease"), fcntl.LOCK_SH)) is None:
+    while (descriptor := place.files.try_lock("lease", fcntl.LOCK_SH)) is None:
         patience.wait()  # a keeper that found no lease holds it alone until the server is down
     keep = False
     try:
         running, started = _running(place, config, binaries, progress)
         os.utime(descriptor)  # the keeper counts idle_timeout from here, even if the lease is shorter than its glance
         password = place.read("password")
-        keep = bool(password) and same_file(descriptor, place.file("lease"))
+        keep = bool(password) and same_file(descriptor, place.files.stat("lease"))
     finally:
         if not keep:
             os.close(descriptor)
@@ -147,7 +150,7 @@ def _running(place: Place, config: Config, binaries: Binaries, progress: Callabl
             return running, starts > 0
         if (failure := _failure_since(place, patience.begin)) is not None:
             raise ServerError(failure)
-        if running is None and (start := try_lock(place.file("start"), fcntl.LOCK_EX)) is not None:
+        if running is None and (start := place.files.try_lock("start", fcntl.LOCK_EX)) is not None:
             try:
                 from clonedb.postgres.start import start_server
 
@@ -169,11 +172,8 @@ def _running(place: Place, config: Config, binaries: Binaries, progress: Callabl
 
 def _failure_since(place: Place, begin: float) -> str | None:
     """Why somebody else's start failed while we waited for it: the same would happen to us."""
-    try:
-        failed = place.file("failed").stat().st_mtime > begin
-    except FileNotFoundError:
-        return None
-    return place.read("failed") or None if failed else None
+    found = place.files.stat("failed")
+    return place.read("failed") or None if found is not None and found.st_mtime > begin else None
 
 
 def _is_reachable(place: Place, running: Running, patience: Patience) -> bool:

@@ -19,6 +19,7 @@ import json
 import os
 import select
 import signal
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -39,7 +40,7 @@ class Keeper:
     """A server's directory, its postgres, and what became of each child."""
 
     def __init__(self, directory: str, parameters: dict[str, Any]) -> None:
-        self.directory = directory
+        self.directory, self.data = directory, f"{directory}/data"
         self.postgres: str = parameters["postgres"]
         self.account: list[int] | None = parameters["account"]  # uid and gid to run it as
         self.settings: dict[str, str] = parameters["settings"]
@@ -49,23 +50,34 @@ class Keeper:
         self.mark: str = parameters["mark"]
         self.about: dict[str, Any] = parameters["about"]
         self.lock: int = parameters["lock"]
-        self.lease = os.open(self.file("lease"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.lease = self.open("lease", os.O_RDWR | os.O_CREAT)
         self.asked = False
         self.server = 0
         self.ended: dict[int, int] = {}
         self.wakeup = self.listen()
 
-    def file(self, name: str) -> str:
-        """The path of a file in the server's directory."""
-        return f"{self.directory}/{name}"
+    def open(self, name: str, flags: int) -> int:
+        """Open a regular file below our working directory, the server's, where `data` may be another account's."""
+        descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+        raise OSError(f"{name!r} is no regular file")
 
     def read(self, name: str) -> str:
-        """The text of a file; empty when it is not there."""
-        try:
-            with open(self.file(name), encoding="utf-8") as file:
-                return file.read()
-        except FileNotFoundError:
-            return ""
+        """The text of a file; empty when it is not there, or is no regular file."""
+        with contextlib.suppress(OSError), open(self.open(name, os.O_RDONLY), errors="replace") as file:
+            return file.read()
+        return ""
+
+    def try_lock(self, name: str) -> int | None:
+        """A descriptor that holds the exclusive lock on a file, or None when somebody else holds it."""
+        descriptor = self.open(name, os.O_RDWR | os.O_CREAT)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        os.close(descriptor)
+        return None
 
     def listen(self) -> int:
         """Make SIGTERM a request to stop, and every signal an end of the current pause."""
@@ -141,9 +153,9 @@ class Keeper:
         if port is None:
             raise StartError(f"none of the ports {', '.join(map(str, self.ports))} is free")
         about = {**self.about, "pid": self.server, "keeper": os.getpid(), "port": port, "since": time.time()}
-        with open(self.file("ready.new"), "w", encoding="utf-8") as file:  # mode 0600 by our umask
+        with open(self.open("ready.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w", encoding="utf-8") as file:
             file.write(json.dumps({**about, "socket_dir": self.socket_dir}))
-        os.rename(self.file("ready.new"), self.file("ready"))
+        os.rename("ready.new", "ready")
         say(f"port {port}, socket in {self.socket_dir!r}")
 
     def serve(self, port: int) -> bool:
@@ -151,19 +163,19 @@ class Keeper:
         settings = {**self.settings, "port": str(port), "unix_socket_directories": self.socket_dir}
         options = [argument for item in settings.items() for argument in ("-c", "=".join(item))]
         begin = os.fstat(2).st_size
-        lock = try_lock(self.file("server"))
+        lock = self.try_lock("server")
         if lock is None:
-            raise StartError(f"a process of an earlier server still uses {self.file('data')!r}")
+            raise StartError(f"a process of an earlier server still uses {self.data!r}")
         os.mkdir(self.socket_dir, 0o700)
         if self.account:
             os.chown(self.socket_dir, *self.account)
-        self.server = self.spawn(["-D", self.file("data"), *options], inherit=lock)
+        self.server = self.spawn(["-D", self.data, *options], inherit=lock)
         os.close(lock)
         self.patiently(lambda: self.accepts() or self.has_ended(self.server) or self.asked, RECOVERY, 0.003)
         if self.accepts() and not self.asked:
             return True
         self.end_server(signal.SIGINT)
-        with open(self.file("log"), "rb") as log:
+        with open(self.open("log", os.O_RDONLY), "rb") as log:
             log.seek(begin)
             if b"could not bind" in log.read():
                 return False
@@ -200,7 +212,7 @@ class Keeper:
     def is_removed(self) -> bool:
         """Whether our directory, the data or the socket is gone, or something else stands in their place."""
         try:
-            mine = os.path.samestat(os.fstat(self.lock), os.stat(self.file("keeper")))
+            mine = os.path.samestat(os.fstat(self.lock), os.stat(f"{self.directory}/keeper"))
         except FileNotFoundError:
             return True
         data = self.read("data/postmaster.pid").partition("\n")[0] == str(self.server)
@@ -211,9 +223,9 @@ class Keeper:
         say(f"stopping: {reason}")
         with contextlib.suppress(FileNotFoundError):  # somebody may delete our directory just now
             if reason != REMOVED:
-                os.rename(self.file("ready"), self.file("last"))
+                os.rename("ready", "last")
             if reason == ASKED:
-                os.unlink(self.file("hold"))
+                os.unlink("hold")
         clean = self.end_server(signal.SIGQUIT if reason == REMOVED else signal.SIGINT)
         with contextlib.suppress(FileNotFoundError):
             if clean and reason != REMOVED:
@@ -241,15 +253,14 @@ class Keeper:
 
         Nobody waits for it: the locks are given up first. If somebody started the server meanwhile, its mark stays.
         """
-        directory = os.open(self.directory, os.O_RDONLY)  # names the file system
         os.close(self.lease)
         fcntl.flock(self.lock, fcntl.LOCK_UN)
-        if call("syncfs", directory) != 0:
+        if call("syncfs", self.lock) != 0:  # any file names the file system
             os.sync()
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if self.read("boot") == self.mark:
-                os.unlink(self.file("boot"))
+                os.unlink("boot")
 
 
 def say(text: str) -> None:
@@ -274,17 +285,6 @@ def children() -> list[int]:
         return []
 
 
-def try_lock(path: str) -> int | None:
-    """A descriptor that holds the exclusive lock on a file, or None when somebody else holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
 def answer(result: dict[str, str]) -> None:
     """Tell whoever started us, unless they were killed or interrupted meanwhile, and hang up."""
     with contextlib.suppress(BrokenPipeError):
@@ -296,6 +296,7 @@ def keep(directory: str, parameters: dict[str, Any]) -> NoReturn:
     """Be the keeper."""
     os.umask(0o077)
     os.set_inheritable(parameters["lock"], False)
+    os.fchdir(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
     call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     keeper = Keeper(directory, parameters)
     os.ftruncate(keeper.lock, 0)

@@ -6,10 +6,10 @@ import contextlib
 import fcntl
 import os
 import time
-from pathlib import Path
 
 from clonedb.config import Config
-from clonedb.postgres.state import state_dir, try_lock
+from clonedb.postgres.state import state_files
+from clonedb.private import PrivateDirectory
 
 __all__ = ["LocalLeases", "is_leased"]
 
@@ -28,11 +28,12 @@ class LocalLeases:
         self._held: dict[str, int] = {}
 
     def take(self, name: str) -> None:
-        """Lock the file of a name until `close`; several processes may. Raises ServerError as `state_dir` does."""
+        """Lock the file of a name until `close`; several processes may. Raises ServerError as PrivateDirectory."""
         if name in self._held:
             return
-        path = _directory(self._config) / name
-        while (descriptor := try_lock(path, fcntl.LOCK_SH)) is None:
+        files = _files(self._config)
+        files.make()
+        while (descriptor := files.try_lock(name, fcntl.LOCK_SH)) is None:
             time.sleep(_LOOK)
         self._held[name] = descriptor
 
@@ -55,18 +56,16 @@ def is_leased(config: Config, name: str) -> bool:
 
     The file of a dead one is removed.
     """
-    path = _directory(config) / name
-    if not path.exists():
+    files = _files(config)
+    if files.stat(name) is None:
         return False
-    descriptor = try_lock(path, fcntl.LOCK_EX)
+    descriptor = files.try_lock(name, fcntl.LOCK_EX)
     if descriptor is None:
         return True
-    path.unlink(missing_ok=True)
+    files.unlink(name)
     os.close(descriptor)
     return False
 
 
-def _directory(config: Config) -> Path:
-    directory = state_dir(config) / "leases"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    return directory
+def _files(config: Config) -> PrivateDirectory:
+    return state_files(config) / "leases"

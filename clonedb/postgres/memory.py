@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from clonedb.config import Config
 from clonedb.errors import ServerError
+from clonedb.private import PrivateDirectory
 
-__all__ = ["SHARE", "Memory", "about", "demand_room", "memory_at", "memory_base", "settings_in_memory"]
+__all__ = ["SHARE", "Memory", "about", "demand_room", "memory_at", "memory_base", "refused_base", "settings_in_memory"]
 
 SHARE = 0.5
 """Of the machine's memory, or of the container's when that is smaller: more is never taken by files in memory."""
@@ -47,7 +48,7 @@ def memory_base(config: Config, state: Path, *, shm: Path = _SHM, root: Path = P
 
     Raises ServerError for `data = "memory"` on a system that has no such directory.
     """
-    base = shm / f"clonedb-{os.geteuid()}-{zlib.crc32(os.fsencode(state)):08x}"
+    base = _base(state, shm)
     if config.data == "memory":
         if not _usable(shm):
             raise ServerError(
@@ -57,10 +58,24 @@ def memory_base(config: Config, state: Path, *, shm: Path = _SHM, root: Path = P
         return base
     if config.data == "disk" or config.state_dir is not None or not _usable(shm):
         return None
-    if base.is_dir():
-        return base
+    if os.path.lexists(base):
+        return None if PrivateDirectory(base).problem() else base
     on_disk = next(state.glob("servers/*/ready"), None) is not None  # a keeper moves it away when its server ends
     return base if not on_disk and _has_room(shm, root) else None
+
+
+def refused_base(config: Config, state: Path, *, shm: Path = _SHM) -> str:
+    """Why `data = "auto"` does not go to the directory in memory that is there: it is not this account's alone.
+
+    Its name is known, and anybody may make a directory, a link or a FIFO of that name. Empty when it may be used.
+    """
+    if config.data != "auto" or config.state_dir is not None:
+        return ""
+    return PrivateDirectory(_base(state, shm)).problem().partition(";")[0]
+
+
+def _base(state: Path, shm: Path) -> Path:
+    return shm / f"clonedb-{os.geteuid()}-{zlib.crc32(os.fsencode(state)):08x}"
 
 
 def memory_at(directory: Path, *, root: Path = Path("/")) -> Memory | None:

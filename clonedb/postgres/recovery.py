@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import signal
+import stat
 import sys
 import time
+from collections.abc import Container
 from pathlib import Path
 
 from clonedb.errors import ServerError
 from clonedb.postgres.machine import boot_id
-from clonedb.postgres.state import Place, try_lock
+from clonedb.postgres.state import Place
+from clonedb.private import read_regular
 
 __all__ = ["clear"]
 
@@ -28,13 +30,13 @@ def clear(place: Place, lock: int) -> int:
     """
     server = _end_earlier(place, lock)
     try:
+        _remove_socket_dir(Path(place.read("socket")), _owners(place))
         (place.data / "postmaster.pid").unlink(missing_ok=True)  # nobody uses the data: the kernel says so
-        _remove_socket_dir(place.read("socket"))
-        shutil.rmtree(place.file("data.new"), ignore_errors=True)
+        place.files.remove_tree("data.new")
         mark = place.read("boot").split()
         if mark and mark[0] != boot_id():
             # the machine went down while data were in memory only: fsync is off, so they cannot be trusted
-            shutil.rmtree(place.data, ignore_errors=True)
+            place.files.remove_tree("data")
     except BaseException:
         os.close(server)
         raise
@@ -48,7 +50,7 @@ def _end_earlier(place: Place, lock: int) -> int:
     """
     signals = iter((signal.SIGINT, signal.SIGQUIT, signal.SIGKILL))
     deadline = time.monotonic()
-    while (server := try_lock(place.file("server"), fcntl.LOCK_EX)) is None:
+    while (server := place.files.try_lock("server", fcntl.LOCK_EX)) is None:
         if time.monotonic() >= deadline:
             deadline = time.monotonic() + PATIENCE
             signum = next(signals, None)
@@ -65,22 +67,45 @@ def _end_earlier(place: Place, lock: int) -> int:
 
 
 def _postmaster(place: Place) -> int | None:
-    """The pid in postmaster.pid, if that process is a server on these data; the pid may be somebody else's by now."""
+    """The pid in postmaster.pid, if that process is a server on these data and runs as the account that they belong to.
+
+    The pid may be another process's by now; and when root asks, the file belongs to the account that runs PostgreSQL,
+    which must not choose whom root sends a signal.
+    """
     try:
-        pid = (place.data / "postmaster.pid").read_text().partition("\n")[0]
+        pid = int(read_regular(place.data / "postmaster.pid").partition(b"\n")[0])
         if sys.platform != "linux":
-            return int(pid)
+            return pid
+        process = Path(f"/proc/{pid}").stat()
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except (OSError, ValueError):
+    except (OSError, ValueError, ServerError):
         return None
-    return int(pid) if os.fsencode(place.data) in arguments else None
+    return pid if os.fsencode(place.data) in arguments and process.st_uid in _owners(place) else None
 
 
-def _remove_socket_dir(path: str) -> None:
-    """Remove what a killed keeper left among the temporary files."""
-    directory = Path(path)
-    if directory.name.startswith("clonedb-"):
-        with contextlib.suppress(OSError):
-            for socket in directory.iterdir():
-                socket.unlink()
-            directory.rmdir()
+def _owners(place: Place) -> set[int]:
+    """The accounts that a server of this place runs as: this one, or for root the one that the data belong to."""
+    data = place.files.stat("data")
+    return {os.geteuid()} if data is None else {os.geteuid(), data.st_uid}
+
+
+def _remove_socket_dir(directory: Path, owners: Container[int]) -> None:
+    """Remove what a killed keeper left among the temporary files.
+
+    After a clean stop the name is free for anybody: what is there now may be a link, or another account's directory.
+    """
+    if not directory.name.startswith("clonedb-"):
+        return
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with contextlib.suppress(OSError):
+        opened = os.open(directory, flags)
+        try:
+            found = os.fstat(opened)
+            if found.st_uid not in owners or stat.S_IMODE(found.st_mode) & 0o077:
+                return
+            for name in os.listdir(opened):  # noqa: PTH208  # of a descriptor
+                if name.startswith(".s.PGSQL."):  # the socket, and PostgreSQL's lock beside it
+                    os.unlink(name, dir_fd=opened)
+        finally:
+            os.close(opened)
+        directory.rmdir()

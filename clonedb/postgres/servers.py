@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from clonedb.config import Config
 from clonedb.errors import ServerError
 from clonedb.postgres.machine import host
-from clonedb.postgres.state import Place, is_held, try_lock, write_private
+from clonedb.postgres.state import Place
 from clonedb.postgres.waiting import Patience
 
 __all__ = ["Status", "hold_place", "reset", "servers", "stop"]
@@ -70,7 +70,7 @@ def hold_place(config: Config, name: str, seconds: float) -> float:
     if place is None:
         raise ServerError(f"there is no embedded server {name!r}; `clonedb server status` lists them")
     until = max(time.time() + seconds, place.held_until())
-    write_private(place.file("hold"), f"{until:.3f}")
+    place.files.write("hold", f"{until:.3f}")
     return until
 
 
@@ -92,16 +92,14 @@ def reset(config: Config) -> list[str]:
 
     Raises ServerError when a keeper does not react.
     """
-    import shutil
-
     names = []
     for place in Place.all(config):
-        with _stopped(place):
+        with _stopped(place), place.files.above.entered() as servers, place.files.top.entered() as base:
             # out of the way at once: whoever comes now starts with a new directory
-            place.directory.rename(place.directory.parent.parent / f"removed-{place.name}-{os.getpid()}")
+            os.rename(place.name, f"removed-{place.name}-{os.getpid()}", src_dir_fd=servers, dst_dir_fd=base)
         names.append(place.name)
-    for directory in Place.removed(config):
-        shutil.rmtree(directory)
+    for directory, name in Place.removed(config):
+        directory.remove_tree(name)
     return names
 
 
@@ -109,16 +107,16 @@ def reset(config: Config) -> list[str]:
 def _stopped(place: Place) -> Iterator[bool]:
     """The server stays down in this context; whether it was up before."""
     patience = Patience(place, "to stop")
-    while (start := try_lock(place.file("start"), fcntl.LOCK_EX)) is None:
+    while (start := place.files.try_lock("start", fcntl.LOCK_EX)) is None:
         patience.wait()
     try:
         os.ftruncate(start, 0)
         os.pwrite(start, str(os.getpid()).encode(), 0)
-        ran = is_held(place.file("keeper"))
-        while is_held(place.file("keeper")):
+        ran = place.files.is_held("keeper")
+        while place.files.is_held("keeper"):
             _ask_to_stop(place)
             patience.wait()
-        place.file("hold").unlink(missing_ok=True)
+        place.files.unlink("hold")
         yield ran
     finally:
         os.close(start)

@@ -21,8 +21,9 @@ from clonedb.postgres.cluster import HBA, Cluster, environment, settings
 from clonedb.postgres.machine import boot_id, host
 from clonedb.postgres.memory import demand_room, settings_in_memory
 from clonedb.postgres.recovery import clear
-from clonedb.postgres.state import Place, is_held, same_file, tail, try_lock, write_private
+from clonedb.postgres.state import Place
 from clonedb.postgres.waiting import Patience
+from clonedb.private import same_file
 
 __all__ = ["start_server"]
 
@@ -39,18 +40,18 @@ def start_server(
 
     Raises ServerError, and leaves its text for those who wait.
     """
-    if is_held(place.file("keeper")):
+    if place.files.is_held("keeper"):
         return False
-    if place.file("ready").exists():  # a keeper was killed; before its lock is taken: see Place.running()
-        place.file("ready").replace(place.file("last"))
-    lock = try_lock(place.file("keeper"), fcntl.LOCK_EX)
+    if place.files.stat("ready"):  # a keeper was killed; before its lock is taken: see Place.running()
+        place.files.rename("ready", "last")
+    lock = place.files.try_lock("keeper", fcntl.LOCK_EX)
     if lock is None:
         return False
     os.ftruncate(lock, 0)  # the pid of a keeper that is dead may be anybody's by now
     try:
         _start(place, config, binaries, lock, patience=patience, progress=progress)
     except ServerError as error:
-        write_private(place.file("failed"), str(error))
+        place.files.write("failed", str(error))
         raise
     finally:
         os.close(lock)
@@ -71,8 +72,8 @@ def _start(
     if account is not None:
         check_reach(place, account)
         programs = within_reach(binaries, place, account)
-    if place.log.exists() and place.log.stat().st_size > LOG_LIMIT:
-        os.truncate(place.log, 0)
+    if (log := place.files.stat("log")) is not None and log.st_size > LOG_LIMIT:
+        os.close(place.files.open("log", os.O_WRONLY | os.O_TRUNC))
     server = clear(place, lock)
     try:
         cluster = Cluster(place, programs, binaries.major, account, lock, server)
@@ -85,9 +86,9 @@ def _start(
     finally:
         os.close(server)
     parameters = _parameters(place, config, binaries, programs, account)
-    write_private(place.file("boot"), parameters["mark"])
-    write_private(place.file("pg_hba.conf"), HBA, 0o644)
-    write_private(place.file("socket"), parameters["socket_dir"])
+    place.files.write("boot", parameters["mark"])
+    place.files.write("pg_hba.conf", HBA, 0o644)
+    place.files.write("socket", parameters["socket_dir"])
     _set_keeper_to_work(place, {**parameters, "lock": lock}, patience)
 
 
@@ -128,7 +129,7 @@ def _temporary() -> str:
 
 def _set_keeper_to_work(place: Place, parameters: dict[str, Any], patience: Patience) -> None:
     """Start a keeper, which inherits the lock, and wait for its answer. Raises ServerError."""
-    log = os.open(place.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    log = place.files.open("log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     begin = os.fstat(log).st_size
     try:
         process = subprocess.Popen(
@@ -151,10 +152,10 @@ def _set_keeper_to_work(place: Place, parameters: dict[str, Any], patience: Pati
         except BaseException:
             process.kill()
             raise
-    if not same_file(parameters["lock"], place.file("keeper")):
+    if not same_file(parameters["lock"], place.files.stat("keeper")):
         raise FileNotFoundError(place.directory)
     if "error" in answer:
-        ends = tail(place.log, start=begin)
+        ends = place.tail(start=begin)
         remedy = ""
         if "incompatible with" in ends:
             remedy = "\nthe data were made by another build of PostgreSQL; run `clonedb server reset` to begin anew"

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
-import stat
 import sys
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from clonedb.config import Config
-from clonedb.errors import ServerError
 from clonedb.postgres.binaries import DEBIAN, WHEELS, Binaries
-from clonedb.postgres.memory import about, memory_base
+from clonedb.postgres.memory import about, memory_base, refused_base
+from clonedb.private import PrivateDirectory
 
-__all__ = ["Place", "Running", "data_about", "is_held", "same_file", "state_dir", "tail", "try_lock", "write_private"]
+__all__ = ["Place", "Running", "data_about", "not_in_memory", "state_dir", "state_files"]
 
 
-def state_dir(config: Config) -> Path:
+def state_files(config: Config) -> PrivateDirectory:
     """The directory of everything clonedb keeps between runs; made when missing, private to this user.
 
     `state_dir` when set, else the user's cache directory. Root's is the system's cache directory, mode 0711, because
@@ -29,9 +27,19 @@ def state_dir(config: Config) -> Path:
     Raises ServerError when it is somebody else's, a symbolic link, or writable by others: whoever may write to it
     decides which files a server of ours is made of.
     """
-    directory = _state_path(config)
-    _make_private(directory)
+    directory = PrivateDirectory(_state_path(config))
+    directory.make(_mode())
     return directory
+
+
+def _mode() -> int:
+    """Of the directories of servers: the account that runs root's must be able to pass them."""
+    return 0o711 if os.geteuid() == 0 else 0o700
+
+
+def state_dir(config: Config) -> Path:
+    """The path of state_files(); raises what that raises."""
+    return state_files(config).path
 
 
 def _state_path(config: Config) -> Path:
@@ -50,7 +58,14 @@ def _bases(config: Config) -> list[Path]:
 def data_about(config: Config) -> str:
     """Where the data of the embedded server are, in words. Raises ServerError where memory is wanted and missing."""
     state = _state_path(config)
-    return about(memory_base(config, state) or state)
+    where = about(memory_base(config, state) or state)
+    why = not_in_memory(config)
+    return f"{where} ({why})" if why else where
+
+
+def not_in_memory(config: Config) -> str:
+    """Why `data = "auto"` keeps away from memory although there is a directory for it there; mostly empty."""
+    return refused_base(config, _state_path(config))
 
 
 def default_state_dir() -> Path:
@@ -67,31 +82,6 @@ def default_state_dir() -> Path:
     import platformdirs
 
     return platformdirs.site_cache_path("clonedb") if root else platformdirs.user_cache_path("clonedb")
-
-
-def _make_private(directory: Path) -> None:
-    """Make a directory if need be, and refuse one that is not this user's alone."""
-    mode = 0o711 if os.geteuid() == 0 else 0o700
-    try:
-        directory.mkdir(mode, parents=True)
-        directory.chmod(mode)  # mkdir's mode is cut by the umask
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise ServerError(f"cannot make {str(directory)!r}: {error}; set state_dir (CLONEDB_STATE_DIR)") from None
-    found = directory.lstat()
-    problem = ""
-    if not stat.S_ISDIR(found.st_mode):
-        problem = "it is a symbolic link" if stat.S_ISLNK(found.st_mode) else "it is no directory"
-    elif found.st_uid != os.geteuid():
-        problem = f"it belongs to uid {found.st_uid}"
-    elif found.st_mode & 0o022:
-        problem = f"others may write to it (mode {stat.S_IMODE(found.st_mode):04o})"
-    if problem:
-        raise ServerError(
-            f"will not keep a server in {str(directory)!r}: {problem}; set state_dir (CLONEDB_STATE_DIR) to a directory"
-            " of your own"
-        )
 
 
 class Place(NamedTuple):
@@ -131,20 +121,27 @@ class Place(NamedTuple):
     @classmethod
     def all(cls, config: Config) -> list[Place]:
         """Every place there is, by name."""
-        return [cls(path) for base in _bases(config) for path in sorted(base.glob("servers/*/"))]
+        servers = [PrivateDirectory(base) / "servers" for base in _bases(config)]
+        return [cls(there.path / name) for there in servers for name in there.names() if there.is_directory(name)]
 
     @classmethod
-    def removed(cls, config: Config) -> list[Path]:
-        """Directories of servers on their way to deletion."""
-        return [path for base in _bases(config) for path in sorted(base.glob("removed-*"))]
+    def removed(cls, config: Config) -> list[tuple[PrivateDirectory, str]]:
+        """Directories of servers on their way to deletion: where they are, and their names."""
+        bases = [PrivateDirectory(base) for base in _bases(config)]
+        return [(base, name) for base in bases for name in base.names() if name.startswith("removed-")]
 
     @property
     def name(self) -> str:
         """What the server is called: `embedded-postgres-18`."""
         return self.directory.name
 
+    @property
+    def files(self) -> PrivateDirectory:
+        """The directory as files in it are opened."""
+        return PrivateDirectory(self.directory.parent.parent, ("servers", self.name))
+
     def file(self, name: str) -> Path:
-        """The path of one of the files."""
+        """The path of one of the files: to be shown, or given to programs."""
         return self.directory / name
 
     @property
@@ -159,15 +156,24 @@ class Place(NamedTuple):
 
     def prepare(self) -> None:
         """Make the directories that are missing. Raises ServerError when one is not ours."""
-        for directory in (self.directory.parent.parent, self.directory.parent, self.directory):
-            _make_private(directory)
+        self.files.make(_mode())
 
     def read(self, name: str) -> str:
         """The text of a file; empty when it is not there."""
+        return self.files.read(name)
+
+    def tail(self, *, start: int = 0, lines: int = 12) -> str:
+        """The last lines of the log from a byte on, indented, without any password."""
+        from clonedb.url import redact
+
         try:
-            return self.file(name).read_text()
+            descriptor = self.files.open("log", os.O_RDONLY)
         except FileNotFoundError:
             return ""
+        with open(descriptor, "rb") as file:  # noqa: PTH123  # Path.open() takes no descriptor
+            file.seek(start)
+            text = file.read().decode(errors="replace")
+        return "".join(f"\n  {line}" for line in redact(text).strip().splitlines()[-lines:])
 
     def running(self) -> Running | None:
         """The server, if it is ready and its keeper lives.
@@ -175,7 +181,7 @@ class Place(NamedTuple):
         In this order: `ready` is moved away before a keeper's lock is taken, so what is read while the lock is held is
         never an earlier server's.
         """
-        if not is_held(self.file("keeper")):
+        if not self.files.is_held("keeper"):
             return None
         ready = self.read("ready")
         return Running.parse(ready) if ready else None
@@ -223,67 +229,3 @@ class Running(NamedTuple):
         """Read what a keeper wrote, which may be another clonedb's and say more or less."""
         found = json.loads(text)
         return cls(**{name: found[name] for name in cls._fields if name in found})
-
-
-def try_lock(path: Path, operation: int) -> int | None:
-    """A descriptor that holds the lock on a file, or None when somebody else holds it.
-
-    A lock on a file that was deleted meanwhile proves nothing, so it is taken again on the file that is there now.
-    """
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
-            if same_file(descriptor, path):
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except OSError as error:
-            os.close(descriptor)
-            raise ServerError(
-                f"cannot lock {str(path)!r}: {error}; set state_dir (CLONEDB_STATE_DIR) to a local file system"
-            ) from None
-        os.close(descriptor)
-
-
-def is_held(path: Path) -> bool:
-    """Whether a process holds the exclusive lock on a file."""
-    if not path.exists():
-        return False
-    descriptor = try_lock(path, fcntl.LOCK_SH)
-    if descriptor is None:
-        return True
-    os.close(descriptor)
-    return False
-
-
-def same_file(descriptor: int, path: Path) -> bool:
-    """Whether the path still names the file that was opened."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def write_private(path: Path, text: str, mode: int = 0o600) -> None:
-    """Write a file at once: whoever reads it finds the old or the new text, never a part."""
-    new = path.with_name(f"{path.name}.new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    with open(descriptor, "w") as file:  # noqa: PTH123  # Path.open() takes no descriptor
-        os.fchmod(descriptor, mode)
-        file.write(text)
-    new.replace(path)
-
-
-def tail(path: Path, *, start: int = 0, lines: int = 12) -> str:
-    """The last lines of a log from a byte on, indented, without any password."""
-    from clonedb.url import redact
-
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            text = file.read().decode(errors="replace")
-    except FileNotFoundError:
-        return ""
-    return "".join(f"\n  {line}" for line in redact(text).strip().splitlines()[-lines:])

@@ -35,10 +35,8 @@ class Patience:
 
     def check(self) -> None:
         """Raises ServerError when the last sign of life is PATIENCE seconds old."""
-        try:
-            alive = max(self.begin, self.place.file("keeper").stat().st_mtime)
-        except FileNotFoundError:
-            alive = self.begin
+        found = self.place.files.stat("keeper")
+        alive = self.begin if found is None else max(self.begin, found.st_mtime)
         if time.time() - alive <= PATIENCE:
             return
         starter = self.place.read("start")

@@ -12,13 +12,13 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clonedb.errors import ConfigError
+from clonedb.errors import ConfigError, ServerError
+from clonedb.private import PrivateDirectory
 from clonedb.project.contents import Contents, read_contents
 
 __all__ = ["StatIndex"]
@@ -40,7 +40,8 @@ class StatIndex:
     def __init__(self, index_dir: Path | None = None, key: str = "") -> None:
         """Read the index of the project `key` in `index_dir`; without a directory nothing is remembered."""
         name = hashlib.sha256(os.fsencode(key)).hexdigest()[:20]
-        self._path = None if index_dir is None else index_dir / f"files-{name}.index"
+        self._files = None if index_dir is None else PrivateDirectory(index_dir)
+        self._name = f"files-{name}.index"
         self._read_now: dict[str, Contents | None] = {}
         self._listings: dict[str, Mapping[str, os.DirEntry[str]]] = {}
         self.stamps: dict[str, tuple[int, int, int, int]] = {}
@@ -91,7 +92,7 @@ class StatIndex:
 
         An index that cannot be written costs time at the next start and is no error.
         """
-        if self._path is None or self._numbers is None:
+        if self._files is None or self._numbers is None:
             return
         files = {
             directory: kept
@@ -100,8 +101,9 @@ class StatIndex:
         }
         body = json.dumps({"imports": self._imports, "files": files}, separators=(",", ":")).encode()
         data = b"%b%b\n%b" % (_VERSION, hashlib.sha256(body).hexdigest().encode(), body)
-        with contextlib.suppress(OSError):
-            _replace(self._path, data)
+        with contextlib.suppress(OSError, ServerError):
+            self._files.make()
+            self._files.write(self._name, data)
         self._numbers = None
 
     def _exists(self, directory: str, name: str) -> bool:
@@ -143,7 +145,10 @@ class StatIndex:
         )
 
     def _load(self) -> None:
-        data = _read_private(self._path) if self._path is not None else b""
+        data = b""
+        if self._files is not None:
+            with contextlib.suppress(OSError, ServerError):  # not there, or not this account's alone
+                data = self._files.read_bytes(self._name)
         head, _, body = data.partition(b"\n")
         # the checksum covers every kind of damage, so what follows it was written by `save`, in its shape
         if head != _VERSION + hashlib.sha256(body).hexdigest().encode():
@@ -151,31 +156,3 @@ class StatIndex:
         stored: dict[str, Any] = json.loads(body)
         self._imports = [tuple(names) for names in stored["imports"]]
         self._known = stored["files"]
-
-
-def _read_private(path: Path) -> bytes:
-    """A file's bytes, if it belongs to this account and nobody else can write it."""
-
-    def opener(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
-
-    try:
-        with open(path, "rb", opener=opener) as file:
-            status = os.fstat(file.fileno())
-            private = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
-            return file.read() if private else b""
-    except OSError:
-        return b""
-
-
-def _replace(path: Path, data: bytes) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
-            file.write(data)
-        os.replace(temporary, path)  # noqa: PTH105
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)  # noqa: PTH108
-        raise

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import time
-from pathlib import Path
 
 from clonedb.config import Config
 from clonedb.keys import KEYS
@@ -24,37 +21,29 @@ class Pin:
     """
 
     def __init__(self, config: Config, run: str) -> None:
-        from clonedb.postgres.state import state_dir
+        from clonedb.postgres.state import state_files
 
         settings = [f"{name}={getattr(config, name)!r}" for name in KEYS]
         key = hashlib.sha256("\n".join([run, str(config.rootdir), *settings]).encode()).hexdigest()[:24]
-        self._directory = state_dir(config) / "runs"
-        self._file = self._directory / key
+        self._files = state_files(config) / "runs"
+        self._name = key
 
     def read(self) -> str | None:
         """The template's name, if a worker of the run pinned one."""
         try:
-            return self._file.read_text(encoding="utf-8") or None
+            return self._files.read(self._name) or None
         except OSError:
             return None
 
     def write(self, name: str) -> str:
         """Pin a name unless another worker was first: the name that holds."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._files.make()
         self._forget_old()
-        temporary = self._directory / f"{self._file.name}.{os.getpid()}"
-        temporary.write_text(name, encoding="utf-8")
-        try:
-            os.link(temporary, self._file)
-        except FileExistsError:
-            return self.read() or name
-        finally:
-            temporary.unlink()
-        return name
+        return name if self._files.write_first(self._name, name) else self.read() or name
 
     def _forget_old(self) -> None:
         limit = time.time() - _DAY
-        for file in Path(self._directory).iterdir():
-            with contextlib.suppress(OSError):
-                if file.stat().st_mtime < limit:
-                    file.unlink()
+        for name in self._files.names():
+            found = self._files.stat(name)
+            if found is not None and found.st_mtime < limit:
+                self._files.unlink(name)

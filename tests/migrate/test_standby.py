@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from clonedb.config import Config
+from clonedb.errors import ServerError
 from clonedb.migrate import standby
 from clonedb.migrate.alembic import AlembicMigrator
 from clonedb.url import DatabaseURL
@@ -24,6 +25,7 @@ PROGRAM = """
 import os, sys
 from pathlib import Path
 from clonedb.config import Config
+from clonedb.errors import ServerError
 from clonedb.migrate.alembic import AlembicMigrator
 from clonedb.project.find import find_project
 from clonedb.url import DatabaseURL
@@ -181,11 +183,15 @@ def test_nobody_else_can_use_it(apart: Config, server: int) -> None:
     assert as_nobody() == "b''\n"
 
 
-@pytest.mark.parametrize("mode", [0o755, 0o777])
-def test_a_directory_that_others_can_enter_is_not_used(apart: Config, look: Look, server: int, mode: int) -> None:
-    """They could put a socket of their own there."""
-    Path(str(apart.state_dir), "standby").chmod(mode)
+@pytest.mark.parametrize("mode", [0o770, 0o777])
+def test_a_directory_that_others_can_write_to_is_not_used(apart: Config, look: Look, server: int, mode: int) -> None:
+    """They could put a socket of their own there, or a pid; so nobody there is ended either."""
+    directory = Path(str(apart.state_dir), "standby")
+    directory.chmod(mode)
     assert look()["parent"] == os.getpid()
+    with pytest.raises(ServerError, match="others may write to it"):
+        standby.stop(apart)
+    directory.chmod(0o700)
 
 
 def test_a_socket_that_nobody_answers_is_no_obstacle(apart: Config, look: Look, server: int) -> None:

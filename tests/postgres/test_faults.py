@@ -14,7 +14,6 @@ import pytest
 
 from clonedb.errors import ServerError
 from clonedb.postgres import embedded, waiting
-from clonedb.postgres.state import try_lock
 from tests.postgres.sandbox import ROOT, Sandbox, accepts, answer, by_loopback, by_socket, is_alive, query, wait_until
 
 
@@ -209,7 +208,7 @@ def test_a_hung_starter_is_named(sandbox: Sandbox, monkeypatch: pytest.MonkeyPat
     """Whoever waits is told after a second what for, and in the end which process holds the lock."""
     monkeypatch.setattr(waiting, "PATIENCE", 1.3)
     sandbox.place.prepare()
-    start = try_lock(sandbox.place.file("start"), fcntl.LOCK_EX)
+    start = sandbox.place.files.try_lock("start", fcntl.LOCK_EX)
     assert start is not None
     os.write(start, b"4711")
     lines: list[str] = []

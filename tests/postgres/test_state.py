@@ -22,8 +22,8 @@ from clonedb.errors import ServerError
 from clonedb.postgres import embedded, state
 from clonedb.postgres.account import account_for
 from clonedb.postgres.binaries import Binaries
-from clonedb.postgres.state import Place, state_dir
-from tests.postgres.sandbox import PROJECT, ROOT, Sandbox, answer, query
+from clonedb.postgres.state import Place, Running, state_dir
+from tests.postgres.sandbox import PROJECT, ROOT, Sandbox, answer, is_alive, query, wait_until
 
 NOBODY = 65534
 needs_root = pytest.mark.skipif(not ROOT, reason="only root can change accounts")
@@ -68,7 +68,7 @@ def test_a_state_directory_that_is_not_ours_alone_is_refused(private: Path, prob
     else:
         path.mkdir()
         path.chmod(0o777)
-    with pytest.raises(ServerError, match=rf"will not keep a server in .*{problem}.*CLONEDB_STATE_DIR"):
+    with pytest.raises(ServerError, match=rf"will not keep files in .*{problem}.*CLONEDB_STATE_DIR"):
         state_dir(configured(path))
 
 
@@ -196,14 +196,17 @@ def test_an_ordinary_user_runs_the_server_as_itself(empty: Sandbox) -> None:
     os.chown(empty.config.state_dir or "", NOBODY, NOBODY)
     user = empty.user(account=NOBODY, python=python)
     assert answer(user).get("error") is None
-    running = empty.running()
+    running = Running.parse(empty.place.file("ready").read_text())  # root itself does not look in there
+    with pytest.raises(ServerError, match=f"it belongs to uid {NOBODY}"):
+        empty.place.running()
     assert running.uid == NOBODY
     assert Path(f"/proc/{running.pid}").stat().st_uid == NOBODY
     assert Path(f"/proc/{running.keeper}").stat().st_uid == NOBODY
     assert stat.S_IMODE(Path(running.socket_dir).stat().st_mode) == 0o700
     user.kill()
     user.communicate()
-    os.chown(empty.config.state_dir or "", 0, 0)
+    wait_until(lambda: not is_alive(running.keeper))
+    subprocess.run(["chown", "-R", "0:0", str(empty.config.state_dir)], check=True)
 
 
 def _is_within_reach(program: str, *arguments: str) -> bool:
