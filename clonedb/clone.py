@@ -79,12 +79,9 @@ class Clone:
 
     @property
     def url(self) -> str:
-        """`postgresql+psycopg://user:password@host:port/name`, with the configured driver.
-
-        In a test it ends with `?application_name=...` (for asyncpg `?passfile=...`, which nobody opens), by which is
-        told whose a connection is that is opened after the test.
-        """
-        return self._marked(self.server.public_url(self.name)).render()
+        """`postgresql+psycopg://user:password@host:port/name`, with the configured driver; a test's is marked."""
+        url = self.server.public_url(self.name)
+        return self._marked(url if self.loan is None else self.server.proven(url)).render()
 
     def _marked(self, url: DatabaseURL) -> DatabaseURL:
         return url if self.loan is None else self.loan.mark(url)
@@ -104,7 +101,7 @@ class Clone:
 
         __tracebackhide__ = True
         try:
-            connection = psycopg.connect(self.dsn, **keywords)
+            connection = psycopg.connect(self.dsn, **{**self.server.proof_only("psycopg"), **keywords})
         except psycopg.OperationalError as error:
             # pytest shows the arguments of every frame, and those below this one hold the password
             raise error.with_traceback(None) from None
@@ -130,10 +127,10 @@ class Clone:
         from clonedb.lent import hide_password_in_tracebacks
 
         url = self.server.public_url(self.name)
-        address = self._marked(url.replace(driver="psycopg") if url.driver == "asyncpg" else url).render()
+        url = self.server.proven(url.replace(driver="psycopg") if url.driver == "asyncpg" else url)
         secret = {} if url.password is None else {"password": Hidden(url.password)}
         return hide_password_in_tracebacks(
-            create_engine(address, connect_args={**secret, **(connect_args or {})}, **keywords)
+            create_engine(self._marked(url).render(), connect_args={**secret, **(connect_args or {})}, **keywords)
         )
 
     @property

@@ -7,6 +7,7 @@ passed by when a pool connects. SQLAlchemy's engines connect by the same drivers
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
-__all__ = ["Look", "WatchedDrivers"]
+__all__ = ["Look", "WatchedDrivers", "libpq_of"]
 
 Look = Callable[..., None]
 """Is shown the parameters of a connection that may hold a token, and raises to have it refused."""
@@ -119,8 +120,8 @@ class WatchedDrivers:
     def _asyncpg(self, asyncpg: ModuleType) -> None:
         """Watch what `asyncpg.connect` and its pools call with keywords only.
 
-        `asyncpg.connect` gets to know application_name: SQLAlchemy hands it on from a URL whose driver a test has
-        changed to asyncpg.
+        `asyncpg.connect` gets to know application_name and require_auth: SQLAlchemy hands them on from a URL whose
+        driver a test has changed to asyncpg.
         """
 
         def wrap(was: Callable[..., Any]) -> Callable[..., Any]:
@@ -136,6 +137,7 @@ class WatchedDrivers:
         def wrap_public(was: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(was)
             async def connect(*arguments: Any, application_name: str | None = None, **keywords: Any) -> Any:
+                keywords.pop("require_auth", None)  # libpq's, and nothing that asyncpg could do
                 if application_name is not None:
                     settings = keywords.get("server_settings") or {}
                     keywords["server_settings"] = {"application_name": application_name, **settings}
@@ -145,6 +147,20 @@ class WatchedDrivers:
 
         self._replace(getattr(asyncpg, "connect_utils", None), "_connect", wrap)
         self._replace(asyncpg, "connect", wrap_public)
+
+
+def libpq_of(driver: str) -> int:
+    """The version of libpq that a driver speaks with, as libpq writes it (160004); 0 for one without it."""
+    with contextlib.suppress(ImportError):
+        if driver in ("psycopg", "psycopg_async"):
+            from psycopg import pq
+
+            return pq.version()
+        if driver == "psycopg2":
+            from psycopg2 import extensions
+
+            return int(extensions.libpq_version())
+    return 0
 
 
 def _look_at_nothing(*_: object) -> None:

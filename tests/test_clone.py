@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
+import socket
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -14,6 +19,7 @@ import sqlalchemy as sa
 import clonedb
 from clonedb.errors import ConfigError, NoMigrationsError, ServerError
 from clonedb.gc import collect, inventory
+from clonedb.loans import Loans
 from clonedb.templates.metadata import Kept
 from clonedb.url import DatabaseURL
 from tests.projects import Project, databases, one
@@ -223,3 +229,57 @@ def test_a_server_that_cannot_be_reached_shows_no_password(items: Project, optio
     outcome = items.pytest("--showlocals", *options, CLONEDB_URL=url).demand(1)
     assert "cannot connect" in outcome.out
     assert "verysecret" not in outcome.text
+
+
+@pytest.fixture
+def stranger() -> Iterator[tuple[int, list[bytes]]]:
+    """A server that has taken a port, and asks whoever comes for the password itself; the port, and what it was sent."""
+    heard: list[bytes] = []
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.settimeout(10)
+                    while len(connection.recv(4096)) == 8:  # SSLRequest, GSSENCRequest
+                        connection.sendall(b"N")
+                    connection.sendall(b"R\x00\x00\x00\x08\x00\x00\x00\x03")  # AuthenticationCleartextPassword
+                    heard.append(connection.recv(4096))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1], heard
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def test_no_password_for_who_has_taken_the_port(
+    items: Project, stranger: tuple[int, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that stopped has left its port to anybody: what is handed out tells the password by SCRAM only."""
+    port, heard = stranger
+    with clonedb.template(items.directory) as template, template.clone() as clone:
+        server = template.server
+        assert server.embedded
+        lent = clone.lend(Loans().begin("test 'it'", clone.name))
+        monkeypatch.setattr(server, "public", server.public.replace(port=port))
+        for connect in (
+            clone.connect,
+            lent.connect,
+            clone.engine().connect,
+            sa.create_engine(lent.url).connect,
+            lambda: asyncio.run(psycopg.AsyncConnection.connect(lent.url.replace("+psycopg", ""))),
+        ):
+            with pytest.raises((psycopg.OperationalError, sa.exc.OperationalError), match="scram-sha-256"):
+                connect()
+        for driver in ("asyncpg", "psycopg2", "pg8000"):
+            monkeypatch.setattr(server, "public", server.public.replace(driver=driver))
+            assert ("require_auth" in lent.url) == (driver == "psycopg2")
+        assert "require_auth" not in lent.dsn
+        monkeypatch.setattr(psycopg.pq, "version", lambda: 150012)
+        monkeypatch.setattr(server, "public", server.public.replace(driver="psycopg"))
+        assert "require_auth" not in lent.url
+        monkeypatch.setattr(server, "public", server.public.replace(port=server.lease.port if server.lease else 0))
+    assert set(heard) == {b""}

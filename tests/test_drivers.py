@@ -118,7 +118,7 @@ import asyncpg, inspect
 watched.install()
 assert inspect.iscoroutinefunction(asyncpg.connect)
 try:
-    asyncio.run(asyncpg.connect("postgresql://localhost:1/db", application_name="token"))
+    asyncio.run(asyncpg.connect("postgresql://localhost:1/db", application_name="token", require_auth="any"))
 except Refused:
     pass
 else:

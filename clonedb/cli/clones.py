@@ -137,6 +137,8 @@ def psql(place: Place, name: str | None, arguments: tuple[str, ...]) -> None:
             raise ServerNotFoundError("no psql found; install PostgreSQL's client programs (postgresql-client)")
         keywords = server.url(name).conninfo()
         password = {"PGPASSWORD": keywords.pop("password")} if "password" in keywords else {}
+        if server.embedded:
+            password["PGREQUIREAUTH"] = "scram-sha-256"  # psql 16 and newer know it
         options = {"host": "-h", "port": "-p", "user": "-U"}
         place_ = [part for key, flag in options.items() if key in keywords for part in (flag, keywords[key])]
         code = run_to_end([str(program), *place_, *arguments, name], _without_detours(keywords) | password)

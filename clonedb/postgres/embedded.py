@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from clonedb.config import Config
 from clonedb.errors import ServerError
@@ -21,6 +21,9 @@ from clonedb.postgres.servers import Status, hold_place, reset, servers, stop
 from clonedb.postgres.state import Place, Running, not_in_memory, state_dir
 from clonedb.postgres.waiting import Patience
 from clonedb.private import same_file
+
+if TYPE_CHECKING:
+    import socket
 
 __all__ = ["Lease", "Status", "hold", "lease", "reset", "servers", "state_dir", "stop"]
 
@@ -35,8 +38,8 @@ UNREACHABLE = 5.0
 class Lease:
     """A share of this process in an embedded server, given up by close() or by the process's end, whatever that is.
 
-    The server is at `socket_dir` without a password, for clonedb's own connections, and at 127.0.0.1:`port` with it.
-    `started` says whether this call started it.
+    The server is at `socket_dir` without a password, for clonedb's own connections, and at 127.0.0.1:`port` with it;
+    it runs as the account `uid`. `started` says whether this call started it.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Lease:
     port: int
     password: str = field(repr=False)
     data_dir: Path
+    uid: int
     started: bool
     descriptor: int = field(repr=False)
     user: str = "postgres"
@@ -135,6 +139,7 @@ def _try_lease(place: Place, config: Config, binaries: Binaries, progress: Calla
         port=running.port,
         password=password,
         data_dir=place.data,
+        uid=running.uid,
         started=started,
         descriptor=descriptor,
     )
@@ -204,7 +209,11 @@ def _is_reachable(place: Place, running: Running, patience: Patience) -> bool:
 
 
 def _accepts(running: Running) -> bool:
-    """Whether the socket is in a directory of the server's account alone, and somebody listens on it (0.1 ms)."""
+    """Whether the socket is in a directory of the server's account alone, and that account listens on it (0.1 ms).
+
+    PostgreSQL has the port for as long as it has the socket, so the port is the server's, too: where it could not have
+    the port, it did not start.
+    """
     import socket
 
     try:
@@ -218,4 +227,15 @@ def _accepts(running: Running) -> bool:
             probe.connect(f"{running.socket_dir}/.s.PGSQL.{running.port}")
         except OSError:
             return False
-    return True
+        return _listens(probe, running.uid)
+
+
+def _listens(probe: socket.socket, uid: int) -> bool:
+    """Whether the process at the other end of a Unix socket was an account's when it began to listen (Linux)."""
+    import socket
+    import struct
+
+    if not hasattr(socket, "SO_PEERCRED"):
+        return True
+    found: int = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+    return found == uid

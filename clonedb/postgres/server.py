@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -244,6 +245,21 @@ class Server:
             return url
         return url.replace(user=config.role, password=self.lease.password if self.lease else config.role_password)
 
+    def proof_only(self, driver: str | None) -> Mapping[str, Any]:
+        """What lets a driver give the embedded server's password to nobody who asks for it in the clear.
+
+        A server that stopped has left its port to anybody. With SCRAM the password itself is never sent, and a server
+        that does not know it is refused; from libpq 16 on a client may demand that. Empty for other drivers.
+        """
+        from clonedb.drivers import libpq_of
+
+        known = self.lease is not None and libpq_of(driver or "psycopg") >= 160000
+        return {"require_auth": "scram-sha-256"} if known else {}
+
+    def proven(self, url: DatabaseURL) -> DatabaseURL:
+        """A URL of the server with what proof_only() says of its driver."""
+        return url.replace(query=(*url.query, *self.proof_only(url.driver).items()))
+
     def close(self) -> None:
         """Give up the leases: the session first, so that nothing of ours is left when the embedded server stops."""
         with self._lock:
@@ -293,6 +309,10 @@ def _external(config: Config) -> _Way:
 def _embedded(config: Config, lease: Lease) -> _Way:
     # a PGHOSTADDR of the environment would win over the socket
     own = {"host": str(lease.socket_dir), "hostaddr": "", "port": str(lease.port), "user": lease.user}
+    with contextlib.suppress(KeyError):  # an account without a name, as in some containers
+        import pwd
+
+        own["requirepeer"] = pwd.getpwuid(lease.uid).pw_name  # the name of a dead server's socket is free for anybody
     public = DatabaseURL(
         driver=config.driver or "psycopg", user=lease.user, password=lease.password, host="127.0.0.1", port=lease.port
     )

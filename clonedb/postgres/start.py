@@ -17,7 +17,7 @@ from clonedb.config import Config
 from clonedb.errors import ServerError
 from clonedb.postgres.account import Account, account_for, check_reach, within_reach
 from clonedb.postgres.binaries import Binaries, build_of
-from clonedb.postgres.cluster import HBA, Cluster, environment, settings
+from clonedb.postgres.cluster import HBA, Cluster, environment, last_words, settings
 from clonedb.postgres.machine import boot_id, host
 from clonedb.postgres.memory import demand_room, settings_in_memory
 from clonedb.postgres.recovery import clear
@@ -81,7 +81,7 @@ def _start(
             demand_room(place.directory, config)
             progress(f"preparing an embedded PostgreSQL {binaries.version} (initdb)")
             cluster.make_data()
-        elif not place.file("password").exists():
+        else:
             cluster.set_password(place.data)
     finally:
         os.close(server)
@@ -155,13 +155,8 @@ def _set_keeper_to_work(place: Place, parameters: dict[str, Any], patience: Pati
     if not same_file(parameters["lock"], place.files.stat("keeper")):
         raise FileNotFoundError(place.directory)
     if "error" in answer:
-        ends = place.tail(start=begin)
-        remedy = ""
-        if "incompatible with" in ends:
-            remedy = "\nthe data were made by another build of PostgreSQL; run `clonedb server reset` to begin anew"
         raise ServerError(
-            f"embedded server {place.name!r} did not start: {answer['error']}; the log {str(place.log)!r} ends:{ends}"
-            f"{remedy}"
+            f"embedded server {place.name!r} did not start: {answer['error']}; {last_words(place, begin)}"
         )
 
 

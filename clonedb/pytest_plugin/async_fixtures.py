@@ -136,7 +136,8 @@ def clonedb_async_connection(request: pytest.FixtureRequest, clonedb: Clone) -> 
     from clonedb.retired import retire
 
     with ThreadPoolExecutor(1) as thread:
-        connection = thread.submit(asyncio.run, AsyncConnection.connect(clonedb.shared.dsn)).result()
+        opening = AsyncConnection.connect(clonedb.shared.dsn, **clonedb.server.proof_only("psycopg"))
+        connection = thread.submit(asyncio.run, opening).result()
     yield connection
     connection.pgconn.finish()  # what close() does
     retire(connection, clonedb.loan)
@@ -189,7 +190,8 @@ def _secret(clone: Clone, driver: str) -> dict[str, Any]:
     password = DatabaseURL.parse(clone.dsn).password
     if password is None:
         return {}
-    return {"password": (lambda: password) if driver == "asyncpg" else Hidden(password)}
+    secret = {"password": (lambda: password) if driver == "asyncpg" else Hidden(password)}
+    return {**secret, **clone.server.proof_only(driver)}
 
 
 def _is_installed(package: str) -> bool:

@@ -139,7 +139,7 @@ def _dump(server: Server, program: Path, database: str, section: str, file: io.B
     from psycopg.conninfo import make_conninfo
 
     keywords = dict(server.url(database).conninfo())
-    environment = dict(os.environ)
+    environment = {**os.environ, **({"PGREQUIREAUTH": "scram-sha-256"} if server.embedded else {})}
     if password := keywords.pop("password", None):
         environment["PGPASSWORD"] = password
     command = [

@@ -22,7 +22,7 @@ from clonedb.postgres.cap import Cap
 from clonedb.url import DatabaseURL
 from tests.faults.conftest import Start
 from tests.faults.processes import demand_nothing_left
-from tests.postgres.sandbox import Sandbox, is_alive, wait_until
+from tests.postgres.sandbox import Sandbox, by_socket, is_alive, wait_until
 from tests.projects import PYTEST, Project, databases, one
 
 # From the second test on clones are made ahead; the last one hangs in its own code, with one of them at hand.
@@ -102,7 +102,9 @@ def test_interrupted_while_pooling(
 def test_the_server_restarted_while_pooling(alone: Project, sandbox: Sandbox, prefix: str) -> None:
     """While it is gone the test gets the error that it would have got without a pool; after it, a clone at once."""
     lease = sandbox.lease()
-    url = DatabaseURL(driver="psycopg", user=lease.user, password=lease.password, host="127.0.0.1", port=lease.port)
+    with psycopg.connect(by_socket(lease)) as connection:  # a role of its own: that of the lease gets a new password
+        connection.execute("create role pooling superuser login password 'SECRET'")
+    url = DatabaseURL(driver="psycopg", user="pooling", password="SECRET", host="127.0.0.1", port=lease.port)
     settings = {"url": url.render(), "prefix": prefix, "state_dir": str(sandbox.config.state_dir)}
     dsn = url.replace(driver=None, database="postgres").render()
     with clonedb.template(alone.directory, **settings) as template:
