@@ -44,6 +44,7 @@ def settings(major: int) -> Mapping[str, str]:
     values = {
         "listen_addresses": "127.0.0.1",
         "max_connections": "300",
+        "authentication_timeout": "5s",  # another account's silent sockets would stay for a minute
         "fsync": "off",
         "synchronous_commit": "off",
         "full_page_writes": "off",

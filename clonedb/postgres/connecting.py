@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from clonedb.config import Config
 from clonedb.errors import ServerError
+from clonedb.postgres.machine import clients_of
 from clonedb.url import redact
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ _LIBPQ_QUESTION = r"\s*Is the server running (?:on that host|locally) and accept
 
 _RECOVERY = 60.0  # seconds that a server may take until it accepts connections (SQLSTATE 57P03)
 _RESTART = 10.0  # seconds in which a supervisor may start a server of the user's again, which was there before
+_CROWDED = 10.0  # seconds: twice those after which an embedded server ends connections that prove nothing
 _PAUSE = 0.1  # seconds between two attempts
 
 
@@ -66,7 +68,7 @@ class Connector:
                 connection = psycopg.connect("", autocommit=True, prepare_threshold=None, **merged)
             except psycopg.OperationalError as error:
                 found = self._state(error, merged)
-                why, seconds = ("", 0.0) if self._given_up else self._reason_to_wait(found)
+                why, seconds = ("", 0.0) if self._given_up else self._reason_to_wait(found, error)
                 if time.monotonic() - start >= seconds:
                     self._given_up = bool(seconds) or self._given_up
                     raise self._failure(database, error, found) from None
@@ -92,15 +94,21 @@ class Connector:
             return pq.Ping.REJECT
         return pq.Ping(pq.PGconn.ping(make_conninfo("", **{**keywords, "connect_timeout": "2"}).encode()))
 
-    def _reason_to_wait(self, state: Ping) -> tuple[str, float]:
+    def _reason_to_wait(self, state: Ping, error: Exception) -> tuple[str, float]:
         """Why, and for how many seconds, it is worth waiting."""
         from psycopg import pq
 
         if state == pq.Ping.REJECT:
             return "accepts no connections yet: it is starting, or recovering from a crash", _RECOVERY
+        if self._is_crowded(error):
+            return "has no connection left", _CROWDED
         if state == pq.Ping.NO_RESPONSE and self._reached and self._ending is None:
             return "went away", _RESTART
         return "", 0.0
+
+    def _is_crowded(self, error: Exception) -> bool:
+        """Whether an embedded server, whose messages are English, has no connection left (SQLSTATE 53300)."""
+        return self._ending is not None and "too many clients already" in str(error)
 
     def _failure(self, database: str, error: Exception, state: Ping) -> ServerError:
         from psycopg import pq
@@ -108,6 +116,12 @@ class Connector:
         config = self._config
         reason = redact(" ".join(re.sub(_LIBPQ_QUESTION, "", str(error)).split()))
         cannot = f"cannot connect to database {database!r} of {self._about}: {reason}"
+        if self._is_crowded(error):
+            clients = clients_of(int(self._keywords["port"]))
+            return ServerError(
+                f"{cannot}; close connections, or end the processes that have them"
+                f" (connections to its port by account: {clients or 'unknown'})"
+            )
         if self._ending is None:
             return ServerError(
                 f"{cannot}; check that it runs, and its host, port, user and password"

@@ -70,6 +70,7 @@ def test_settings_are_those_of_a_server_nobody_will_miss(sandbox: Sandbox) -> No
         "jit": "off",
         "wal_level": "replica",
         "max_connections": "300",
+        "authentication_timeout": "5s",
         "listen_addresses": "127.0.0.1",
         "server_encoding": "UTF8",
         "data_checksums": "off",

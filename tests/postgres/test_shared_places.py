@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -15,9 +16,10 @@ import pytest
 
 from clonedb.config import Config
 from clonedb.errors import ServerError
-from clonedb.postgres import embedded, state
+from clonedb.postgres import cluster, connecting, embedded, start, state
 from clonedb.postgres.machine import host
 from clonedb.postgres.memory import memory_base
+from clonedb.postgres.server import open_server
 from clonedb.postgres.servers import reset, servers, stop
 from clonedb.private import PrivateDirectory
 from tests.postgres.sandbox import ROOT, Sandbox, is_alive, query, wait_until
@@ -48,6 +50,27 @@ sys.stdin.read()
 """
 
 
+@contextlib.contextmanager
+def as_nobody(program: str, *arguments: str) -> Iterator[None]:
+    """Run a program as another account; it has printed a line when the context begins, and is killed at its end."""
+    process = subprocess.Popen(
+        ["/usr/bin/python3", "-I", "-c", program, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=[],
+        cwd="/",
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
 @pytest.fixture
 def ours() -> Iterator[Path]:
     """A directory that is this account's alone."""
@@ -76,28 +99,13 @@ def automatic(ours: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 def plant(automatic: Config, ours: Path, bystander: subprocess.Popen[bytes]) -> Iterator[Callable[[str], Path]]:
     """A function by which another account takes the name of the directory in memory first."""
     base = SHM / f"clonedb-{os.geteuid()}-{zlib.crc32(os.fsencode(ours / 'state')):08x}"
-    processes = []
+    with contextlib.ExitStack() as stack:
 
-    def taken(kind: str) -> Path:
-        arguments = [kind, str(base), str(ours / "kept"), str(bystander.pid), host()]
-        process = subprocess.Popen(
-            ["/usr/bin/python3", "-I", "-c", PLANT, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            user=NOBODY,
-            group=NOBODY,
-            extra_groups=[],
-            cwd="/",
-        )
-        processes.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"\n"
-        return base
+        def taken(kind: str) -> Path:
+            stack.enter_context(as_nobody(PLANT, kind, str(base), str(ours / "kept"), str(bystander.pid), host()))
+            return base
 
-    yield taken
-    for process in processes:
-        process.kill()
-        process.communicate()
+        yield taken
     subprocess.run(["rm", "-rf", base], check=True)
 
 
@@ -233,3 +241,33 @@ def test_what_is_not_there(ours: Path) -> None:
     files.unlink("file")
     files.remove_tree("tree")
     assert not files.path.exists()
+
+
+# Run as the other account: connections that say nothing, until the input ends.
+FLOOD = """
+import socket, sys, time
+sockets = []
+for _ in range(150):
+    sockets.append(socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=20))
+    time.sleep(0.001)  # one that finds the queue full is tried again by the kernel after a second
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@needs_root
+def test_a_strangers_sockets(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that prove nothing are ended after some seconds and waited for; an error says whose they are."""
+    few = {"authentication_timeout": "2s", "max_connections": "50"}
+    monkeypatch.setattr(start, "settings", lambda major: {**cluster.settings(major), **few})
+    said: list[str] = []
+    with contextlib.closing(open_server(sandbox.config, progress=said.append)) as server:
+        assert server.lease is not None
+        with as_nobody(FLOOD, str(server.lease.port)):
+            with monkeypatch.context() as patch:
+                patch.setattr(connecting, "_CROWDED", 0.0)
+                with pytest.raises(ServerError, match=rf"by account: uid {NOBODY} \d+"):
+                    server.connect("postgres")
+            with contextlib.closing(open_server(sandbox.config, progress=said.append)) as other:
+                assert other.info == server.info
+    assert said == [f"{server.about} has no connection left; waiting (for 10 s at most)"]
