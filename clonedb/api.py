@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from clonedb.clone import Clone, create
 from clonedb.errors import NoMigrationsError
 from clonedb.fingerprint import Fingerprint, Sources
+from clonedb.guest import getpid
 from clonedb.postgres.roles import prepare_role
 from clonedb.postgres.server import Server, open_server
 from clonedb.progress import Progress, Silence, Warnings
@@ -155,7 +156,7 @@ def open_template(
                 server,
                 project,
                 sources,
-                run=run or f"{os.getpid()}-{os.urandom(8).hex()}",
+                run=run or f"{getpid()}-{os.urandom(8).hex()}",
                 progress=progress,
                 rebuild=each.rebuild if rebuild is None else rebuild,
                 base=opened.record if opened else None,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from threading import Thread
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Aside(Generic[T]):
             except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
                 self._errors.append(error)
 
-        self._thread = threading.Thread(target=work, name=name, daemon=True)
+        self._thread = Thread(target=work, name=name, daemon=True)
         self._thread.start()
 
     def result(self) -> T:

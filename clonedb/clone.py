@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 from clonedb.connections import LastingConnections
 from clonedb.copying import choose, note, share_blocks
 from clonedb.errors import ServerError, TemplateInUseError
+from clonedb.guest import monotonic, sleep
 from clonedb.names import clone_name
 from clonedb.postgres import clients, sql
 from clonedb.postgres.room import EMPTY, room_for
@@ -221,13 +221,13 @@ def create(server: Server, template: Template, *, strategy: str | None = None, s
     Raises TemplateInUseError when somebody stays connected to the template (SQLSTATE 55006), ServerError when the
     template is gone or the disk is full.
     """
-    start, crashes = time.monotonic(), server.crashes
+    start, crashes = monotonic(), server.crashes
     metadata, own = template.metadata, session or server
     name = clone_name(server.config.prefix, metadata.fingerprint, server.owner, server.next_number())
     try:
         chosen = strategy or choose(server, template)
         _copy(server, own, template, name, strategy=chosen, deadline=start + _PATIENCE)
-        note(server, template, chosen, time.monotonic() - start)
+        note(server, template, chosen, monotonic() - start)
         if metadata.unlogged:
             demand_filled(server, name, metadata.unlogged, template=template.name)
         if has_any(metadata):
@@ -236,14 +236,14 @@ def create(server: Server, template: Template, *, strategy: str | None = None, s
     except BaseException:  # Ctrl-C, too: it may come too late to cancel the statement
         _discard(own, name)
         raise
-    return Clone(server, template, name, time.monotonic() - start, oid, crashes)
+    return Clone(server, template, name, monotonic() - start, oid, crashes)
 
 
 def create_empty(server: Server) -> Clone:
     """Make a database that no migration has run in, with the configured extensions; otherwise as `create`."""
     from clonedb.templates.seal import strategy
 
-    start = time.monotonic()
+    start = monotonic()
     name = clone_name(server.config.prefix, "empty0", server.owner, server.next_number())
     how = strategy(server)
     try:
@@ -256,7 +256,7 @@ def create_empty(server: Server) -> Clone:
     except BaseException:
         _discard(server, name)
         raise
-    return Clone(server, None, name, time.monotonic() - start, oid)
+    return Clone(server, None, name, monotonic() - start, oid)
 
 
 def _guard_disk(
@@ -293,13 +293,13 @@ def _copy(
         try:
             _guard_disk(server, session, name, template.metadata.size, make)
         except psycopg.errors.ObjectInUse as error:
-            if time.monotonic() > deadline:
+            if monotonic() > deadline:
                 found = session.run(lambda connection: sql.sessions(connection, template.name))
                 raise TemplateInUseError(
                     f"template {template.name!r} cannot be cloned while it has sessions:"
                     f" {'; '.join(found) or str(error).strip()}; end them, and let nobody connect to a template"
                 ) from None
-            time.sleep(0.02)
+            sleep(0.02)
         except psycopg.errors.InvalidCatalogName:
             raise ServerError(
                 f"template {template.name!r} is gone from {server.about}: somebody dropped it; run again to rebuild it"

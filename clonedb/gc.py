@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clonedb.clone import Clone
 from clonedb.errors import NotOursError, PermissionDeniedError, ServerError
+from clonedb.guest import monotonic
 from clonedb.names import Name, parse
 from clonedb.postgres import locks, sql
 from clonedb.postgres.local_leases import is_leased
@@ -104,10 +104,10 @@ def collect(
     with contextlib.closing(server.connect(server.config.maintenance_database, application_name="clonedb gc")) as own:
         if not dry_run and not locks.try_lock(own, locks.collector_key(server.config.prefix)):
             return []
-        deadline = time.monotonic() + seconds
+        deadline = monotonic() + seconds
         gone = []
         for leftover, name in _leftovers(server, own, everything=everything):
-            if time.monotonic() > deadline:
+            if monotonic() > deadline:
                 break
             try:
                 if dry_run or _drop(server, own, name, kept_too=everything):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import threading
-import time
 from collections import deque
 from collections.abc import Callable
+from threading import Condition, Thread
 
 from clonedb.clone import Clone, create
 from clonedb.errors import ServerError
+from clonedb.guest import getpid, monotonic
 from clonedb.postgres.background import OwnSession, Rest, drop_at_once, is_owned
 from clonedb.postgres.cap import Cap
 from clonedb.postgres.server import Server
@@ -44,9 +43,9 @@ class Pool:
         self._template = template
         self._cap = cap
         self._total = total
-        self._pid = os.getpid()
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._pid = getpid()
+        self._changed = Condition()
+        self._thread: Thread | None = None
         self._session = OwnSession(server)
         self._ready: deque[Clone] = deque()
         self._used: deque[Clone] = deque()
@@ -55,7 +54,7 @@ class Pool:
         self._taken = 0.0
         self._depth = 0
         self._kept_up = 0
-        self._listened = time.monotonic()
+        self._listened = monotonic()
         self._making = False
         self._connects = False
         self._closing: float | None = None
@@ -67,7 +66,7 @@ class Pool:
     @property
     def crowded(self) -> bool:
         """Whether another process waits for room for a clone, as this one knows half a second later at most."""
-        if (now := time.monotonic()) - self._listened > _LISTEN:
+        if (now := monotonic()) - self._listened > _LISTEN:
             self._listened = now
             self._cap.listen()
         return self._cap.called
@@ -79,7 +78,7 @@ class Pool:
         Raises as `create` and `Cap.take` do.
         """
         clone = None
-        if self._pid == os.getpid() and self._closing is None:
+        if self._pid == getpid() and self._closing is None:
             self._takes += ahead > 0
             if ahead and self._takes > 1:
                 self._start()
@@ -94,7 +93,7 @@ class Pool:
 
     def drop(self, clone: Clone) -> None:
         """Drop a used clone behind the test, or at once when there is no thread; sessions left open are ended."""
-        at_once = self._thread is None or self._pid != os.getpid() or self._closing is not None or clone.kept
+        at_once = self._thread is None or self._pid != getpid() or self._closing is not None or clone.kept
         if at_once or len(self._used) >= _TOO_MANY:
             clone.drop()
             return
@@ -106,18 +105,18 @@ class Pool:
 
     def give_way(self) -> None:
         """Somebody waits for room: drop what was made ahead."""
-        if self._thread is not None and self._pid == os.getpid():
+        if self._thread is not None and self._pid == getpid():
             with self._changed:
                 self._give_up()
                 self._changed.notify_all()
 
     def close(self) -> None:
         """Drop all that is left, within 10 seconds; may be called again. Raises the first error of dropping."""
-        if self._thread is None or self._pid != os.getpid():
+        if self._thread is None or self._pid != getpid():
             return
         with self._changed:
             if self._closing is None:
-                self._closing = time.monotonic() + _CLOSE
+                self._closing = monotonic() + _CLOSE
             self._changed.notify_all()
         self._thread.join(_CLOSE + 1.0)
         left, error = self._failed + len(self._used), self._error
@@ -134,7 +133,7 @@ class Pool:
         """A clone made ahead, or one that is just being made."""
         while True:
             with self._changed:
-                self._taken = time.monotonic()
+                self._taken = monotonic()
                 if ahead:
                     self._depth = min(max(1, self._depth + self._is_burst()), ahead)
                 if not self._ready:
@@ -172,7 +171,7 @@ class Pool:
     def _start(self) -> None:
         if self._thread is None:
             self._expected = self._total()
-            self._thread = threading.Thread(target=self._work, name="clonedb-pool", daemon=True)
+            self._thread = Thread(target=self._work, name="clonedb-pool", daemon=True)
             self._thread.start()
 
     def _work(self) -> None:
@@ -189,7 +188,7 @@ class Pool:
         """What is to be done next, waited for; None when the pool is closed and nothing is left to do."""
         with self._changed:
             while True:
-                now = time.monotonic()
+                now = monotonic()
                 if self._closing is not None:
                     self._give_up()
                     return self._drop_some if self._used and now < self._closing else None

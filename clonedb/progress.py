@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Protocol
+
+from clonedb.guest import monotonic
 
 __all__ = ["Lines", "Progress", "Silence", "Warnings"]
 
@@ -51,7 +52,7 @@ class Lines:
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
-        self._next = time.monotonic() + 1.0
+        self._next = monotonic() + 1.0
 
     def say(self, message: str) -> None:
         """A line `clonedb: message`."""
@@ -61,6 +62,6 @@ class Lines:
 
     def revision(self, number: int, total: int, name: str) -> None:
         """A line `clonedb: revision 12 of 286 (3f2a91)`, when the last is a second old."""
-        if (now := time.monotonic()) >= self._next:
+        if (now := monotonic()) >= self._next:
             self._next = now + 1.0
             self.say(f"revision {number} of {total} ({name})")

@@ -22,7 +22,16 @@ PYTEST = (sys.executable, "-m", "pytest")
 CLONEDB = (sys.executable, "-m", "clonedb.cli")
 
 # plugins without which pytest starts in a third of the time; pytest_alembic (0.13) fails under pytest 9.2
-_LEFT_OUT = ("cacheprovider", "hypothesispytest", "pytest_alembic", "asyncio", "anyio")
+_LEFT_OUT = (
+    "cacheprovider",
+    "hypothesispytest",
+    "pytest_alembic",
+    "asyncio",
+    "anyio",
+    "fakefs",
+    "socket",
+    "time_machine",
+)
 
 ENV_PY = """
 from alembic import context

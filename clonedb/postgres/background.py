@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import socket
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from clonedb.guest import getpid, monotonic
 from clonedb.postgres import sql
 from clonedb.postgres.server import Server
 
@@ -52,7 +51,7 @@ class Rest:
     def begin(self) -> None:
         """It failed."""
         self._seconds = min(_LONGEST, max(0.1, self._seconds * 2))
-        self.end = time.monotonic() + self._seconds
+        self.end = monotonic() + self._seconds
 
     def forget(self) -> None:
         """It worked."""
@@ -98,7 +97,7 @@ def _look(connection: Connection[Any]) -> None:
 
 
 def _connect(server: Server) -> Connection[Any]:
-    name = f"clonedb pool on {socket.gethostname()}, pid {os.getpid()}"[:63]
+    name = f"clonedb pool on {socket.gethostname()}, pid {getpid()}"[:63]
     connection = server.connect(server.config.maintenance_database, application_name=name)
     connection.execute("set statement_timeout = 0; set lock_timeout = 0")
     return connection

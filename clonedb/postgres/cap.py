@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from clonedb.errors import ConfigError, LockTimeoutError
+from clonedb.guest import getpid, monotonic, sleep
 from clonedb.postgres.server import Server
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class Cap:
         digest = hashlib.sha256(f"clonedb clones {server.config.prefix}".encode()).digest()
         self._group = int.from_bytes(digest[:4], "big") >> 1  # the first half of a key of two halves
         self._channel = f"clonedb_room_{server.config.prefix}"
-        self._pid = os.getpid()
+        self._pid = getpid()
         self._backend: int | None = None
         self._mine: set[int] = set()
         self._heard = float("-inf")
@@ -72,7 +71,7 @@ class Cap:
     @property
     def called(self) -> bool:
         """Whether another process waits for room, as far as this one has heard."""
-        return time.monotonic() - self._heard < _HEEDED
+        return monotonic() - self._heard < _HEEDED
 
     def listen(self) -> bool:
         """`called`, after having listened: for a process that asks the server nothing else at the moment."""
@@ -117,8 +116,8 @@ class Cap:
 
     def _attend(self, connection: Connection[Any]) -> Connection[Any]:
         """On a new session: hear who calls, and take the slots that ended with the session before."""
-        if self._pid != os.getpid():  # they are the parent's
-            self._pid = os.getpid()
+        if self._pid != getpid():  # they are the parent's
+            self._pid = getpid()
             self._mine.clear()
         if self._backend != (backend := connection.info.backend_pid):
             from psycopg import sql
@@ -133,7 +132,7 @@ class Cap:
 
     def _hear(self, notify: Notify) -> None:
         if notify.channel == self._channel and notify.pid != self._backend:
-            self._heard = time.monotonic()
+            self._heard = monotonic()
 
     def _try(self, connection: Connection[Any]) -> int | None:
         self._attend(connection)
@@ -146,14 +145,14 @@ class Cap:
 
     def _wait(self) -> int:
         """Stand in line, then look for a slot until there is one: 5 ms at first, in the end each 20 (in line: 100)."""
-        config, start = self._server.config, time.monotonic()
+        config, start = self._server.config, monotonic()
         first, said, pause, call = False, 0, 0.005, start
         try:
             while True:
                 first = first or self._server.run(lambda connection: self._lock(connection, _QUEUE))
                 if first and (slot := self.try_take()) is not None:
                     return slot
-                now = time.monotonic()
+                now = monotonic()
                 if first and now >= call:
                     call = now + _CALLS
                     self._server.run(lambda connection: connection.execute("select pg_notify(%s, '')", [self._channel]))
@@ -169,7 +168,7 @@ class Cap:
                         f"waiting for room for a clone: {self._full()}"
                         f" ({now - start:.0f} s; lock_timeout = {config.lock_timeout:g} s)"
                     )
-                time.sleep(pause)
+                sleep(pause)
                 pause = min(pause * 1.3, 0.02 if first else 0.1)
         finally:
             with contextlib.suppress(Exception):  # of a session that is gone nothing is left to be released

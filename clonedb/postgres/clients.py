@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import sys
-import time
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from clonedb.guest import monotonic, sleep
 from clonedb.postgres import sql
 
 if TYPE_CHECKING:
@@ -58,16 +58,16 @@ def given_time(look: Callable[[], list[Session]]) -> list[Session]:
     A client's close() returns before its server process has ended, on a loaded machine long before: 25 ms are given to
     each session, and a second to one that its client is not known to hold open.
     """
-    start = time.monotonic()
+    start = monotonic()
     while found := look():
-        waited = time.monotonic() - start
+        waited = monotonic() - start
         if waited < _GRACE:
-            time.sleep(0.0005)
+            sleep(0.0005)
             continue
         states = _states(found)
         if waited >= _LONGEST or all(not one.client or states.get(one.pid) in _HELD for one in found):
             return [one._replace(closed=states.get(one.pid, _HELD[0]) not in _HELD) for one in found]
-        time.sleep(0.005)
+        sleep(0.005)
     return []
 
 

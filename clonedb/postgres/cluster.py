@@ -8,13 +8,13 @@ import hashlib
 import hmac
 import os
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clonedb.errors import ServerError
+from clonedb.guest import monotonic, sleep
 from clonedb.postgres.account import Account
 from clonedb.postgres.state import Place
 
@@ -183,12 +183,12 @@ class Cluster:
         assert process.stdin is not None  # noqa: S101  # for the type checker: Popen was told to make a pipe
         with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
             pipe.write(text.encode())
-        begin = time.monotonic()
+        begin = monotonic()
         while process.poll() is None:
             os.utime(self.lock)
-            if time.monotonic() - begin > PROGRAM_TIMEOUT:
+            if monotonic() - begin > PROGRAM_TIMEOUT:
                 process.kill()
-            time.sleep(0.005)
+            sleep(0.005)
 
     def _locale(self) -> str:
         """C.UTF-8 if the system has it, in which lower() and ~ '[[:alpha:]]' know all letters, else C.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from clonedb.config import Config
 from clonedb.errors import ServerError
+from clonedb.guest import monotonic, sleep
 from clonedb.postgres.machine import clients_of
 from clonedb.url import redact
 
@@ -61,7 +61,7 @@ class Connector:
         import psycopg
 
         merged: dict[str, Any] = {**self._keywords, "dbname": database, **keywords}
-        start = time.monotonic()
+        start = monotonic()
         said = False
         while True:
             try:
@@ -69,13 +69,13 @@ class Connector:
             except psycopg.OperationalError as error:
                 found = self._state(error, merged)
                 why, seconds = ("", 0.0) if self._given_up else self._reason_to_wait(found, error)
-                if time.monotonic() - start >= seconds:
+                if monotonic() - start >= seconds:
                     self._given_up = bool(seconds) or self._given_up
                     raise self._failure(database, error, found) from None
                 if not said:
                     self._say(f"{self._about} {why}; waiting (for {seconds:g} s at most)")
                     said = True
-                time.sleep(_PAUSE)
+                sleep(_PAUSE)
             else:
                 self._reached = True
                 self._given_up = False

@@ -7,7 +7,6 @@ import fcntl
 import os
 import signal
 import stat
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from clonedb.config import Config
 from clonedb.errors import ServerError
+from clonedb.guest import getpid, now
 from clonedb.postgres.binaries import Binaries, build_of
 from clonedb.postgres.machine import host
 from clonedb.postgres.servers import Status, hold_place, reset, servers, stop
@@ -23,7 +23,7 @@ from clonedb.postgres.waiting import Patience
 from clonedb.private import same_file
 
 if TYPE_CHECKING:
-    import socket
+    import _socket
 
 __all__ = ["Lease", "Status", "hold", "lease", "reset", "servers", "state_dir", "stop"]
 
@@ -148,19 +148,19 @@ def _try_lease(place: Place, config: Config, binaries: Binaries, progress: Calla
 def _running(place: Place, config: Config, binaries: Binaries, progress: Callable[[str], None]) -> tuple[Running, bool]:
     """The server, and whether it was started here."""
     patience = Patience(place, "to start")
-    starts, told = 0, False
+    starts, told, earlier = 0, False, _stamp(place)
     while True:
         running = place.running()
         if running is not None and _is_reachable(place, running, patience):
             return running, starts > 0
-        if (failure := _failure_since(place, patience.begin)) is not None:
+        if (failure := _failure_since(place, earlier)) is not None:
             raise ServerError(failure)
         if running is None and (start := place.files.try_lock("start", fcntl.LOCK_EX)) is not None:
             try:
                 from clonedb.postgres.start import start_server
 
                 os.ftruncate(start, 0)
-                os.pwrite(start, str(os.getpid()).encode(), 0)
+                os.pwrite(start, str(getpid()).encode(), 0)
                 started = start_server(place, config, binaries, patience, progress)
             finally:
                 os.close(start)
@@ -175,10 +175,18 @@ def _running(place: Place, config: Config, binaries: Binaries, progress: Callabl
         patience.wait()
 
 
-def _failure_since(place: Place, begin: float) -> str | None:
-    """Why somebody else's start failed while we waited for it: the same would happen to us."""
+def _stamp(place: Place) -> tuple[int, int] | None:
+    """What tells the file of a failure from the one that replaces it; None when there is none."""
     found = place.files.stat("failed")
-    return place.read("failed") or None if found is not None and found.st_mtime > begin else None
+    return None if found is None else (found.st_ino, found.st_mtime_ns)
+
+
+def _failure_since(place: Place, earlier: tuple[int, int] | None) -> str | None:
+    """Why another process's start failed while this one waited for it: the same would happen here.
+
+    What failed before that is known by its file and not by its time: a clock may have been set back since.
+    """
+    return None if _stamp(place) in (None, earlier) else place.read("failed") or None
 
 
 def _is_reachable(place: Place, running: Running, patience: Patience) -> bool:
@@ -199,7 +207,7 @@ def _is_reachable(place: Place, running: Running, patience: Patience) -> bool:
         return False
     if _accepts(running):
         return True
-    if patience.waited > UNREACHABLE and time.time() - running.since > UNREACHABLE:
+    if patience.waited > UNREACHABLE and now() - running.since > UNREACHABLE:
         raise ServerError(
             f"embedded server {place.name!r} does not answer on its socket in {running.socket_dir!r}, or others own it"
             f" (a private /tmp?); its keeper is pid {running.keeper}, its log {str(place.log)!r}; run"
@@ -214,7 +222,7 @@ def _accepts(running: Running) -> bool:
     PostgreSQL has the port for as long as it has the socket, so the port is the server's, too: where it could not have
     the port, it did not start.
     """
-    import socket
+    import _socket  # `socket.socket` may be pytest-socket's, or a mock
 
     try:
         directory = os.lstat(running.socket_dir)
@@ -222,20 +230,22 @@ def _accepts(running: Running) -> bool:
         return False
     if not stat.S_ISDIR(directory.st_mode) or directory.st_uid != running.uid or directory.st_mode & 0o077:
         return False
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(f"{running.socket_dir}/.s.PGSQL.{running.port}")
-        except OSError:
-            return False
+    probe = _socket.socket(_socket.AF_UNIX)
+    try:
+        probe.connect(f"{running.socket_dir}/.s.PGSQL.{running.port}")
         return _listens(probe, running.uid)
+    except OSError:
+        return False
+    finally:
+        probe.close()
 
 
-def _listens(probe: socket.socket, uid: int) -> bool:
+def _listens(probe: _socket.socket, uid: int) -> bool:
     """Whether the process at the other end of a Unix socket was an account's when it began to listen (Linux)."""
-    import socket
+    import _socket
     import struct
 
-    if not hasattr(socket, "SO_PEERCRED"):
+    if not hasattr(_socket, "SO_PEERCRED"):
         return True
-    found: int = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+    found: int = struct.unpack("3i", probe.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12))[1]
     return found == uid

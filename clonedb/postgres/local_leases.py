@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import time
 
 from clonedb.config import Config
+from clonedb.guest import sleep
 from clonedb.postgres.state import state_files
 from clonedb.private import PrivateDirectory
 
@@ -34,7 +34,7 @@ class LocalLeases:
         files = _files(self._config)
         files.make()
         while (descriptor := files.try_lock(name, fcntl.LOCK_SH)) is None:
-            time.sleep(_LOOK)
+            sleep(_LOOK)
         self._held[name] = descriptor
 
     def forget(self) -> None:

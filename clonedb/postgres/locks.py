@@ -8,9 +8,10 @@ the server gives them back when their owner dies, by whatever death.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
+
+from clonedb.guest import monotonic, sleep
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -103,14 +104,14 @@ def wait_for_lock(
     connection: Connection[Any], key: int, *, timeout: float, waiting: Callable[[float], None] | None = None
 ) -> bool:
     """Take a lock within `timeout` seconds; `waiting` is told every 50 ms for how many seconds it has been waited."""
-    start = time.monotonic()
+    start = monotonic()
     while not try_lock(connection, key):
-        waited = time.monotonic() - start
+        waited = monotonic() - start
         if waited >= timeout:
             return False
         if waiting is not None:
             waiting(waited)
-        time.sleep(0.05)
+        sleep(0.05)
     return True
 
 

@@ -8,11 +8,11 @@ import os
 import signal
 import stat
 import sys
-import time
 from collections.abc import Container
 from pathlib import Path
 
 from clonedb.errors import ServerError
+from clonedb.guest import monotonic, sleep
 from clonedb.postgres.machine import boot_id
 from clonedb.postgres.state import Place
 from clonedb.private import read_regular
@@ -49,10 +49,10 @@ def _end_earlier(place: Place, lock: int) -> int:
     With PR_SET_PDEATHSIG a server dies with its keeper; elsewhere, or when that takes its time, it is told to.
     """
     signals = iter((signal.SIGINT, signal.SIGQUIT, signal.SIGKILL))
-    deadline = time.monotonic()
+    deadline = monotonic()
     while (server := place.files.try_lock("server", fcntl.LOCK_EX)) is None:
-        if time.monotonic() >= deadline:
-            deadline = time.monotonic() + PATIENCE
+        if monotonic() >= deadline:
+            deadline = monotonic() + PATIENCE
             signum = next(signals, None)
             if signum is None:
                 raise ServerError(
@@ -62,7 +62,7 @@ def _end_earlier(place: Place, lock: int) -> int:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signum)
         os.utime(lock)  # a sign of life for those who wait for us
-        time.sleep(0.005)
+        sleep(0.005)
     return server
 
 

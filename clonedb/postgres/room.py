@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from clonedb.errors import ServerError
+from clonedb.guest import monotonic, sleep
 from clonedb.names import parse
 from clonedb.postgres import locks, sql
 from clonedb.postgres.memory import SHARE, Memory, memory_at
@@ -81,14 +81,14 @@ class _Seeker:
 
     def seek(self, what: str) -> None:
         """Until it is this session's turn and there is room. Raises ServerError."""
-        start = called = said = time.monotonic()
+        start = called = said = monotonic()
         longest = min(_LONGEST, self._server.config.lock_timeout) if self._wait else 0.0
         while True:
             self._has_turn = self._has_turn or self._session.run(_take_turn)
             memory = _memory(self._server)
             if memory is None or (self._has_turn and memory.left >= self._size):
                 return
-            now = time.monotonic()
+            now = monotonic()
             if now - start >= longest or (now - start >= _PATIENCE and self._is_hopeless()):
                 raise ServerError(_full(self._server, memory, self._size, what))
             if now - said >= _PATIENCE:
@@ -100,7 +100,7 @@ class _Seeker:
             if now >= called:
                 called = now + _CALLS
                 self._session.run(self._call)
-            time.sleep(_PAUSE)
+            sleep(_PAUSE)
 
     def _call(self, connection: Connection[Any]) -> None:
         """Be heard by those who have clones ahead or keep them for later (see cap.Cap), and be known to wait."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from clonedb.config import Config
 from clonedb.errors import MissingExtensionError, PermissionDeniedError, ServerError
+from clonedb.guest import getpid
 from clonedb.names import new_owner
 from clonedb.postgres import locks, sql
 from clonedb.postgres.connecting import Connector
@@ -65,7 +65,7 @@ class Server:
             way.own, config, way.about, self.say, ending=None if lease is None else lease.ending
         )
         self._maintenance: Connection[Any] | None = None
-        self._pid = os.getpid()
+        self._pid = getpid()
         self._owner: str | None = None
         self._used: set[str] = set()
         self._local = LocalLeases(config)
@@ -153,7 +153,7 @@ class Server:
         It costs no round trip: a session that the server has ended shows that by a socket that can be read.
         """
         session = self._maintenance
-        busy = self._pid != os.getpid() or session is None or not self._lock.acquire(blocking=False)
+        busy = self._pid != getpid() or session is None or not self._lock.acquire(blocking=False)
         if busy or session is None:  # another thread waits for an answer on it, and will see
             return self._lost
         try:
@@ -168,8 +168,8 @@ class Server:
         return True
 
     def _session(self) -> Connection[Any]:
-        if self._pid != os.getpid():  # a forked child must not speak on its parent's session
-            self._pid, self._maintenance, self._owner = os.getpid(), None, None
+        if self._pid != getpid():  # a forked child must not speak on its parent's session
+            self._pid, self._maintenance, self._owner = getpid(), None, None
             self._used.clear()
             self._local.forget()
         if self._maintenance is None or self._maintenance.closed:
@@ -193,7 +193,7 @@ class Server:
             locks.try_lock(connection, locks.use_key(template), shared=True)
 
     def _open_maintenance(self) -> Connection[Any]:
-        name = f"clonedb on {socket.gethostname()}, pid {os.getpid()}"[:63]
+        name = f"clonedb on {socket.gethostname()}, pid {getpid()}"[:63]
         connection = self.connect(self.config.maintenance_database, application_name=name)
         settings = "set statement_timeout = 0; set lock_timeout = 0"
         if connection.info.server_version >= 140000:
@@ -263,7 +263,7 @@ class Server:
     def close(self) -> None:
         """Give up the leases: the session first, so that nothing of ours is left when the embedded server stops."""
         with self._lock:
-            if self._maintenance is not None and self._pid == os.getpid():
+            if self._maintenance is not None and self._pid == getpid():
                 self._maintenance.close()
             self._maintenance = None
             self._owner = None

@@ -6,13 +6,13 @@ import contextlib
 import fcntl
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from clonedb.config import Config
 from clonedb.errors import ServerError
+from clonedb.guest import getpid, now
 from clonedb.postgres.machine import host
 from clonedb.postgres.state import Place
 from clonedb.postgres.waiting import Patience
@@ -51,7 +51,7 @@ def _status(place: Place) -> Status:
         since=running.since if running else None,
         size=_size(place.data),
         directory=place.directory,
-        held_until=held_until if running and held_until > time.time() else None,
+        held_until=held_until if running and held_until > now() else None,
     )
 
 
@@ -69,7 +69,7 @@ def hold_place(config: Config, name: str, seconds: float) -> float:
     place = next((place for place in Place.all(config) if place.name == name), None)
     if place is None:
         raise ServerError(f"there is no embedded server {name!r}; `clonedb server status` lists them")
-    until = max(time.time() + seconds, place.held_until())
+    until = max(now() + seconds, place.held_until())
     place.files.write("hold", f"{until:.3f}")
     return until
 
@@ -96,7 +96,7 @@ def reset(config: Config) -> list[str]:
     for place in Place.all(config):
         with _stopped(place), place.files.above.entered() as servers, place.files.top.entered() as base:
             # out of the way at once: whoever comes now starts with a new directory
-            os.rename(place.name, f"removed-{place.name}-{os.getpid()}", src_dir_fd=servers, dst_dir_fd=base)
+            os.rename(place.name, f"removed-{place.name}-{getpid()}", src_dir_fd=servers, dst_dir_fd=base)
         names.append(place.name)
     for directory, name in Place.removed(config):
         directory.remove_tree(name)
@@ -111,7 +111,7 @@ def _stopped(place: Place) -> Iterator[bool]:
         patience.wait()
     try:
         os.ftruncate(start, 0)
-        os.pwrite(start, str(os.getpid()).encode(), 0)
+        os.pwrite(start, str(getpid()).encode(), 0)
         ran = place.files.is_held("keeper")
         while place.files.is_held("keeper"):
             _ask_to_stop(place)

@@ -6,10 +6,10 @@ maintenance database unless a docstring says otherwise.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple
 
+from clonedb.guest import monotonic, sleep
 from clonedb.postgres import obstacles
 
 if TYPE_CHECKING:
@@ -184,10 +184,10 @@ def end_sessions(connection: Connection[Any], name: str, *, keep: Collection[int
         [name, [*keep]],
     ).fetchone()
     ended = int(row[0]) if row else 0
-    deadline = time.monotonic() + patience
+    deadline = monotonic() + patience
     left = ended
-    while left and time.monotonic() < deadline:
-        time.sleep(0.0005)
+    while left and monotonic() < deadline:
+        sleep(0.0005)
         left = len({*backend_pids(connection, name)}.difference(keep))
     return ended
 

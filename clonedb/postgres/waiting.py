@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 from clonedb.errors import ServerError
+from clonedb.guest import now, sleep
 from clonedb.postgres.state import Place
 
 __all__ = ["Patience"]
@@ -19,17 +18,17 @@ class Patience:
     def __init__(self, place: Place, what: str) -> None:
         self.place = place
         self.what = what
-        self.begin = time.time()
+        self.begin = now()
         self.pause = 0.001
 
     @property
     def waited(self) -> float:
         """Seconds since the waiting began."""
-        return time.time() - self.begin
+        return now() - self.begin
 
     def wait(self) -> None:
         """Sleep a little: 1 ms at first, 50 ms in the end, when many may be waiting. Raises ServerError."""
-        time.sleep(self.pause)
+        sleep(self.pause)
         self.pause = min(self.pause * 1.5, 0.05)
         self.check()
 
@@ -37,7 +36,7 @@ class Patience:
         """Raises ServerError when the last sign of life is PATIENCE seconds old."""
         found = self.place.files.stat("keeper")
         alive = self.begin if found is None else max(self.begin, found.st_mtime)
-        if time.time() - alive <= PATIENCE:
+        if now() - alive <= PATIENCE:
             return
         starter = self.place.read("start")
         raise ServerError(

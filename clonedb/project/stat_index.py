@@ -12,12 +12,12 @@ import hashlib
 import json
 import os
 import stat
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from clonedb.errors import ConfigError, ServerError
+from clonedb.guest import now_ns
 from clonedb.private import PrivateDirectory
 from clonedb.project.contents import Contents, read_contents
 
@@ -114,7 +114,7 @@ class StatIndex:
         if not stat.S_ISREG(status.st_mode):
             return None
         path = Path(directory, name)
-        now = time.time_ns()
+        now = now_ns()
         try:
             data = path.read_bytes()
         except FileNotFoundError:

@@ -35,6 +35,7 @@ from clonedb.pytest_plugin.report import (
     pytest_unconfigure,
 )
 from clonedb.pytest_plugin.routes import pytest_sessionstart
+from clonedb.pytest_plugin.world import pytest_fixture_setup, pytest_runtestloop
 
 __all__ = [
     "clonedb",
@@ -55,8 +56,10 @@ __all__ = [
     "clonedb_url",
     "pytest_addoption",
     "pytest_configure",
+    "pytest_fixture_setup",
     "pytest_report_header",
     "pytest_runtest_makereport",
+    "pytest_runtestloop",
     "pytest_sessionfinish",
     "pytest_sessionstart",
     "pytest_terminal_summary",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from clonedb.errors import CloneDBError
+from clonedb.pytest_plugin.world import world_of
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -67,8 +68,12 @@ def _engine(request: pytest.FixtureRequest, clone: Clone) -> Iterator[AsyncEngin
     from clonedb.lent import hide_password_in_tracebacks, lend, refuse_late_statements
     from clonedb.routing.engine import LastingAsyncEngine
 
+    world = world_of(request.config)
+
     def make(**keywords: Any) -> Engine:
         engine = hide_password_in_tracebacks(create_async_engine(url, connect_args=arguments, **keywords).sync_engine)
+        # asyncpg connects by Python's sockets, which a test may have blocked for what it tests
+        engine.dialect.connect = world.unpatched()(engine.dialect.connect)  # type: ignore[method-assign]
         refuse_late_statements(engine)
         return engine
 
@@ -135,7 +140,7 @@ def clonedb_async_connection(request: pytest.FixtureRequest, clonedb: Clone) -> 
 
     from clonedb.retired import retire
 
-    with ThreadPoolExecutor(1) as thread:
+    with world_of(request.config).unpatched(), ThreadPoolExecutor(1) as thread:
         opening = AsyncConnection.connect(clonedb.shared.dsn, **clonedb.server.proof_only("psycopg"))
         connection = thread.submit(asyncio.run, opening).result()
     yield connection

@@ -26,8 +26,10 @@ def between_tests(request: pytest.FixtureRequest, clonedb_template: OpenTemplate
     if not is_routed(request.config):  # nothing would lead there
         yield
         return
-    strategy = run_of(request.config).strategy("worker", clonedb_template, request.session.addfinalizer)
-    clone = strategy.acquire()
+    run = run_of(request.config)
+    with run.world.unpatched():
+        strategy = run.strategy("worker", clonedb_template, request.session.addfinalizer)
+        clone = strategy.acquire()
     entered(request.config, clone, stands_in=True)
     yield
     left(request.config, clone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,9 @@ class Collecting:
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        if "pyfakefs" in sys.modules:  # a test's fake file system has no module that the thread could import
+            import clonedb.gc  # noqa: F401
+
         self._thread = threading.Timer(_HEAD_START, self._collect)
         self._thread.name, self._thread.daemon = "clonedb-gc", True
         self._thread.start()

@@ -40,7 +40,8 @@ __all__ = [
 def clonedb_config(pytestconfig: pytest.Config) -> Config:
     """The configuration; override it to set keys in code: `return clonedb_config.replace("conftest.py", url=...)`."""
     __tracebackhide__ = True
-    return configuration(pytestconfig)
+    with run_of(pytestconfig).world.session():
+        return configuration(pytestconfig)
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +78,9 @@ def clonedb_dsn(clonedb: Clone) -> str:
 @pytest.fixture
 def clonedb_connection(request: pytest.FixtureRequest, clonedb: Clone) -> Iterator[Connection[Any]]:
     """A psycopg connection to the database; what the test did not commit is gone after it."""
-    connection = clonedb.lasting.connection()
+    world = run_of(request.config).world
+    with world.unpatched():
+        connection = clonedb.lasting.connection()
     yield connection
     if not clonedb.lasting.give_back(connection, clonedb.loan):
         from clonedb.leaks import held
@@ -86,9 +89,10 @@ def clonedb_connection(request: pytest.FixtureRequest, clonedb: Clone) -> Iterat
 
 
 @pytest.fixture
-def clonedb_engine(clonedb: Clone) -> Engine:
+def clonedb_engine(request: pytest.FixtureRequest, clonedb: Clone) -> Engine:
     """A SQLAlchemy engine on the database; what its pool holds is reset, or closed, after the test."""
-    return clonedb.lasting.engine(clonedb.loan)
+    with run_of(request.config).world.unpatched():  # this may be the first to import SQLAlchemy
+        return clonedb.lasting.engine(clonedb.loan)
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from clonedb.guest import monotonic
 from clonedb.pytest_plugin.routes import entered, hold_loop, left, taken_back
 from clonedb.pytest_plugin.run import CLONES, run_of
 
@@ -40,18 +40,25 @@ class Wish:
 
 
 class Paid:
-    """Counts the milliseconds a test spends on its databases, by however many fixtures it has them."""
+    """Counts the milliseconds a test spends on its databases, by however many fixtures it has them.
+
+    In its context clonedb works, and so no function is a test's.
+    """
 
     def __init__(self, request: pytest.FixtureRequest) -> None:
-        self._statistics = run_of(request.config).statistics
+        run = run_of(request.config)
+        self._statistics, self._world = run.statistics, run.world
         self._node: pytest.Item | pytest.Collector = request.node
         self.milliseconds = 0.0
 
     def __enter__(self) -> None:
-        self._start = time.perf_counter()
+        self._start = monotonic()
+        self._unpatched = self._world.unpatched()
+        self._unpatched.__enter__()
 
-    def __exit__(self, *_: object) -> None:
-        self.milliseconds += (time.perf_counter() - self._start) * 1e3
+    def __exit__(self, *error: object) -> None:
+        self._unpatched.__exit__(None, None, None)
+        self.milliseconds += (monotonic() - self._start) * 1e3
 
     def note(self) -> None:
         """The test has ended; what several tests share is no test's price."""
@@ -81,7 +88,8 @@ def hand_out(request: pytest.FixtureRequest, wish: Wish) -> Iterator[Clone]:
     template = _template(request, config, wish.template, at_once)
     if isolation == "auto" and request.session.testscollected == 1:
         isolation = "clone"  # nobody comes after it: getting ready to rewind would cost more than a drop
-    strategy = run.strategy(isolation, template, request.session.addfinalizer)
+    with run.world.unpatched():
+        strategy = run.strategy(isolation, template, request.session.addfinalizer)
     lend = _lender(request, isolation)
     with paid:
         clone = strategy.acquire()

@@ -59,7 +59,8 @@ def _template_at(request: pytest.FixtureRequest, config: Config, revision: str) 
 
     __tracebackhide__ = True
     meant, run = _meant(request, config), run_of(request.config)
-    wanted = config_at(meant, revision)
+    with run.world.session():
+        wanted = config_at(meant, revision)
     opened, key = request.session.stash.setdefault(_AT, {}), (id(config), meant.template, wanted.target)
     if key not in opened:
         opened[key] = run.open(wanted)
@@ -80,9 +81,9 @@ def clonedb_empty(request: pytest.FixtureRequest, clonedb_config: Config) -> Ite
     from clonedb.project.find import find_project
 
     demand_on(clonedb_config)
-    meant = _meant(request, clonedb_config)
-    server, project = _server(request, clonedb_config, meant), find_project(meant)
-    run = run_of(request.config)
+    meant, run = _meant(request, clonedb_config), run_of(request.config)
+    with run.world.session():
+        server, project = _server(request, clonedb_config, meant), find_project(meant)
     with _Taken(request) as taken:
         clone = taken.take(lambda: run.beside(server, lambda: create_empty(server)), project.name)
         run.statistics.clones += 1

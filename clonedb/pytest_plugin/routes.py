@@ -10,6 +10,7 @@ import pytest
 from clonedb.errors import ConfigError
 from clonedb.pytest_plugin.options import configuration
 from clonedb.pytest_plugin.run import run_of
+from clonedb.pytest_plugin.world import LED
 
 if TYPE_CHECKING:
     from clonedb.clone import Clone
@@ -48,6 +49,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if router is not None:
         router.install()
         config.stash[_ROUTER] = router
+        config.stash[LED] = lambda: router.found
         config.add_cleanup(router.uninstall)  # another run in the same process has a configuration of its own
     if settings.autouse:
         config.pluginmanager.import_plugin(_AUTOUSE)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from clonedb.guest import getpid, now
+from clonedb.pytest_plugin.world import world_of
 
 if TYPE_CHECKING:
     from clonedb.api import OpenTemplate
@@ -62,12 +64,13 @@ class Run:
 
     def __init__(self, config: pytest.Config) -> None:
         self.pytest_config = config
+        self.world = world_of(config)
         self.statistics = Statistics()
         self.from_workers = Statistics()
         self.shown_errors: set[str] = set()
         self.workers_lost = False
         worker = getattr(config, "workerinput", None)
-        self.id = worker["testrunuid"] if worker else f"{os.getpid()}-{os.urandom(8).hex()}"
+        self.id = worker["testrunuid"] if worker else f"{getpid()}-{os.urandom(8).hex()}"
         self._strategies: dict[tuple[str, OpenTemplate], Strategy] = {}
         self._pools: dict[OpenTemplate, Pool] = {}
         self._caps: dict[Server, Cap] = {}
@@ -85,18 +88,20 @@ class Run:
 
             self._loans = Loans()
             watched = WatchedDrivers(self._loans.demand)
-            watched.install()
+            with self.world.unpatched():  # pyfakefs takes the first of sys.meta_path for its own
+                watched.install()
             self.pytest_config.add_cleanup(watched.uninstall)
         return self._loans
 
     def open(self, config: Config) -> OpenTemplate:
         """Open the template, build it if need be, and begin to collect what earlier runs left."""
-        from clonedb.api import open_template
-        from clonedb.progress import Lines
-        from clonedb.pytest_plugin.beside import Collecting
+        with self.world.session():
+            from clonedb.api import open_template
+            from clonedb.progress import Lines
+            from clonedb.pytest_plugin.beside import Collecting
 
-        opened = open_template(config, run=self.id, progress=Lines(self._write))
-        self._opened[opened] = config, Collecting(opened.server)
+            opened = open_template(config, run=self.id, progress=Lines(self._write))
+            self._opened[opened] = config, Collecting(opened.server)
         self._note(opened)
         return opened
 
@@ -246,9 +251,10 @@ class Run:
         if policy == "none" or (policy == "failed" and not failed) or not clone.worth_keeping:
             return False
         if not clone.kept:
-            kept = Kept(project=project, run=self.id, when=time.time(), test=item.nodeid)
-            if not keep(clone, kept, limited=policy == "failed"):
-                return False
+            kept = Kept(project=project, run=self.id, when=now(), test=item.nodeid)
+            with self.world.unpatched():
+                if not keep(clone, kept, limited=policy == "failed"):
+                    return False
             self.statistics.kept.append(clone.name)
         return True
 
@@ -267,12 +273,11 @@ class Run:
 
     def close(self, template: OpenTemplate) -> None:
         """Give an opened template back, and what its strategies hold."""
-        try:
+        with self.world.unpatched(), contextlib.ExitStack() as stack:
+            if template not in self._drops:
+                stack.callback(self._close_rest, template)
             for key in [key for key in self._strategies if key[1] is template]:
                 self._strategies.pop(key).close()
-        finally:
-            if template not in self._drops:
-                self._close_rest(template)
 
     def _close_rest(self, template: OpenTemplate) -> None:
         try:

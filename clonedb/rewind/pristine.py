@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from clonedb.clone import Clone, create
+from clonedb.guest import getpid
 from clonedb.postgres.server import Server
 from clonedb.rewind.facts import Facts, RefusedError, Table, read_facts
 from clonedb.rewind.large_objects import Objects
@@ -31,7 +31,7 @@ class Pristine:
         self.template = template
         self._make = make or (lambda: create(server, template))
         self._lock = threading.RLock()
-        self._pid = os.getpid()
+        self._pid = getpid()
         self._facts: Facts | None = None
         self._oid = self._template_oid()
         self._witness: Witness | None = None
@@ -59,8 +59,8 @@ class Pristine:
     def witness(self) -> Witness:
         """The session that reads the WAL; another one when the server ended the last, or a parent process has it."""
         with self._lock:
-            if self._pid != os.getpid():
-                self._pid, self._witness = os.getpid(), None
+            if self._pid != getpid():
+                self._pid, self._witness = getpid(), None
             if self._witness is None or self._witness.broken:
                 self._witness = Witness(self.server)
             return self._witness
@@ -111,7 +111,7 @@ class Pristine:
     def close(self) -> None:
         """End its sessions, and drop the clone that rows were read from if there is one."""
         with self._lock:
-            if self._witness is not None and self._pid == os.getpid():
+            if self._witness is not None and self._pid == getpid():
                 self._witness.close()
             if self._reference is not None:
                 self._reference.close()

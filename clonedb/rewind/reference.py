@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from clonedb.clone import Clone
+from clonedb.guest import getpid
 from clonedb.postgres.message import ask, number, text
 from clonedb.postgres.server import Server
 from clonedb.rewind import catalogs, large_objects
@@ -42,7 +42,7 @@ class Reference:
         self._server = server
         self._make = make
         self._demand_same = demand_same
-        self._pid = os.getpid()
+        self._pid = getpid()
         self._clone: Clone | None = None
         self._connection: Connection[Any] | None = None
         self._names: dict[int, dict[int, list[str]]] = {}
@@ -161,8 +161,8 @@ class Reference:
         return {name: row for name, row in self._session().execute(query)}  # noqa: C416 - pairs, for the type checker
 
     def _session(self) -> Connection[Any]:
-        if self._pid != os.getpid():  # the parent's
-            self._pid, self._clone, self._connection = os.getpid(), None, None
+        if self._pid != getpid():  # the parent's
+            self._pid, self._clone, self._connection = getpid(), None, None
         # an interrupt may have come in the middle of a statement, and the server may have ended the session
         if self._connection is None or self._connection.info.transaction_status != 0:
             self.close()
@@ -175,7 +175,7 @@ class Reference:
 
     def close(self) -> None:
         """Drop the clone, if there is one."""
-        if self._pid == os.getpid():
+        if self._pid == getpid():
             if self._connection is not None:
                 self._connection.close()
             if self._clone is not None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from clonedb.clone import Clone
+from clonedb.guest import getpid, monotonic
 from clonedb.postgres.clients import Session
 from clonedb.postgres.server import Server
 from clonedb.rewind.facts import RefusedError
@@ -54,7 +53,7 @@ class Rewinder:
         """Mark the position in the WAL. The first of a process also reads the template's catalogs in the clone."""
         self._clone = clone
         self._pristine = pristine
-        self._pid = os.getpid()
+        self._pid = getpid()
         self._rewinds = 0
         self._after_ddl = 0
         self._most_wal = _most_wal(clone)
@@ -79,7 +78,7 @@ class Rewinder:
 
         A crash of the server may have lost what was undone and not flushed, and it empties unlogged tables.
         """
-        return self._lost is None and os.getpid() == self._pid and self._witness.is_alive
+        return self._lost is None and getpid() == self._pid and self._witness.is_alive
 
     def rewind(self, keep: Collection[int] = (), meanwhile: Callable[[], None] | None = None) -> Outcome:
         """End the clone's sessions but the idle ones in `keep` (backend pids), and undo what was written.
@@ -114,7 +113,7 @@ class Rewinder:
     def _rewind(
         self, keep: Collection[int], left_open: list[Session], meanwhile: Callable[[], None] | None
     ) -> Literal["untouched", "rewound"]:
-        if os.getpid() != self._pid:
+        if getpid() != self._pid:
             raise RefusedError("the process was forked")
         since = self._mark
         written, mark = self._look(keep, left_open, meanwhile)
@@ -145,13 +144,13 @@ class Rewinder:
         self, keep: Collection[int], left_open: list[Session], meanwhile: Callable[[], None] | None = None
     ) -> tuple[Written, Mark]:
         """What was written, when nobody else is connected any more, and the mark after it."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = monotonic() + _PATIENCE
         at_once = False
         kept = (*keep, *filter(None, [self.pid]))
         look = partial(self._witness.look, self._oid, self._mark, kept, self._facts, most_wal=self._most_wal)
         found = None if meanwhile is None else look(meanwhile=meanwhile)
         while found is None and (found := look()) is None:
-            if time.monotonic() > deadline:
+            if monotonic() > deadline:
                 raise RefusedError("sessions came again and again")
             left_open += self._witness.send_away(self._oid, kept, at_once=at_once, deadline=deadline)
             at_once = True
@@ -170,7 +169,7 @@ class Rewinder:
 
     def close(self) -> None:
         """End the session that undoes; the clone is not dropped."""
-        if self._undoing is not None and os.getpid() == self._pid:
+        if self._undoing is not None and getpid() == self._pid:
             with contextlib.suppress(Exception):
                 self._undoing.close()
         self._undoing = None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from clonedb.guest import monotonic, sleep
 from clonedb.postgres.clients import Session, given_time
 from clonedb.postgres.message import answer, is_alive, number, send, text
 from clonedb.postgres.server import Server
@@ -170,9 +170,9 @@ class Witness:
             no_leaks = {*keep, *(one.pid for one in still if one.closed)}
             left_open = [one for one in others if one.client and one.pid not in no_leaks]
             while others:
-                if time.monotonic() > deadline:
+                if monotonic() > deadline:
                     raise RefusedError("a session would not end")
-                time.sleep(0.0005)
+                sleep(0.0005)
                 others = _others(connection, "see", oid, keep)
         return left_open
 

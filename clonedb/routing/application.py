@@ -7,7 +7,7 @@ Engine and Pool classes see every connection of every engine, whenever it was cr
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clonedb import staying
@@ -60,6 +60,11 @@ class Router:
         self._connections = Connections()
         self._entered: list[DatabaseURL] = []
         self._standing_in: set[str] = set()
+
+    @property
+    def found(self) -> Mapping[str, str | None]:
+        """What the variables held that are led to a clone; None for those that were not set."""
+        return self._environment.found
 
     def install(self) -> None:
         """Listen to SQLAlchemy, from here on."""

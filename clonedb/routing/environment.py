@@ -29,14 +29,14 @@ def variables_in(route: Iterable[str]) -> tuple[str, ...]:
 class Environment:
     """Variables of this process, led to a clone and back.
 
-    Each is remembered as it was found, unless it was found as it was left: a test's monkeypatch that outlives the
+    Each is remembered as it was `found`, unless it was found as it was left: a test's monkeypatch that outlives the
     clone puts the clone's URL back.
     """
 
     def __init__(self, variables: Mapping[str, DatabaseURL], defaults: Mapping[str, str]) -> None:
         self._variables = variables
         self._defaults = defaults
-        self._found: dict[str, str | None] = {}
+        self.found: dict[str, str | None] = {}
         self._written: dict[str, str | None] = {}
 
     def lead_to(self, url: DatabaseURL) -> None:
@@ -49,13 +49,13 @@ class Environment:
         for name, value in values.items():
             now = os.environ.get(name)
             if name not in self._written or now != self._written[name]:
-                self._found[name] = now
+                self.found[name] = now
             self._written[name] = value
             _set(name, value)
 
     def restore(self) -> None:
         """Every variable is what it was."""
-        for name, value in self._found.items():
+        for name, value in self.found.items():
             _set(name, value)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from clonedb.aside import Aside
 from clonedb.errors import BuildError, MigrationError, ServerError
 from clonedb.fingerprint import Fingerprint, Sources, surroundings
+from clonedb.guest import monotonic, now
 from clonedb.migrate.alembic import AlembicMigrator, Migrated, Migrator, Session
 from clonedb.names import unfinished_name
 from clonedb.postgres import sql
@@ -94,7 +94,7 @@ class _Build:
 
     def carry_out(self) -> Metadata:
         """Build under a private name and publish under the template's; on any failure nothing is left."""
-        server, order, start = self.server, self.order, time.monotonic()
+        server, order, start = self.server, self.order, monotonic()
         private = unfinished_name(server.config.prefix, order.wanted.digest, server.owner, server.next_number())
         try:
             filled = self._fill(private)
@@ -294,10 +294,10 @@ class _Build:
             fingerprint=order.wanted.digest,
             heads=migrated.heads,
             revisions=len(migrated.revisions),
-            made=time.time(),
-            used=time.time(),
+            made=now(),
+            used=now(),
             run=order.run,
-            seconds=round(time.monotonic() - start, 3),
+            seconds=round(monotonic() - start, 3),
             lane=order.config.template,
             version_tables=[*below, *(table for table in own if table not in below)],
             inputs=order.wanted.abbreviated(),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from clonedb.config import Config
 from clonedb.errors import BuildError
 from clonedb.fingerprint import Fingerprint, ServerFacts, Sources, StaleError, fingerprint, read_sources
+from clonedb.guest import monotonic
 from clonedb.names import template_name
 from clonedb.postgres.server import Server
 from clonedb.postgres.state import state_dir
@@ -120,7 +120,7 @@ def _ensure(
         lost = what_is_lost(server, found)
         return None if lost else found
 
-    start = time.monotonic()
+    start = monotonic()
     if template := ready():
         return _in_use(server, template)
     if config.frozen:
@@ -134,7 +134,7 @@ def _ensure(
     queue = BuildQueue(config, name, run)
     with queue.turn(progress), server_lock(server, name, progress):
         if template := ready():
-            return _in_use(server, Template(name, template.metadata, waited=time.monotonic() - start))
+            return _in_use(server, Template(name, template.metadata, waited=monotonic() - start))
         queue.raise_if_failed()
         if lost:
             progress.say(f"template {name!r} has lost {lost} in a crash of the server; building it anew")
@@ -152,7 +152,7 @@ def _ensure(
             )
             metadata = build(server, order, progress=progress, migrator=migrator)
     progress.say(f"template {name!r} is ready: {metadata.revisions} revisions in {metadata.seconds:.1f} s")
-    return _in_use(server, Template(name, metadata, built=True, waited=time.monotonic() - start))
+    return _in_use(server, Template(name, metadata, built=True, waited=monotonic() - start))
 
 
 def _schema(

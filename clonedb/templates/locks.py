@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from collections.abc import Iterator
 
 from clonedb.errors import LockTimeoutError
+from clonedb.guest import getpid
 from clonedb.postgres import locks
 from clonedb.postgres.server import Server
 from clonedb.progress import Progress
@@ -19,7 +19,7 @@ __all__ = ["server_lock"]
 def server_lock(server: Server, name: str, progress: Progress) -> Iterator[None]:
     """Hold the template's advisory lock on a session of its own: the truth across hosts."""
     key, timeout, told = locks.build_key(name), server.config.lock_timeout, False
-    application = f"clonedb build on {socket.gethostname()}, pid {os.getpid()}"[:63]
+    application = f"clonedb build on {socket.gethostname()}, pid {getpid()}"[:63]
     with contextlib.closing(server.connect(server.config.maintenance_database, application_name=application)) as own:
 
         def waiting(seconds: float) -> None:

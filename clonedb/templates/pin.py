@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import time
 
 from clonedb.config import Config
+from clonedb.guest import now
 from clonedb.keys import KEYS
 
 __all__ = ["Pin"]
@@ -42,7 +42,7 @@ class Pin:
         return name if self._files.write_first(self._name, name) else self.read() or name
 
     def _forget_old(self) -> None:
-        limit = time.time() - _DAY
+        limit = now() - _DAY
         for name in self._files.names():
             found = self._files.stat(name)
             if found is not None and found.st_mtime < limit:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 from collections.abc import Iterator
 from typing import Any
 
 from clonedb.config import Config
 from clonedb.errors import BuildError, CloneDBError, LockTimeoutError
+from clonedb.guest import getpid, now
 from clonedb.progress import Progress
 
 __all__ = ["BuildQueue"]
@@ -25,7 +25,7 @@ class BuildQueue:
         self._timeout = config.lock_timeout
         self._name = name
         self._run = run
-        self._asked = time.time()
+        self._asked = now()
         self._files = state_files(config) / "locks"
         self._files.make()
         self._lock_file = f"{name}.lock"
@@ -54,7 +54,7 @@ class BuildQueue:
                     f" {self._timeout:g} s; end that process if it hangs, or raise lock_timeout"
                 ) from None
         try:
-            self._write(self._builder_file, {"pid": os.getpid(), "since": time.time()})
+            self._write(self._builder_file, {"pid": getpid(), "since": now()})
             yield
         finally:
             lock.release()
@@ -75,7 +75,7 @@ class BuildQueue:
             yield
         except CloneDBError as error:
             lines = str(error).splitlines()
-            record = {"run": self._run, "when": time.time(), "pid": os.getpid(), "message": lines[0]}
+            record = {"run": self._run, "when": now(), "pid": getpid(), "message": lines[0]}
             self._write(self._failure_file, record)
             raise
         self._files.unlink(self._failure_file)
@@ -84,7 +84,7 @@ class BuildQueue:
         builder = self._read(self._builder_file)
         if not builder:
             return "another process"
-        return f"pid {builder['pid']} since {max(0, time.time() - builder['since']):.0f} s"
+        return f"pid {builder['pid']} since {max(0, now() - builder['since']):.0f} s"
 
     def _write(self, name: str, data: dict[str, Any]) -> None:
         self._files.write(name, json.dumps(data))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from clonedb.errors import BuildError
 from clonedb.fingerprint import Fingerprint, differences
+from clonedb.guest import monotonic, now
 from clonedb.names import template_name, unfinished_name
 from clonedb.postgres import sql
 from clonedb.postgres.server import Server
@@ -81,7 +81,7 @@ class _Restore:
 
     def carry_out(self, run: str) -> Template:
         """Restore under a private name and publish under the template's; on any failure nothing is left."""
-        server, header, start = self.server, self.header, time.monotonic()
+        server, header, start = self.server, self.header, monotonic()
         private = unfinished_name(server.config.prefix, header.metadata.fingerprint, server.owner, server.next_number())
         try:
             for role in header.roles:
@@ -92,12 +92,12 @@ class _Restore:
             described = describe(server, private)
             metadata = replace(
                 header.metadata,
-                made=time.time(),
-                used=time.time(),
+                made=now(),
+                used=now(),
                 by=described["by"],
                 size=described["size"],
                 run=run,
-                seconds=round(time.monotonic() - start, 3),
+                seconds=round(monotonic() - start, 3),
                 lane=self.config.template,
                 upon=None,
                 unlogged=unlogged,
@@ -107,7 +107,7 @@ class _Restore:
             with contextlib.suppress(Exception):  # the first error is the one to see; gc drops what is left
                 server.run(lambda connection: drop(connection, private))
             raise
-        return Template(self.name, metadata, built=True, waited=time.monotonic() - start)
+        return Template(self.name, metadata, built=True, waited=monotonic() - start)
 
     def _fill(self, private: str) -> None:
         import psycopg

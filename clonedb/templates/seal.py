@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import os
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from clonedb.errors import BuildError
+from clonedb.guest import getpid
 from clonedb.names import unfinished_name
 from clonedb.postgres import properties, sql
 from clonedb.postgres.room import EMPTY, room_for
@@ -66,7 +66,7 @@ def describe(server: Server, private: str) -> Described:
         found = sql.find_database(connection, private)
         grants = properties.grants_on_database(connection, private)
         return {
-            "by": f"{getpass.getuser()} on {socket.gethostname()}, pid {os.getpid()}",
+            "by": f"{getpass.getuser()} on {socket.gethostname()}, pid {getpid()}",
             "size": sql.database_size(connection, private),
             "settings": [list(row) for row in properties.database_settings(connection, private)],
             "grants": None if grants is None else [list(row) for row in grants],

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from dataclasses import replace
 from typing import Any
 
 from clonedb.errors import PermissionDeniedError
+from clonedb.guest import now
 from clonedb.postgres import sql
 from clonedb.postgres.server import Server
 from clonedb.templates.metadata import Metadata, Template
@@ -43,5 +43,5 @@ def note(server: Server, template: Template, **changes: Any) -> None:
 
 def note_use(server: Server, template: Template) -> None:
     """Note once an hour that a template was used: the least recently used are collected."""
-    if time.time() - template.metadata.used > 3600:
-        note(server, template, used=time.time())
+    if now() - template.metadata.used > 3600:
+        note(server, template, used=now())
