@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         TemplateInUseError,
         VerificationError,
     )
-    from clonedb.leaks import LeakedConnectionWarning, ReadonlyWarning
+    from clonedb.leaks import LeakedConnectionWarning, ReadonlyWarning, ServerChangedWarning
     from clonedb.pytest_plugin.scopes import fixture
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "RewindError",
     "RoutingError",
     "SeedError",
+    "ServerChangedWarning",
     "ServerError",
     "ServerNotFoundError",
     "TemplateInUseError",
@@ -68,6 +69,7 @@ _HOMES = MappingProxyType(
         "LeakedConnectionWarning": "leaks",
         "OpenTemplate": "api",
         "ReadonlyWarning": "leaks",
+        "ServerChangedWarning": "leaks",
         "fixture": "pytest_plugin.scopes",
         "template": "api",
     }

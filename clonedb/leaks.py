@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from clonedb.loans import Loan, Loans
     from clonedb.postgres.clients import Session
 
-__all__ = ["LeakedConnectionWarning", "ReadonlyWarning", "held", "leaks"]
+__all__ = ["LeakedConnectionWarning", "ReadonlyWarning", "ServerChangedWarning", "held", "leaks"]
 
 
 class LeakedConnectionWarning(UserWarning):
@@ -22,6 +22,13 @@ class LeakedConnectionWarning(UserWarning):
 
 class ReadonlyWarning(UserWarning):
     """A test wrote to a database that is only to be read, which the server did not refuse."""
+
+
+class ServerChangedWarning(UserWarning):
+    """A test changed what belongs to the whole server, and it stays: roles, their settings, privileges, tablespaces.
+
+    Sessions with the test's own database did so, not others. On a server that clonedb runs it is undone where possible.
+    """
 
 
 def leaks(test: str, own: Loan | None, sessions: Sequence[Session], loans: Loans) -> Iterator[LeakedConnectionWarning]:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clonedb.clone import Clone
+from clonedb.isolation.server_changes import settle
 from clonedb.isolation.strategy import Origin
 from clonedb.postgres.clients import Session
+from clonedb.postgres.server import Server
+from clonedb.rewind.rewinder import why_not
+from clonedb.rewind.server_changes import ServerWatch
+from clonedb.rewind.server_state import ServerState
 
 __all__ = ["CloneEach", "CloneWorker"]
 
@@ -14,18 +19,31 @@ _AHEAD = 3  # a second and a third serve tests that come faster than clones for 
 
 
 class CloneEach:
-    """`clone`: a new physical clone for every test, dropped after it."""
+    """`clone`: a new physical clone for every test, dropped after it.
+
+    On a server that clonedb runs, what the test changed of the whole server is undone.
+    """
 
     def __init__(self, origin: Origin) -> None:
         self._origin = origin
+        self._watch = ServerWatch(origin.server) if _is_readable(origin.server) else None
+        self._before: dict[Clone, ServerState] = {}
 
     def acquire(self) -> Clone:
         """A new clone, which may have been made ahead."""
-        return self._origin.one_of_many(_AHEAD)
+        clone = self._origin.one_of_many(_AHEAD)
+        if self._watch is not None:
+            self._before[clone] = self._watch.state()
+        return clone
 
     def release(self, clone: Clone) -> Sequence[Session]:
         """Drop it, behind the test."""
         left_open = () if clone.kept else clone.end_sessions()
+        before = self._before.pop(clone, None)
+        if self._watch is not None and before is not None and clone.oid is not None:
+            found = self._watch.changes(clone.oid, before, before.position)
+            if found is not None:
+                settle(self._origin, clone, found)
         self._origin.drop(clone)
         return left_open
 
@@ -34,6 +52,11 @@ class CloneEach:
 
     def close(self) -> None:
         """Nothing is left to do."""
+
+
+def _is_readable(server: Server) -> bool:
+    """Whether the server is clonedb's own, and shows its WAL."""
+    return server.embedded and why_not(server) is None
 
 
 class CloneWorker:

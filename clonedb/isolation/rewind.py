@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from clonedb.clone import Clone
 from clonedb.errors import RewindError
 from clonedb.isolation.renewing import Renewing
+from clonedb.isolation.server_changes import CHANGED, settle
 from clonedb.isolation.strategy import Origin, Reusable
 from clonedb.postgres import clients
-from clonedb.rewind.rewinder import Pristine, Rewinder, why_not
+from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder, why_not
 
 __all__ = ["Rewind"]
 
@@ -55,6 +56,7 @@ class Rewind(Reusable):
             self.origin.drop(clone)
             return ended
         if clone.kept:
+            self._settle(clone, rewinder)
             self.drop(clone)
             return ()
         try:
@@ -67,6 +69,8 @@ class Rewind(Reusable):
             if outcome.kind == "refused":  # perhaps before it was seen who is connected, and perhaps because of that
                 ours = {*renewal.pids, *rewinder.own}  # which may take a moment to go
                 left_open += tuple(one for one in clone.end_sessions() if one.pid not in ours)
+            if self._settle(clone, rewinder):
+                outcome = Outcome("refused", CHANGED)
         except BaseException:
             self._discard(clone)
             raise
@@ -78,6 +82,13 @@ class Rewind(Reusable):
             self._verify(clone)
             self.hand_on(clone)
         return left_open
+
+    def _settle(self, clone: Clone, rewinder: Rewinder) -> bool:
+        """Undo or tell what the test changed of the whole server: whether it changed anything."""
+        found = rewinder.changes_of_server()
+        if found is not None:
+            settle(self.origin, clone, found)
+        return found is not None
 
     def _verify(self, clone: Clone) -> None:
         """Raises RewindError for a clone that is not what a new one is, if the configuration wants that looked at."""

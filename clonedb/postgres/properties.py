@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from psycopg import Connection
+    from psycopg.sql import Composed
 
-__all__ = ["apply_settings", "database_settings", "grant_on_database", "grants_on_database"]
+__all__ = ["apply_settings", "database_settings", "grant_on_database", "grants_on_database", "set_as_stored"]
 
 # pg_dump's list of the settings whose text holds quoted names (GUC_LIST_QUOTE)
 _LISTS_OF_NAMES = frozenset(
@@ -34,11 +35,7 @@ def database_settings(connection: Connection[Any], name: str) -> list[tuple[str 
 
 
 def apply_settings(connection: Connection[Any], name: str, settings: Sequence[Sequence[str | None]]) -> None:
-    """Give a clone its template's settings: CREATE DATABASE ... TEMPLATE does not copy them.
-
-    The stored text is a literal, but that of a list of quoted names: such a setting is set here and taken from here,
-    as parsing it would be the alternative. (Any other might work here meanwhile: a role, a statement_timeout.)
-    """
+    """Give a clone its template's settings: CREATE DATABASE ... TEMPLATE does not copy them."""
     from psycopg import sql
 
     with connection.transaction():
@@ -48,11 +45,24 @@ def apply_settings(connection: Connection[Any], name: str, settings: Sequence[Se
                 whose = sql.SQL("alter database {}").format(sql.Identifier(name))
             else:
                 whose = sql.SQL("alter role {} in database {}").format(sql.Identifier(role), sql.Identifier(name))
-            if setting.lower() in _LISTS_OF_NAMES:
-                connection.execute("select set_config(%s, %s, true)", [setting, value])
-                connection.execute(whose + sql.SQL(" set {} from current").format(sql.Identifier(setting)))
-            else:
-                connection.execute(whose + sql.SQL(" set {} to {}").format(sql.Identifier(setting), sql.Literal(value)))
+            assert value is not None  # noqa: S101 - as above
+            set_as_stored(connection, whose, setting, value)
+
+
+def set_as_stored(connection: Connection[Any], whose: Composed, setting: str, value: str) -> None:
+    """Set a setting to the text that the catalogs have of it, in a transaction; `whose` is `ALTER ROLE ...`.
+
+    The stored text is a literal, but that of a list of quoted names: such a setting is set here and taken from here,
+    as parsing it would be the alternative. (Any other might work here meanwhile: a role, a statement_timeout.)
+    """
+    from psycopg import sql
+
+    name = sql.Identifier(*setting.split("."))
+    if setting.lower() in _LISTS_OF_NAMES:
+        connection.execute("select set_config(%s, %s, true)", [setting, value])
+        connection.execute(whose + sql.SQL(" set {} from current").format(name))
+    else:
+        connection.execute(whose + sql.SQL(" set {} to {}").format(name, sql.Literal(value)))
 
 
 def grants_on_database(connection: Connection[Any], name: str) -> list[tuple[str | None, str, bool]] | None:

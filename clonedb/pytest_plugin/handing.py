@@ -128,13 +128,18 @@ def _lender(request: pytest.FixtureRequest, isolation: str) -> Callable[[Clone],
 def _release(
     node: pytest.Item | pytest.Collector, paid: Paid, release: Callable[[Clone], Sequence[Session]], lent: Clone
 ) -> None:
+    run = run_of(node.config)
     with paid:
         open_still = release(lent.shared)
     paid.note()
+    while run.changed:
+        from clonedb.leaks import ServerChangedWarning
+
+        warnings.warn(ServerChangedWarning(f"{node.nodeid} {run.changed.pop(0)}"), stacklevel=2)
     if open_still and not lent.server.proxied:  # a proxy's sessions stay open when its clients have closed theirs
         from clonedb.leaks import leaks
 
-        for warning in leaks(node.nodeid, lent.loan, open_still, run_of(node.config).loans):
+        for warning in leaks(node.nodeid, lent.loan, open_still, run.loans):
             warnings.warn(warning, stacklevel=2)
 
 

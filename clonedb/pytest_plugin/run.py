@@ -69,6 +69,7 @@ class Run:
         self.from_workers = Statistics()
         self.shown_errors: set[str] = set()
         self.workers_lost = False
+        self.changed: list[str] = []
         worker = getattr(config, "workerinput", None)
         self.id = worker["testrunuid"] if worker else f"{getpid()}-{os.urandom(8).hex()}"
         self._strategies: dict[tuple[str, OpenTemplate], Strategy] = {}
@@ -205,6 +206,7 @@ class Run:
                 base=template.base.record if template.base else None,
                 make=lambda: self.clone(template, ahead=0),
                 note=self.statistics.note,
+                changed=self.changed.append,
                 take=lambda ahead: self.clone(template, ahead=ahead),
                 drop=lambda clone: self.drop(template, clone),
                 crowded=lambda: self._pool(template).crowded,

@@ -14,6 +14,8 @@ from clonedb.postgres.clients import Session
 from clonedb.postgres.server import Server
 from clonedb.rewind.facts import RefusedError
 from clonedb.rewind.pristine import Pristine
+from clonedb.rewind.server_changes import ServerChanges
+from clonedb.rewind.server_state import ServerState
 from clonedb.rewind.undo import Undoing
 from clonedb.rewind.wal import Written
 from clonedb.rewind.witness import Mark
@@ -60,10 +62,15 @@ class Rewinder:
         self._undoing: Undoing | None = None
         self.own: set[int] = set()
         self._lost: str | None = None
+        self._start: str | None = None
+        self._server_state: ServerState | None = None
+        self._shared: Collection[int] | None = None
         with self._losing():
+            self._server_state = pristine.watch.state()
             self._facts = pristine.facts(clone.name)
             self._witness = pristine.witness()
             self._oid, template, self._about, self._mark = self._witness.mark(clone.name, pristine.template.name)
+            self._start = self._mark.position
             pristine.demand_same(template)
             self._lost = self._facts.refusal
 
@@ -88,11 +95,27 @@ class Rewinder:
         'refused' it is of no use any more. Nothing that a test did raises.
         """
         left_open: list[Session] = []
+        self._shared = None
         if self._lost is None:
+            self._start = self._mark.position
             with self._losing():
                 kind = self._rewind(keep, left_open, meanwhile)
                 return Outcome(kind, left_open=tuple(left_open))
         return Outcome("refused", self._lost or "", tuple(left_open))
+
+    def changes_of_server(self) -> ServerChanges | None:
+        """What the clone's sessions changed of the whole server since it was last rewound before this time.
+
+        To be asked after `rewind`, when they have ended. It costs nothing if the WAL says that nobody did.
+        """
+        before = self._server_state
+        if before is None or self._start is None or getpid() != self._pid:
+            return None
+        if self._shared is not None and not before.may_differ(self._shared):
+            return None
+        found = self._pristine.watch.changes(self._oid, before, self._start)
+        self._server_state = self._pristine.watch.state()
+        return found
 
     @contextlib.contextmanager
     def _losing(self) -> Iterator[None]:
@@ -155,6 +178,7 @@ class Rewinder:
             left_open += self._witness.send_away(self._oid, kept, at_once=at_once, deadline=deadline)
             at_once = True
         written, mark = found
+        self._shared = written.shared
         if written.refusal is not None:
             raise RefusedError(written.refusal)
         if written.shared and self._witness.about(self._oid) != self._about:

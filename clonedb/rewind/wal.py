@@ -9,7 +9,7 @@ from clonedb.postgres.message import Row, number, text
 from clonedb.rewind.facts import Facts, Sequence, Table
 from clonedb.rewind.relations import File
 
-__all__ = ["Written", "read_statement", "sort_out"]
+__all__ = ["Written", "read_statement", "sort_out", "writers_statement"]
 
 # Records that change no contents: index pages (the rows decide), hint bits, pruning, visibility, freezing, row locks.
 _COUNTS = """not (
@@ -17,7 +17,7 @@ _COUNTS = """not (
     or {0}.resource_manager = 'XLOG' and {0}.record_type = 'FPI_FOR_HINT'
     or {0}.resource_manager = 'Heap' and {0}.record_type = 'LOCK'
     or {0}.resource_manager = 'Heap2'
-       and ({0}.record_type like 'PRUNE%' or {0}.record_type in ('VACUUM', 'FREEZE_PAGE', 'VISIBLE', 'LOCK_UPDATED')))
+       and ({0}.record_type ^@ 'PRUNE' or {0}.record_type in ('VACUUM', 'FREEZE_PAGE', 'VISIBLE', 'LOCK_UPDATED')))
 """
 
 # The lateral join keeps a window that is too long from being read.
@@ -40,6 +40,35 @@ from (select $1 as start, $2 as stop where $2 > $1 and $2 - $1 <= $4) w,
 where (r.block_ref like '%/' || $3 || '/%' or r.block_ref like '%/0/%') and m[2] in ($3::text, '0')
       and r.xid is distinct from $5 and {counts}
 group by 1, 2, 3, 4, 5
+"""
+
+# Transactions that wrote to shared catalogs, but for some files of them, and committed: all numbers of each, the
+# beginning of its commit's record, and where that is in its file. A page's header may lie in the middle of it; of one
+# that goes on in the next file only a part is read.
+_WRITERS = """
+with writer as materialized ({writers}),
+ended as (
+    select r.start_lsn, r.xid::text::bigint as xid,
+           coalesce(pg_catalog.string_to_array(pg_catalog.substring(r.description, 'subxacts: ([0-9 ]*[0-9])'), ' ')
+                        ::bigint[], '{{}}') as below
+    from pg_get_wal_records_info(%(start)s, %(stop)s) r
+    where r.resource_manager = 'Transaction' and r.record_type = 'COMMIT' and exists (select from writer)
+)
+select e.xid || e.below, pg_catalog.pg_read_binary_file('pg_wal/' || f.file_name, f.file_offset, 128),
+       f.file_offset, pg_catalog.current_setting('wal_block_size')::int
+from ended e, lateral pg_catalog.pg_walfile_name_offset(e.start_lsn) f
+where (e.xid || e.below) && (select pg_catalog.array_agg(xid) from writer)
+"""
+
+_WRITERS_OF_BLOCKS = """
+    select distinct b.xid::text::bigint as xid from pg_get_wal_block_info(%(start)s, %(stop)s, false) b
+    where b.reldatabase = 0 and b.relfilenode::bigint <> all(%(others)s) and {counts}
+"""
+_WRITERS_OF_RECORDS = """
+    select distinct r.xid::text::bigint as xid
+    from pg_get_wal_records_info(%(start)s, %(stop)s) r,
+         lateral pg_catalog.regexp_matches(r.block_ref, 'rel \\d+/0/(\\d+) fork main', 'g') m
+    where m[1]::bigint <> all(%(others)s) and {counts}
 """
 
 # HEAP_CONFIRM: an INSERT ... ON CONFLICT that came through
@@ -67,6 +96,15 @@ def read_statement(major: int) -> str:
     return _RECORDS.format(counts=_COUNTS.format("r"))
 
 
+def writers_statement(major: int) -> str:
+    """The query of `start`, `stop` and `others` (files) for the commits that changed other shared catalogs."""
+    if major >= 16:
+        writers = _WRITERS_OF_BLOCKS.format(counts=_COUNTS.format("b"))
+    else:
+        writers = _WRITERS_OF_RECORDS.format(counts=_COUNTS.format("r"))
+    return _WRITERS.format(writers=writers)
+
+
 @dataclass(slots=True)
 class Written:
     """What was written: blocks that only got rows, blocks that may have lost some, and sequences.
@@ -74,7 +112,7 @@ class Written:
     `whole` are the tables of which every row has to be put back. `catalogs` are the names of the catalogs that were
     written to, `files` says that a file was that is no relation's of the template, and `large_objects` that the
     catalogs of those were: what is left of all this has to be looked at in the database. `refusal` is the reason why it
-    cannot be undone; `shared` says that some catalog common to all databases was written, by whichever database.
+    cannot be undone; `shared` are the files of catalogs common to all databases that were written, from whichever.
     """
 
     gained: dict[Table, set[int]] = field(default_factory=dict)
@@ -85,7 +123,7 @@ class Written:
     files: bool = False
     large_objects: bool = False
     refusal: str | None = None
-    shared: bool = False
+    shared: set[int] = field(default_factory=set)
 
     def __bool__(self) -> bool:
         """Whether there is anything to undo."""
@@ -103,7 +141,7 @@ def sort_out(rows: Iterable[Row], facts: Facts) -> Written:
     for tablespace, ours, node, manager, kind, blocks in rows:
         file, record = (number(tablespace), number(node)), (text(manager), text(kind))
         if ours != b"t":
-            written.shared = True
+            written.shared.add(file[1])
         elif table := facts.tables.get(file):
             _sort_out_table(written, table, record, map(int, text(blocks)[1:-1].split(",")))
         elif sequence := facts.sequences.get(file):
