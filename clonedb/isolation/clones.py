@@ -10,8 +10,8 @@ from clonedb.isolation.strategy import Origin
 from clonedb.postgres.clients import Session
 from clonedb.postgres.server import Server
 from clonedb.rewind.rewinder import why_not
-from clonedb.rewind.server_changes import ServerWatch
-from clonedb.rewind.server_state import ServerState
+from clonedb.rewind.server_changes import find_changes
+from clonedb.rewind.server_state import ServerState, read_state
 
 __all__ = ["CloneEach", "CloneWorker"]
 
@@ -26,26 +26,30 @@ class CloneEach:
 
     def __init__(self, origin: Origin) -> None:
         self._origin = origin
-        self._watch = ServerWatch(origin.server) if _is_readable(origin.server) else None
+        self._watches = _is_readable(origin.server)
         self._before: dict[Clone, ServerState] = {}
+        self._last: ServerState | None = None
 
     def acquire(self) -> Clone:
         """A new clone, which may have been made ahead."""
         clone = self._origin.one_of_many(_AHEAD)
-        if self._watch is not None:
-            self._before[clone] = self._watch.state()
+        if self._watches:
+            self._last = self._before[clone] = self._last or clone.server.run(read_state)
         return clone
 
     def release(self, clone: Clone) -> Sequence[Session]:
         """Drop it, behind the test."""
         left_open = () if clone.kept else clone.end_sessions()
-        before = self._before.pop(clone, None)
-        if self._watch is not None and before is not None and clone.oid is not None:
-            found = self._watch.changes(clone.oid, before, before.position)
-            if found is not None:
-                settle(self._origin, clone, found)
+        if self._watches:
+            self._undo_changes_of_server(clone, self._before.pop(clone))
         self._origin.drop(clone)
         return left_open
+
+    def _undo_changes_of_server(self, clone: Clone, before: ServerState) -> None:
+        found = find_changes(clone.server, clone.oid or 0, before, before.position)
+        if found is not None and found.changes:
+            settle(self._origin, clone, found)
+        self._last = found.now if found is not None and not found.changes else None
 
     def give_way(self) -> None:
         """Nothing is held for later."""

@@ -11,7 +11,6 @@ from clonedb.postgres.server import Server
 from clonedb.rewind.facts import Facts, RefusedError, Table, read_facts
 from clonedb.rewind.large_objects import Objects
 from clonedb.rewind.reference import Reference
-from clonedb.rewind.server_changes import ServerWatch
 from clonedb.rewind.session import open_session
 from clonedb.rewind.witness import Witness
 from clonedb.templates.find import Template
@@ -30,7 +29,6 @@ class Pristine:
         """`make` makes the clone that rows are read from, when there is room."""
         self.server = server
         self.template = template
-        self.watch = ServerWatch(server)
         self._make = make or (lambda: create(server, template))
         self._lock = threading.RLock()
         self._pid = getpid()

@@ -14,8 +14,8 @@ from clonedb.postgres.clients import Session
 from clonedb.postgres.server import Server
 from clonedb.rewind.facts import RefusedError
 from clonedb.rewind.pristine import Pristine
-from clonedb.rewind.server_changes import ServerChanges
-from clonedb.rewind.server_state import ServerState
+from clonedb.rewind.server_changes import ServerChanges, find_changes
+from clonedb.rewind.server_state import ServerState, read_state
 from clonedb.rewind.undo import Undoing
 from clonedb.rewind.wal import Written
 from clonedb.rewind.witness import Mark
@@ -66,11 +66,11 @@ class Rewinder:
         self._server_state: ServerState | None = None
         self._shared: Collection[int] | None = None
         with self._losing():
-            self._server_state = pristine.watch.state()
             self._facts = pristine.facts(clone.name)
             self._witness = pristine.witness()
             self._oid, template, self._about, self._mark = self._witness.mark(clone.name, pristine.template.name)
             self._start = self._mark.position
+            self._server_state = pristine.server.run(read_state)
             pristine.demand_same(template)
             self._lost = self._facts.refusal
 
@@ -107,15 +107,18 @@ class Rewinder:
         """What the clone's sessions changed of the whole server since it was last rewound before this time.
 
         To be asked after `rewind`, when they have ended. It costs nothing if the WAL says that nobody did.
+
+        The clone is of no use any more if something is found: its sessions may have what was changed.
         """
         before = self._server_state
         if before is None or self._start is None or getpid() != self._pid:
             return None
         if self._shared is not None and not before.may_differ(self._shared):
             return None
-        found = self._pristine.watch.changes(self._oid, before, self._start)
-        self._server_state = self._pristine.watch.state()
-        return found
+        found = find_changes(self._pristine.server, self._oid, before, self._start)
+        if found is not None:
+            self._server_state = found.now
+        return found if found and found.changes else None
 
     @contextlib.contextmanager
     def _losing(self) -> Iterator[None]:

@@ -80,8 +80,8 @@ def read_changes(
     """What sessions with `database` changed between two states, of which the WAL from `start` on tells.
 
     What others changed meanwhile is left out: builds, other tests, people. The row's transaction tells who wrote it;
-    of a row that is gone nothing does, so that it counts only if nobody else wrote to any of these catalogs. `before`
-    may be older than `start`. Settings of the database itself go with it. Raises psycopg's errors.
+    of a row that is gone nothing does, so that it counts only if nobody else deleted one. `before` may be older than
+    `start`. Settings of the database itself go with it. Raises psycopg's errors.
     """
     own = f"{database} "
     different = [
@@ -107,7 +107,7 @@ def _columns(row: _Row | None) -> Mapping[str, Any] | None:
 
 
 def _writers(connection: Connection[Any], database: int, start: str, state: ServerState) -> tuple[set[int], bool]:
-    """The transactions of sessions with a database that wrote such catalogs, and whether any other session did.
+    """The transactions of sessions with a database that wrote such catalogs, and whether any other one deleted a row.
 
     A commit that has a record in the WAL with the catalogs' cache invalidations names the database that its session was
     connected to (xl_xact_dbinfo in PostgreSQL's access/xact.h, the same from 15 to 18).
@@ -120,11 +120,11 @@ def _writers(connection: Connection[Any], database: int, start: str, state: Serv
     ours: set[int] = set()
     strangers = False
     found = connection.execute(query, {"start": start, "stop": stop, "others": [*state.others]})
-    for transactions, record, offset, page in found.fetchall():
+    for transactions, deletes, record, offset, page in found.fetchall():
         if _database_of(record, offset % page, page) == database:
             ours.update(transactions)
         else:
-            strangers = True
+            strangers = strangers or deletes
     return ours, strangers
 
 
@@ -168,9 +168,10 @@ def _parts() -> Iterator[str]:
                (to_jsonb(s) || jsonb_build_object('database', d.datname))::text, s.xmin::text::bigint
         from pg_db_role_setting s left join pg_database d on d.oid = s.setdatabase"""
     yield """
-        select 'privilege', concat_ws(' ', p.parname, a.grantee, a.privilege_type),
-               (to_jsonb(a) || jsonb_build_object('parameter', p.parname))::text, p.xmin::text::bigint
-        from pg_parameter_acl p, aclexplode(p.paracl) a where a.grantee <> 10"""  # which is initdb's, and may all
+        select 'privilege', p.parname, jsonb_build_object('parameter', p.parname, 'grants', array(
+                   select to_jsonb(a) from aclexplode(p.paracl) a where a.grantee <> 10 order by grantee, privilege_type
+               ))::text, p.xmin::text::bigint
+        from pg_parameter_acl p"""  # 10 is initdb's role, which may all
     yield """
         select 'tablespace', t.oid::text, to_jsonb(t)::text, t.xmin::text::bigint from pg_tablespace t"""
 

@@ -230,16 +230,32 @@ def _settings(row: Mapping[str, Any] | None) -> dict[str, str]:
 def _privilege(change: Change, names: Mapping[str, str], made: set[str]) -> _Step:
     from psycopg import sql
 
-    row = change.now or change.before or {}
-    privilege, parameter = _keyword(_PRIVILEGES[row["privilege_type"]]), sql.Identifier(*row["parameter"].split("."))
-    who = sql.SQL("public") if row["grantee"] == "0" else sql.Identifier(names[row["grantee"]])
-    revoke = sql.SQL("revoke {} on parameter {} from {} cascade").format(privilege, parameter, who)
-    statements = [revoke]
-    if change.before is not None:
-        grant = sql.SQL("grant {} on parameter {} to {}").format(privilege, parameter, who)
-        statements = [revoke, grant + sql.SQL(" with grant option") if row["is_grantable"] else grant]
-    what = f"changed who may {row['privilege_type']} {row['parameter']}"
-    return _Step(None if row["grantee"] in made else what, statements, "; ".join(map(_shown, statements)))
+    parameter = str((change.now or change.before or {})["parameter"])
+    before, now = _grants(change.before), _grants(change.now)
+    statements = []
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) == now.get(key):
+            continue
+        grantee, privilege = key
+        who = sql.SQL("public") if grantee == "0" else sql.Identifier(names[grantee])
+        what = [_keyword(_PRIVILEGES[privilege]), sql.Identifier(*parameter.split(".")), who]
+        if key in now:
+            statements.append(sql.SQL("revoke {} on parameter {} from {} cascade").format(*what))
+        if key in before:
+            grant = sql.SQL("grant {} on parameter {} to {}").format(*what)
+            statements.append(grant + sql.SQL(" with grant option") if before[key] else grant)
+    of_old = any(grantee not in made for grantee, _ in dict(before.items() ^ now.items()))
+    return _Step(
+        f"changed the privileges on parameter {parameter!r}" if of_old else None,
+        statements,
+        "; ".join(map(_shown, statements)),
+    )
+
+
+def _grants(row: Mapping[str, Any] | None) -> dict[tuple[str, str], bool]:
+    """Whether it may be granted to others, by who has it and what it is."""
+    grants = (row or {}).get("grants") or ()
+    return {(grant["grantee"], grant["privilege_type"]): grant["is_grantable"] for grant in grants}
 
 
 def _tablespace(change: Change, names: Mapping[str, str], made: set[str]) -> _Step:

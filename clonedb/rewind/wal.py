@@ -42,9 +42,9 @@ where (r.block_ref like '%/' || $3 || '/%' or r.block_ref like '%/0/%') and m[2]
 group by 1, 2, 3, 4, 5
 """
 
-# Transactions that wrote to shared catalogs, but for some files of them, and committed: all numbers of each, the
-# beginning of its commit's record, and where that is in its file. A page's header may lie in the middle of it; of one
-# that goes on in the next file only a part is read.
+# Transactions that wrote to shared catalogs, but for some files of them, and committed: all numbers of each, whether
+# it deleted a row, the beginning of its commit's record, where that is in its file, and the size of a page. The header
+# of a page may lie in the middle of it; of one that goes on in the next file only a part is read.
 _WRITERS = """
 with writer as materialized ({writers}),
 ended as (
@@ -54,21 +54,24 @@ ended as (
     from pg_get_wal_records_info(%(start)s, %(stop)s) r
     where r.resource_manager = 'Transaction' and r.record_type = 'COMMIT' and exists (select from writer)
 )
-select e.xid || e.below, pg_catalog.pg_read_binary_file('pg_wal/' || f.file_name, f.file_offset, 128),
+select e.xid || e.below,
+       exists (select from writer w where w.xid = any(e.xid || e.below) and w.deletes),
+       pg_catalog.pg_read_binary_file('pg_wal/' || f.file_name, f.file_offset, 128),
        f.file_offset, pg_catalog.current_setting('wal_block_size')::int
 from ended e, lateral pg_catalog.pg_walfile_name_offset(e.start_lsn) f
 where (e.xid || e.below) && (select pg_catalog.array_agg(xid) from writer)
 """
 
 _WRITERS_OF_BLOCKS = """
-    select distinct b.xid::text::bigint as xid from pg_get_wal_block_info(%(start)s, %(stop)s, false) b
-    where b.reldatabase = 0 and b.relfilenode::bigint <> all(%(others)s) and {counts}
+    select b.xid::text::bigint as xid, pg_catalog.bool_or(b.record_type = 'DELETE') as deletes
+    from pg_get_wal_block_info(%(start)s, %(stop)s, false) b
+    where b.reldatabase = 0 and b.relfilenode::bigint <> all(%(others)s) and {counts} group by 1
 """
 _WRITERS_OF_RECORDS = """
-    select distinct r.xid::text::bigint as xid
+    select r.xid::text::bigint as xid, pg_catalog.bool_or(r.record_type = 'DELETE') as deletes
     from pg_get_wal_records_info(%(start)s, %(stop)s) r,
          lateral pg_catalog.regexp_matches(r.block_ref, 'rel \\d+/0/(\\d+) fork main', 'g') m
-    where m[1]::bigint <> all(%(others)s) and {counts}
+    where m[1]::bigint <> all(%(others)s) and {counts} group by 1
 """
 
 # HEAP_CONFIRM: an INSERT ... ON CONFLICT that came through
