@@ -56,6 +56,7 @@ class Pool:
         self._kept_up = 0
         self._listened = monotonic()
         self._making = False
+        self._unwanted = False
         self._connects = False
         self._closing: float | None = None
         self._make_rest = Rest()
@@ -104,9 +105,10 @@ class Pool:
             self._changed.notify_all()
 
     def give_way(self) -> None:
-        """Somebody waits for room: drop what was made ahead."""
+        """Drop what was made ahead, and what is just being made: somebody waits for room, or it may be spoilt."""
         if self._thread is not None and self._pid == getpid():
             with self._changed:
+                self._unwanted = self._making
                 self._give_up()
                 self._changed.notify_all()
 
@@ -240,10 +242,11 @@ class Pool:
         with self._changed:
             self._making = False
             if clone is not None:
-                self._ready.append(clone)
+                (self._used if self._unwanted else self._ready).append(clone)
                 self._make_rest.forget()
             else:
                 self._make_rest.begin()
+            self._unwanted = False
             self._changed.notify_all()
 
     def _warm(self, clone: Clone) -> None:

@@ -12,13 +12,10 @@ CHANGED = "a role, or what else belongs to the whole server, was changed"
 
 
 def settle(origin: Origin, clone: Clone, found: ServerChanges) -> None:
-    """Drop the clone, whose sessions may have what was changed and whose objects may be a new role's, and undo it.
-
-    Of what stays the origin is told.
-    """
+    """Drop the clone, whose sessions may have what was changed and whose objects may be a new role's, and undo it."""
     clone.drop()
-    if left := found.undo(clone.server):
-        origin.changed(_told(clone, left))
+    left = found.undo(clone.server)
+    origin.changed(_told(clone, left) if left else None)
 
 
 def _told(clone: Clone, left: list[Left]) -> str:

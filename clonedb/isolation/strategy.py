@@ -24,8 +24,9 @@ class Origin:
     may be missing. `beside` makes a database of another kind, by a function; `spare` makes a clone for the strategy
     itself, or none if there is no room. `crowded` says whether another process waits for room, so that nothing should
     be held for later. `base` is the template that this one is built upon, None for one that is built from nothing.
-    `note` is told what became of a used clone (`rewound`, `untouched`, `refused`) and why; `changed` what the test that
-    ended did to the whole server that stays.
+    `note` is told what became of a used clone (`rewound`, `untouched`, `refused`) and why. `changed` is called when the
+    test that ended has changed what belongs to the whole server, with what stays of that, or None: sessions that were
+    opened meanwhile for later tests may have it.
     """
 
     server: Server
@@ -34,7 +35,7 @@ class Origin:
     base: Template | None
     make: Callable[[], Clone]
     note: Callable[[str, str], None] = lambda _kind, _why: None
-    changed: Callable[[str], None] = lambda _what: None
+    changed: Callable[[str | None], None] = lambda _what: None
     take: Callable[[int], Clone] | None = None
     drop: Callable[[Clone], None] = Clone.drop
     beside: Callable[[Callable[[], Clone]], Clone] = lambda make: make()

@@ -11,9 +11,10 @@ import pytest
 
 from clonedb.errors import CloneDBError
 from clonedb.pytest_plugin.options import configuration
-from clonedb.pytest_plugin.run import CLONES, RUN, Statistics, psql_command, run_of
+from clonedb.pytest_plugin.run import CLONES, RUN, Statistics, run_of
 
 if TYPE_CHECKING:
+    from clonedb.clone import Clone
     from clonedb.config import Config
     from clonedb.pytest_plugin.run import Run
 
@@ -105,7 +106,7 @@ def _mention_kept(item: pytest.Item, report: pytest.TestReport) -> None:
     for clone, project in [used for node in item.listchain() for used in node.stash.get(CLONES, ())]:
         try:
             if run_of(item.config).keep_if_failed(clone, project, item, failed=report.failed):
-                report.sections.append(("clonedb", f"database kept: {psql_command(clone)}"))
+                report.sections.append(("clonedb", f"database kept: {_psql_command(clone)}"))
         except Exception as error:  # noqa: BLE001 - the test's own failure is the one to see
             report.sections.append(("clonedb", f"database {clone.name!r} could not be kept: {error}"))
 
@@ -210,3 +211,21 @@ def summary(total: Statistics) -> str:
     ordered = sorted(total.paid)
     percentile = ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
     return f"{text}; a test paid {ordered[len(ordered) // 2]:.1f} ms (median), {percentile:.1f} ms (95th percentile)"
+
+
+def _psql_command(clone: Clone) -> str:
+    """The command line that opens psql on a kept clone, from the project's directory and environment.
+
+    What only this run was told (an option, a conftest) is said again, as variables, without any password.
+    """
+    import shlex
+
+    from clonedb.keys import KEYS
+    from clonedb.url import redact
+
+    config, told = clone.server.config, []
+    for name in ("url", "maintenance_database", "postgres_bin", "state_dir", "prefix"):
+        source = config.source(name)
+        if source not in ("default", "TEST_DATABASE_URL", KEYS[name].variable) and "[tool.clonedb]" not in source:
+            told.append(f"{KEYS[name].variable}={shlex.quote(redact(getattr(config, name) or ''))}")
+    return " ".join([*told, "clonedb", "psql", clone.name])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from clonedb.postgres.server import Server
     from clonedb.pytest_plugin.beside import Collecting, Dropping
 
-__all__ = ["CLONES", "RUN", "Run", "Statistics", "psql_command", "run_of"]
+__all__ = ["CLONES", "RUN", "Run", "Statistics", "run_of"]
 
 
 class Statistics:
@@ -206,7 +206,7 @@ class Run:
                 base=template.base.record if template.base else None,
                 make=lambda: self.clone(template, ahead=0),
                 note=self.statistics.note,
-                changed=self.changed.append,
+                changed=self._server_changed,
                 take=lambda ahead: self.clone(template, ahead=ahead),
                 drop=lambda clone: self.drop(template, clone),
                 crowded=lambda: self._pool(template).crowded,
@@ -217,6 +217,11 @@ class Run:
             self._strategies[name, template] = strategy
             at_end(strategy.close)
         return self._strategies[name, template]
+
+    def _server_changed(self, what: str | None) -> None:
+        """Hold nothing for later whose sessions may have been opened meanwhile; what stays is told with the test."""
+        self.changed += [what] if what else []
+        self._make_room()
 
     def drop(self, template: OpenTemplate, clone: Clone) -> None:
         """Drop a used clone behind the test; the only test's while pytest reports and clears up, and `finish` waits.
@@ -295,24 +300,6 @@ class Run:
 RUN = pytest.StashKey[Run]()
 CLONES = pytest.StashKey[list[tuple["Clone", str]]]()
 """A test's clones at the moment, each with the name of the project it is of: two may share a template."""
-
-
-def psql_command(clone: Clone) -> str:
-    """The command line that opens psql on a kept clone, from the project's directory and environment.
-
-    What only this run was told (an option, a conftest) is said again, as variables, without any password.
-    """
-    import shlex
-
-    from clonedb.keys import KEYS
-    from clonedb.url import redact
-
-    config, told = clone.server.config, []
-    for name in ("url", "maintenance_database", "postgres_bin", "state_dir", "prefix"):
-        source = config.source(name)
-        if source not in ("default", "TEST_DATABASE_URL", KEYS[name].variable) and "[tool.clonedb]" not in source:
-            told.append(f"{KEYS[name].variable}={shlex.quote(redact(getattr(config, name) or ''))}")
-    return " ".join([*told, "clonedb", "psql", clone.name])
 
 
 def run_of(config: pytest.Config) -> Run:
