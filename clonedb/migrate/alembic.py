@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,27 @@ from clonedb.url import DatabaseURL
 __all__ = ["AlembicMigrator", "Migrated", "Migrator", "NoModelsError", "Session", "Stair"]
 
 
-def _named(text: str | None) -> str | None:
-    """The driver of a PostgreSQL URL, psycopg if it names none; None if it is no such URL or the driver is missing."""
+def _named(text: str | None, rootdir: Path) -> str | None:
+    """The driver of a PostgreSQL URL, the project's if it names none; None if it is no such URL or that is missing."""
     if not text or not text.startswith(("postgresql", "postgres")):
         return None
-    driver = text.partition("://")[0].partition("+")[2] or "psycopg"
+    driver = text.partition("://")[0].partition("+")[2] or _projects(rootdir)
     return driver if importlib.util.find_spec(driver) else None
+
+
+def _projects(rootdir: Path) -> str:
+    """The driver that a project migrates with if nothing says so: psycopg is always there, because clonedb needs it.
+
+    It is psycopg2 if that is installed and all that is required, or if nothing is required and it is the default of
+    SQLAlchemy, before 2.1.
+    """
+    from clonedb.project.survey import required_drivers
+
+    if not importlib.util.find_spec("psycopg2"):
+        return "psycopg"
+    required = set(required_drivers(rootdir))
+    old = tuple(map(int, metadata.version("sqlalchemy").split(".")[:2])) < (2, 1)
+    return "psycopg2" if required == {"psycopg2"} or (old and not required) else "psycopg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +146,10 @@ class AlembicMigrator:
         """The driver for a URL that env.py may read: that of the URL which ours stands in for, if it is installed.
 
         The setting `driver` is what the tests' URLs have, and env.py need not be as asynchronous as they are, so it
-        comes second. psycopg, which is both, comes last.
+        comes second. The project's own driver comes last.
         """
-        option = self.project.options.get("sqlalchemy.url")
-        return _named(value) or self.config.driver or _named(option) or "psycopg"
+        option, rootdir = self.project.options.get("sqlalchemy.url"), self.project.rootdir
+        return _named(value, rootdir) or self.config.driver or _named(option, rootdir) or _projects(rootdir)
 
     def _environment(self, url: DatabaseURL) -> dict[str, str]:
         """The caller's environment, in which every usual name of a database leads to the one being built.

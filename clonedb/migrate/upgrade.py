@@ -90,13 +90,13 @@ class Work:
 
     def _route(self) -> None:
         """Before anything of the project is imported."""
-        from clonedb.migrate.roles import share_roles
+        from clonedb.migrate.server_objects import share_server
         from clonedb.routing.migration import route_everything
         from clonedb.url import DatabaseURL
 
         if not self._routed:
             self._routed = True
-            share_roles(self._roles)
+            share_server(self._roles)
             route_everything(DatabaseURL.parse(self.setup["url"]))
 
     def _plan(self, target: str, *, with_env_py: bool) -> dict[str, Any]:

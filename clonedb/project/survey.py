@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Survey", "survey"]
+__all__ = ["Survey", "required_drivers", "survey"]
 
 _VARIABLE = re.compile(r"(?i)\w*(?:database|postgres|postgresql|pg|db|sqlalchemy)\w*_?(?:url|uri|dsn)")
 _READERS = frozenset({"getenv", "get", "env", "config", "str", "__getitem__", "db", "db_url"})
@@ -37,7 +37,7 @@ class Survey:
 def survey(rootdir: Path) -> Survey:
     """Look at the Python files of a project, its pyproject.toml and requirements, and its Alembic configurations."""
     variables: Counter[str] = Counter()
-    drivers: Counter[str] = Counter(name for name in _dependencies(rootdir) for _ in range(5))
+    drivers: Counter[str] = Counter(name for name in required_drivers(rootdir) for _ in range(5))
     configurations, asynchronous = [], False
     for path in _files(rootdir):
         if path.name == "alembic.ini":
@@ -81,7 +81,7 @@ def _files(rootdir: Path) -> Iterator[Path]:
                 yield Path(directory, name)
 
 
-def _dependencies(rootdir: Path) -> Iterator[str]:
+def required_drivers(rootdir: Path) -> Iterator[str]:
     """The drivers among the project's requirements."""
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in sorted(rootdir.glob("requirements*.txt"))]
     try:

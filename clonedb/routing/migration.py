@@ -26,6 +26,7 @@ def route_everything(url: DatabaseURL) -> None:
 
     For the interpreter in which migrations run: whatever URL env.py reads, it cannot touch another database. An engine
     that makes its connections with a `creator` of its own cannot be routed; its first connection is refused instead.
+    No listener comes after one that returns a connection, so no listener of env.py puts another password in.
     """
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
@@ -34,9 +35,12 @@ def route_everything(url: DatabaseURL) -> None:
     database = url.database
 
     @event.listens_for(Engine, "do_connect")
-    def _send(dialect: Any, _record: Any, positional: list[Any], keywords: dict[str, Any]) -> None:
-        if dialect.name == "postgresql":
-            redirect(url, dialect.driver, positional, keywords)
+    def _send(dialect: Any, _record: Any, positional: list[Any], keywords: dict[str, Any]) -> Any:
+        if dialect.name != "postgresql":
+            return None
+        positional, keywords = list(positional), dict(keywords)
+        redirect(url, dialect.driver, positional, keywords)
+        return dialect.connect(*positional, **keywords)
 
     @event.listens_for(Pool, "connect")
     def _look(dbapi_connection: Any, _record: Any) -> None:

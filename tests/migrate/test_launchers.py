@@ -157,6 +157,40 @@ def test_another_database_system_is_refused_before_anything_is_written(
     assert file.read_bytes() == b""
 
 
+def test_a_listener_that_provides_a_token(project: Project, migrator: Migrators, url: DatabaseURL) -> None:
+    """An engine of env.py that puts a password and sslmode into each connection reaches the database being built."""
+    project.revision("one", TABLE)
+    project.write(
+        "migrations/env.py",
+        "from alembic import context\nfrom sqlalchemy import create_engine, event\n"
+        "engine = create_engine('postgresql+psycopg://app@db.invalid/app')\n"
+        "@event.listens_for(engine, 'do_connect')\ndef provide(dialect, record, cargs, cparams):\n"
+        "    cparams.update(password='token', sslmode='verify-full', host='db.invalid')\n"
+        f"connection = engine.connect()\n{RUN}connection.commit()\n",
+    )
+    assert migrated(migrator(), url) == ("one",)
+
+
+@pytest.mark.parametrize(
+    ("required", "url_option", "expected"),
+    [
+        ("psycopg2-binary>=2.9", "postgresql://x/y", "psycopg2"),
+        ("psycopg2", "driver://user:pass@localhost/dbname", "psycopg2"),
+        ("psycopg[binary]", "postgresql://x/y", "psycopg"),
+        ("asyncpg", "", "psycopg"),
+        ("psycopg2", "postgresql+psycopg://x/y", "psycopg"),
+    ],
+)
+def test_the_projects_own_driver(
+    project: Project, migrator: Migrators, required: str, url_option: str, expected: str
+) -> None:
+    """What env.py reads names the driver that the project requires, unless the URL in its place names one."""
+    project.write("pyproject.toml", f'[project]\nname = "items"\ndependencies = ["sqlalchemy", "{required}"]\n')
+    project.write("alembic.ini", f"[alembic]\nscript_location = migrations\nsqlalchemy.url = {url_option}\n")
+    setup = migrator()._setup(DatabaseURL.parse("postgresql://me@host/built"))
+    assert setup["env_url"] == f"postgresql+{expected}://me@host/built"
+
+
 def test_revisions_that_are_missing_are_counted_once(project: Project, migrator: Migrators, url: DatabaseURL) -> None:
     """Those that ran and were not committed are missing, too."""
     project.revision("one", TABLE)

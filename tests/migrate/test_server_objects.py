@@ -1,4 +1,4 @@
-"""Roles that migrations create: they belong to the server, and other templates were built there before."""
+"""Roles and databases that migrations create: they belong to the server, where other templates were built before."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 from clonedb.errors import MigrationError
 from clonedb.migrate.alembic import AlembicMigrator
-from clonedb.migrate.roles import shared
+from clonedb.migrate.server_objects import shared
 from clonedb.url import DatabaseURL
 from tests.migrate.test_env_py import ASYNC_ENV_PY
-from tests.projects import ALEMBIC_INI, Project
+from tests.projects import ALEMBIC_INI, ENV_PY, Project
 
 Migrators = Callable[..., AlembicMigrator]
 
@@ -73,6 +73,25 @@ def test_what_a_history_gets_wrong_about_its_role(
         session.upgrade("one")
         with pytest.raises(MigrationError, match="some objects depend on it"):
             session.downgrade()
+
+
+def test_the_database_that_env_py_makes(project: Project, migrator: Migrators, url: DatabaseURL, prefix: str) -> None:
+    """The one being built stands in for it, so that none is left on the server; and none is dropped."""
+    project.revision("one", 'op.execute("create table item (id int)")')
+    project.write(
+        "migrations/env.py",
+        "from sqlalchemy import create_engine, text\n"
+        "with create_engine('postgresql+psycopg://').connect().execution_options(isolation_level='AUTOCOMMIT') as c:\n"
+        f"    c.execute(text('create database {prefix}_stray encoding \\'utf8\\' template template1'))\n"
+        f"    c.execute(text('DROP DATABASE postgres with (force)'))\n" + ENV_PY,
+    )
+    with migrator().session(url) as session:
+        assert session.upgrade().heads == ("one",)
+    with psycopg.connect(url.replace(driver=None).render()) as connection:
+        rows = connection.execute(
+            "select datname from pg_database where datname in ('postgres', %s)", [f"{prefix}_stray"]
+        )
+        assert rows.fetchall() == [("postgres",)]
 
 
 def test_only_statements_about_roles_are_changed() -> None:

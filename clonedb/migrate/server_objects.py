@@ -1,17 +1,19 @@
-"""CREATE ROLE and DROP ROLE in migrations: roles belong to the server, on which many templates are built."""
+"""Roles and databases that migrations create and drop: they belong to the server, on which many templates are built."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-__all__ = ["share_roles", "shared"]
+__all__ = ["share_server", "shared"]
 
 _STRINGS = r"""(?:[^;'"$]|'(?:[^']|'')*'|"(?:[^"]|"")*")+"""
 _COMMENTS = r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
 _STATEMENT = re.compile(
     rf"(?is){_COMMENTS}(?P<verb>create|drop)\s+(?:role|user|group)\s+(?!mapping\b)(?P<rest>{_STRINGS});?\s*"
 )
+_DATABASE = re.compile(rf"(?is){_COMMENTS}(?:create|drop)\s+database\b{_STRINGS};?\s*")
+_NOTHING = "do $clonedb$ begin null; end $clonedb$"
 _NAME = re.compile(r'"(?P<quoted>(?:[^"]|"")*)"|(?P<plain>[^\s,"]+)')
 
 _CREATE = """do $clonedb$ begin
@@ -36,11 +38,14 @@ end $clonedb$"""
 
 
 def shared(statement: str, created: set[str]) -> str:
-    """A statement that creates or drops roles as it is to be on a server that others use; any other as it is.
+    """A statement that creates or drops roles or databases as it is to be on a server that others use.
 
-    A role that is there already, from the last build, is not created again, and one that other databases still need
-    stays. `created` has the roles that this history made: making one twice is its own mistake.
+    No database is made or dropped: env.py makes the application's, in whose place is the one being built. A role that
+    is there already, from the last build, is not created again, and one that other databases still need stays.
+    `created` has the roles that this history made: making one twice is its own mistake.
     """
+    if _DATABASE.fullmatch(statement):
+        return _NOTHING
     found = _STATEMENT.fullmatch(statement)
     if found is None:
         return statement
@@ -56,8 +61,8 @@ def shared(statement: str, created: set[str]) -> str:
     return _DROP.format(statement=bare, names=quoted)
 
 
-def share_roles(created: set[str]) -> None:
-    """Let every SQLAlchemy engine of this process share the server's roles; `created` as in `shared`."""
+def share_server(created: set[str]) -> None:
+    """Let every SQLAlchemy engine of this process share the server; `created` as in `shared`."""
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
