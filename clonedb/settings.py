@@ -15,8 +15,14 @@ from clonedb.url import redact
 __all__ = ["load"]
 
 
-def load(start: Path, *, options: Mapping[str, Any] | None = None, option_prefix: str = "--clonedb-") -> Config:
-    """The configuration of the project that `start` lies in.
+def load(
+    start: Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    option_prefix: str = "--clonedb-",
+    otherwise: Path | None = None,
+) -> Config:
+    """The configuration of the project that `start` lies in; its directory is `otherwise` if nothing says which it is.
 
     pyproject.toml's `[tool.clonedb]` (found upward from `start`), then CLONEDB_<KEY>, then `options`: keys as given on
     a command line, those that are None not being given. TEST_DATABASE_URL is used when nothing else gives a url;
@@ -24,7 +30,7 @@ def load(start: Path, *, options: Mapping[str, Any] | None = None, option_prefix
 
     Raises ConfigError for an unknown key, a wrong type, or a file that is not TOML.
     """
-    rootdir, table, place = _project(start.absolute())
+    rootdir, table, place = _project(start.absolute(), otherwise or start.absolute())
     config = Config(rootdir=rootdir)
     if table:
         config = config.replace(place, **table)
@@ -38,11 +44,11 @@ def load(start: Path, *, options: Mapping[str, Any] | None = None, option_prefix
     return config
 
 
-def _project(start: Path) -> tuple[Path, dict[str, Any], str]:
+def _project(start: Path, otherwise: Path) -> tuple[Path, dict[str, Any], str]:
     """The project's directory, its [tool.clonedb] table, and how to name that place.
 
     The nearest pyproject.toml with that table wins; else the nearest directory with an Alembic configuration; else
-    `start`. The search ends at a directory that holds .git: what is above is somebody else's.
+    `otherwise`. The search ends at a directory that holds .git: what is above is somebody else's.
     """
     with_alembic = None
     for directory in (start, *start.parents):
@@ -57,7 +63,7 @@ def _project(start: Path) -> tuple[Path, dict[str, Any], str]:
             with_alembic = directory
         if (directory / ".git").exists():
             break
-    return with_alembic or start, {}, ""
+    return with_alembic or otherwise, {}, ""
 
 
 def _tool(file: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +13,14 @@ from clonedb.keys import ISOLATIONS, KEYS, Key, check
 if TYPE_CHECKING:
     from clonedb.config import Config
 
-__all__ = ["MarkerArguments", "configuration", "marker_of", "pytest_addoption", "pytest_configure"]
+__all__ = [
+    "MarkerArguments",
+    "configuration",
+    "directory_of_tests",
+    "marker_of",
+    "pytest_addoption",
+    "pytest_configure",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,7 +59,7 @@ def _action(key: Key) -> dict[str, Any]:
 
 
 def configuration(config: pytest.Config) -> Config:
-    """The configuration of a run: pyproject.toml from the rootdir upward, the environment, the command line.
+    """The configuration of a run: pyproject.toml from the tests upward, the environment, the command line.
 
     Raises ConfigError.
     """
@@ -61,7 +70,18 @@ def configuration(config: pytest.Config) -> Config:
         value = config.getoption(_destination(key), None)
         if value is not None:
             options[key.name] = key.parse(value, key.option) if isinstance(value, str) else value
-    return load(config.rootpath, options=options)
+    return load(directory_of_tests(config), options=options, otherwise=config.rootpath)
+
+
+def directory_of_tests(config: pytest.Config) -> Path:
+    """The directory that all tests of a run are in, as its arguments say: a project is looked for from there upward.
+
+    In a repository of several projects it is deeper than pytest's rootdir, above which nothing of this run is.
+    """
+    named = [Path(config.invocation_params.dir, str(argument).partition("::")[0]) for argument in config.args]
+    directories = [os.path.normpath(path if path.is_dir() else path.parent) for path in named if path.exists()]
+    common = Path(os.path.commonpath(directories)) if directories else config.rootpath
+    return common if common.is_relative_to(config.rootpath) else config.rootpath
 
 
 class MarkerArguments:

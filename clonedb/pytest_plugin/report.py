@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from clonedb.errors import CloneDBError
-from clonedb.pytest_plugin.options import configuration
+from clonedb.pytest_plugin.options import configuration, directory_of_tests
 from clonedb.pytest_plugin.run import CLONES, RUN, Statistics, run_of
 
 if TYPE_CHECKING:
@@ -56,13 +57,21 @@ def _data(settings: Config) -> str:
 
 
 def _concerns(config: pytest.Config) -> bool:
-    """Whether anything says that this run may ask for a database, found out for the price of opening two files."""
-    if (config.rootpath / "alembic.ini").exists() or any(name.startswith("CLONEDB_") for name in os.environ):
+    """Whether anything says that this run may ask for a database, found out for the price of opening a few files."""
+    if any(name.startswith("CLONEDB_") for name in os.environ):
         return True
     if any(value is not None for name, value in vars(config.option).items() if name.startswith("clonedb_")):
         return True
+    start = directory_of_tests(config)
+    within = [path for path in (start, *start.parents) if path.is_relative_to(config.rootpath)]
+    return any(map(_has_migrations, within))
+
+
+def _has_migrations(directory: Path) -> bool:
+    if (directory / "alembic.ini").exists():
+        return True
     try:
-        text = (config.rootpath / "pyproject.toml").read_bytes()
+        text = (directory / "pyproject.toml").read_bytes()
     except OSError:
         return False
     return b"[tool.clonedb" in text or b"[tool.alembic" in text

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from clonedb.errors import ConfigError
-from clonedb.pytest_plugin.options import configuration
+from clonedb.pytest_plugin.options import configuration, directory_of_tests
 from clonedb.pytest_plugin.run import run_of
 from clonedb.pytest_plugin.world import LED
 
@@ -70,7 +70,8 @@ def _concerns(config: pytest.Config) -> bool:
         return True
     if any(f"CLONEDB_{name.upper()}" in os.environ for name in _KEYS):
         return True
-    for directory in (config.rootpath, *config.rootpath.parents):
+    start = directory_of_tests(config)
+    for directory in (start, *start.parents):
         try:
             text = (directory / "pyproject.toml").read_bytes()
         except OSError:
