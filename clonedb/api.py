@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import warnings
 import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 from clonedb.clone import Clone, create
 from clonedb.errors import NoMigrationsError
 from clonedb.fingerprint import Fingerprint, Sources
 from clonedb.guest import getpid
+from clonedb.names import template_name
 from clonedb.postgres.roles import prepare_role
 from clonedb.postgres.server import Server, open_server
 from clonedb.progress import Progress, Silence, Warnings
 from clonedb.project.find import Project, find_project
 from clonedb.settings import load
+from clonedb.templates.crashed import what_is_lost
 from clonedb.templates.find import Template, ensure, find, fingerprint_on, sources_of
 from clonedb.templates.pin import Pin
+from clonedb.templates.sealed import note_use
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from clonedb.config import Config
     from clonedb.gc import Collector
+
+    _Link: TypeAlias = tuple[Config, Project, Sources]
 
 __all__ = [
     "OpenTemplate",
@@ -41,7 +48,8 @@ __all__ = [
 class OpenTemplate:
     """A template that is ready, on a server that this process holds a lease on until `close()`.
 
-    `name` is the template database's; `base` the template that it is built upon, if it is.
+    `name` is the template database's. `open_base` opens the template that it is built upon, if it is: one that was
+    restored from a file is there without.
     """
 
     def __init__(
@@ -51,12 +59,14 @@ class OpenTemplate:
         project: Project,
         *,
         base: OpenTemplate | None = None,
+        open_base: Callable[[], OpenTemplate] | None = None,
         collector: Collector | None = None,
     ) -> None:
         self.server = server
         self.record = record
         self.project = project
-        self.base = base
+        self._base = base
+        self._open_base = open_base
         self._collector = collector
         self._end = weakref.finalize(self, server.close)
 
@@ -64,6 +74,16 @@ class OpenTemplate:
     def name(self) -> str:
         """The template database's name."""
         return self.record.name
+
+    @property
+    def base(self) -> OpenTemplate | None:
+        """The template that this one is built upon, opened, and built if need be; None if it is built from nothing.
+
+        Raises what opening a template does.
+        """
+        if self._base is None and self._open_base is not None:
+            self._base = self._open_base()
+        return self._base
 
     @property
     def fingerprint(self) -> str:
@@ -87,8 +107,8 @@ class OpenTemplate:
         if self._collector is not None:
             self._collector.join()
         self._end()
-        if self.base is not None:
-            self.base.close()
+        if self._base is not None:
+            self._base.close()
 
     def __repr__(self) -> str:
         return f"<template {self.name!r} on {self.server.about}>"
@@ -143,35 +163,62 @@ def open_template(
     One that is built upon another is opened after that, on the same server. Without a run, what dead processes left on
     the server is collected in the background; a run sees to that itself. Raises as `template` does.
     """
-    progress = progress or Silence()
     projects, extensions = _chain(config)
     if projects[0][0].echo:
         _echo()
-    opened: OpenTemplate | None = None
-    for each, project, sources in reversed(projects):
-        server = open_server(each, extensions, progress=progress.say)
+    opening = _Opening(run, progress or Silence(), rebuild, extensions)
+    return opening.open(projects, collecting=run is None)
+
+
+class _Opening(NamedTuple):
+    """How the templates of a chain are opened."""
+
+    run: str | None
+    progress: Progress
+    rebuild: bool | None
+    extensions: frozenset[str]
+
+    def open(self, chain: Sequence[_Link], *, collecting: bool = False) -> OpenTemplate:
+        """Open the first template of a chain, and those that it is built upon if it is not there."""
+        (config, project, sources), *below = chain
+        server = open_server(config, self.extensions, progress=self.progress.say)
+        base: OpenTemplate | None = None
         try:
             prepare_role(server)
-            record = _pinned(server, each, run) or ensure(
-                server,
-                project,
-                sources,
-                run=run or f"{getpid()}-{os.urandom(8).hex()}",
-                progress=progress,
-                rebuild=each.rebuild if rebuild is None else rebuild,
-                base=opened.record if opened else None,
-            )
-            if run is not None and Pin(each, run).write(record.name) != record.name:  # another worker was first
-                record = _pinned(server, each, run) or record
+            record = _pinned(server, config, self.run)
+            anew = config.rebuild if self.rebuild is None else self.rebuild
+            if record is None and below and not anew:
+                record = _whole(server, chain)
+            if record is None:
+                base = self.open(below) if below else None
+                record = ensure(
+                    server,
+                    project,
+                    sources,
+                    run=self.run or f"{getpid()}-{os.urandom(8).hex()}",
+                    progress=self.progress,
+                    rebuild=anew,
+                    base=base.record if base else None,
+                )
+            if self.run is not None and Pin(config, self.run).write(record.name) != record.name:
+                record = _pinned(server, config, self.run) or record  # another worker was first
         except BaseException:
             server.close()
-            if opened is not None:
-                opened.close()
+            if base is not None:
+                base.close()
             raise
-        collector = _collector(server) if run is None and each is projects[0][0] else None
-        opened = OpenTemplate(server, record, project, base=opened, collector=collector)
-    assert opened is not None  # noqa: S101 - the chain has one link at least
-    return opened
+        open_below = functools.partial(self.open, below) if below else None
+        collector = _collector(server) if collecting else None
+        return OpenTemplate(server, record, project, base=base, open_base=open_below, collector=collector)
+
+
+def _whole(server: Server, chain: Sequence[_Link]) -> Template | None:
+    """The template of a chain that is there already, whether or not those are that it was built upon."""
+    found = find(server, template_name(server.config.prefix, _fingerprint(server, chain).digest))
+    if found is None or what_is_lost(server, found) is not None or not server.use(found.name):
+        return None
+    note_use(server, found)
+    return found
 
 
 def _collector(server: Server) -> Collector:
@@ -193,7 +240,7 @@ def _echo() -> None:
         logger.addHandler(logging.StreamHandler(sys.stdout))
 
 
-def _chain(config: Config) -> tuple[list[tuple[Config, Project, Sources]], frozenset[str]]:
+def _chain(config: Config) -> tuple[list[_Link], frozenset[str]]:
     """A template and those it is built upon, the deepest last, and the extensions that any of them names."""
     found = []
     each: Config | None = resolved(config)
@@ -211,15 +258,19 @@ def fingerprint_of(config: Config, *, progress: Progress | None = None) -> tuple
     """
     projects, extensions = _chain(config)
     server = open_server(projects[0][0], extensions, progress=(progress or Silence()).say)
-    digest: str | None = None
     try:
-        for each, project, sources in reversed(projects):
-            found = fingerprint_on(server, each, project, sources, base=digest)
-            digest = found.digest
+        found = _fingerprint(server, projects)
     except BaseException:
         server.close()
         raise
-    return server, project, found
+    return server, projects[0][1], found
+
+
+def _fingerprint(server: Server, chain: Sequence[_Link]) -> Fingerprint:
+    """The fingerprint of the first template of a chain; each has that of the one below in it."""
+    config, project, sources = chain[0]
+    base = _fingerprint(server, chain[1:]).digest if len(chain) > 1 else None
+    return fingerprint_on(server, config, project, sources, base=base)
 
 
 def resolved(config: Config) -> Config:

@@ -158,6 +158,20 @@ def test_frozen_names_the_command(named: Project) -> None:
     named.pytest("--clonedb-frozen").demand()
 
 
+def test_what_is_built_upon_another_is_restored_alone(named: Project) -> None:
+    """An imported template is used, frozen or not, where its base is not: that is opened for what needs it only."""
+    named.write("test_it.py", "import pytest\n@pytest.mark.clonedb(template='filled')\ndef test_it(clonedb): pass\n")
+    named.environment["CLONEDB_SALT"] = "restored"
+    named.environment["CLONEDB_TEMPLATE"] = "filled"
+    named.clonedb("export", "filled.clonedb").demand()
+    named.clonedb("drop", "--all").demand()
+    named.clonedb("import", "filled.clonedb").demand()
+    named.pytest("--clonedb-frozen").demand()
+    outcome = named.pytest("--clonedb-frozen", "--clonedb-isolation=migrate").demand(1)
+    assert "run `clonedb build` first" in outcome.out
+    assert " template " not in named.clonedb("build").demand().err  # nothing is built
+
+
 @pytest.mark.parametrize(
     ("templates", "complaint"),
     [

@@ -91,7 +91,7 @@ class ByStrategy:
             server=template.server,
             project=template.project,
             template=template.record,
-            base=None,
+            base=lambda: None,
             make=template.clone,
             note=_accept if refusals else _demand_no_refusal,
         )

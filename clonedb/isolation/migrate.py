@@ -50,7 +50,7 @@ class Migrate(Reusable):
     def make(self) -> Clone:
         """A database that only what the template is built upon was done to."""
         origin = self.origin
-        base = origin.base
+        base = origin.base()
         clone = origin.beside(lambda: create_empty(origin.server) if base is None else create(origin.server, base))
         migrations = AlembicMigrator(origin.server.config, origin.project).session(origin.server.url(clone.name))
         try:

@@ -23,7 +23,7 @@ class Origin:
     `take` gives one of many, and is told how many more it pays to make ahead; `drop` drops one in the background; both
     may be missing. `beside` makes a database of another kind, by a function; `spare` makes a clone for the strategy
     itself, or none if there is no room. `crowded` says whether another process waits for room, so that nothing should
-    be held for later. `base` is the template that this one is built upon, None for one that is built from nothing.
+    be held for later. `base` opens the template that this one is built upon, None for one that is built from nothing.
     `note` is told what became of a used clone (`rewound`, `untouched`, `refused`) and why. `changed` is called when the
     test that ended has changed what belongs to the whole server, with what stays of that, or None: sessions that were
     opened meanwhile for later tests may have it.
@@ -32,7 +32,7 @@ class Origin:
     server: Server
     project: Project
     template: Template
-    base: Template | None
+    base: Callable[[], Template | None]
     make: Callable[[], Clone]
     note: Callable[[str, str], None] = lambda _kind, _why: None
     changed: Callable[[str | None], None] = lambda _what: None

@@ -83,7 +83,8 @@ class Work:
             return
         _flush()
         rootdir = self.setup["rootdir"] + os.sep
-        read = sorted(path for path in self._read if path.startswith(rootdir))
+        # one that was looked for in vain cannot be watched
+        read = sorted(path for path in self._read if path.startswith(rootdir) and os.path.isfile(path))  # noqa: PTH113
         tables, left = self._environment.version_tables, sorted(self._left_behind)
         done = {"revisions": self._done, "version_tables": tables, "read": read, "left_behind": left}
         self.tell("done", **found, **done, doubled=self._environment.doubled())

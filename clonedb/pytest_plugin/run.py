@@ -203,7 +203,7 @@ class Run:
                 server=template.server,
                 project=template.project,
                 template=template.record,
-                base=template.base.record if template.base else None,
+                base=lambda: template.base.record if template.base else None,
                 make=lambda: self.clone(template, ahead=0),
                 note=self.statistics.note,
                 changed=self._server_changed,

@@ -32,7 +32,11 @@ def template(items: Project, config: Config, prefix: str) -> Iterator[clonedb.Op
 def origin(template: clonedb.OpenTemplate) -> Origin:
     """Where the strategies' databases come from."""
     return Origin(
-        server=template.server, project=template.project, template=template.record, base=None, make=template.clone
+        server=template.server,
+        project=template.project,
+        template=template.record,
+        base=lambda: None,
+        make=template.clone,
     )
 
 

@@ -154,3 +154,17 @@ def test_a_revision_that_is_gone_when_the_build_ends_is_noticed(
     template.close()
     assert template.heads == ("one",)
     assert heard.lines[-1].partition(" is ready: ")[2].startswith("1 revisions")
+
+
+def test_a_file_that_is_not_there_is_not_to_be_watched(
+    project: Project, configured: Callable[..., Config], here: None
+) -> None:
+    """env.py may look for one in vain; one that it finds is named."""
+    look = "import contextlib\nfor name in ('local.ini', 'other.ini'):\n    with contextlib.suppress(OSError): open(name).close()\n"
+    project.write("migrations/env.py", look + ENV_PY)
+    project.write("other.ini", "")
+    project.revision("one", "pass")
+    template, heard = opened(configured())
+    template.close()
+    (line,) = [line for line in heard.lines if "add watch" in line]
+    assert line.endswith('add watch = ["other.ini"] to [tool.clonedb]')
