@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from clonedb.migrate.alembic import AlembicMigrator, Stair
     from clonedb.postgres.server import Server
     from clonedb.progress import Progress
+    from clonedb.project.find import Project
 
 __all__ = ["COMMANDS"]
 
@@ -46,12 +47,17 @@ def check(place: Place, *, no_stairway: bool, allow_irreversible: bool, as_json:
 
 @dataclass(slots=True, kw_only=True)
 class _Findings:
-    """What a check found; `build` is why there is no template, `models` why nothing could be compared."""
+    """What a check found; `build` is why there is no template, `models` why nothing could be compared.
+
+    `labels` are those of each head's branch, `history` what is wrong with the revision files as such.
+    """
 
     allow_irreversible: bool
     stairway: bool
     rootdir: str = ""
     heads: tuple[str, ...] = ()
+    labels: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    history: list[str] = field(default_factory=list)
     build: str | None = None
     differences: list[str] | None = None
     models: str | None = None
@@ -62,8 +68,14 @@ class _Findings:
     @property
     def ok(self) -> bool:
         """Whether nothing failed; models that are not there are no failure."""
-        bad = [self.build, self.differences, self.broken, self.untried, len(self.heads) > 1]
+        bad = [self.build, self.history, self.differences, self.broken, self.untried, not self.heads_fit]
         return not any(bad) and all(map(self.fits, self.stairs))
+
+    @property
+    def heads_fit(self) -> bool:
+        """Whether there is one head, or one for each labelled branch: those are meant to stay apart."""
+        branches = [self.labels.get(head, frozenset()) for head in self.heads]
+        return len(set(branches)) == len(branches)
 
     @property
     def untried(self) -> int:
@@ -85,8 +97,13 @@ class _Findings:
         return {
             "ok": self.ok,
             "template": {"ok": self.build is None, "error": self.build},
-            "heads": {"ok": len(self.heads) <= 1, "revisions": list(self.heads)},
-            "models": {"ok": not self.differences, "differences": self.differences, "not_compared": self.models},
+            "history": {"ok": not self.history, "problems": self.history},
+            "heads": {"ok": self._if_built(self.heads_fit), "revisions": list(self.heads)},
+            "models": {
+                "ok": self._if_built(not self.differences),
+                "differences": self.differences,
+                "not_compared": self.models,
+            },
             "stairway": {
                 "ok": not (self.broken or self.untried) and all(map(self.fits, self.stairs)),
                 "error": self.broken,
@@ -96,6 +113,10 @@ class _Findings:
             if self.stairway
             else None,
         }
+
+    def _if_built(self, fits: bool) -> bool | None:  # noqa: FBT001 - a value
+        """A verdict on the template, or none where there is no template."""
+        return fits if self.build is None else None
 
     def _stair_as_json(self, stair: Stair) -> dict[str, Any]:
         return {
@@ -110,6 +131,7 @@ class _Findings:
 
     def text(self) -> Iterator[str]:
         """For people: a line for each check, the table, and then what failed and what to do."""
+        yield from (f"history   {problem}" for problem in self.history)
         yield from self._on_template()
         if self.stairway:
             yield from self._on_stairs()
@@ -120,7 +142,10 @@ class _Findings:
             told_below = bool(self.stairs) and self.stairs[-1].failed == "upgrade"
             yield f"template  could not be built: {self.build.splitlines()[0] if told_below else self.build}"
             return
-        if len(self.heads) > 1:
+        if self.heads_fit and len(self.heads) > 1:
+            branches = (f"{head} ({', '.join(sorted(self.labels[head])) or 'no label'})" for head in self.heads)
+            yield f"heads     {len(self.heads)}, one for each branch: {', '.join(branches)}"
+        elif len(self.heads) > 1:
             merge = f"alembic merge -m 'merge heads' {' '.join(self.heads)}"
             yield f"heads     {len(self.heads)}: {', '.join(self.heads)}; one revision has to join them: {merge}"
         else:
@@ -155,7 +180,7 @@ class _Findings:
             else:
                 yield str(stair.error)
         if self.broken:
-            yield f"stairway  {self.broken}"
+            yield f"stairway  {'not tried' if self.broken == self.build else self.broken}"
         if self.untried:
             last = self.stairs[-1].revision
             yield f"\n{self.untried} more not tried, because no way leads past {last!r}"
@@ -177,9 +202,7 @@ class _Check:
     def __init__(self, place: Place, found: _Findings, shown: Progress) -> None:
         from clonedb.api import resolved
 
-        config = resolved(place.config())
-        # half of a history would differ from the models, whatever it is like
-        self._config = config if config.target == "heads" else config.replace("clonedb check", target="heads")
+        self._config = resolved(place.config())
         self._found = found
         self._shown = shown
 
@@ -191,8 +214,9 @@ class _Check:
         from clonedb.project.find import find_project
 
         project = find_project(self._config)
-        migrator = AlembicMigrator(self._config, project)
         self._found.rootdir = str(project.rootdir)
+        self._look_at_history(project)
+        migrator = AlembicMigrator(self._config, project)
         with contextlib.ExitStack() as stack:
             try:
                 template = stack.enter_context(open_template(self._config, progress=self._shown))
@@ -206,9 +230,36 @@ class _Check:
             self._compare(template, migrator)
             self._climb(template.server, migrator, template.base)
 
+    def _look_at_history(self, project: Project) -> None:
+        """Ask Alembic for the heads, in an empty database, because it runs env.py before.
+
+        A `target` that is no head is for templates only: half of a history would differ from the models, whatever it is
+        like. What keeps Alembic from answering is told by what comes next.
+        """
+        from clonedb.api import open_project_server
+        from clonedb.clone import create_empty
+        from clonedb.errors import BuildError
+        from clonedb.migrate.alembic import AlembicMigrator
+        from clonedb.templates.remarks import doubled_revisions
+
+        server = open_project_server(self._config, progress=self._shown)
+        migrator = AlembicMigrator(self._config, project)
+        with contextlib.closing(server), create_empty(server) as database, contextlib.suppress(BuildError):
+            with migrator.session(server.url(database.name)) as session:
+                found = session.branches(self._config.target)
+            self._found.labels = found.heads
+            self._found.history = doubled_revisions(project, found.doubled)
+            if found.meant and found.heads.keys() >= {*found.meant}:
+                return
+        if self._config.target != "heads":
+            self._config = self._config.replace("clonedb check", target="heads")
+
     def _compare(self, template: OpenTemplate, migrator: AlembicMigrator) -> None:
         from clonedb.migrate.alembic import NoModelsError
 
+        if self._found.labels and self._found.labels.keys() != {*template.heads}:
+            self._found.models = f"target {self._config.target!r} is not the whole history"
+            return
         with template.clone() as clone:
             try:
                 self._found.differences = migrator.differences(template.server.url(clone.name))
@@ -234,7 +285,7 @@ class _Check:
         while True:
             last = None
             with _database(server, base) as database, migrator.session(server.url(database.name)) as session:
-                for last in session.stairway("heads", tried, progress=self._shown):
+                for last in session.stairway(self._config.target, tried, progress=self._shown):
                     tried.append(last.revision)
                     yield last
             if last is None or last.number == last.total or last.failed == "upgrade":

@@ -10,8 +10,10 @@ from clonedb.migrate.environment import Environment
 __all__ = ["differences"]
 
 
-def differences(environment: Environment) -> list[str] | None:
-    """What `alembic check` finds, a line each; None when env.py gives Alembic no models to compare with.
+def differences(environment: Environment) -> dict[str, Any]:
+    """What `alembic check` finds, `lines` of it, or `missing` if env.py gives Alembic no models to compare with.
+
+    `missing` is what there is instead: "None", or "empty", where no module with models was imported.
 
     Found by Alembic's own code for that command, so that include_object, compare_type, process_revision_directives and
     whatever else env.py says has its effect. Nothing is written to the database.
@@ -21,20 +23,29 @@ def differences(environment: Environment) -> list[str] | None:
     arguments = {"message": None, "autogenerate": True, "sql": False, "head": "head", "splice": False}
     arguments |= {"branch_label": None, "version_path": None, "rev_id": None, "depends_on": None}
     found = RevisionContext(None, environment.script, arguments)  # type: ignore[arg-type]  # for rendering
-    compared = []
+    given: list[str] = []
 
     def look(heads: Any, context: Any) -> list[Any]:
-        compared.append(context.opts["target_metadata"] is not None)
-        if compared[-1]:
+        given.append(_given(context.opts["target_metadata"]))
+        if given[-1] == "models":
             found.run_autogenerate(heads, context)
         return []
 
     options = {"template_args": found.template_args, "revision_context": found}
     environment.run(look, command=("check",), dont_mutate=True, **options)
-    if not any(compared):
-        return None
+    if "models" not in given:
+        return {"missing": "empty" if "empty" in given else "None"}
     operations = [part for script in found.generated_revisions for part in script.upgrade_ops_list]
-    return list(dict.fromkeys(line for part in operations for diff in part.as_diffs() for line in _lines(diff)))
+    lines = dict.fromkeys(line for part in operations for diff in part.as_diffs() for line in _lines(diff))
+    return {"lines": list(lines)}
+
+
+def _given(metadata: Any) -> str:
+    """What env.py gives Alembic as target_metadata: models, no tables, or nothing."""
+    if metadata is None:
+        return "None"
+    several = metadata if isinstance(metadata, (list, tuple)) else [metadata]
+    return "models" if any(each.tables for each in several) else "empty"
 
 
 def _lines(diff: Any) -> Iterator[str]:

@@ -94,6 +94,22 @@ class Environment:
             look()
         return found
 
+    def branches(self, target: str) -> dict[str, Any]:
+        """The history's heads, each with the labels of its branch, and the revisions that a target means."""
+        found: dict[str, Any] = {}
+
+        def look(_heads: Any, _context: Any) -> list[Any]:
+            script = self.script
+            heads = [script.get_revision(name) for name in script.get_heads()]
+            labels = [(head.revision, sorted(head.branch_labels or ())) for head in heads]
+            revisions: Iterable[Any] = script.get_revisions(target)  # None stands for base
+            meant = [each.revision for each in revisions if each is not None]
+            found.update(heads=labels, meant=meant)
+            return []
+
+        self.run(look, command=("heads",), dont_mutate=True)
+        return found
+
     def run(self, steps: Callable[[Any, Any], Iterable[Any]], *, command: Sequence[str], **options: Any) -> None:
         """Run env.py as an alembic command does; when it runs migrations, `steps(heads, context)` says which.
 

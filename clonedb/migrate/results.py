@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -10,7 +11,7 @@ from clonedb.errors import CloneDBError, MigrationError
 from clonedb.progress import Progress
 from clonedb.url import DatabaseURL
 
-__all__ = ["Direction", "Migrated", "Migrator", "NoModelsError", "Stair"]
+__all__ = ["Branches", "Direction", "Migrated", "Migrator", "NoModelsError", "Stair"]
 
 Direction = Literal["upgrade", "downgrade", "second upgrade"]
 
@@ -35,6 +36,18 @@ class Migrated:
     version_tables: tuple[tuple[str, str | None], ...] = ()
     left_behind: tuple[str, ...] = ()
     doubled: tuple[tuple[str, tuple[Path, ...]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Branches:
+    """A history's heads, each with the labels of its branch, and the revisions that a target means.
+
+    `doubled` as in `Migrated`.
+    """
+
+    heads: Mapping[str, frozenset[str]]
+    meant: tuple[str, ...]
+    doubled: tuple[tuple[str, tuple[Path, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

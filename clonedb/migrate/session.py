@@ -11,7 +11,7 @@ from clonedb.errors import CloneDBError, ConfigError, MigrationError
 from clonedb.migrate import standby
 from clonedb.migrate.failure import error_from, scrub
 from clonedb.migrate.interpreter import Interpreter
-from clonedb.migrate.results import Migrated, NoModelsError, Stair
+from clonedb.migrate.results import Branches, Migrated, NoModelsError, Stair
 from clonedb.progress import Progress, Silence
 
 if TYPE_CHECKING:
@@ -81,13 +81,24 @@ class Session:
 
     def differences(self) -> list[str]:
         """What the models and the database differ in, a line each; raises NoModelsError when env.py names no models."""
-        lines = self._done("differences", None)["lines"]
-        if lines is None:
+        found = self._done("differences", None)["found"]
+        if found.get("missing") == "empty":
+            raise NoModelsError(
+                f"the target_metadata of {self._setup['env_py']!r} has no table, so that nothing can be compared with"
+                " it; import the modules there that define the models"
+            )
+        if "lines" not in found:
             raise NoModelsError(
                 f"{self._setup['env_py']!r} gives Alembic no models (target_metadata is None), so that nothing can be"
                 " compared with them; write target_metadata = Base.metadata there"
             )
-        return list(lines)
+        return list(found["lines"])
+
+    def branches(self, target: str) -> Branches:
+        """The history's heads with their labels, those that a target means, and ids that several files have."""
+        done = self._done("branches", None, target=target)
+        heads = {name: frozenset(labels) for name, labels in done["branches"]["heads"]}
+        return Branches(heads, tuple(done["branches"]["meant"]), _doubled(done))
 
     def seed(self, seeds: Collection[str]) -> tuple[Path, ...]:
         """Run seeds; returns the data files that were read."""
@@ -130,7 +141,7 @@ class Session:
             read=tuple(Path(path) for path in done["read"]),
             version_tables=tuple((table, schema) for table, schema in done["version_tables"]),
             left_behind=tuple(done["left_behind"]),
-            doubled=tuple((name, tuple(map(Path, paths))) for name, paths in done["doubled"]),
+            doubled=_doubled(done),
         )
 
     def _done(self, action: str, progress: Progress | None, **arguments: Any) -> dict[str, Any]:
@@ -159,6 +170,8 @@ class Session:
                 if event["event"] == "failed":
                     raise self._error(event, output())
                 yield event, output
+                if event["event"] == "stair":
+                    start = interpreter.printed()  # each shows what it printed itself
             if not finished:
                 tail = "\n".join(output().strip().splitlines()[-15:]) or "it printed nothing"
                 raise MigrationError(
@@ -205,3 +218,7 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _doubled(done: Mapping[str, Any]) -> tuple[tuple[str, tuple[Path, ...]], ...]:
+    return tuple((name, tuple(map(Path, paths))) for name, paths in done["doubled"])

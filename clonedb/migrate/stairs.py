@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 import time
 import traceback
@@ -106,8 +107,16 @@ def _reload(script: Script) -> None:
 
 
 def _says_no(error: BaseException, script: Script) -> bool:
-    """Whether the revision itself raised NotImplementedError, which is how people write that there is no way back."""
-    if not isinstance(error, NotImplementedError):
+    """Whether the revision itself says that there is no way back: that is how people write it.
+
+    It raises NotImplementedError, or downgrade() raises something else whatever the database holds.
+    """
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, NotImplementedError):
+        return last.filename in (script.path, __file__)
+    if last.filename != script.path:
         return False
-    frames = traceback.extract_tb(error.__traceback__)
-    return frames[-1].filename in (script.path, __file__)
+    for function in ast.parse(Path(script.path).read_bytes()).body:
+        if isinstance(function, ast.FunctionDef) and function.name == "downgrade":
+            return any(isinstance(node, ast.Raise) and node.lineno == last.lineno for node in function.body)
+    return False

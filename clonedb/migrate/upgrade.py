@@ -61,6 +61,7 @@ class Work:
             "upgrade": self._upgrade,
             "downgrade": self._downgrade,
             "current": self._current,
+            "branches": self._branches,
             "differences": self._differences,
             "stairway": self._stairway,
             "seed": self._seed,
@@ -149,10 +150,13 @@ class Work:
         self._environment.run(look, command=("current",), dont_mutate=True)
         return _heads(found)
 
+    def _branches(self, target: str) -> dict[str, Any]:
+        return {"branches": self._environment.branches(target)}
+
     def _differences(self) -> dict[str, Any]:
         from clonedb.migrate.differences import differences
 
-        return {"lines": differences(self._environment)}
+        return {"found": differences(self._environment)}
 
     def _stairway(self, target: str, skip: list[str]) -> dict[str, Any]:
         from clonedb.migrate.stairs import Stairs
@@ -163,6 +167,7 @@ class Work:
                 self.tell("revision", **at, name=script.revision)
 
         for stair in Stairs(self._environment, self.setup, note).climb(target, skip):
+            _flush()
             self.tell("stair", **stair)
             self._note()
         return {}

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import time
@@ -93,6 +94,42 @@ def test_several_heads(sound: Project, cli: Command) -> None:
     assert out.splitlines()[-1] == "something is not as it should be: see above"
 
 
+def test_labelled_branches_stay_apart(sound: Project, cli: Command) -> None:
+    """One head for each is as it should be; a target that is a head of one is what is checked."""
+    for name in ("left", "right"):
+        path = sound.revision(name, "pass", down="two")
+        path.write_text(path.read_text() + f"branch_labels = ('{name}_side',)\n")
+    data = found(cli)
+    assert (data["heads"]["ok"], sorted(data["heads"]["revisions"])) == (True, ["left", "right"])
+    assert len(data["stairway"]["revisions"]) == 4
+    assert re.search(
+        r"heads     2, one for each branch: \w+ \((left|right)_side\), ", cli("check", "--no-stairway").out
+    )
+    sound.settings(target="left_side@head")
+    data = found(cli)
+    assert data["heads"] == {"ok": True, "revisions": ["left"]}
+    assert data["models"]["not_compared"] == "target 'left_side@head' is not the whole history"
+    assert [row["revision"] for row in data["stairway"]["revisions"]] == ["one", "two", "left"]
+
+
+def test_two_files_of_one_revision(sound: Project, cli: Command) -> None:
+    """Alembic runs one of them, and warns where nobody reads it."""
+    path = sound.directory / "migrations/versions/two.py"
+    path.with_name("zwei.py").write_text(path.read_text())
+    out = cli("check", "--no-stairway", code=1).out
+    assert re.search(r"history   revision 'two' is in 2 files, '\S+' and '\S+', of which Alembic runs the last", out)
+
+
+def test_an_env_py_that_fails_is_told_once(sound: Project, cli: Command) -> None:
+    """Nothing is said to be well of what there is not."""
+    sound.write("migrations/env.py", "print('before')\nraise ValueError('the reason')\n")
+    out = sound.clonedb("check").demand(1).out
+    assert out.count("ValueError: the reason") == 1
+    assert out.splitlines()[-2] == "stairway  not tried"
+    data = json.loads(sound.clonedb("check", "--json").demand(1).out)
+    assert (data["heads"]["ok"], data["models"]["ok"]) == (None, None)
+
+
 def test_models_that_do_not_fit(sound: Project, cli: Command) -> None:
     """Each difference is a line; the command that writes a revision is named."""
     with_models(sound, nullable=True)
@@ -108,6 +145,12 @@ def test_no_models_are_no_failure(items: Project, cli: Command) -> None:
     out = cli("check", "--no-stairway").out
     assert "models    not compared: " in out
     assert "write target_metadata = Base.metadata there" in out
+    empty = "import sqlalchemy as sa\ntarget_metadata = sa.MetaData()\n"
+    items.write("migrations/env.py", ENV_PY.replace("target_metadata = None\n", empty))
+    out = cli("check", "--no-stairway").out
+    assert (
+        "has no table, so that nothing can be compared with it; import the modules there that define the models" in out
+    )
 
 
 def test_a_downgrade_that_leaves_a_table_behind(sound: Project, clones: Clones) -> None:
@@ -126,33 +169,38 @@ def test_a_downgrade_that_leaves_a_table_behind(sound: Project, clones: Clones) 
 
 
 def test_a_revision_without_a_downgrade(sound: Project, cli: Command) -> None:
-    """It fails unless that is allowed; a downgrade that is broken fails in any case."""
+    """It fails unless that is allowed, whatever it raises; a downgrade that is broken fails in any case."""
     sound.revision("three", "pass", "raise NotImplementedError")
-    sound.revision("four", "pass")
+    sound.revision("four", "pass", "'no way back'\nraise RuntimeError('the rows are gone')")
     out = cli("check", code=1).out
     assert "three: no downgrade" in out
     assert "or allow what cannot be undone with --allow-irreversible" in out
     allowed = cli("check", "--allow-irreversible").out
     assert "  no downgrade" in allowed
     assert allowed.splitlines()[-1] == "all is well"
-    sound.revision("five", "pass", 'op.execute("drop table never")')
+    broken = "if not op.get_bind().exec_driver_sql('select 1').scalar() == 2:\n    raise RuntimeError('no')"
+    sound.revision("five", "pass", broken)
     data = json.loads(sound.clonedb("check", "--json", "--allow-irreversible").demand(1).out)
     results = {row["revision"]: (row["result"], row["ok"]) for row in data["stairway"]["revisions"]}
     assert results["three"] == ("no downgrade", True)
-    assert results["four"] == ("ok", True)
+    assert results["four"] == ("no downgrade", True)
     assert results["five"] == ("downgrade failed", False)
 
 
 def test_a_revision_that_does_not_go_up(sound: Project, clones: Clones) -> None:
     """There is no template to compare with, the revisions before are tried, and those after are counted."""
-    sound.revision("three", 'op.execute("create table item (id int)")')
+    path = sound.directory / "migrations/versions/two.py"
+    path.write_text(path.read_text().replace("upgrade():\n", "upgrade():\n    print('two says')\n"))
+    sound.revision("three", 'print("three says")\nop.execute("create table item (id int)")')
     sound.revision("four", "pass")
     out = sound.clonedb("check").demand(1).out
-    assert "template  could not be built: revision 'three' (migrations/versions/three.py:10) failed" in out
+    assert "template  could not be built: revision 'three' (migrations/versions/three.py:11) failed" in out
+    assert out.partition("last output:\n")[2].splitlines()[0] == "  three says"
     assert "three: upgrade failed" in out
     assert "1 more not tried, because no way leads past 'three'" in out
     data = json.loads(sound.clonedb("check", "--json").demand(1).out)
     assert not data["template"]["ok"]
+    assert data["heads"]["ok"] is None
     assert [row["result"] for row in data["stairway"]["revisions"]] == ["ok", "ok", "upgrade failed"]
     assert data["stairway"]["not_tried"] == 1
     assert clones() == []
