@@ -10,6 +10,7 @@ from clonedb.errors import ServerError
 from clonedb.postgres.server import Server
 from clonedb.rewind.server_state import Change, ServerState, read_changes, read_state
 from clonedb.rewind.server_undo import Left, steps, undo
+from clonedb.url import redact
 
 __all__ = ["Left", "ServerChanges", "find_changes"]
 
@@ -27,9 +28,15 @@ class ServerChanges:
 
         A role can be dropped only when the databases with its objects are gone.
         """
-        if not server.embedded:
-            return self.undo_by_hand()
-        return server.run(partial(undo, changes=self.changes, before=self.before, now=self.now))
+        import psycopg
+
+        left = self.undo_by_hand()
+        if server.embedded:
+            try:
+                left = server.run(partial(undo, changes=self.changes, before=self.before, now=self.now))
+            except (psycopg.Error, ServerError) as error:  # the session ended, and so did the next
+                left = [one._replace(why=redact(" ".join(str(error).split()))) for one in left]
+        return left
 
     def undo_by_hand(self) -> list[Left]:
         """What they are in words, and the statements that undo them."""

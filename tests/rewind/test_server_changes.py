@@ -185,6 +185,18 @@ def test_a_role_that_others_gave_something(rewinder: Rewinder, clone: Clone, own
     ran(own, "drop schema of_made; drop role made")
 
 
+def test_a_tablespace(rewinder: Rewinder, clone: Clone, own: Server) -> None:
+    """It is told only: files in it may be anybody's."""
+    with psycopg.connect(clone.dsn, autocommit=True) as connection:
+        connection.execute("set allow_in_place_tablespaces = on")
+        connection.execute("create tablespace made location ''")
+    rewinder.rewind()
+    found = rewinder.changes_of_server()
+    assert found is not None
+    assert found.undo(own) == [("made tablespace 'made'", 'drop tablespace "made"', "")]
+    ran(own, "drop tablespace made")
+
+
 def test_no_password_is_told(rewinder: Rewinder, clone: Clone, own: Server) -> None:
     """The statement that a person is told has dots in its place."""
     write(clone, "alter role one password 'SECRET' nologin")
