@@ -95,29 +95,26 @@ class Rewinder:
         'refused' it is of no use any more. Nothing that a test did raises.
         """
         left_open: list[Session] = []
-        self._shared = None
         if self._lost is None:
-            self._start = self._mark.position
             with self._losing():
                 kind = self._rewind(keep, left_open, meanwhile)
                 return Outcome(kind, left_open=tuple(left_open))
         return Outcome("refused", self._lost or "", tuple(left_open))
 
     def changes_of_server(self) -> ServerChanges | None:
-        """What the clone's sessions changed of the whole server since it was last rewound before this time.
+        """What the clone's sessions, which have ended, changed of the whole server since this was last asked.
 
-        To be asked after `rewind`, when they have ended. It costs nothing if the WAL says that nobody did.
-
-        The clone is of no use any more if something is found: its sessions may have what was changed.
+        To be asked after each test. It costs nothing if `rewind` saw in the WAL that nobody did. If something is found,
+        the clone is of no use any more: its sessions may have what was changed.
         """
-        before = self._server_state
-        if before is None or self._start is None or getpid() != self._pid:
+        before, start, written = self._server_state, self._start, self._shared
+        if before is None or start is None or getpid() != self._pid:
             return None
-        if self._shared is not None and not before.may_differ(self._shared):
+        self._start, self._shared = self._mark.position, None
+        if written is not None and not before.may_differ(written):
             return None
-        found = find_changes(self._pristine.server, self._oid, before, self._start)
-        if found is not None:
-            self._server_state = found.now
+        found = find_changes(self._pristine.server, self._oid, before, start)
+        self._server_state = found.now if found else None
         return found if found and found.changes else None
 
     @contextlib.contextmanager
@@ -170,6 +167,7 @@ class Rewinder:
         self, keep: Collection[int], left_open: list[Session], meanwhile: Callable[[], None] | None = None
     ) -> tuple[Written, Mark]:
         """What was written, when nobody else is connected any more, and the mark after it."""
+        self._shared = None
         deadline = monotonic() + _PATIENCE
         at_once = False
         kept = (*keep, *filter(None, [self.pid]))

@@ -41,7 +41,7 @@ class ServerState:
     """All of them at one moment.
 
     `position` is the end of the WAL before that. `others` are the files of the shared catalogs that hold none of them,
-    of which pg_database's is written whenever somebody makes or drops a clone.
+    of which that of pg_database is written with each clone that is made or dropped.
     """
 
     position: str
@@ -92,11 +92,11 @@ def read_changes(
     ]
     if not different:
         return []
-    ours, strangers = _writers(connection, database, start, now)
+    ours, others_deleted = _writers(connection, database, start, now)
     return [
         Change(key[0], _columns(before.rows.get(key)), _columns(now.rows.get(key)))
         for key in sorted(different)
-        if (now.rows[key].xmin in ours if key in now.rows else bool(ours) and not strangers)
+        if (now.rows[key].xmin in ours if key in now.rows else bool(ours) and not others_deleted)
     ]
 
 
@@ -118,14 +118,14 @@ def _writers(connection: Connection[Any], database: int, start: str, state: Serv
     stop = row[0] if row else start
     query = writers_statement(connection.info.server_version // 10000)
     ours: set[int] = set()
-    strangers = False
+    others_deleted = False
     found = connection.execute(query, {"start": start, "stop": stop, "others": [*state.others]})
     for transactions, deletes, record, offset, page in found.fetchall():
         if _database_of(record, offset % page, page) == database:
             ours.update(transactions)
         else:
-            strangers = strangers or deletes
-    return ours, strangers
+            others_deleted = others_deleted or deletes
+    return ours, others_deleted
 
 
 _PAGE_HEADER = 24  # bytes at the beginning of each page of WAL but a file's first, which has 16 more

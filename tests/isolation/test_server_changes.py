@@ -71,6 +71,9 @@ def run(dsn, statements):
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(statements)
 
+def test_whose_database_is_handed_on(clonedb_dsn):
+    run(clonedb_dsn, "insert into item (name) values ('x')")
+
 def test_fails(clonedb_dsn):
     run(clonedb_dsn, f"create role {NAME}_alone")
     assert False
@@ -159,7 +162,7 @@ def test_a_database_that_is_kept(items: Project, name: str, admin_dsn: str) -> N
     """A role that has something in it stays, which is told with the server's reason."""
     items.write("test_it.py", KEPT)
     outcome = items.pytest("-p", "no:randomly").demand(1)
-    assert "2 failed, 1 warning" in outcome.out
+    assert "2 failed, 1 passed, 1 warning" in outcome.out
     assert f"test_it.py::test_fails_and_needs_it made role '{name}_needed' on embedded server" in outcome.out
     assert f'(role "{name}_needed" cannot be dropped because some objects depend on it: ' in outcome.out
     assert roles(admin_dsn, name) == ["needed", "old", "old_gw0", "old_gw1"]
