@@ -79,9 +79,9 @@ def read_changes(
 ) -> list[Change]:
     """What sessions with `database` changed between two states, of which the WAL from `start` on tells.
 
-    What others changed meanwhile is left out: builds, other tests, people. The row's transaction tells who wrote it;
-    of a row that is gone nothing does, so that it counts only if nobody else deleted one. `before` may be older than
-    `start`. Settings of the database itself go with it. Raises psycopg's errors.
+    What others changed meanwhile is left out: builds, other tests, people. A row that is there names the transaction
+    that wrote it. One that is gone does not, so it counts only if no other session deleted any; `before` therefore has
+    to be the state at `start`. Settings of the database itself are left out, as they go with it. Raises psycopg's errors.
     """
     own = f"{database} "
     different = [
@@ -109,8 +109,8 @@ def _columns(row: _Row | None) -> Mapping[str, Any] | None:
 def _writers(connection: Connection[Any], database: int, start: str, state: ServerState) -> tuple[set[int], bool]:
     """The transactions of sessions with a database that wrote such catalogs, and whether any other one deleted a row.
 
-    A commit that has a record in the WAL with the catalogs' cache invalidations names the database that its session was
-    connected to (xl_xact_dbinfo in PostgreSQL's access/xact.h, the same from 15 to 18).
+    The record of a commit that changed catalogs names the database of its session (xl_xact_dbinfo in PostgreSQL's
+    access/xact.h, the same in 15 to 18), because standbys have to invalidate their caches of that.
     """
     with connection.transaction():
         connection.execute("set local synchronous_commit = local; set local statement_timeout = '30s'")
@@ -139,7 +139,7 @@ _HAS_FLAGS, _HAS_DATABASE = 0x80, 1
 def _database_of(record: bytes, offset: int, page: int) -> int | None:
     """The database in a commit's record, which begins at `offset` in its page; None if it has none.
 
-    The record is read in this machine's byte order where the server runs on one like it; elsewhere nothing fits.
+    It is in the server's byte order; of a server whose order is another one, no database is recognised.
     """
     room = page - offset
     if room < len(record):
