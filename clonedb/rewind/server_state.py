@@ -81,7 +81,7 @@ def read_changes(
 
     What others changed meanwhile is left out: builds, other tests, people. A row that is there names the transaction
     that wrote it. One that is gone does not, so it counts only if no other session deleted any; `before` therefore has
-    to be the state at `start`. Settings of the database itself are left out, as they go with it. Raises psycopg's errors.
+    to be the state at `start`. Settings of the database itself are left out: they go with it. Raises psycopg's errors.
     """
     own = f"{database} "
     different = [
