@@ -7,15 +7,16 @@ import functools
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 from clonedb.clone import Clone, create
-from clonedb.errors import NoMigrationsError
+from clonedb.errors import NoMigrationsError, ServerError
 from clonedb.fingerprint import Fingerprint, Sources
 from clonedb.guest import getpid
 from clonedb.names import template_name
+from clonedb.postgres.installed import demand_driver
 from clonedb.postgres.roles import prepare_role
 from clonedb.postgres.server import Server, open_server
 from clonedb.progress import Progress, Silence, Warnings
@@ -163,11 +164,25 @@ def open_template(
     One that is built upon another is opened after that, on the same server. Without a run, what dead processes left on
     the server is collected in the background; a run sees to that itself. Raises as `template` does.
     """
-    projects, extensions = _chain(config)
-    if projects[0][0].echo:
-        _echo()
-    opening = _Opening(run, progress or Silence(), rebuild, extensions)
-    return opening.open(projects, collecting=run is None)
+    with files_that_can_be_written():
+        projects, extensions = _chain(config)
+        if projects[0][0].echo:
+            _echo()
+        opening = _Opening(run, progress or Silence(), rebuild, extensions)
+        return opening.open(projects, collecting=run is None)
+
+
+@contextlib.contextmanager
+def files_that_can_be_written() -> Iterator[None]:
+    """Raises ServerError for a full disk, and for whatever else keeps clonedb from its own files."""
+    try:
+        yield
+    except OSError as error:
+        where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, (str, bytes)) else ""
+        raise ServerError(
+            f"cannot read or write a file: {error.strerror or error}{where}; clonedb keeps locks, indexes and the"
+            " embedded server in its state directory: make room there, or set state_dir (CLONEDB_STATE_DIR) to another"
+        ) from error
 
 
 class _Opening(NamedTuple):
@@ -184,6 +199,7 @@ class _Opening(NamedTuple):
         server = open_server(config, self.extensions, progress=self.progress.say)
         base: OpenTemplate | None = None
         try:
+            demand_driver(config, server.public.driver)
             prepare_role(server)
             record = _pinned(server, config, self.run)
             anew = config.rebuild if self.rebuild is None else self.rebuild

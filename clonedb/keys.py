@@ -202,16 +202,30 @@ def check(name: str, value: Any, source: str) -> Any:
     if key.choices and value not in key.choices:
         hint = nearest(value, dict.fromkeys(key.choices))
         raise ConfigError(f"{source}: {name} is {shown(value)}{hint}; it takes one of {', '.join(key.choices)}")
-    if key.type is float and not value - value == 0:
-        raise ConfigError(f"{source}: {name} is {value!r}; it takes a finite number")
-    if key.minimum is not None and value < key.minimum:
-        raise ConfigError(f"{source}: {name} is {value!r}; the least it takes is {key.minimum:g}")
+    _check_range(key, value, source)
+    if name == "role":
+        _refuse_reserved(value, f"{source}: role")
     return value
+
+
+def _check_range(key: Key, value: Any, source: str) -> None:
+    if key.type is float and not value - value == 0:
+        raise ConfigError(f"{source}: {key.name} is {value!r}; it takes a finite number")
+    if key.minimum is not None and value < key.minimum:
+        raise ConfigError(f"{source}: {key.name} is {value!r}; the least it takes is {key.minimum:g}")
+
+
+def _refuse_reserved(role: str, what: str) -> None:
+    """Raises ConfigError for a name that PostgreSQL lets no role have, quoted or not."""
+    if role in ("", "public", "none") or role.startswith("pg_"):
+        raise ConfigError(f"{what} is {role!r}, which is no role that anybody can create; write another name")
 
 
 def _check_list(key: Key, value: Any, source: str) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
         raise ConfigError(f"{source}: {key.name} is {shown(value)}; it takes a list of strings")
+    for role in value if key.name == "roles" else ():
+        _refuse_reserved(role, f"{source}: one of roles")
     return tuple(value)
 
 

@@ -69,7 +69,7 @@ def _project(start: Path, otherwise: Path) -> tuple[Path, dict[str, Any], str]:
 def _tool(file: Path) -> dict[str, Any]:
     try:
         text = file.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
         return {}
     import tomllib  # 4 ms, which a project without such a file does not pay
 

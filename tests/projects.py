@@ -19,7 +19,7 @@ from clonedb.clone import Clone
 TIMEOUT = 120.0  # seconds that any program of a test may take
 
 PYTEST = (sys.executable, "-m", "pytest")
-CLONEDB = (sys.executable, "-m", "clonedb.cli")
+CLONEDB = (sys.executable, "-m", "clonedb")
 
 # plugins without which pytest starts in a third of the time; pytest_alembic (0.13) fails under pytest 9.2
 _LEFT_OUT = (

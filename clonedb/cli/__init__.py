@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from typing import Any
 
 import click
@@ -12,15 +15,35 @@ from clonedb.errors import CloneDBError
 __all__ = ["main"]
 
 
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM: what is being done is cleared away as after Ctrl-C."""
+
+
+def _terminate(number: int, _frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # another one would come into the middle of clearing away
+    raise _TerminatedError
+
+
 class _Group(click.Group):
     """Shows an error of ours as one message, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _terminate)
         try:
             return super().invoke(ctx)
         except CloneDBError as error:
             click.echo(f"clonedb: {error}", err=True)
             raise SystemExit(1) from None
+        except (
+            OSError
+        ) as error:  # a full disk, a directory that may not be read: the user's to mend, and no fault of ours
+            where = f": {os.fsdecode(error.filename)!r}" if isinstance(error.filename, (str, bytes)) else ""
+            click.echo(f"clonedb: {error.strerror or error}{where}", err=True)
+            raise SystemExit(1) from None
+        except _TerminatedError:
+            click.echo("clonedb: terminated; nothing is left behind", err=True)
+            raise SystemExit(128 + signal.SIGTERM) from None
         except KeyboardInterrupt:
             click.echo("clonedb: interrupted; nothing is left behind", err=True)
             raise SystemExit(130) from None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from clonedb.cli.configuration import Place
+from clonedb.errors import ConfigError
 
 if TYPE_CHECKING:
     from clonedb.project.survey import Survey
@@ -30,6 +31,8 @@ def init(place: Place, *, yes: bool) -> None:
 
     config = place.config()
     file = config.rootdir / "pyproject.toml"
+    if file.is_dir():
+        raise ConfigError(f"{file} is a directory; clonedb's settings are in a file of that name")
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     if "[tool.clonedb" in text:
         click.echo(f"{file} has a [tool.clonedb] table already; nothing was changed")
@@ -38,17 +41,24 @@ def init(place: Place, *, yes: bool) -> None:
     for line in _findings(found):
         click.echo(line)
     lines = _table(config.rootdir, found)
+    if len(lines) == 1:
+        click.echo("\nthe project needs no line of configuration: ask for clonedb_session in a test")
+        return
     click.echo(f"\nfor {file}:\n")
     click.echo("\n".join(f"    {line}" for line in lines))
     click.echo()
     if not yes and not sys.stdin.isatty():
-        raise click.UsageError("nothing was written; run `clonedb init --yes` to write these lines")
+        click.echo("nothing was written; run `clonedb init --yes` to write these lines", err=True)
+        raise SystemExit(1)
     if not yes and not click.confirm("write them?", default=True):
         click.echo("nothing was changed")
         return
     gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
-    with file.open("a", encoding="utf-8") as opened:
-        opened.write(gap + "\n".join(lines) + "\n")
+    try:
+        with file.open("a", encoding="utf-8") as opened:
+            opened.write(gap + "\n".join(lines) + "\n")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror or error}; write these lines yourself") from None
     click.echo(f"written; now ask for {'clonedb_async_session' if found.asynchronous else 'clonedb_session'} in a test")
 
 

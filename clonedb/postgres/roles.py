@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from clonedb.errors import PermissionDeniedError
+from clonedb.keys import nearest
 from clonedb.postgres import locks, sql
 from clonedb.postgres.server import Server
 
@@ -17,9 +18,9 @@ __all__ = ["prepare_role"]
 def prepare_role(server: Server) -> None:
     """See to it that the configured role is there and may log in; nothing happens when none is configured.
 
-    Roles live outside databases, so no template brings it. On the embedded server it gets the server's own password; on
-    somebody else's it is created if it is missing, but nobody's right to log in is changed. Raises
-    PermissionDeniedError when it may not log in there.
+    Roles live outside databases, so no template brings it. On the embedded server it is created if it is missing, and
+    gets the server's own password; on somebody else's nothing is changed. Raises PermissionDeniedError when it is not
+    there, or may not log in.
     """
     role = server.config.role
     if role is None:
@@ -38,11 +39,18 @@ def prepare_role(server: Server) -> None:
 
 
 def _demand_login(connection: Connection[Any], server: Server, role: str) -> None:
-    sql.create_role_if_missing(connection, role)
     row = connection.execute("select rolcanlogin from pg_roles where rolname = %s", [role]).fetchone()
-    if row is None or not row[0]:
+    if row is not None and row[0]:
+        return
+    said = f"{server.config.source('role')} says that tests connect as it"
+    if row is None:
+        known = connection.execute("select rolname from pg_roles where rolcanlogin").fetchall()
+        hint = nearest(role, {name: None for (name,) in known})
         raise PermissionDeniedError(
-            f"{server.about}: role {role!r} may not log in, but {server.config.source('role')} says that tests connect"
-            f' as it; run `ALTER ROLE "{role}" LOGIN PASSWORD ...` as a superuser and give clonedb that password as'
-            " CLONEDB_ROLE_PASSWORD"
+            f'{server.about}: there is no role {role!r}{hint}, but {said}; run `CREATE ROLE "{role}" LOGIN PASSWORD'
+            " ...` as a superuser and give clonedb that password as CLONEDB_ROLE_PASSWORD"
         )
+    raise PermissionDeniedError(
+        f'{server.about}: role {role!r} may not log in, but {said}; run `ALTER ROLE "{role}" LOGIN PASSWORD ...` as a'
+        " superuser and give clonedb that password as CLONEDB_ROLE_PASSWORD"
+    )

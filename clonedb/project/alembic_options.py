@@ -104,7 +104,7 @@ def load_toml(path: Path) -> dict[str, Any]:
     """A TOML file, or nothing when there is none; raises ConfigError when it does not parse."""
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 from clonedb.config import Config
 from clonedb.guest import now
@@ -24,7 +25,7 @@ class Pin:
         from clonedb.postgres.state import state_files
 
         settings = [f"{name}={getattr(config, name)!r}" for name in KEYS]
-        key = hashlib.sha256("\n".join([run, str(config.rootdir), *settings]).encode()).hexdigest()[:24]
+        key = hashlib.sha256(os.fsencode("\n".join([run, str(config.rootdir), *settings]))).hexdigest()[:24]
         self._files = state_files(config) / "runs"
         self._name = key
 

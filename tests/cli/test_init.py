@@ -75,8 +75,33 @@ def test_an_alembic_configuration_below(items: Project) -> None:
     items.clonedb("build").demand()
 
 
+DRIVER = '[project]\nname = "shop"\nversion = "1"\ndependencies = ["psycopg2-binary"]\n'
+
+
+def test_nothing_to_write(items: Project) -> None:
+    """A project that needs no line is told so, and gets none; in a script that is no failure."""
+    outcome = items.clonedb("init").demand()
+    assert "the project needs no line of configuration" in outcome.out
+    assert not (items.directory / "pyproject.toml").exists()
+
+
+def test_a_file_that_cannot_be_written(items: Project) -> None:
+    """In words, beside the lines; a directory of that name is told as one."""
+    items.write("requirements.txt", "psycopg2-binary\n")
+    path = items.directory / "pyproject.toml"
+    path.symlink_to("/nowhere/pyproject.toml")  # where not even root may write
+    outcome = items.clonedb("init", "--yes").demand(1)
+    assert "cannot be written" in outcome.err
+    assert "Traceback" not in outcome.err
+    path.unlink()
+    path.mkdir()
+    assert "pyproject.toml is a directory" in items.clonedb("init", "--yes").demand(1).err
+    items.clonedb("fingerprint").demand()
+
+
 def test_nothing_is_changed_twice(items: Project) -> None:
     """A second run says that the table is there."""
+    items.write("pyproject.toml", DRIVER)
     items.clonedb("init", "--yes").demand()
     before = (items.directory / "pyproject.toml").read_bytes()
     outcome = items.clonedb("init", "--yes").demand()
@@ -86,15 +111,17 @@ def test_nothing_is_changed_twice(items: Project) -> None:
 
 def test_without_a_person_it_only_shows(items: Project) -> None:
     """In a script the lines are shown, and the option that would write them."""
-    outcome = items.clonedb("init").demand(2)
+    items.write("pyproject.toml", DRIVER)
+    outcome = items.clonedb("init").demand(1)
     assert "[tool.clonedb]" in outcome.out
-    assert "clonedb init --yes" in outcome.err
-    assert not (items.directory / "pyproject.toml").exists()
+    assert outcome.err == "nothing was written; run `clonedb init --yes` to write these lines\n"
+    assert (items.directory / "pyproject.toml").read_text() == DRIVER
 
 
 @pytest.mark.parametrize(("answer", "written"), [(b"\n", True), (b"n\n", False)])
 def test_a_person_is_asked(items: Project, answer: bytes, *, written: bool) -> None:
     """Enter writes, n does not."""
+    items.write("pyproject.toml", DRIVER)
     master, slave = pty.openpty()
     process = subprocess.Popen(
         [*CLONEDB, "init"],
@@ -110,4 +137,4 @@ def test_a_person_is_asked(items: Project, answer: bytes, *, written: bool) -> N
     os.close(master)
     assert process.returncode == 0
     assert "write them? [Y/n]" in out
-    assert (items.directory / "pyproject.toml").exists() == written
+    assert ("[tool.clonedb]" in (items.directory / "pyproject.toml").read_text()) == written

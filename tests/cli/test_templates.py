@@ -159,7 +159,7 @@ def test_list_shows_what_each_database_is(cli: Command, items: Project) -> None:
         import os, subprocess, sys
 
         def test_kept(clonedb):
-            subprocess.run([sys.executable, "-m", "clonedb.cli", "list"], check=True)
+            subprocess.run([sys.executable, "-m", "clonedb", "list"], check=True)
             assert 0
         """,
     )

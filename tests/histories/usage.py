@@ -40,7 +40,7 @@ class Usage:
 
     def clonedb(self, *arguments: str) -> Outcome:
         """Run `clonedb ARGUMENTS`, which must succeed."""
-        return self.run("-m", "clonedb.cli", *arguments).demand()
+        return self.run("-m", "clonedb", *arguments).demand()
 
     def on_a_clone(self, program: str) -> Outcome:
         """Run a Python program with a clone's place in libpq's variables."""

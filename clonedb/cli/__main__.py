@@ -1,5 +1,0 @@
-"""`python -m clonedb.cli`, where the `clonedb` script is not on PATH."""
-
-from clonedb.cli import main
-
-main(prog_name="clonedb")
