@@ -89,7 +89,7 @@ def test_each_name_is_a_template(named: Project, arguments: tuple[str, ...]) -> 
     named.write("test_it.py", TESTS)
     outcome = named.pytest("-W", "error", *arguments).demand()
     assert "12 passed" in outcome.out
-    assert outcome.err.count("is ready: 1 revisions") == 2  # early and reports
+    assert outcome.err.count("is ready: 1 revision in") == 2  # early and reports
     assert outcome.err.count("is ready: 0 revisions") == 1  # filled
     again = named.pytest(*arguments).demand()
     assert "building" not in again.err

@@ -8,6 +8,7 @@ import click
 
 from clonedb.cli.configuration import Place
 from clonedb.cli.progress import progress
+from clonedb.quantities import size
 
 __all__ = ["COMMANDS"]
 
@@ -28,7 +29,7 @@ def export(place: Place, *, file: Path) -> None:
         pg_dump(template.server)  # asked for before anything is done
         with template.clone() as clone:
             write(template.server, template.record, clone.name, file)
-        click.echo(f"{file}: template {template.name}, {file.stat().st_size / 1024 / 1024:.1f} MB")
+        click.echo(f"{file}: template {template.name}, {size(file.stat().st_size)}")
 
 
 @click.command("import")

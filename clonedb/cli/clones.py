@@ -15,6 +15,7 @@ import click
 from clonedb.cli.configuration import Place
 from clonedb.cli.process import run_to_end
 from clonedb.cli.progress import progress
+from clonedb.quantities import duration
 
 if TYPE_CHECKING:
     from clonedb.clone import Clone
@@ -56,8 +57,10 @@ def clone(place: Place, driver: str | None) -> None:
         made.keep(Kept(project=template.project.name, run=run, when=time.time(), test=None))
         if template.server.lease is not None:
             embedded.hold(template.server.config, template.server.lease, _HOLD)
-            hours = _HOLD / 3600
-            shown.say(f"the embedded server stays up for {hours:g} hours, or until `clonedb server stop`")
+            shown.say(
+                f"the embedded server stays up for {duration(_HOLD)}, until nothing is kept there, or until"
+                " `clonedb server stop`"
+            )
         click.echo(template.server.url(made.name).replace(driver=driver).render() if driver else made.dsn)
 
 
@@ -168,7 +171,8 @@ def _demand_ours(server: Server, name: str) -> Name:
 @click.pass_obj
 def drop(place: Place, names: tuple[str, ...], *, everything: bool) -> None:
     """Drop databases that clonedb made: kept clones by NAME, or all that nobody uses."""
-    from clonedb.gc import collect, drop_one
+    from clonedb.gc import collect, drop_one, inventory
+    from clonedb.postgres.servers import end_hold
 
     if bool(names) == everything:
         raise click.UsageError("give the names of databases (`clonedb list` shows them), or --all")
@@ -185,6 +189,8 @@ def drop(place: Place, names: tuple[str, ...], *, everything: bool) -> None:
             _say_refused(refused)
             if not dropped and not refused:
                 click.echo("there was nothing to drop")
+        if server.lease is not None and not any(item.kind == "kept clone" for item in inventory(server)):
+            end_hold(server.config, server.lease.name)
 
 
 @click.command()

@@ -7,6 +7,7 @@ import time
 import click
 
 from clonedb.cli.configuration import Place
+from clonedb.quantities import duration, size
 
 __all__ = ["COMMANDS"]
 
@@ -33,13 +34,13 @@ def status(place: Place) -> None:
         if one.pid is not None:
             state += f", pid {one.pid}, port {one.port}"
         if one.held_until is not None and one.held_until > time.time():
-            state += f", held for {(one.held_until - time.time()) / 3600:.1f} hours"
-        click.echo(f"{one.name}: PostgreSQL {one.version}, {state}, {one.size / 1024 / 1024:.0f} MB in {one.directory}")
+            state += f", held for {duration(one.held_until - time.time())}"
+        click.echo(f"{one.name}: PostgreSQL {one.version}, {state}, {size(one.size)} in {one.directory}")
     if not found:
         click.echo(f"no embedded server yet in {state_dir(config)}; the first use makes one")
     for each in standby.waiting(config):
-        minutes = (time.time() - each.since) / 60
-        click.echo(f"fork server for migrations: running since {minutes:.0f} minutes, pid {each.pid}")
+        running = duration(time.time() - each.since)
+        click.echo(f"fork server for migrations: running for {running}, pid {each.pid}")
 
 
 @server.command("stop")

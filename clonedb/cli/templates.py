@@ -10,6 +10,7 @@ import click
 from clonedb.cli.configuration import Place
 from clonedb.cli.progress import progress
 from clonedb.cli.table import lines
+from clonedb.quantities import duration, size
 
 if TYPE_CHECKING:
     from clonedb.postgres.server import Server
@@ -28,7 +29,7 @@ def build(place: Place, *, force: bool) -> None:
         metadata = template.record.metadata
         made = f"built in {metadata.seconds:.1f} s" if template.record.built else "already there"
         heads = ", ".join(metadata.heads) or "no revision"
-        click.echo(f"{template.name}: {made}, at {heads}, {_megabytes(metadata.size)}")
+        click.echo(f"{template.name}: {made}, at {heads}, {size(metadata.size)}")
 
 
 @click.command()
@@ -94,8 +95,8 @@ def status(place: Place) -> None:
         if found is None:
             click.echo("state     not built; the next test that asks for a database builds it, or `clonedb build`")
         else:
-            age = _ago(found.metadata.made)
-            click.echo(f"state     ready: at {', '.join(found.metadata.heads)}, built {age} by {found.metadata.by}")
+            age = duration(time.time() - found.metadata.made)
+            click.echo(f"state     ready: at {', '.join(found.metadata.heads)}, built {age} ago by {found.metadata.by}")
     finally:
         server.close()
 
@@ -115,21 +116,8 @@ def list_(place: Place) -> None:
     if not rows:
         click.echo(f"no database of clonedb's on {server.about}")
         return
-    cells = [(row.name, row.kind, _megabytes(row.size), row.about) for row in rows]
+    cells = [(row.name, row.kind, size(row.size), row.about) for row in rows]
     click.echo(lines([("database", "kind", "size", "what"), *cells]))
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1024 / 1024:.1f} MB"
-
-
-def _ago(when: float) -> str:
-    seconds = max(0.0, time.time() - when)
-    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
-        if seconds >= length:
-            count = int(seconds // length)
-            return f"{count} {unit}{'s' if count > 1 else ''} ago"
-    return f"{seconds:.0f} seconds ago"
 
 
 COMMANDS = (build, fingerprint, status, list_)

@@ -11,6 +11,7 @@ from clonedb.guest import monotonic, sleep
 from clonedb.names import parse
 from clonedb.postgres import locks, sql
 from clonedb.postgres.memory import SHARE, Memory, memory_at
+from clonedb.quantities import size as shown
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -94,8 +95,8 @@ class _Seeker:
             if now - said >= _PATIENCE:
                 said = now
                 self._server.say(
-                    f"waiting for room in memory for {what}: files in memory take {_megabytes(memory.used)} of the"
-                    f" {_megabytes(memory.limit)} they may ({now - start:.0f} s, {longest:.0f} s at most)"
+                    f"waiting for room in memory for {what}: files in memory take {shown(memory.used)} of the"
+                    f" {shown(memory.limit)} they may ({now - start:.0f} s, {longest:.0f} s at most)"
                 )
             if now >= called:
                 called = now + _CALLS
@@ -137,13 +138,9 @@ def _memory(server: Server) -> Memory | None:
 def _full(server: Server, memory: Memory, size: int, what: str) -> str:
     assert server.lease is not None  # noqa: S101 - only then are there data of ours in memory
     return (
-        f"no room in memory for {what} ({_megabytes(size)}): files in memory take {_megabytes(memory.used)} of the"
-        f" {_megabytes(memory.limit)} they may, of which an eighth is kept for WAL and what tests write;"
+        f"no room in memory for {what} ({shown(size)}): files in memory take {shown(memory.used)} of the"
+        f" {shown(memory.limit)} they may, of which an eighth is kept for WAL and what tests write;"
         f" {SHARE:.0%} of the memory of this machine or container, and no more than the file system of"
         f" {str(server.lease.data_dir)!r} has. Set data = 'disk' ({server.config.source('data')}: it is"
         f" {server.config.data!r}), run fewer workers, or drop what is kept (`clonedb list`, `clonedb drop`)"
     )
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1024**2:.0f} MB"

@@ -17,7 +17,7 @@ from clonedb.postgres.machine import host
 from clonedb.postgres.state import Place
 from clonedb.postgres.waiting import Patience
 
-__all__ = ["Status", "hold_place", "reset", "servers", "stop"]
+__all__ = ["Status", "end_hold", "hold_place", "reset", "servers", "stop"]
 
 
 class Status(NamedTuple):
@@ -72,6 +72,13 @@ def hold_place(config: Config, name: str, seconds: float) -> float:
     until = max(now() + seconds, place.held_until())
     place.files.write("hold", f"{until:.3f}")
     return until
+
+
+def end_hold(config: Config, name: str) -> None:
+    """Let the server of a name stop again when nobody uses it; nothing happens when it is not held."""
+    for place in Place.all(config):
+        if place.name == name:
+            place.file("hold").unlink(missing_ok=True)
 
 
 def stop(config: Config) -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 from clonedb.errors import CloneDBError
 from clonedb.pytest_plugin.options import configuration, directory_of_tests
 from clonedb.pytest_plugin.run import CLONES, RUN, Statistics, run_of
+from clonedb.quantities import counted
 
 if TYPE_CHECKING:
     from clonedb.clone import Clone
@@ -173,7 +174,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for line in _outcomes(total, everything=_wants_report(config)):
             terminalreporter.write_line(f"clonedb: {line}")
     if total.kept:
-        databases = "1 database" if len(total.kept) == 1 else f"{len(total.kept)} databases"
+        databases = counted(len(total.kept), "database")
         terminalreporter.write_line(f"clonedb: {databases} kept for you: clonedb psql NAME, clonedb drop NAME")
 
 
@@ -213,7 +214,7 @@ def summary(total: Statistics) -> str:
     parts = []
     for name, (about, built) in total.templates.items():
         parts.append(f"template {name!r} {'reused' if built is None else f'built in {built:.1f} s'} on {about}")
-    parts.append("1 clone" if total.clones == 1 else f"{total.clones} clones")
+    parts.append(counted(total.clones, "clone"))
     text = "; ".join(parts)
     if not total.paid:
         return text

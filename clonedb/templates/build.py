@@ -21,6 +21,7 @@ from clonedb.postgres.state import state_dir
 from clonedb.progress import Progress, Warnings
 from clonedb.project.find import Project
 from clonedb.project.revision_digests import revision_digests
+from clonedb.quantities import counted
 from clonedb.templates import layers
 from clonedb.templates.ahead import Guess
 from clonedb.templates.edits import Edits
@@ -214,9 +215,8 @@ class _Build:
                 continue
             copied = guess is not None and guess.is_of(layer.name)
             name, rest = self.order.name, wanted.steps[layer.metadata.depth :]
-            self.progress.say(
-                f"building template {name!r} upon {layer.name!r}: {len(rest)} of {len(wanted.steps)} revisions"
-            )
+            all_of_them = counted(len(wanted.steps), "revision")
+            self.progress.say(f"building template {name!r} upon {layer.name!r}: {len(rest)} of {all_of_them}")
             if not copied:
                 self._drop_guess(private, guess)
             try:

@@ -13,6 +13,7 @@ from clonedb.postgres.server import Server
 from clonedb.postgres.state import state_dir
 from clonedb.progress import Progress
 from clonedb.project.find import Project
+from clonedb.quantities import counted
 from clonedb.templates.crashed import what_is_lost
 from clonedb.templates.metadata import Template
 from clonedb.templates.sealed import find, note_use, templates
@@ -151,7 +152,7 @@ def _ensure(
                 edits=Edits(wanted, look_again, rootdir=project.rootdir, lenient=lenient),
             )
             metadata = build(server, order, progress=progress, migrator=migrator)
-    progress.say(f"template {name!r} is ready: {metadata.revisions} revisions in {metadata.seconds:.1f} s")
+    progress.say(f"template {name!r} is ready: {counted(metadata.revisions, 'revision')} in {metadata.seconds:.1f} s")
     return _in_use(server, Template(name, metadata, built=True, waited=monotonic() - start))
 
 

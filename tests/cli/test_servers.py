@@ -40,7 +40,7 @@ def test_the_life_of_an_embedded_server(cli: Command, items: Project, unused_dir
     url = cli("clone").out.strip()
     status = cli("server", "status").out
     found = re.fullmatch(
-        r"(\S+): PostgreSQL [\d.]+, running, pid \d+, port (\d+), held for 8\.0 hours, \d+ MB in (.+)\n", status
+        r"(\S+): PostgreSQL [\d.]+, running, pid \d+, port (\d+), held for 8 hours, [\d.]+ MB in (.+)\n", status
     )
     assert found, status
     name, port = found[1], found[2]
@@ -50,7 +50,7 @@ def test_the_life_of_an_embedded_server(cli: Command, items: Project, unused_dir
     assert cli("server", "stop").out == f"stopped {name}\n"
     assert cli("server", "stop").out == "no embedded server was running\n"
     status = cli("server", "status").out
-    assert re.fullmatch(rf"{name}: PostgreSQL [\d.]+, stopped, \d+ MB in .+\n", status)
+    assert re.fullmatch(rf"{name}: PostgreSQL [\d.]+, stopped, [\d.]+ MB in .+\n", status)
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(url, connect_timeout=2)
 
@@ -88,7 +88,7 @@ def test_the_fork_server_for_migrations(items: Project, cli: Command, unused_dir
     """A build leaves it for the next one; status names it, and stop ends it."""
     items.leave_coverage()  # which looks at interpreters from their start, so that each would be a fresh one
     cli("build", CLONEDB_STANDBY="60")
-    line = r"^fork server for migrations: running since 0 minutes, pid (\d+)$"
+    line = r"^fork server for migrations: running for [\w ]+, pid (\d+)$"
     found = re.search(line, cli("server", "status").out, re.MULTILINE)
     assert found
     assert f"stopped the fork server for migrations, pid {found[1]}\n" in cli("server", "stop").out

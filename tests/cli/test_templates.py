@@ -41,7 +41,10 @@ def test_build_once(cli: Command, admin_dsn: str, items: Project, prefix: str) -
     assert again.err == ""
     assert ": built in " in cli("build", "--force").out
     assert databases(admin_dsn, prefix) == [name]
-    assert re.search(r"state     ready: at two, built \d+ seconds ago by \w+ on \S+, pid \d+", cli("status").out)
+    assert re.search(
+        r"state     ready: at two, built (less than a second|\d+ seconds?) ago by \w+ on \S+, pid \d+",
+        cli("status").out,
+    )
     listed = cli("list").out.splitlines()
     assert listed[0].split() == ["database", "kind", "size", "what"]
     assert re.fullmatch(rf"{name} +template +\d+\.\d MB +project, at two *", listed[1])

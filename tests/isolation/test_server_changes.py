@@ -56,7 +56,7 @@ def test_others(clonedb_connection, tmp_path):
     clonedb_connection.execute("create table mine (id int)")
     clonedb_connection.commit()
     run(os.environ["ADMIN"], f"create role {OTHERS}")
-    subprocess.run([sys.executable, "-m", "clonedb.cli", "build"], cwd=os.environ["BESIDE"], check=True)
+    subprocess.run([sys.executable, "-m", "clonedb", "build"], cwd=os.environ["BESIDE"], check=True)
     assert clonedb_connection.execute(
         f"select count(*) from pg_roles where rolname in ('{OTHERS}', '{NAME}_built', '{NAME}_configured')"
     ).fetchone() == (3,)
