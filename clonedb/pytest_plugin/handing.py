@@ -96,7 +96,7 @@ def hand_out(request: pytest.FixtureRequest, wish: Wish) -> Iterator[Clone]:
         lent = lend(clone)
     with contextlib.ExitStack() as stack:
         # what fails from here on must not keep the clone from being released
-        stack.callback(taken_back, request.config)
+        stack.callback(taken_back, request.config, _holder(request))
         stack.callback(_release, node, paid, strategy.release, lent)
         hold_loop(request)
         entered(request.config, clone)
@@ -120,9 +120,13 @@ def _lender(request: pytest.FixtureRequest, isolation: str) -> Callable[[Clone],
         return lambda clone: clone
 
     loans, node = run_of(request.config).loans, request.node
+    return lambda clone: clone.lend(loans.begin(_holder(request), clone.name, node.name))
+
+
+def _holder(request: pytest.FixtureRequest) -> str:
+    """Who has the database, as an error names it."""
     kind = "test" if request.scope == "function" else request.scope
-    holder = f"{kind} {node.nodeid!r}" if node.nodeid else f"the {kind}"
-    return lambda clone: clone.lend(loans.begin(holder, clone.name, node.name))
+    return f"{kind} {request.node.nodeid!r}" if request.node.nodeid else f"the {kind}"
 
 
 def _release(

@@ -102,10 +102,10 @@ def left(config: pytest.Config, clone: Clone) -> None:
         router.leave(_address(clone), lasting=clone.lasting)
 
 
-def taken_back(config: pytest.Config) -> None:
-    """A clone was given back, and what was open on it still was reported: close that on this side, too."""
+def taken_back(config: pytest.Config, holder: str = "") -> None:
+    """A holder's clone was given back, and what was open on it still was reported: close that on this side, too."""
     if (router := config.stash.get(_ROUTER, None)) is not None:
-        router.hang_up()
+        router.hang_up(holder)
 
 
 def is_routed(config: pytest.Config) -> bool:

@@ -133,9 +133,9 @@ class Router:
             else:
                 self._connections.close_idle(url.database)
 
-    def hang_up(self) -> None:
-        """Close what is in use still on clones that were left, after whoever counts that has seen it."""
-        self._connections.close_in_use(lambda database: not self._is_entered(database))
+    def hang_up(self, holder: str = "") -> None:
+        """Close what `holder` left in use on clones that were left, after whoever counts that has seen it."""
+        self._connections.close_in_use(lambda database: not self._is_entered(database), holder)
 
     def _is_entered(self, database: str | None) -> bool:
         return any(url.database == database for url in self._entered)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from clonedb import staying
 from clonedb.connections import OWN
+from clonedb.errors import EndedTestError
 from clonedb.renewal import Renewal
 from clonedb.routing.loops import OpenEntry, OpenOnLoops
 
@@ -129,11 +130,19 @@ class Connections:
         self._on_loops.close(lambda entry, in_use: not in_use and _leads_to(entry, database), spare=stays)
         self._renew_pools()
 
-    def close_in_use(self, is_left: Callable[[str], bool]) -> None:
+    def close_in_use(self, is_left: Callable[[str], bool], holder: str = "") -> None:
         """Close what is in use still on clones that were left; the server has ended it by now.
 
-        A session that holds such a connection can be closed then; otherwise that would fail in the rollback.
+        A session that holds such a connection can be closed then; otherwise that would fail in the rollback. One that
+        is used instead, such as a scoped session that nobody has removed, raises EndedTestError, which names `holder`:
+        the test that left it, as the one that meets it may be another.
         """
+
+        def refuse(*_: object, **__: object) -> Any:
+            raise EndedTestError(
+                f"{holder} has ended with this session or connection still open, so that clonedb closed it; close it in"
+                " that test, or have a fixture do so (`Session.remove()` for a scoped session)"
+            )
 
         def is_stale(entry: OpenEntry) -> bool:
             mark = mark_of(entry)
@@ -142,6 +151,8 @@ class Connections:
         for entry, in_use in list(self._synchronous.items()):
             if in_use is not None and is_stale(entry) and (proxy := in_use()) is not None:
                 proxy.invalidate()
+                if holder:
+                    proxy.cursor = refuse  # type: ignore[method-assign]
         self._on_loops.close(lambda entry, in_use: in_use and is_stale(entry))
 
     def end(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import orm
 from sqlalchemy.pool import NullPool, StaticPool
 
 from clonedb.errors import RoutingError
@@ -56,6 +57,28 @@ def test_a_connection_left_open(
     assert reached(engine) == two.database
     connection.close()
     assert reached(engine) == two.database
+    router.leave(two)
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_a_session_that_nobody_closed(
+    router: Router, shop: DatabaseURL, one: DatabaseURL, two: DatabaseURL, driver: str
+) -> None:
+    """The next test that uses it is told who left it, and may close it, and go on."""
+    engine = engine_on(shop, driver)
+    scoped = orm.scoped_session(orm.sessionmaker(engine))
+    router.enter(one)
+    assert scoped.scalar(WHERE) == one.database
+    router.leave(one)
+    router.hang_up("test 'test_it.py::test_one'")
+    router.enter(two)
+    with pytest.raises(
+        sa.exc.StatementError, match=r"EndedTestError\) test 'test_it.py::test_one' has ended with this"
+    ):
+        scoped.scalar(WHERE)
+    scoped.remove()
+    assert scoped.scalar(WHERE) == two.database
+    scoped.remove()
     router.leave(two)
 
 
