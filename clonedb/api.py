@@ -254,6 +254,7 @@ def _echo() -> None:
     logger.setLevel(logging.INFO)
     if not logger.handlers:
         logger.addHandler(logging.StreamHandler(sys.stdout))
+        logger.propagate = False  # or pytest would show each statement a second time, as what was logged
 
 
 def _chain(config: Config) -> tuple[list[_Link], frozenset[str]]:

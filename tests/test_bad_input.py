@@ -182,13 +182,20 @@ def test_an_env_py_that_exits(items: Project) -> None:
         ("seeds.sql", ("seed 'seeds.sql'", 'relation "nowhere" does not exist')),
         ("fill:people", ("seed 'fill:people'", "ValueError: nobody to add", "fill.py")),
         ("fill:nothing", ("seed 'fill:nothing'", "AttributeError")),
+        (
+            "fill:generator",
+            ("seed 'fill:generator'", "this seed is a generator function, of which a call runs nothing"),
+        ),
         ("missing.sql", ("seed 'missing.sql'", "package.module:function")),
     ],
 )
 def test_a_seed_that_fails(items: Project, admin_dsn: str, prefix: str, seed: str, words: tuple[str, ...]) -> None:
     """The seed's name and its error; nothing is left but the layer below, which is migrated and has no seeds."""
     items.write("seeds.sql", "insert into item (name) values ('a');\ninsert into nowhere values (1);\n")
-    items.write("fill.py", "def people(connection):\n    raise ValueError('nobody to add')\n")
+    items.write(
+        "fill.py",
+        "def people(connection):\n    raise ValueError('nobody to add')\n\ndef generator(connection):\n    yield\n",
+    )
     items.settings(seed=[seed])
     refused(items.clonedb("build"), *words)
     assert databases(admin_dsn, f"{prefix}_b") == databases(admin_dsn, f"{prefix}_c") == []

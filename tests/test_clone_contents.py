@@ -104,7 +104,8 @@ def test_roles_are_created_when_they_are_missing(project: Project, prefix: str) 
 def test_seeds(items: Project) -> None:
     """SQL files of several statements, and functions that get a SQLAlchemy connection, in the order given."""
     items.write(
-        "seeds/first.sql", "create table log (id serial, what text);\ninsert into log (what) values ('100 %; $1');"
+        "seeds/first.sql",  # with a byte order mark, as some editors write it
+        "\N{ZERO WIDTH NO-BREAK SPACE}create table log (id serial, what text);\ninsert into log (what) values ('100 %; $1');",
     )
     items.write(
         "shop/seeds.py",

@@ -27,6 +27,7 @@ from clonedb.pytest_plugin.fixtures import (
 from clonedb.pytest_plugin.migration_fixtures import clonedb_at, clonedb_empty
 from clonedb.pytest_plugin.options import pytest_addoption, pytest_configure
 from clonedb.pytest_plugin.report import (
+    pytest_exception_interact,
     pytest_report_header,
     pytest_runtest_makereport,
     pytest_sessionfinish,
@@ -56,6 +57,7 @@ __all__ = [
     "clonedb_url",
     "pytest_addoption",
     "pytest_configure",
+    "pytest_exception_interact",
     "pytest_fixture_setup",
     "pytest_report_header",
     "pytest_runtest_makereport",

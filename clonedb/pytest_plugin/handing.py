@@ -173,12 +173,13 @@ def _template(request: pytest.FixtureRequest, config: Config, name: str | None, 
 def _sow(clone: Clone, seed: Callable[..., Any]) -> None:
     """Run a function that fills one test's database, as `seed` in the configuration would for the template."""
     from clonedb.isolation.rollback import HeldClone
+    from clonedb.migrate.seeds import fill
 
     if isinstance(clone, HeldClone):
         with clone.sessionmaker().begin() as session:
-            seed(session.connection())
+            fill(seed, session.connection())
         return
     engine = clone.engine()
     with engine.begin() as connection:
-        seed(connection)
+        fill(seed, connection)
     engine.dispose()

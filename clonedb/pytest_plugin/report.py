@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from clonedb.pytest_plugin.run import Run
 
 __all__ = [
+    "pytest_exception_interact",
     "pytest_report_header",
     "pytest_runtest_makereport",
     "pytest_sessionfinish",
@@ -92,6 +93,15 @@ def pytest_runtest_makereport(
     if call.when != "call" and call.excinfo is not None and isinstance(call.excinfo.value, CloneDBError):
         _shorten(run_of(item.config), call.excinfo.value, report)
     return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_exception_interact(node: pytest.Item | pytest.Collector, report: object) -> None:
+    """Under `--pdb`, say before the debugger begins how to look into the database, which its summary would say."""
+    if node.config.getoption("usepdb", default=False) and isinstance(report, pytest.TestReport):
+        for name, text in report.sections:
+            if name == "clonedb":
+                run_of(node.config).write(f"clonedb: {text}")
 
 
 def _note(item: pytest.Item, error: BaseException | None) -> str | None:

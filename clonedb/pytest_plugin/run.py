@@ -101,7 +101,7 @@ class Run:
             from clonedb.progress import Lines
             from clonedb.pytest_plugin.beside import Collecting
 
-            opened = open_template(config, run=self.id, progress=Lines(self._write))
+            opened = open_template(config, run=self.id, progress=Lines(self.write))
             self._opened[opened] = config, Collecting(opened.server)
         self._note(opened)
         return opened
@@ -140,7 +140,7 @@ class Run:
         built = template.record.metadata.seconds if template.record.built else None
         self.statistics.templates[template.name] = template.server.about, built
 
-    def _write(self, line: str) -> None:
+    def write(self, line: str) -> None:
         """A line on the real standard error, past pytest's capturing."""
         capture = self.pytest_config.pluginmanager.getplugin("capturemanager")
         if capture is None:
@@ -171,7 +171,7 @@ class Run:
             from clonedb.postgres.cap import Cap
             from clonedb.progress import Lines
 
-            self._caps[server] = Cap(server, Lines(self._write).say)
+            self._caps[server] = Cap(server, Lines(self.write).say)
         return self._caps[server]
 
     def beside(self, server: Server, make: Callable[[], Clone]) -> Clone:
@@ -242,7 +242,7 @@ class Run:
             template, drops = self._drops.popitem()
             for drop in drops:
                 if error := drop.wait():
-                    self._write(f"clonedb: could not drop {drop.name!r}: {error}; the next run does, or `clonedb gc`")
+                    self.write(f"clonedb: could not drop {drop.name!r}: {error}; the next run does, or `clonedb gc`")
             self._close_rest(template)
 
     def keep_if_failed(self, clone: Clone, project: str, item: pytest.Item, *, failed: bool) -> bool:

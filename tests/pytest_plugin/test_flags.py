@@ -66,3 +66,11 @@ def test_echo_shows_every_statement(items: Project) -> None:
     assert "select 'by the fixture'" in outcome.out
     assert "select 'by its own'" in outcome.text
     assert "select" not in items.pytest("-s").demand().out
+
+
+def test_echo_shows_a_statement_once(items: Project) -> None:
+    """In a failed test's output, and not a second time as what was logged."""
+    items.write("test_it.py", "def test_it(clonedb_session): assert not clonedb_session.connection()\n")
+    shown = items.pytest("--clonedb-echo").demand(1).out
+    assert "Captured stdout call" in shown
+    assert "Captured log call" not in shown

@@ -186,3 +186,22 @@ def test_a_database_that_the_failed_test_dropped(items: Project, clones: Callabl
     assert "1 failed in" in outcome.out
     assert "could not be kept: database" in outcome.out
     assert len(kept_in(outcome.out)) == len(clones()) == 1
+
+
+def test_the_debugger_begins_with_the_name(items: Project) -> None:
+    """Under --pdb a person is asked before the summary comes: how to look into the database is said before."""
+    items.write("test_it.py", "def test_it(clonedb): assert 0\n")
+    items.write(
+        "pdb_that_quits.py",
+        """
+        import pdb
+
+        class Pdb(pdb.Pdb):
+            def interaction(self, *arguments, **options):
+                print("the debugger begins")
+        """,
+    )
+    outcome = items.pytest("--pdb", "--pdbcls=pdb_that_quits:Pdb", PYTHONPATH=str(items.directory))
+    before, _, after = outcome.out.partition("the debugger begins")
+    assert after
+    assert re.search(r"^clonedb: database kept: clonedb psql \S+$", before + outcome.err, re.MULTILINE)
