@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from clonedb.templates.pin import Pin
 from clonedb.templates.sealed import note_use
 
 if TYPE_CHECKING:
+    import logging
     from types import TracebackType
 
     from clonedb.config import Config
@@ -248,13 +250,16 @@ def _echo() -> None:
     for one.
     """
     import logging
-    import sys
 
     logger = logging.getLogger("sqlalchemy.engine.Engine")
     logger.setLevel(logging.INFO)
-    if not logger.handlers:
-        logger.addHandler(logging.StreamHandler(sys.stdout))
-        logger.propagate = False  # or pytest would show each statement a second time, as what was logged
+    logger.addFilter(_print)  # a second time nothing happens
+
+
+def _print(record: logging.LogRecord) -> bool:
+    """Print a statement, and log it no more: pytest would show it a second time."""
+    sys.stdout.write(f"{record.getMessage()}\n")
+    return False
 
 
 def _chain(config: Config) -> tuple[list[_Link], frozenset[str]]:

@@ -35,7 +35,8 @@ class _Bar:
         self._started = False
 
     def say(self, message: str) -> None:
-        """A line above the bar."""
+        """A line, without the bar until the next revision: what comes after the last one is printed by others."""
+        self.stop()
         self._bar.console.print(f"clonedb: {message}", markup=False, soft_wrap=True)
 
     warn = say
@@ -50,6 +51,7 @@ class _Bar:
     def stop(self) -> None:
         """Take the bar away."""
         self._bar.stop()
+        self._started = False
 
 
 @contextlib.contextmanager
