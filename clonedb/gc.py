@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clonedb.clone import Clone
-from clonedb.errors import NotOursError, PermissionDeniedError, ServerError
+from clonedb.errors import NotOursError, ServerError
 from clonedb.guest import monotonic
 from clonedb.names import Name, parse
 from clonedb.postgres import locks, sql
@@ -33,10 +33,11 @@ _MOST_BYTES = (
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A database that is to go, and why; of one that could not be dropped, why not."""
+    """A database that is to go, and why; of one that could not be dropped, why not. `project` is a key, if known."""
 
     name: str
     why: str
+    project: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,12 @@ class _Found:
     name: Name
     template: Metadata | None
     kept: Kept | None
+
+    @property
+    def project(self) -> str:
+        """The key of its project; empty for a clone that is not kept and an unfinished template."""
+        said = self.template or self.kept
+        return said.project if said else ""
 
     @property
     def lock(self) -> int:
@@ -86,13 +93,14 @@ def collect(
     *,
     dry_run: bool = False,
     everything: bool = False,
+    projects: Collection[str] | None = None,
     seconds: float = 60.0,
     refused: Callable[[Leftover], None] = lambda _: None,
 ) -> list[Leftover]:
     """Drop clones and unfinished templates of dead owners, and templates beyond keep_templates: what was dropped.
 
-    With `everything`, also kept clones and every template, unless somebody uses them. `refused` is told of each
-    database that PostgreSQL did not let go, with its reason.
+    With `everything`, also kept clones and every template, of these `projects` if keys are given, unless somebody uses
+    them. `refused` is told of each database that PostgreSQL did not let go, or that somebody has open, and why.
 
     A name is ours when its mark fits; an owner is dead when its advisory lock is free, in every database of the server,
     and no process of this machine has its file lock. The databases are listed before the locks: an owner takes its lock
@@ -101,18 +109,21 @@ def collect(
     """
     import psycopg
 
+    def all_of(project: str) -> bool:
+        return everything and (projects is None or project in projects)
+
     with contextlib.closing(server.connect(server.config.maintenance_database, application_name="clonedb gc")) as own:
         if not dry_run and not locks.try_lock(own, locks.collector_key(server.config.prefix)):
             return []
         deadline = monotonic() + seconds
         gone = []
-        for leftover, name in _leftovers(server, own, everything=everything):
+        for leftover, name in _leftovers(server, own, all_of):
             if monotonic() > deadline:
                 break
             try:
                 if dry_run or _drop(server, own, name, kept_too=everything):
                     gone.append(leftover)
-            except psycopg.Error as error:  # another role's, or somebody connects again and again
+            except (psycopg.Error, ServerError) as error:  # another role's, or somebody has it open
                 if own.closed:
                     raise
                 refused(Leftover(leftover.name, _reason(error)))
@@ -121,34 +132,38 @@ def collect(
         return gone
 
 
-def _leftovers(server: Server, own: Connection[Any], *, everything: bool) -> list[tuple[Leftover, Name]]:
-    """What may go, with what its name says."""
+def _leftovers(server: Server, own: Connection[Any], all_of: Callable[[str], bool]) -> list[tuple[Leftover, Name]]:
+    """What may go, with what its name says; `all_of` says whether all of a project does."""
     found = list(_found(own, server.config.prefix))
     held = locks.held_keys(own)
-    leftovers = []
+    gone = [*_clones(found, all_of), *_templates(found, server.config.keep_templates, all_of)]
+    return [(Leftover(one.name.text, why, one.project), one.name) for one, why in gone if not one.is_used(server, held)]
+
+
+def _clones(found: Iterable[_Found], all_of: Callable[[str], bool]) -> Iterator[tuple[_Found, str]]:
+    """Those that go if their owner is gone, and why; unfinished templates, too."""
+    for one in found:
+        if one.template is None and (one.kept is None or all_of(one.kept.project)):
+            yield one, "its owner is gone"
+
+
+def _templates(found: Iterable[_Found], count: int, all_of: Callable[[str], bool]) -> Iterator[tuple[_Found, str]]:
+    """Those beyond `count` in each lane of a project, and those that are too large, and why."""
     by_lane: dict[tuple[str, str], list[tuple[float, _Found]]] = {}
-
-    def may_go(database: _Found, why: str) -> None:
-        if not database.is_used(server, held):
-            leftovers.append((Leftover(database.name.text, why), database.name))
-
-    for database in found:
-        if database.template is not None:
-            key = database.template.project, database.template.lane
-            by_lane.setdefault(key, []).append((database.template.used, database))
-        elif everything or database.kept is None:
-            may_go(database, "its owner is gone")
+    for one in found:
+        if one.template is not None:
+            key = one.template.project, one.template.lane
+            by_lane.setdefault(key, []).append((one.template.used, one))
     kept: dict[str, list[tuple[bool, float, _Found]]] = {}
     for (project, lane), templates in by_lane.items():
-        limit = 0 if everything else server.config.keep_templates * (_REVISIONS if lane == "revision" else 1)
+        limit = 0 if all_of(project) else count * (_REVISIONS if lane == "revision" else 1)
         ordered = sorted(templates, key=lambda pair: pair[0], reverse=True)
         kept.setdefault(project, []).extend((not number, *pair) for number, pair in enumerate(ordered[:limit]))
         for _, old in ordered[limit:]:
-            may_go(old, "the project used newer templates since")
+            yield old, "the project used newer templates since"
     for of_project in kept.values():
         for large in _too_large(of_project):
-            may_go(large, f"the project's templates are larger than {_MOST_BYTES // 1024**3} GB together")
-    return leftovers
+            yield large, f"the project's templates are larger than {_MOST_BYTES // 1024**3} GB together"
 
 
 def _too_large(templates: Iterable[tuple[bool, float, _Found]]) -> Iterator[_Found]:
@@ -163,15 +178,19 @@ def _too_large(templates: Iterable[tuple[bool, float, _Found]]) -> Iterator[_Fou
 def _drop(server: Server, own: Connection[Any], found: Name, *, kept_too: bool) -> bool:
     """Drop a database while holding the lock that proves nobody uses it; False when somebody does.
 
-    Raises psycopg's error when PostgreSQL refuses.
+    Raises ServerError when somebody has a kept one open, whose owner is gone, and psycopg's error when PostgreSQL
+    refuses.
     """
     name, key = found.text, _lock_of(found)
     if is_leased(server.config, _lease_of(found)) or not locks.try_lock(own, key):
         return False
     try:
         database = sql.find_database(own, name)
-        if database is None or (not kept_too and Kept.from_json(database.comment) is not None):
+        kept = database is not None and Kept.from_json(database.comment) is not None
+        if database is None or (kept and not kept_too):
             return False
+        if kept and (users := sql.sessions(own, name)):
+            raise ServerError(f"database {name!r} is open in {'; '.join(users)}: close it there first")
         sql.drop_whatever(own, database)
     finally:
         if not own.closed:
@@ -272,7 +291,7 @@ def enforce_retention(server: Server, project: str, run: str) -> bool:
     here = [f for _, f in ours if f.kept and f.kept.run == run]
     older = [f for _, f in sorted(ours, key=lambda pair: pair[0], reverse=True) if f not in here]
     for old in older[max(0, count - 1 - len(here)) :]:
-        with contextlib.suppress(psycopg.Error, PermissionDeniedError):  # `clonedb list` says why
+        with contextlib.suppress(psycopg.Error, ServerError):  # `clonedb list` says why; or somebody looks into it
             server.run(lambda connection, old=old: _drop(server, connection, old.name, kept_too=True))  # type: ignore[misc]
     return len(here) < count
 

@@ -54,7 +54,7 @@ def clone(place: Place, driver: str | None) -> None:
     with progress() as shown, open_template(place.config(), progress=shown) as template:
         made = template.clone()
         run = secrets.token_hex(8)
-        made.keep(Kept(project=template.project.name, run=run, when=time.time(), test=None))
+        made.keep(Kept(project=template.project.key, run=run, when=time.time(), test=None))
         if template.server.lease is not None:
             embedded.hold(template.server.config, template.server.lease, _HOLD)
             shown.say(
@@ -167,30 +167,63 @@ def _demand_ours(server: Server, name: str) -> Name:
 
 @click.command()
 @click.argument("names", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="Every clone and template that nobody uses.")
+@click.option("--all", "of_project", is_flag=True, help="Every clone and template of this project that nobody uses.")
+@click.option("--everything", is_flag=True, help="Those of every project on the server; asks before.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def drop(place: Place, names: tuple[str, ...], *, everything: bool) -> None:
-    """Drop databases that clonedb made: kept clones by NAME, or all that nobody uses."""
-    from clonedb.gc import collect, drop_one, inventory
+def drop(place: Place, names: tuple[str, ...], *, of_project: bool, everything: bool, yes: bool) -> None:
+    """Drop databases that clonedb made: kept clones by NAME, or all that nobody uses or has open."""
+    from clonedb.gc import drop_one, inventory
     from clonedb.postgres.servers import end_hold
 
-    if bool(names) == everything:
-        raise click.UsageError("give the names of databases (`clonedb list` shows them), or --all")
-    with _server(place.config()) as server:
+    if [bool(names), of_project, everything].count(True) != 1:
+        raise click.UsageError("give the names of databases (`clonedb list` shows them), or --all, or --everything")
+    config = place.config()
+    with _server(config) as server:
         for name in names:
             _demand_ours(server, name)
         for name in dict.fromkeys(names):
             drop_one(server, name)
             click.echo(f"dropped {name}")
-        if everything:
-            refused: list[Leftover] = []
-            for leftover in (dropped := collect(server, everything=True, refused=refused.append)):
-                click.echo(f"dropped {leftover.name}")
-            _say_refused(refused)
-            if not dropped and not refused:
-                click.echo("there was nothing to drop")
+        if not names:
+            projects = None if everything else _projects(config)
+            if everything and not yes:
+                _ask(server)
+            _drop_all(server, projects)
         if server.lease is not None and not any(item.kind == "kept clone" for item in inventory(server)):
             end_hold(server.config, server.lease.name)
+
+
+def _drop_all(server: Server, projects: set[str] | None) -> None:
+    from clonedb.gc import collect
+
+    refused: list[Leftover] = []
+    for leftover in (dropped := collect(server, everything=True, projects=projects, refused=refused.append)):
+        click.echo(f"dropped {leftover.name}")
+    _say_refused(refused)
+    if not dropped and not refused:
+        click.echo("there was nothing to drop")
+
+
+def _projects(config: Config) -> set[str]:
+    """The keys of a project, whose named templates may have migrations of their own."""
+    from clonedb.project.find import find_project
+
+    names = ("default", *(config.project_wide or config).templates)
+    return {find_project(config.of_template(name, "clonedb drop")).key for name in names}
+
+
+def _ask(server: Server) -> None:
+    """Have the user confirm that every project's databases are dropped; ends the command when that is not done."""
+    from clonedb.gc import collect
+
+    found = collect(server, everything=True, dry_run=True)
+    if not found:
+        return
+    for leftover in found:
+        click.echo(f"{leftover.name}: {leftover.project or leftover.why}", err=True)
+    count = "1 database" if len(found) == 1 else f"{len(found)} databases"
+    click.confirm(f"drop {count} of every project on {server.about}?", abort=True, err=True)
 
 
 @click.command()

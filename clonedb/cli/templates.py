@@ -48,7 +48,7 @@ def fingerprint(place: Place, *, explain: bool) -> None:
             for entry in found.inputs:
                 click.echo(f"  {entry.digest[:12]}  {entry.kind:<9}  {entry.name}")
             lane = (config.of_schema() or config).template
-            _explain_difference(server, project.name, lane, found)
+            _explain_difference(server, project.key, lane, found)
     finally:
         server.close()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +24,10 @@ __all__ = ["Project", "find_project", "is_revision"]
 _PYTEST_FILES = MappingProxyType(
     {"pytest.ini": "pytest", ".pytest.ini": "pytest", "tox.ini": "pytest", "setup.cfg": "tool:pytest"}
 )
+
+
+_REVISION = r"""^revision\s*(?::[^=\n]*)?=\s*["']([^"'\n]+)["']"""
+_FIRST = r"^down_revision\s*(?::[^=\n]*)?=\s*None\b"
 
 
 class Project(NamedTuple):
@@ -52,6 +58,22 @@ class Project(NamedTuple):
     def env_py(self) -> Path:
         """The script that Alembic runs."""
         return self.script_location / "env.py"
+
+    @property
+    def key(self) -> str:
+        """What tells the project from others on a server, and its checkouts from none: `shop (3f2a91)`.
+
+        That is its name and where its history begins: a name may be that of a directory, such as `app`. Reads every
+        revision file.
+        """
+        first = []
+        for path in self.revision_files():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            if re.search(_FIRST, text, re.MULTILINE) and (found := re.search(_REVISION, text, re.MULTILINE)):
+                first.append(found[1])
+        if not first:
+            return self.name
+        return f"{self.name} ({hashlib.sha256(' '.join(sorted(first)).encode()).hexdigest()[:6]})"
 
     def revision_files(self) -> tuple[Path, ...]:
         """The files that Alembic would load as revisions, ordered by path."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from clonedb.api import OpenTemplate
     from clonedb.clone import Clone
     from clonedb.config import Config
+    from clonedb.project.find import Project
 
 __all__ = [
     "clonedb",
@@ -122,14 +123,14 @@ def clonedb_factory(
 ) -> Iterator[Callable[[], Clone]]:
     """A function that makes one more database for the test each time it is called."""
     __tracebackhide__ = True
-    run, paid, made = run_of(request.config), Paid(request), list[tuple["Clone", str]]()
+    run, paid, made = run_of(request.config), Paid(request), list[tuple["Clone", "Project"]]()
     run.demand_own(clonedb_template, clonedb_config)
     clones = request.node.stash.setdefault(CLONES, [])
 
     def make() -> Clone:
         with paid:
             clone = run.clone(clonedb_template)
-        made.append((clone, clonedb_template.project.name))
+        made.append((clone, clonedb_template.project))
         clones.append(made[-1])
         return clone
 

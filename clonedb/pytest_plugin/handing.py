@@ -103,7 +103,7 @@ def hand_out(request: pytest.FixtureRequest, wish: Wish) -> Iterator[Clone]:
         stack.callback(left, request.config, clone)
         if lent.loan is not None:
             stack.callback(lent.loan.end)
-        clones, used = node.stash.setdefault(CLONES, []), (clone, template.project.name)
+        clones, used = node.stash.setdefault(CLONES, []), (clone, template.project)
         clones.append(used)
         stack.callback(clones.remove, used)  # the item may be run again
         for seed in for_each:

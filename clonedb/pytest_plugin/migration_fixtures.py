@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from clonedb.clone import Clone
     from clonedb.config import Config
     from clonedb.postgres.server import Server
+    from clonedb.project.find import Project
     from clonedb.revisions import RevisionClone
 
 __all__ = ["clonedb_at", "clonedb_empty"]
@@ -48,7 +49,7 @@ def clonedb_at(request: pytest.FixtureRequest, clonedb_config: Config) -> Iterat
             template = _template_at(request, clonedb_config, revision)
             project = template.project
             run = run_of(request.config)
-            return taken.take(lambda: revision_clone(run.clone(template), project), project.name)
+            return taken.take(lambda: revision_clone(run.clone(template), project), project)
 
         yield make
 
@@ -85,7 +86,7 @@ def clonedb_empty(request: pytest.FixtureRequest, clonedb_config: Config) -> Ite
     with run.world.session():
         server, project = _server(request, clonedb_config, meant), find_project(meant)
     with _Taken(request) as taken:
-        clone = taken.take(lambda: run.beside(server, lambda: create_empty(server)), project.name)
+        clone = taken.take(lambda: run.beside(server, lambda: create_empty(server)), project)
         run.statistics.clones += 1
         yield clone
 
@@ -120,9 +121,9 @@ class _Taken:
     def __init__(self, request: pytest.FixtureRequest) -> None:
         self._paid = Paid(request)
         self._clones = request.node.stash.setdefault(CLONES, [])
-        self._made: list[tuple[Clone, str]] = []
+        self._made: list[tuple[Clone, Project]] = []
 
-    def take(self, make: Callable[[], C], project: str) -> C:
+    def take(self, make: Callable[[], C], project: Project) -> C:
         """Make a clone, and take note of it."""
         __tracebackhide__ = True
         with self._paid:

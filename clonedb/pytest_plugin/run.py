@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from clonedb.pool import Pool
     from clonedb.postgres.cap import Cap
     from clonedb.postgres.server import Server
+    from clonedb.project.find import Project
     from clonedb.pytest_plugin.beside import Collecting, Dropping
 
 __all__ = ["CLONES", "RUN", "Run", "Statistics", "run_of"]
@@ -245,7 +246,7 @@ class Run:
                     self.write(f"clonedb: could not drop {drop.name!r}: {error}; the next run does, or `clonedb gc`")
             self._close_rest(template)
 
-    def keep_if_failed(self, clone: Clone, project: str, item: pytest.Item, *, failed: bool) -> bool:
+    def keep_if_failed(self, clone: Clone, project: Project, item: pytest.Item, *, failed: bool) -> bool:
         """Keep a clone that a test used, if the policy says so and there is room: whether it is kept.
 
         The worker's one clone may have been kept for an earlier test already.
@@ -258,8 +259,8 @@ class Run:
         if policy == "none" or (policy == "failed" and not failed) or not clone.worth_keeping:
             return False
         if not clone.kept:
-            kept = Kept(project=project, run=self.id, when=now(), test=item.nodeid)
             with self.world.unpatched():
+                kept = Kept(project=project.key, run=self.id, when=now(), test=item.nodeid)
                 if not keep(clone, kept, limited=policy == "failed"):
                     return False
             self.statistics.kept.append(clone.name)
@@ -298,8 +299,8 @@ class Run:
 
 
 RUN = pytest.StashKey[Run]()
-CLONES = pytest.StashKey[list[tuple["Clone", str]]]()
-"""A test's clones at the moment, each with the name of the project it is of: two may share a template."""
+CLONES = pytest.StashKey[list[tuple["Clone", "Project"]]]()
+"""A test's clones at the moment, each with the project it is of: two may share a template."""
 
 
 def run_of(config: pytest.Config) -> Run:

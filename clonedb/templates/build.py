@@ -290,7 +290,7 @@ class _Build:
         unfit = self._unfit(filled, described["settings"])
         layer, depth = ("", 0) if unfit or filled.history is None else filled.history.last
         return Metadata(
-            project=order.project.name,
+            project=order.project.key,
             fingerprint=order.wanted.digest,
             heads=migrated.heads,
             revisions=len(migrated.revisions),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -182,12 +183,42 @@ def test_drop_refuses_a_strangers_database(
     assert clones() == []
 
 
-def test_drop_all(cli: Command, clones: Callable[[], list[str]]) -> None:
-    """Every clone and template that nobody uses, each named."""
-    made = {cli("clone").out.strip().rpartition("/")[2] for _ in range(2)}
+def test_drop_all(cli: Command, items: Project, clones: Callable[[], list[str]], admin_dsn: str) -> None:
+    """Every clone and template of the project that nobody uses or has open, each named; another's of the same name stay."""
+    made = [cli("clone").out.strip().rpartition("/")[2] for _ in range(2)]
     template = cli("build").out.partition(":")[0]
-    assert set(cli("drop", "--all").out.split()) - {"dropped"} >= {*made, template}
+    versions = items.directory / "migrations" / "versions"
+    history = {path: path.read_text() for path in versions.glob("*.py")}
+    for path, text in history.items():
+        path.write_text(text.replace("'one'", "'other'"))  # the history begins elsewhere
+    other = cli("build").out.partition(":")[0]
+    with psycopg.connect(admin_dsn, dbname=made[0], application_name="looking into it"):
+        outcome = cli("drop", "--all").out
+        assert outcome == f"dropped {other}\n"
+        for path, text in history.items():
+            path.write_text(text)
+        outcome = cli("drop", "--all").out
+        assert set(outcome.split()) >= {"dropped", made[1], template}
+        assert f"could not drop {made[0]}: database {made[0]!r} is open in pid " in outcome
+        assert "(looking into it)" in cli("drop", made[0], code=1).err
+    assert cli("drop", "--all").out == f"dropped {made[0]}\n"
     assert cli("drop", "--all").out == "there was nothing to drop\n"
+    assert clones() == []
+
+
+def test_drop_everything(cli: Command, items: Project, clones: Callable[[], list[str]]) -> None:
+    """Every project's, after a question that names them; without a terminal that is `--yes`."""
+    template = cli("build").out.partition(":")[0]
+    made = cli("clone").out.strip().rpartition("/")[2]
+    (items.directory / "alembic.ini").rename(items.directory / "elsewhere.ini")
+    outcome = cli("drop", "--everything", code=1)
+    assert outcome.out == ""
+    assert re.search(rf"{template}: project \(\w{{6}}\)\n", outcome.err)
+    assert re.search(rf"{made}: project \(\w{{6}}\)\n", outcome.err)
+    assert "of every project on embedded server" in outcome.err
+    assert clones() == [made]
+    assert "--all" in cli("drop", "--all", "--everything", code=2).err
+    assert set(cli("drop", "--everything", "--yes").out.split()) >= {template, made}
     assert clones() == []
 
 
