@@ -47,7 +47,7 @@ def test_build_once(cli: Command, admin_dsn: str, items: Project, prefix: str) -
     )
     listed = cli("list").out.splitlines()
     assert listed[0].split() == ["database", "kind", "size", "what"]
-    assert re.fullmatch(rf"{name} +template +\d+\.\d MB +project \(\w{6}\), at two *", listed[1])
+    assert re.fullmatch(rf"{name} +template +\d+\.\d MB +project \(\w{{6}}\), at two *", listed[1])
     assert len(listed) == 2
 
 
@@ -170,7 +170,7 @@ def test_list_shows_what_each_database_is(cli: Command, items: Project) -> None:
     assert re.search(r"_c_\S+ +clone +\d+\.\d MB +its owner lives", during)
     assert re.search(r"_t_\S+ +template +\d+\.\d MB +project \(\w{6}\), at two, in use", during)
     after = cli("list").out
-    assert re.search(r"_c_\S+ +kept clone +\d+\.\d MB +project, test_it.py::test_kept", after)
+    assert re.search(r"_c_\S+ +kept clone +\d+\.\d MB +project \(\w{6}\), test_it.py::test_kept", after)
     assert re.search(r"_t_\S+ +template +\d+\.\d MB +project \(\w{6}\), at two *$", after, re.MULTILINE)
 
 
