@@ -14,41 +14,51 @@ __all__ = ["COMMANDS"]
 
 
 @click.command()
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
 @click.pass_obj
 def export(place: Place, *, file: Path) -> None:
-    """Write the project's template to FILE; it is built first if it is not there."""
+    """Write the project's template to FILE (- is standard output); it is built first if it is not there."""
     from clonedb.api import open_template
     from clonedb.errors import BuildError
     from clonedb.templates.dump import export as write, pg_dump
+    from clonedb.templates.trust import note_export
 
-    file = file.absolute()
-    if not file.parent.is_dir():
-        raise BuildError(f"{str(file)!r} cannot be written: there is no directory {str(file.parent)!r}")
+    path = None if str(file) == "-" else file.absolute()
+    if path is not None and not path.parent.is_dir():
+        raise BuildError(f"{str(path)!r} cannot be written: there is no directory {str(path.parent)!r}")
     with progress() as shown, open_template(place.config(), progress=shown) as template:
         pg_dump(template.server)  # asked for before anything is done
         with template.clone() as clone:
-            write(template.server, template.record, clone.name, file)
-        click.echo(f"{file}: template {template.name}, {size(file.stat().st_size)}")
+            written = write(template.server, template.record, clone.name, path)
+        note_export(template.server.config, written.digest)
+        about = f"template {template.name}, {size(written.size)}, sha256:{written.digest}"
+        click.echo(f"{path or '-'}: {about}", err=path is None)
 
 
 @click.command("import")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--trust", is_flag=True, help="Run what is in FILE although this user did not export it here.")
+@click.option("--digest", metavar="SHA256", help="Demand that FILE is what `clonedb export` printed this for.")
 @click.pass_obj
-def import_(place: Place, *, file: Path) -> None:
-    """Put the template in FILE on the server, if it is the project's as the project is now."""
+def import_(place: Place, *, file: Path, trust: bool, digest: str | None) -> None:
+    """Put the template in FILE on the server, if it is the project's as the project is now.
+
+    An archive is code: its statements run with the privileges of the server's role.
+    """
     import os
     import secrets
 
     from clonedb.api import fingerprint_of, resolved
     from clonedb.templates.restore import restore
+    from clonedb.templates.trust import demand_trusted
 
     config = resolved(place.config())
     with progress() as shown:
         server, _, wanted = fingerprint_of(config, progress=shown)
         try:
             run = f"{os.getpid()}-{secrets.token_hex(8)}"
-            template = restore(server, config, wanted, file, run=run, progress=shown)
+            demand = demand_trusted(config, str(file), trust=trust, digest=digest)
+            template = restore(server, config, wanted, file, demand=demand, run=run, progress=shown)
         finally:
             server.close()
     metadata = template.metadata

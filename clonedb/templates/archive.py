@@ -12,25 +12,31 @@ import hashlib
 import io
 import json
 import os
-import secrets
 import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from clonedb.errors import BuildError
+from clonedb.errors import BuildError, ServerError
+from clonedb.private import open_regular
 from clonedb.templates.metadata import Metadata
 from clonedb.templates.script import Span
+from clonedb.templates.target import target
+from clonedb.templates.trust import digest_of
 
-__all__ = ["Header", "Part", "Task", "read_archive", "write_archive"]
+__all__ = ["Header", "Part", "Task", "Written", "read_archive", "write_archive"]
 
 _VERSION = 2
 _HEADER = "clonedb.json"
 _CONTENTS = "contents.sql"
+_DAMAGES = (
+    *(tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError, KeyError, TypeError),
+    *(AttributeError, RecursionError, OverflowError, MemoryError),  # of JSON that is nested, or of other types
+)
 _LARGEST_HEADER = 64 * 1024 * 1024  # bytes
 
 
@@ -64,11 +70,15 @@ class Header:
     steps: tuple[tuple[Task, ...], ...]
 
 
-def write_archive(path: Path, header: Header, contents: io.BufferedRandom) -> None:
-    """Write an archive: the file is there in whole or, whatever happens, not at all.
+class Written(NamedTuple):
+    """An archive that was written: its SHA-256 in hex, its size in bytes."""
 
-    It has no name until it is finished (O_TMPFILE), so that even kill -9 leaves nothing behind.
-    """
+    digest: str
+    size: int
+
+
+def write_archive(path: Path | None, header: Header, contents: io.BufferedRandom) -> Written:
+    """Write an archive to a path, or to standard output: see target()."""
     data = {
         "clonedb archive": _VERSION,
         "metadata": header.metadata.to_json(),
@@ -81,24 +91,14 @@ def write_archive(path: Path, header: Header, contents: io.BufferedRandom) -> No
     }
     text = json.dumps(data).encode()
     try:
-        with _nameless(path.parent) as file:
+        with target(path) as file:
             with tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as tar:
                 _add(tar, _HEADER, len(text), io.BytesIO(text))
                 _add(tar, _CONTENTS, contents.seek(0, os.SEEK_END), _rewound(contents))
-            file.flush()
-            os.fsync(file.fileno())
-            _name(file, path)
+            return Written(digest_of(file), file.seek(0, os.SEEK_END))
     except OSError as error:
-        raise BuildError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
-
-
-def _nameless(directory: Path) -> io.BufferedRandom:
-    """A file that may get its name later; where the file system has no such files, one that loses it at once."""
-    try:
-        # tempfile opens with O_EXCL, after which a file can never get a name
-        return os.fdopen(os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600), "w+b")
-    except OSError:
-        return tempfile.TemporaryFile(dir=directory)
+        shown = "standard output" if path is None else repr(str(path))
+        raise BuildError(f"{shown} cannot be written: {error.strerror or error}") from error
 
 
 def _rewound(file: io.BufferedRandom) -> io.BufferedRandom:
@@ -112,40 +112,26 @@ def _add(tar: tarfile.TarFile, name: str, size: int, content: IO[bytes]) -> None
     tar.addfile(entry, content)
 
 
-def _name(file: io.BufferedRandom, path: Path) -> None:
-    """Give a nameless file its name, in place of what had it."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            # with a directory given Python calls linkat(2), which follows the link that /proc has
-            os.link(f"/proc/self/fd/{file.fileno()}", beside.name, dst_dir_fd=directory)
-        except OSError:  # a file system without O_TMPFILE, where the file has lost its name for good
-            with open(beside, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as copy:
-                shutil.copyfileobj(_rewound(file), copy)
-                copy.flush()
-                os.fsync(copy.fileno())
-        beside.replace(path)
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-        beside.unlink(missing_ok=True)
-
-
 @contextlib.contextmanager
-def read_archive(path: Path) -> Iterator[tuple[Header, io.BufferedRandom]]:
+def read_archive(path: Path, demand: Callable[[str], None]) -> Iterator[tuple[Header, io.BufferedRandom]]:
     """The header and the contents of an archive, checked from its first byte to its last.
 
-    Raises BuildError for a file that is not there, damaged, somebody else's, or of a newer clonedb.
+    `demand` is given the SHA-256 of the file before anything in it is looked at, and raises to have it refused. What is
+    read is a copy, which nobody can change meanwhile. Raises BuildError for a file that is not there, damaged, somebody
+    else's, or of a newer clonedb.
     """
     with contextlib.ExitStack() as stack:
         try:
-            _demand_whole(path)
-            tar = stack.enter_context(tarfile.open(path, mode="r:gz"))
+            file = stack.enter_context(tempfile.TemporaryFile())
+            with open(open_regular(path.resolve(), os.O_RDONLY), "rb") as original:  # noqa: PTH123  # a descriptor
+                shutil.copyfileobj(original, file)
+            demand(digest_of(file))
+            _demand_whole(file)
+            tar = stack.enter_context(tarfile.open(fileobj=_rewound(file), mode="r:gz"))
             data = _header(path, tar)
             header = Header(
                 metadata=_metadata(path, data),
-                major=int(data["postgresql"]),
+                major=_number(data["postgresql"]),
                 roles=tuple(map(str, data["roles"])),
                 public=bool(data["public"]),
                 settings=str(data["settings"]),
@@ -153,7 +139,10 @@ def read_archive(path: Path) -> Iterator[tuple[Header, io.BufferedRandom]]:
             )
             contents = stack.enter_context(tempfile.TemporaryFile())
             _copy(path, tar, _CONTENTS, contents, data["contents"])
-        except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+            _demand_all(header, contents.seek(0, os.SEEK_END))
+        except ServerError as error:  # no regular file
+            raise BuildError(f"{str(path)!r} cannot be read: {error}") from None
+        except _DAMAGES as error:
             raise BuildError(
                 f"{str(path)!r} is damaged, or no archive of clonedb's: {str(error) or 'it ends early'}"
             ) from None
@@ -163,11 +152,27 @@ def read_archive(path: Path) -> Iterator[tuple[Header, io.BufferedRandom]]:
         yield header, contents
 
 
-def _demand_whole(path: Path) -> None:
+def _demand_whole(file: io.BufferedRandom) -> None:
     """Read to the checksum at the end, before anything of it is believed."""
-    with gzip.open(path) as file:
-        while file.read(1 << 20):
+    with gzip.open(_rewound(file)) as unpacked:
+        while unpacked.read(1 << 20):
             pass
+
+
+def _demand_all(header: Header, size: int) -> None:
+    """Raises ValueError unless the spans are the contents, from their first byte to their last, in order.
+
+    That is how they are written. `size` is that of the contents, in bytes.
+    """
+    position = 0
+    for part in (part for step in header.steps for task in step for part in task.parts):
+        for span in (part.statements, part.rows):
+            if span is not None:
+                if span.start != position or span.length < 0:
+                    raise ValueError(f"bytes {span.start} to {span.start + span.length} stand where {position} begins")
+                position += span.length
+    if position != size:
+        raise ValueError(f"its steps have {position} bytes, its contents {size}")
 
 
 def _header(path: Path, tar: tarfile.TarFile) -> dict[str, Any]:
@@ -192,11 +197,22 @@ def _steps(data: Sequence[Sequence[Any]]) -> Iterator[tuple[Task, ...]]:
     for step in data:
         yield tuple(
             Task(
-                tuple(Part(Span(*statements), Span(*rows) if rows else None) for statements, rows in parts),
-                frozenset(uses),
+                tuple(Part(_span(statements), _span(rows) if rows else None) for statements, rows in parts),
+                frozenset(map(_number, uses)),
             )
             for parts, uses in step
         )
+
+
+def _span(data: Sequence[Any]) -> Span:
+    start, length = map(_number, data)
+    return Span(start, length)
+
+
+def _number(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r:.50} is no whole number")
+    return value
 
 
 def _metadata(path: Path, data: Mapping[str, Any]) -> Metadata:

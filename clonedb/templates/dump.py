@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from clonedb.errors import BuildError, ServerError
 from clonedb.postgres.server import Server
-from clonedb.templates.archive import Header, Part, Task, write_archive
+from clonedb.templates.archive import Header, Part, Task, Written, write_archive
 from clonedb.templates.metadata import Template
 from clonedb.templates.needs import read_needs
 from clonedb.templates.schedule import Work, schedule
@@ -33,8 +33,10 @@ _FEW = 64 * 1024  # bytes
 _TARGET = re.compile(rb"COPY (.* \(.*\)) FROM stdin;\n", re.DOTALL)
 
 
-def export(server: Server, template: Template, database: str, path: Path) -> None:
+def export(server: Server, template: Template, database: str, path: Path | None) -> Written:
     """Write a template to an archive, read from `database`, a clone of it: a template itself takes no connection.
+
+    Without a `path` it goes to standard output.
 
     Raises ServerError when there is no pg_dump of the server's version, BuildError when it fails or there is no room.
     """
@@ -42,10 +44,10 @@ def export(server: Server, template: Template, database: str, path: Path) -> Non
     with contextlib.ExitStack() as stack:
         try:
             contents = stack.enter_context(tempfile.TemporaryFile())
-            write_archive(path, _read(server, program, template, database, contents), contents)
+            return write_archive(path, _read(server, program, template, database, contents), contents)
         except OSError as error:
             raise BuildError(
-                f"{str(path)!r} cannot be written: {error.strerror or error}; there must be room in"
+                f"{str(path or '-')!r} cannot be written: {error.strerror or error}; there must be room in"
                 f" {tempfile.gettempdir()!r} for all that is in the template, twice"
             ) from error
 

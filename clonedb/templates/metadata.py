@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from types import MappingProxyType
 from typing import Any
 
 __all__ = ["Kept", "Metadata", "Template"]
+
+
+def _is_rows(value: object, kinds: tuple[type, ...]) -> bool:
+    """Whether a value is a list of lists of some kinds of values."""
+    return isinstance(value, list) and all(
+        isinstance(row, list) and all(isinstance(each, kinds) for each in row) for row in value
+    )
+
+
+# of each type that a field of Metadata has: whether a value that was read is of it
+_SHAPES: Mapping[Any, Callable[[Any], bool]] = MappingProxyType(
+    {
+        "str": lambda value: isinstance(value, str),
+        "str | None": lambda value: value is None or isinstance(value, str),
+        "bool": lambda value: isinstance(value, bool),
+        "int": lambda value: type(value) is int and value >= 0,
+        "float": lambda value: type(value) in (int, float),
+        "tuple[str, ...]": lambda value: all(isinstance(each, str) for each in value),
+        "list[list[str]]": lambda value: _is_rows(value, (str,)),
+        "list[list[str | None]]": lambda value: _is_rows(value, (str, type(None))),
+        "list[list[Any]] | None": lambda value: value is None or _is_rows(value, (object,)),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +80,10 @@ class Metadata:
         """Read a comment; None when it is nobody's, damaged, or of a newer clonedb."""
         try:
             data = json.loads(text or "")["clonedb"]
-            return cls(**{**data, "heads": tuple(data["heads"])})
-        except (ValueError, KeyError, TypeError):
+            found = cls(**{**data, "heads": tuple(data["heads"])})
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
+        return found if all(_SHAPES[each.type](getattr(found, each.name)) for each in fields(cls)) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,14 +40,23 @@ _PIECE = 1 << 18  # bytes
 
 
 def restore(
-    server: Server, config: Config, wanted: Fingerprint, path: Path, *, run: str, progress: Progress
+    server: Server,
+    config: Config,
+    wanted: Fingerprint,
+    path: Path,
+    *,
+    demand: Callable[[str], None],
+    run: str,
+    progress: Progress,
 ) -> Template:
     """The template in an archive, put on the server unless it is there; `built` says whether it was not.
+
+    `demand` is given the digest of the archive, and raises to have it refused: an archive is code (trust.py).
 
     Raises BuildError for an archive that is unreadable, or of another fingerprint than the project's, and for what the
     server refuses; LockTimeoutError while somebody builds it.
     """
-    with read_archive(path) as (header, contents):
+    with read_archive(path, demand) as (header, contents):
         _demand_same(path, header, wanted)
         name = template_name(config.prefix, wanted.digest)
         server.demand_createdb()

@@ -62,7 +62,7 @@ def test_damaged_anywhere(items: Project, tmp_path: Path) -> None:
 
 
 def _read(path: Path) -> tuple[object, bytes]:
-    with read_archive(path) as (header, contents):
+    with read_archive(path, lambda _: None) as (header, contents):
         return header, contents.read()
 
 

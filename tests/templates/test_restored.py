@@ -123,7 +123,10 @@ def both(project: Project, configured: Configured, prefix: str, tmp_path: Path) 
         export(built.server, built.record, clone.name, tmp_path / "archive")
         config = configured(prefix=f"{prefix}_r")
         server, _, wanted = fingerprint_of(config)
-        assert restore(server, config, wanted, tmp_path / "archive", run="x", progress=Silence()).built
+        found = restore(
+            server, config, wanted, tmp_path / "archive", demand=lambda _: None, run="x", progress=Silence()
+        )
+        assert found.built
         server.close()
         restored = stack.enter_context(opened(config)[0])
         assert not restored.record.built
