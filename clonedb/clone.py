@@ -89,7 +89,7 @@ class Clone:
     @property
     def dsn(self) -> str:
         """`postgresql://user:password@host:port/name`, without a driver and without a driver's own parameters."""
-        url = self.server.public_url(self.name)
+        url = self.server.public_url(self.name, driver="psycopg")
         known = url.conninfo()
         parts = {"user", "password", "host", "dbname"} | ({"port"} if url.port else set())
         query = tuple((name, value) for name, value in known.items() if name not in parts)
@@ -126,8 +126,8 @@ class Clone:
 
         from clonedb.lent import hide_password_in_tracebacks
 
-        url = self.server.public_url(self.name)
-        url = self.server.proven(url.replace(driver="psycopg") if url.driver == "asyncpg" else url)
+        driver = "psycopg" if self.server.public.driver == "asyncpg" else None
+        url = self.server.proven(self.server.public_url(self.name, driver=driver))
         secret = {} if url.password is None else {"password": Hidden(url.password)}
         return hide_password_in_tracebacks(
             create_engine(self._marked(url).render(), connect_args={**secret, **(connect_args or {})}, **keywords)

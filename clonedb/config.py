@@ -96,8 +96,9 @@ class Config(NamedTuple):
     def of_template(self, name: str, source: str) -> Config:
         """The configuration of a named template: what its table says, and else the project's.
 
-        The seeds of the project belong to its own template: one with a `base` begins with what that holds. Raises
-        ConfigError when there is no such template (with the nearest name), or its bases lead round in a circle.
+        The seeds of the project belong to its own template: one with a `base` begins with what that holds. What the
+        project's template is built upon is not built upon itself: it has no base but its own. Raises ConfigError when
+        there is no such template (with the nearest name), or its bases lead round in a circle.
         """
         whole = self.project_wide or self
         if name == "default":  # `template` may name another for the whole run
@@ -109,11 +110,11 @@ class Config(NamedTuple):
                 f"{source}: template {name!r} is not configured{hint}; there is {listed}. A table"
                 f" [tool.clonedb.templates.{name}] in pyproject.toml makes one"
             )
-        values = dict(whole.templates[name])
-        if values.get("base"):
+        values = {"base": whole._base_of(name), **whole.templates[name]}  # noqa: SLF001 - one of this class's own
+        if values["base"]:
             values.setdefault("seed", ())
         place = f"{whole.source('templates')}.templates.{name}"
-        whole._demand_no_circle(name)  # noqa: SLF001 - one of this class's own
+        whole._demand_no_circle(name)  # noqa: SLF001
         return whole.replace(place, **{"template": name, **values})._replace(project_wide=whole)
 
     def of_revision(self, revision: str, source: str) -> Config:
@@ -140,8 +141,14 @@ class Config(NamedTuple):
         """The configuration of the template that this one is built upon; None if it is built from nothing."""
         return None if self.base is None else self.of_template(self.base, f"{self.source('base')}: base")
 
+    def _base_of(self, name: str) -> str | None:
+        """The base of a named template: what its table says, or else the project's."""
+        inherited = None if name == self.base else self.base
+        base: str | None = self.templates[name].get("base", inherited)
+        return base or None
+
     def _demand_no_circle(self, name: str) -> None:
-        bases = {"default": self.base, **{key: table.get("base") for key, table in self.templates.items()}}
+        bases = {"default": self.base, **{key: self._base_of(key) for key in self.templates}}
         seen = [name]
         while (base := bases.get(seen[-1])) is not None:
             if base in seen:

@@ -16,9 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from clonedb import libpq
 from clonedb.config import Config
 from clonedb.project.find import Project
 from clonedb.project.sources import Input, Sources, digest_of, read_sources
+from clonedb.url import DatabaseURL
 
 __all__ = [
     "FORMAT",
@@ -48,6 +50,7 @@ _LOCATIONS = frozenset(
 _NEW_REVISIONS = frozenset(
     {"file_template", "truncate_slug_length", "timezone", "output_encoding", "revision_environment", "post_write_hooks"}
 )
+_OF_SESSIONS = ("options", "client_encoding")
 _CONNECTION = frozenset({"url", "uri", "dsn", "passwd", "password"})  # the last word of an option's name
 _DATABASE_URL = r"(?i)\s*postgres(?:ql)?(?:\+\w+)?://"
 
@@ -175,6 +178,23 @@ def _settings(config: Config, project: Project) -> Iterator[Input]:
         yield Input("salt", "salt", digest_of(config.salt))
     yield from _x_arguments(config)
     yield from _options(project)
+    yield from _of_sessions(config)
+
+
+def _of_sessions(config: Config) -> Iterator[Input]:
+    """What the URL of a server and libpq's variables make of the sessions that migrate there.
+
+    On the embedded server those variables are not set.
+    """
+    if config.url is None:
+        return
+    found = {name: os.environ[name] for name in libpq.SHAPING if name in os.environ}
+    if "PGSERVICE" in os.environ and "PGOPTIONS" not in found:
+        found["PGOPTIONS"] = libpq.defaults().get("options", "")
+    found |= {name: value for name, value in DatabaseURL.parse(config.url).query if name in _OF_SESSIONS}
+    for name, value in found.items():
+        if value:
+            yield Input("session", name, digest_of(value))
 
 
 def _x_arguments(config: Config) -> Iterator[Input]:

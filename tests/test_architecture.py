@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     "errors guest",
     "lent loans retired",
-    "aside driver_state drivers names private progress quantities renewal statements url",
+    "aside driver_state drivers libpq names private progress quantities renewal statements url",
     "staying",
     "connections",
     "keys leaks",

@@ -194,6 +194,23 @@ def test_circles(templates: dict[str, object], complaint: str | None) -> None:
         config.of_template("b", "test").of_base()
 
 
+def test_the_projects_base_is_not_built_upon_itself() -> None:
+    """What the project says of itself, its base included, is what a table does not say; but no circle comes of that."""
+    tables: dict[str, object] = {"old": {"target": "x"}, "other": {}, "plain": {"base": ""}}
+    config = Config(rootdir=Path("/")).replace("here", base="old", templates=tables)
+    chains: dict[str, list[str]] = {}
+    for name in ("default", *tables):
+        each: Config | None = config.of_template(name, "test")
+        while each is not None and len(chains.setdefault(name, [])) < 5:
+            chains[name].append(each.template)
+            each = each.of_base()
+    expected = {"default": ["default", "old"], "old": ["old"], "other": ["other", "old"], "plain": ["plain"]}
+    assert chains == expected
+    circle = config.replace("here", templates={"old": {"base": "older"}, "older": {}})
+    with pytest.raises(ConfigError, match="base leads round in a circle: old -> older -> old"):
+        circle.of_template("old", "test")
+
+
 @pytest.mark.parametrize(
     ("templates", "complaint"),
     [

@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ import click
 from clonedb.cli.configuration import Place
 from clonedb.cli.process import run_to_end
 from clonedb.cli.progress import progress
+from clonedb.libpq import leading_to
 from clonedb.quantities import duration
 
 if TYPE_CHECKING:
@@ -80,10 +81,7 @@ def run(place: Place, command: tuple[str, ...]) -> None:
 
 
 def _environment(database: Clone, config: Config) -> dict[str, str]:
-    """Ours, but DATABASE_URL, the routed names and libpq's variables lead to a database, by the driver they named.
-
-    A service's parameters win over libpq's other variables, so that one must go, as must an address beside PGHOST.
-    """
+    """Ours, but DATABASE_URL, the routed names and libpq's variables lead to a database, by the driver they named."""
     from clonedb.errors import ConfigError
     from clonedb.routing.environment import variables_in
     from clonedb.url import DatabaseURL
@@ -95,16 +93,7 @@ def _environment(database: Clone, config: Config) -> dict[str, str]:
         with contextlib.suppress(ConfigError):
             driver = driver or DatabaseURL.parse(os.environ.get(name, "")).driver
         variables[name] = own.replace(driver=driver).render()
-    libpq = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGPASSWORD": "password", "PGDATABASE": "dbname"}
-    keywords = own.conninfo()
-    variables |= {name: keywords[key] for name, key in libpq.items() if key in keywords}
-    return _without_detours(keywords) | variables
-
-
-def _without_detours(keywords: Mapping[str, str]) -> dict[str, str]:
-    """Our environment without what would lead libpq past the host that it is told."""
-    detours = ("PGSERVICE", "PGHOSTADDR") if "host" in keywords else ()
-    return {name: value for name, value in os.environ.items() if name not in detours}
+    return leading_to(os.environ, own.conninfo(), alone=config.url is None) | variables
 
 
 @click.command(context_settings=dict(_OTHERS_OPTIONS))
@@ -139,12 +128,12 @@ def psql(place: Place, name: str | None, arguments: tuple[str, ...]) -> None:
         if program is None:
             raise ServerNotFoundError("no psql found; install PostgreSQL's client programs (postgresql-client)")
         keywords = server.url(name).conninfo()
-        password = {"PGPASSWORD": keywords.pop("password")} if "password" in keywords else {}
+        environment = leading_to(os.environ, keywords, alone=server.embedded)
         if server.embedded:
-            password["PGREQUIREAUTH"] = "scram-sha-256"  # psql 16 and newer know it
+            environment["PGREQUIREAUTH"] = "scram-sha-256"  # psql 16 and newer know it
         options = {"host": "-h", "port": "-p", "user": "-U"}
         place_ = [part for key, flag in options.items() if key in keywords for part in (flag, keywords[key])]
-        code = run_to_end([str(program), *place_, *arguments, name], _without_detours(keywords) | password)
+        code = run_to_end([str(program), *place_, *arguments, name], environment)
     raise SystemExit(code)
 
 

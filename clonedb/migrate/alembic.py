@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clonedb.config import Config
+from clonedb.libpq import leading_to
 from clonedb.migrate.results import Migrated, Migrator, NoModelsError, Stair
 from clonedb.migrate.session import REMEDY, Session
 from clonedb.progress import Progress
@@ -156,12 +157,7 @@ class AlembicMigrator:
 
         A script that connects without SQLAlchemy, by libpq's variables or by DATABASE_URL, must not reach another one.
         """
-        environment, keywords = dict(os.environ), url.conninfo()
-        if "host" in keywords:
-            for name in ("PGHOSTADDR", "PGSERVICE"):
-                environment.pop(name, None)
-        libpq = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGPASSWORD": "password", "PGDATABASE": "dbname"}
-        environment |= {name: keywords[keyword] for name, keyword in libpq.items() if keyword in keywords}
+        environment = leading_to(os.environ, url.conninfo(), alone=self.config.url is None)
         for name in {"DATABASE_URL", *variables_in(self.config.route)}:
             environment[name] = url.replace(driver=self._driver(os.environ.get(name))).render()
         return environment

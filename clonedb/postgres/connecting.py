@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from clonedb.config import Config
 from clonedb.errors import ServerError
 from clonedb.guest import monotonic, sleep
+from clonedb.libpq import unset
 from clonedb.postgres.machine import clients_of
 from clonedb.url import redact
 
@@ -30,7 +32,7 @@ class Connector:
     """Connects to one server by one way; `about` names it, `say` is told when it is waited for.
 
     `ending` tells the end of the log of a server that clonedb runs itself, when that does not answer; it is None where
-    somebody else starts the server again when it has gone.
+    somebody else starts the server again when it has gone, and where variables of libpq may be meant for it.
     """
 
     def __init__(
@@ -65,7 +67,8 @@ class Connector:
         said = False
         while True:
             try:
-                connection = psycopg.connect("", autocommit=True, prepare_threshold=None, **merged)
+                with contextlib.nullcontext() if self._ending is None else unset():
+                    connection = psycopg.connect("", autocommit=True, prepare_threshold=None, **merged)
             except psycopg.OperationalError as error:
                 found = self._state(error, merged)
                 why, seconds = ("", 0.0) if self._given_up else self._reason_to_wait(found, error)

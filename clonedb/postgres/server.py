@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from clonedb.config import Config
 from clonedb.errors import MissingExtensionError, PermissionDeniedError, ServerError
@@ -17,7 +16,8 @@ from clonedb.postgres.connecting import Connector
 from clonedb.postgres.local_leases import LocalLeases
 from clonedb.postgres.message import is_alive
 from clonedb.postgres.proxies import demand_sessions, is_proxied
-from clonedb.url import DatabaseURL, Hidden, redact
+from clonedb.postgres.ways import Way, embedded_way, external
+from clonedb.url import DatabaseURL, redact
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -28,14 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Server", "open_server"]
 
 T = TypeVar("T")
-
-
-class _Way(NamedTuple):
-    """How a server is reached: `own` are clonedb's keywords for libpq, `public` is the URL handed out (no database)."""
-
-    own: Mapping[str, str]
-    public: DatabaseURL
-    about: str
 
 
 class Server:
@@ -50,7 +42,7 @@ class Server:
     def __init__(
         self,
         config: Config,
-        way: _Way,
+        way: Way,
         lease: Lease | None = None,
         binaries: Binaries | None = None,
         say: Callable[[str], None] | None = None,
@@ -61,6 +53,7 @@ class Server:
         self.public = way.public
         self.about = way.about
         self.say = say or (lambda _message: None)
+        self._way = way
         self._connector = Connector(
             way.own, config, way.about, self.say, ending=None if lease is None else lease.ending
         )
@@ -235,12 +228,14 @@ class Server:
         """The URL of one database of the server, for people and applications: loopback TCP, or the user's own URL."""
         return self.public.replace(database=database, driver=driver or self.public.driver)
 
-    def public_url(self, database: str) -> DatabaseURL:
+    def public_url(self, database: str, *, driver: str | None = None) -> DatabaseURL:
         """The URL of a test's database, for the test and the application: that of the configured role, if there is one.
 
-        Without a password of that role, on a server of the user's own, libpq looks for one (PGPASSFILE, ~/.pgpass).
+        Without a password of that role, on a server of the user's own, libpq looks for one (PGPASSFILE, ~/.pgpass). On
+        the embedded server it says what variables of libpq in the environment would make it something else.
         """
-        url, config = self.url(database), self.config
+        url, config = self.url(database, driver=driver), self.config
+        url = self._way.answered(url)
         if config.role is None:
             return url
         return url.replace(user=config.role, password=self.lease.password if self.lease else config.role_password)
@@ -258,7 +253,8 @@ class Server:
 
     def proven(self, url: DatabaseURL) -> DatabaseURL:
         """A URL of the server with what proof_only() says of its driver."""
-        return url.replace(query=(*url.query, *self.proof_only(url.driver).items()))
+        query = {**dict(url.query), **self.proof_only(url.driver)}
+        return url.replace(query=tuple(query.items()))
 
     def close(self) -> None:
         """Give up the leases: the session first, so that nothing of ours is left when the embedded server stops."""
@@ -281,7 +277,7 @@ def open_server(
     Of several installed PostgreSQLs the first that has all of `extensions` is run. Raises ServerError.
     """
     if config.url is not None:
-        server = Server(config, _external(config), say=progress)
+        server = Server(config, external(config), say=progress)
         try:
             server.demand_extensions(extensions)
         except BaseException:
@@ -293,27 +289,7 @@ def open_server(
     chosen = binaries.choose(config, extensions)
     lease = embedded.lease(config, chosen, progress=progress)
     try:
-        return Server(config, _embedded(config, lease), lease, chosen, progress)
+        return Server(config, embedded_way(config, lease), lease, chosen, progress)
     except BaseException:
         lease.close()
         raise
-
-
-def _external(config: Config) -> _Way:
-    url = DatabaseURL.parse(config.url or "", config.source("url"))
-    driver = config.driver or url.driver or "psycopg"
-    own = {name: Hidden(value) if name == "password" else value for name, value in url.conninfo().items()}
-    return _Way(own, url.replace(database=None, driver=driver), f"server {str(url)!r}")
-
-
-def _embedded(config: Config, lease: Lease) -> _Way:
-    # a PGHOSTADDR of the environment would win over the socket
-    own = {"host": str(lease.socket_dir), "hostaddr": "", "port": str(lease.port), "user": lease.user}
-    with contextlib.suppress(KeyError):  # an account without a name, as in some containers
-        import pwd
-
-        own["requirepeer"] = pwd.getpwuid(lease.uid).pw_name  # the name of a dead server's socket is free for anybody
-    public = DatabaseURL(
-        driver=config.driver or "psycopg", user=lease.user, password=lease.password, host="127.0.0.1", port=lease.port
-    )
-    return _Way(own, public, f"embedded server (PostgreSQL {lease.binaries.version})")

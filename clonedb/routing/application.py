@@ -10,14 +10,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from clonedb import staying
+from clonedb import libpq, staying
 from clonedb.connections import OWN, LastingConnections
 from clonedb.errors import ConfigError, RoutingError
 from clonedb.keys import nearest
 from clonedb.names import parse
 from clonedb.routing.connections import Connections, Idle, Mark, mark_of
 from clonedb.routing.environment import EVERYTHING, Environment, variables_in
-from clonedb.routing.place import Place, aimed_at, libpq_defaults, reached, redirect
+from clonedb.routing.place import Place, aimed_at, reached, redirect
 from clonedb.url import DatabaseURL, redact_url
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Router:
         self._prefix = prefix
         self._refuse = refuse
         self._look_at = look
-        self._defaults = libpq_defaults()
+        self._defaults = libpq.defaults()
         variables = {name: _variable(name, source) for name in variables_in(route)}
         urls = [DatabaseURL.parse(entry, f"{source}: route") for entry in route if "://" in entry]
         self._places = [Place.of(url.conninfo(), self._defaults) for url in (*variables.values(), *urls)]

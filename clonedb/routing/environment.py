@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from clonedb.libpq import ASYNCPG, PLACE_VARIABLES, answering
 from clonedb.routing.place import PLACE
 
 if TYPE_CHECKING:
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 __all__ = ["EVERYTHING", "Environment", "variables_in"]
 
 EVERYTHING = "*"
-_LIBPQ = MappingProxyType(
-    {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGPASSWORD": "password", "PGDATABASE": "dbname"}
-)
 _OTHER_PLACES = ("PGSERVICE", "PGHOSTADDR")  # libpq lets both win over the others
 
 
@@ -43,9 +40,13 @@ class Environment:
         """From now on the variables name this database, in URLs of the driver and the query that each had."""
         values: dict[str, str | None] = {name: _like(was, url).render() for name, was in self._variables.items()}
         keywords = {**self._defaults, **url.conninfo()}
-        values |= {name: keywords[keyword] for name, keyword in _LIBPQ.items() if keyword in keywords}
+        values |= {name: value for name, value in answering(url.conninfo()).items() if name in os.environ}
+        values |= {name: keywords[keyword] for name, keyword in PLACE_VARIABLES.items() if keyword in keywords}
         if url.host is not None:
             values |= dict.fromkeys(_OTHER_PLACES)
+        for name in self._written.keys() - values.keys():  # the URL before answered it, and this one does not
+            _set(name, self.found[name])
+            del self._written[name]
         for name, value in values.items():
             now = os.environ.get(name)
             if name not in self._written or now != self._written[name]:
@@ -71,5 +72,5 @@ def _like(was: DatabaseURL, url: DatabaseURL) -> DatabaseURL:
     query = tuple(pair for pair in was.query if pair[0] not in PLACE)
     place = tuple(pair for pair in url.query if pair[0] in PLACE)
     if was.driver == "asyncpg":  # SQLAlchemy hands a query on as asyncpg's own keywords, in which sslmode is ssl
-        place = tuple(("ssl" if name == "sslmode" else name, value) for name, value in place)
+        place = tuple((ASYNCPG[name], value) for name, value in place if name in ASYNCPG)
     return url.replace(driver=was.driver, query=(*place, *query))

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clonedb.errors import ConfigError
+from clonedb.libpq import ASYNCPG
 
 if TYPE_CHECKING:
     from clonedb.url import DatabaseURL
 
-__all__ = ["PLACE", "Place", "aimed_at", "current_database", "libpq_defaults", "reached", "redirect"]
+__all__ = ["PLACE", "Place", "aimed_at", "current_database", "reached", "redirect"]
 
 PLACE = frozenset(
     {
@@ -24,6 +25,7 @@ PLACE = frozenset(
 """What says where a connection goes and who connects; `options` (search_path, timeouts) is the caller's and stays."""
 
 _TEXTS = ("dsn", "conninfo")  # asyncpg's and psycopg2's name of a connection string, and psycopg's
+_ASYNCPG_TAKES = ("sslmode", "target_session_attrs")  # beyond the address and the user
 _ASYNCPG_SENDS = ("application_name", "options")  # what asyncpg takes from a connection string as a server's setting
 
 
@@ -69,15 +71,6 @@ def _host(name: str) -> str:
     return "localhost" if local else name
 
 
-def libpq_defaults() -> Mapping[str, str]:
-    """What libpq takes now for a parameter that is not given, from PG* variables and the service PGSERVICE names."""
-    from psycopg import pq
-
-    return {
-        option.keyword.decode(): option.val.decode() for option in pq.Conninfo.get_defaults() if option.val is not None
-    }
-
-
 def aimed_at(positional: list[Any], keywords: Mapping[str, Any], defaults: Mapping[str, str]) -> Place:
     """The place that the arguments of a driver's connect() lead to; a keyword wins over a connection string."""
     found: dict[str, Any] = {}
@@ -103,7 +96,10 @@ def redirect(url: DatabaseURL, driver: str, positional: list[Any], keywords: dic
     elif driver == "asyncpg" and rest:
         settings = {name: rest[name] for name in _ASYNCPG_SENDS if name in rest}
         keywords["server_settings"] = {**settings, **(keywords.get("server_settings") or {})}
-    keywords.update(_directions(url, driver))
+    directions = _directions(url, driver)
+    if "options" in keywords:  # the caller's win over those that take PGOPTIONS away
+        directions.pop("options", None)
+    keywords.update(directions)
 
 
 def _connection_strings(positional: list[Any], keywords: Mapping[str, Any]) -> Iterator[str]:
@@ -126,7 +122,7 @@ def _parsed(text: str) -> dict[str, str]:
         return {}
 
 
-def _directions(url: DatabaseURL, driver: str) -> Mapping[str, Any]:
+def _directions(url: DatabaseURL, driver: str) -> dict[str, Any]:
     """The parameters of connect() that lead to a URL, in the words of a driver."""
     keywords: dict[str, Any] = dict(url.conninfo())
     if driver.startswith("psycopg"):
@@ -137,8 +133,8 @@ def _directions(url: DatabaseURL, driver: str) -> Mapping[str, Any]:
         if name in plain:  # asyncpg takes several as lists
             several = [kind(part) for part in plain[name].split(",")]
             plain[name] = several[0] if len(several) == 1 else several
-    if driver == "asyncpg" and keywords.get("sslmode"):
-        plain["ssl"] = keywords["sslmode"]
+    if driver == "asyncpg":
+        plain |= {ASYNCPG[name]: keywords[name] for name in _ASYNCPG_TAKES if keywords.get(name)}
     return plain
 
 

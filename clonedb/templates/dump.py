@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clonedb.errors import BuildError, ServerError
+from clonedb.libpq import leading_to
 from clonedb.postgres.server import Server
 from clonedb.templates.archive import Header, Part, Task, Written, write_archive
 from clonedb.templates.metadata import Template
@@ -141,9 +142,10 @@ def _dump(server: Server, program: Path, database: str, section: str, file: io.B
     from psycopg.conninfo import make_conninfo
 
     keywords = dict(server.url(database).conninfo())
-    environment = {**os.environ, **({"PGREQUIREAUTH": "scram-sha-256"} if server.embedded else {})}
-    if password := keywords.pop("password", None):
-        environment["PGPASSWORD"] = password
+    environment = leading_to(os.environ, keywords, alone=server.embedded)
+    keywords.pop("password", None)
+    if server.embedded:
+        environment["PGREQUIREAUTH"] = "scram-sha-256"
     command = [
         *(str(program), f"--section={section}", "--format=plain", "--encoding=UTF8", "--no-password"),
         f"--dbname={make_conninfo(**keywords)}",

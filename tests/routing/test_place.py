@@ -7,7 +7,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from clonedb.routing.place import Place, aimed_at, libpq_defaults, reached, redirect
+from clonedb import libpq
+from clonedb.routing.place import Place, aimed_at, reached, redirect
 from clonedb.url import DatabaseURL
 
 DEFAULTS = {"user": "me", "port": "5433"}
@@ -89,4 +90,4 @@ def test_reached(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> No
         assert reached(connection, {}) == Place.of(url.conninfo(), {})
     assert reached(object(), {}) is None
     monkeypatch.setenv("PGDATABASE", "shop")
-    assert libpq_defaults()["dbname"] == "shop"
+    assert libpq.defaults()["dbname"] == "shop"

@@ -1,0 +1,123 @@
+"""libpq's parameters as the environment sets them: by PG* variables, and by the service that PGSERVICE names."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from psycopg.pq import ConninfoOption
+
+__all__ = [
+    "ASYNCPG",
+    "PLACE_VARIABLES",
+    "SHAPING",
+    "against_environment",
+    "answering",
+    "defaults",
+    "leading_to",
+    "unset",
+]
+
+PLACE_VARIABLES = MappingProxyType(
+    {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGPASSWORD": "password", "PGDATABASE": "dbname"}
+)
+"""The variables that say where a connection goes, each with its parameter."""
+
+ASYNCPG = MappingProxyType(
+    {"sslmode": "ssl", "ssl": "ssl", "target_session_attrs": "target_session_attrs", "passfile": "passfile"}
+)
+"""What asyncpg reads of the environment, too, or takes of a URL, each with its own name for it."""
+
+SHAPING = ("PGOPTIONS", "PGTZ", "PGDATESTYLE", "PGGEQO", "PGCLIENTENCODING")
+"""The variables that change what a session does, and with it what a migration makes."""
+
+# no parameter takes these back, or they name files in which there may be others
+_SETTINGS = ("PGTZ", "PGDATESTYLE", "PGGEQO")
+_FILES = ("PGSERVICE", "PGSERVICEFILE", "PGSYSCONFDIR")
+
+_GIVEN = frozenset({*PLACE_VARIABLES.values(), "passfile", "application_name", "service", "servicefile"})
+# libpq has no value of its own for these; an empty one it refuses, or SQLAlchemy leaves it out of a URL. Others name
+# files for TLS, which the embedded server does not speak.
+_NEUTRAL = MappingProxyType(
+    {
+        "client_encoding": "UTF8",
+        "connect_timeout": "0",
+        "hostaddr": "127.0.0.1",
+        "options": " ",
+        "require_auth": "scram-sha-256",
+        "sslrootcert": os.devnull,
+        "sslcertmode": "allow",
+        "min_protocol_version": "3.0",
+        "max_protocol_version": "latest",
+    }
+)
+
+
+def _options() -> list[ConninfoOption]:
+    """Libpq's parameters and what it takes for each now; of a service that is not there, nothing."""
+    from psycopg import Error, pq
+
+    try:
+        return pq.Conninfo.get_defaults()
+    except (Error, MemoryError):
+        with unset(*_FILES):
+            return pq.Conninfo.get_defaults()
+
+
+def defaults() -> Mapping[str, str]:
+    """What libpq takes now for a parameter that is not given, from PG* variables and the service PGSERVICE names."""
+    return {option.keyword.decode(): option.val.decode() for option in _options() if option.val is not None}
+
+
+def against_environment() -> dict[str, str]:
+    """The parameters that the environment changes, each with the value that it has without that, on this machine.
+
+    Given with a connection they take the environment's effect away: PGSSLMODE=require would refuse a server without
+    TLS, a PGHOSTADDR wins over any host. Where a connection goes, and as whom, is not among them but for that address.
+    """
+    found = {}
+    for option in _options():
+        name = option.keyword.decode()
+        if option.envvar is not None and name not in _GIVEN and option.val != option.compiled:
+            neutral = _NEUTRAL.get(name) or (option.compiled or b"").decode()
+            if neutral:
+                found[name] = neutral
+    return found
+
+
+def leading_to(environment: Mapping[str, str], keywords: Mapping[str, str], *, alone: bool) -> dict[str, str]:
+    """An environment in which libpq's variables lead to what `keywords` name, for another program.
+
+    A service and an address would win over the host. `alone` takes every other variable of libpq's away as well, which
+    were not meant for this server.
+    """
+    unfit: set[str] = set()
+    if "host" in keywords:
+        unfit |= {"PGSERVICE", "PGHOSTADDR"}
+    if alone:
+        unfit |= {*_SETTINGS, *_FILES, *(option.envvar.decode() for option in _options() if option.envvar)}
+    kept = {name: value for name, value in environment.items() if name not in unfit}
+    return kept | {name: keywords[keyword] for name, keyword in PLACE_VARIABLES.items() if keyword in keywords}
+
+
+def answering(keywords: Mapping[str, str]) -> dict[str, str]:
+    """The variables that `against_environment` has an answer to, each with that answer."""
+    return {
+        option.envvar.decode(): keywords[name]
+        for option in _options()
+        if option.envvar is not None and (name := option.keyword.decode()) in keywords and name not in _GIVEN
+    }
+
+
+@contextlib.contextmanager
+def unset(*names: str) -> Iterator[None]:
+    """Some variables are not set in this context: those that no parameter takes back (all of those, without names)."""
+    found = {name: os.environ.pop(name) for name in names or (*_FILES, *_SETTINGS) if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(found)
