@@ -30,6 +30,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[_RUN] = os.urandom(8).hex()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto` is three workers for two processors: half of their time they wait for servers and other processes."""
+    return max(1, len(os.sched_getaffinity(0)) * 3 // 2)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """When the last worker has ended: stop the run's server and delete its data."""
     directory = _state_dir()
