@@ -217,7 +217,7 @@ def test_only_variables_are_variables(shop: Project) -> None:
     program = (
         "import os; print([name for name in os.environ if name == '*' or '://' in name], os.environ['DATABASE_URL'])"
     )
-    outcome = shop.clonedb("run", "python", "-c", program).demand()
+    outcome = shop.clonedb("run", "python3", "-c", program).demand()
     assert outcome.out.startswith("[] postgresql+psycopg://")
 
 
