@@ -47,7 +47,13 @@ HEAVY = (
     "sqlalchemy",
 )
 # run, never imported
-PROGRAMS = ("clonedb.__main__", "clonedb.postgres.keeper", "clonedb.migrate.forkserver", "clonedb.migrate.upgrade")
+PROGRAMS = (
+    "clonedb.__main__",
+    "clonedb.postgres.keeper",
+    "clonedb.migrate.command",
+    "clonedb.migrate.forkserver",
+    "clonedb.migrate.upgrade",
+)
 LINES = 320
 
 

@@ -1,4 +1,4 @@
-"""`clonedb clone`, `run`, `psql`, `drop`, `gc`: databases from the shell."""
+"""`clonedb clone`, `run`, `alembic`, `psql`, `drop`, `gc`: databases from the shell."""
 
 from __future__ import annotations
 
@@ -77,6 +77,24 @@ def run(place: Place, command: tuple[str, ...]) -> None:
 
     with progress() as shown, open_template(place.config(), progress=shown) as template, template.clone() as database:
         code = run_to_end(command, _environment(database, template.server.config))
+    raise SystemExit(code)
+
+
+@click.command(context_settings=dict(_OTHERS_OPTIONS))
+@click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_obj
+def alembic(place: Place, arguments: tuple[str, ...]) -> None:
+    """Run one of Alembic's own commands on a fresh clone: `clonedb alembic revision --autogenerate -m "..."`.
+
+    The database is migrated to the target, and dropped afterwards; what stays are the files that Alembic writes.
+    """
+    from clonedb.api import open_template
+    from clonedb.migrate.alembic import AlembicMigrator
+
+    with progress() as shown, open_template(place.config(), progress=shown) as template, template.clone() as database:
+        migrator = AlembicMigrator(template.server.config, template.project)
+        program, environment = migrator.command(template.server.url(database.name), arguments)
+        code = run_to_end(program, environment, directory=template.project.rootdir)
     raise SystemExit(code)
 
 
@@ -237,4 +255,4 @@ def _say_refused(leftovers: Sequence[Leftover]) -> None:
         click.echo(f"could not drop {leftover.name}: {leftover.why}")
 
 
-COMMANDS = (clone, run, psql, drop, gc)
+COMMANDS = (clone, run, alembic, psql, drop, gc)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from clonedb.config import Config
 from clonedb.libpq import leading_to
+from clonedb.migrate import command
 from clonedb.migrate.results import Migrated, Migrator, NoModelsError, Stair
 from clonedb.migrate.session import REMEDY, Session
 from clonedb.progress import Progress
@@ -109,6 +111,14 @@ class AlembicMigrator:
         """Run seeds in a migrated database, and nothing else; returns the data files they read. Raises SeedError."""
         with self.session(url, remedy=remedy) as session:
             return session.seed(seeds)
+
+    def command(self, url: DatabaseURL, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+        """How one of Alembic's own commands is run on a database: the program with its arguments, and its environment.
+
+        `revision` writes its file where the project has its revisions.
+        """
+        program = [sys.executable, "-P", str(command.__file__), *arguments]
+        return program, {**self._environment(url), command.VARIABLE: json.dumps(self._setup(url))}
 
     def session(self, url: DatabaseURL, *, remedy: str = REMEDY) -> Session:
         """An interpreter for several requests on one database; after its start each costs what env.py costs.

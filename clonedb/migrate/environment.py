@@ -110,6 +110,17 @@ class Environment:
         self.run(look, command=("heads",), dont_mutate=True)
         return found
 
+    def command(self, arguments: Sequence[str]) -> None:
+        """What `alembic ARGUMENTS` does; ends the process as that does, when something is wrong."""
+        from alembic.config import CommandLine
+
+        self.run(
+            lambda _heads, _context: [], command=("current",), dont_mutate=True
+        )  # whether env.py wants a connection
+        with self._configured(arguments) as config, prepared(self._setup, config):
+            assert config.cmd_opts is not None  # noqa: S101 - for the type checker: just made
+            CommandLine(prog="clonedb alembic").run_cmd(config, config.cmd_opts)
+
     def run(self, steps: Callable[[Any, Any], Iterable[Any]], *, command: Sequence[str], **options: Any) -> None:
         """Run env.py as an alembic command does; when it runs migrations, `steps(heads, context)` says which.
 
