@@ -38,7 +38,6 @@ APART = ("demo",)  # the sample shop is a user of the package, and no part of it
 HEAVY = (
     "alembic",
     "click",
-    "filelock",
     "importlib.metadata",
     "platformdirs",
     "psycopg",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -74,6 +75,9 @@ def _start(
         programs = within_reach(binaries, place, account)
     if (log := place.files.stat("log")) is not None and log.st_size > LOG_LIMIT:
         os.close(place.files.open("log", os.O_WRONLY | os.O_TRUNC))
+    for directory, name in Place.removed(config):  # of a reset that was killed
+        with contextlib.suppress(OSError):  # another one is at it
+            directory.remove_tree(name)
     server = clear(place, lock)
     try:
         cluster = Cluster(place, programs, binaries.major, account, lock, server)

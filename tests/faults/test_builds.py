@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import sys
 import time
@@ -17,7 +18,7 @@ from tests.projects import CLONEDB, PYTEST, Project, databases
 
 AT_ONCE = """
 import fcntl, sys
-import clonedb.api, filelock, psycopg
+import clonedb.api, psycopg
 with open("ready", "a") as ready:
     ready.write(".")
 with open("gate") as gate:
@@ -97,6 +98,21 @@ def test_a_builder_killed_while_others_wait(
     assert sum("built in" in outcome.out for outcome in outcomes) == 1
     assert count(counter) == 1
     demand_nothing_left(project, admin_dsn)
+
+
+def test_no_lock_file_is_left(items: Project, state_dir: Path, prefix: str) -> None:
+    """Neither of a build nor of one that failed; what that leaves for its run goes after a day."""
+    locks = state_dir / "locks"
+    items.clonedb("build").demand()
+    assert not list(locks.glob(f"{prefix}_t_*"))
+    items.revision("three", 'op.execute("select 1 / 0")')
+    items.clonedb("build").demand(1)
+    (failed,) = locks.glob(f"{prefix}_t_*")
+    assert failed.suffix == ".failed"
+    os.utime(failed, (0, 0))
+    items.revision("four", "pass")
+    items.clonedb("build").demand(1)
+    assert not failed.exists()
 
 
 def test_a_builder_beyond_lock_timeout_on_this_machine(

@@ -147,6 +147,14 @@ def test_each_start_makes_a_new_password(sandbox: Sandbox) -> None:
         sandbox.place.file("password").unlink()
 
 
+def test_what_a_killed_reset_left(empty: Sandbox) -> None:
+    """The next start deletes it."""
+    left = Path(empty.config.state_dir or "", "removed-embedded-postgres-18-1")
+    (left / "data").mkdir(parents=True)
+    empty.lease().close()
+    assert not left.exists()
+
+
 def test_data_that_were_in_memory_when_the_machine_went_down(sandbox: Sandbox) -> None:
     """fsync is off: after a power failure in the middle the data are made anew; after a proper stop they are kept."""
     with sandbox.lease() as first:
