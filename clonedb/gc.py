@@ -15,6 +15,7 @@ from clonedb.names import Name, parse
 from clonedb.postgres import locks, sql
 from clonedb.postgres.local_leases import is_leased
 from clonedb.postgres.obstacles import beyond_us
+from clonedb.postgres.orphans import remove_orphans
 from clonedb.postgres.server import Server
 from clonedb.templates.metadata import Kept, Metadata
 from clonedb.url import redact
@@ -127,6 +128,9 @@ def collect(
                 if own.closed:
                     raise
                 refused(Leftover(leftover.name, _reason(error)))
+        if not dry_run and server.lease is not None:
+            with contextlib.suppress(OSError):
+                remove_orphans(own, server.lease.data_dir)
         if not dry_run:  # the server ends the session a moment after it is closed, and the next one may begin at once
             locks.release(own, locks.collector_key(server.config.prefix))
         return gone

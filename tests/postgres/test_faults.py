@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -13,7 +14,9 @@ import psycopg
 import pytest
 
 from clonedb.errors import ServerError
+from clonedb.gc import collect
 from clonedb.postgres import embedded, waiting
+from clonedb.postgres.server import open_server
 from tests.postgres.sandbox import ROOT, Sandbox, accepts, answer, by_loopback, by_socket, is_alive, query, wait_until
 
 
@@ -153,6 +156,25 @@ def test_what_a_killed_reset_left(empty: Sandbox) -> None:
     (left / "data").mkdir(parents=True)
     empty.lease().close()
     assert not left.exists()
+
+
+def test_what_a_create_database_left_that_a_crash_cut_short(sandbox: Sandbox) -> None:
+    """The next collection removes it, and nothing else."""
+    sandbox.lease().close()
+    embedded.stop(sandbox.config)
+    base = sandbox.place.data / "base"
+    orphan = base / "987654"
+    orphan.mkdir()
+    (orphan / "1259").touch()
+    with contextlib.closing(open_server(sandbox.config)) as server:
+        young = base / "987655"  # whose statement may be at work
+        young.mkdir()
+        server.run(lambda connection: connection.execute("create database kept"))
+        before = {path.name for path in base.iterdir()}
+        collect(server)
+        assert before - {path.name for path in base.iterdir()} == {"987654"}
+        young.rmdir()
+        server.run(lambda connection: connection.execute("drop database kept"))
 
 
 def test_data_that_were_in_memory_when_the_machine_went_down(sandbox: Sandbox) -> None:
