@@ -38,6 +38,7 @@ APART = ("demo",)  # the sample shop is a user of the package, and no part of it
 HEAVY = (
     "alembic",
     "click",
+    "filelock",
     "importlib.metadata",
     "platformdirs",
     "psycopg",

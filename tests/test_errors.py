@@ -14,7 +14,7 @@ import pytest
 import clonedb
 from clonedb import errors
 
-HEAVY = ("alembic", "click", "platformdirs", "psycopg", "psycopg2", "pytest", "rich", "sqlalchemy")
+HEAVY = ("alembic", "click", "filelock", "platformdirs", "psycopg", "psycopg2", "pytest", "rich", "sqlalchemy")
 
 
 def in_a_fresh_interpreter(program: str) -> object:

@@ -1,6 +1,6 @@
 """The pytest plugin: clonedb's decisions, spoken in pytest's words.
 
-Every pytest run of an environment loads this, so nothing here imports SQLAlchemy, Alembic or psycopg before a
+Every pytest run of an environment loads this, so nothing here imports SQLAlchemy, Alembic, psycopg or filelock before a
 test asks for a database, and nothing connects before then.
 """
 

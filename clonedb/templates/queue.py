@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -11,12 +10,11 @@ from typing import Any
 
 from clonedb.config import Config
 from clonedb.errors import BuildError, CloneDBError, LockTimeoutError
-from clonedb.guest import getpid, monotonic, now, sleep
+from clonedb.guest import getpid, now
 from clonedb.progress import Progress
 
 __all__ = ["BuildQueue"]
 
-_LOOK = 0.02  # seconds between two looks at a lock that is held
 _DAY = 86400.0  # seconds after which a run is over, whatever it was
 
 
@@ -39,7 +37,24 @@ class BuildQueue:
     @contextlib.contextmanager
     def turn(self, progress: Progress) -> Iterator[None]:
         """Wait for our turn to build; raises LockTimeoutError after lock_timeout seconds."""
-        lock = self._wait(progress)
+        from filelock import FileLock, Timeout
+
+        os.close(self._files.open(self._lock_file, os.O_RDWR | os.O_CREAT))  # FileLock would follow a link
+        lock = FileLock(self._files.path / self._lock_file, mode=0o600)
+        try:
+            lock.acquire(timeout=min(1.0, self._timeout))
+        except Timeout:
+            progress.say(
+                f"template {self._name!r} is being built by {self._builder()};"
+                f" waiting (lock_timeout = {self._timeout:g} s)"
+            )
+            try:
+                lock.acquire(timeout=max(0.0, self._timeout - 1.0))
+            except Timeout:
+                raise LockTimeoutError(
+                    f"template {self._name!r} is still being built by {self._builder()}, after lock_timeout ="
+                    f" {self._timeout:g} s; end that process if it hangs, or raise lock_timeout"
+                ) from None
         try:
             self._forget_old()
             self._write(self._builder_file, {"pid": getpid(), "since": now()})
@@ -47,27 +62,9 @@ class BuildQueue:
         finally:
             with contextlib.suppress(OSError):  # somebody deletes the state directory just now
                 self._files.unlink(self._builder_file)
-                self._files.unlink(self._lock_file)  # who waits for it finds that out, and locks the next one
-            os.close(lock)
-
-    def _wait(self, progress: Progress) -> int:
-        """The descriptor that holds the lock."""
-        begin, told = monotonic(), False
-        while (lock := self._files.try_lock(self._lock_file, fcntl.LOCK_EX)) is None:
-            waited = monotonic() - begin
-            if waited >= self._timeout:
-                raise LockTimeoutError(
-                    f"template {self._name!r} is still being built by {self._builder()}, after lock_timeout ="
-                    f" {self._timeout:g} s; end that process if it hangs, or raise lock_timeout"
-                )
-            if waited > 1.0 and not told:
-                told = True
-                progress.say(
-                    f"template {self._name!r} is being built by {self._builder()};"
-                    f" waiting (lock_timeout = {self._timeout:g} s)"
-                )
-            sleep(_LOOK)
-        return lock
+                # who has opened it and locks it now goes on beside whoever comes next; the server's lock orders them
+                self._files.unlink(self._lock_file)
+            lock.release()
 
     def _forget_old(self) -> None:
         """Remove what failed builds left for their runs, when those are over."""

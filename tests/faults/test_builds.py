@@ -18,7 +18,7 @@ from tests.projects import CLONEDB, PYTEST, Project, databases
 
 AT_ONCE = """
 import fcntl, sys
-import clonedb.api, psycopg
+import clonedb.api, filelock, psycopg
 with open("ready", "a") as ready:
     ready.write(".")
 with open("gate") as gate:

@@ -20,7 +20,7 @@ def test_plain():
 def test_database(clonedb_connection):
     assert clonedb_connection.execute("select 1").fetchone() == (1,)
 """
-HEAVY = ("sqlalchemy", "alembic", "psycopg", "click", "rich", "platformdirs")
+HEAVY = ("sqlalchemy", "alembic", "psycopg", "filelock", "click", "rich", "platformdirs")
 
 
 @pytest.fixture
