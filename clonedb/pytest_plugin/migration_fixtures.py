@@ -101,6 +101,7 @@ def _server(request: pytest.FixtureRequest, config: Config, meant: Config) -> Se
     opened, key = request.session.stash.setdefault(_SERVERS, {}), (id(config), meant.template)
     if key not in opened:
         opened[key] = server = open_project_server(meant)
+        run_of(request.config).secrets.add(server)
         request.session.addfinalizer(lambda: opened.pop(key).close())
         prepare_role(server)
         request.session.addfinalizer(Collector(server).join)

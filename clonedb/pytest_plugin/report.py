@@ -92,6 +92,8 @@ def pytest_runtest_makereport(
     # an error that a test's own call met keeps its traceback, which shows that call
     if call.when != "call" and call.excinfo is not None and isinstance(call.excinfo.value, CloneDBError):
         _shorten(run_of(item.config), call.excinfo.value, report)
+    if RUN in item.config.stash:
+        item.config.stash[RUN].secrets.hide_in(report)
     return report
 
 

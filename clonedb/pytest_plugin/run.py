@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from clonedb.guest import getpid, now
+from clonedb.pytest_plugin.secrets import Secrets
 from clonedb.pytest_plugin.world import world_of
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Run:
         self.statistics = Statistics()
         self.from_workers = Statistics()
         self.shown_errors: set[str] = set()
+        self.secrets = Secrets()
         self.workers_lost = False
         self.changed: list[str] = []
         worker = getattr(config, "workerinput", None)
@@ -104,6 +106,7 @@ class Run:
 
             opened = open_template(config, run=self.id, progress=Lines(self.write))
             self._opened[opened] = config, Collecting(opened.server)
+        self.secrets.add(opened.server)
         self._note(opened)
         return opened
 
