@@ -271,3 +271,31 @@ def test_a_strangers_sockets(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) 
             with contextlib.closing(open_server(sandbox.config, progress=said.append)) as other:
                 assert other.info == server.info
     assert said == [f"{server.about} has no connection left; waiting (for 10 s at most)"]
+
+
+# Run as the other account: listens on a socket as a server does, until the input ends.
+LISTEN = """
+import os, socket, sys
+os.umask(0)
+os.mkdir(os.path.dirname(sys.argv[1]))
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@needs_root
+def test_a_strangers_socket_in_the_place_of_a_stopped_servers(sandbox: Sandbox) -> None:
+    """Its name was there for all to see: who listens there now is told nothing, neither a password nor a statement."""
+    with contextlib.closing(open_server(sandbox.config)) as server:
+        assert server.lease is not None
+        path = server.lease.socket_dir / f".s.PGSQL.{server.lease.port}"
+        embedded.stop(sandbox.config)
+        wait_until(lambda: not path.parent.exists())
+        try:
+            with as_nobody(LISTEN, str(path)), pytest.raises(ServerError, match=r"requirepeer.*nobody"):
+                server.connect("postgres")
+        finally:
+            subprocess.run(["rm", "-rf", path.parent], check=True)
