@@ -84,7 +84,7 @@ def _concerns(config: pytest.Config) -> bool:
 def entered(config: pytest.Config, clone: Clone, *, stands_in: bool = False) -> None:
     """A test, or a wider scope, holds a clone from now on: the application is led to it."""
     if (router := config.stash.get(_ROUTER, None)) is not None:
-        router.enter(_address(clone), stands_in=stands_in)
+        router.enter(_address(clone), stands_in=stands_in, proof=clone.server.proof_only)
 
 
 def hold_loop(request: pytest.FixtureRequest) -> None:

@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 __all__ = ["Router"]
 
 
+Proof = Callable[[str], Mapping[str, Any]]
+"""Keywords for a driver's connect()."""
+
+
+def _no_proof(_driver: str) -> Mapping[str, Any]:
+    return {}
+
+
 class Router:
     """Sends connections aimed at the places in `route` to the clone that was entered last, and refuses them otherwise.
 
@@ -59,6 +67,7 @@ class Router:
         self._environment = Environment(variables, self._defaults)
         self._connections = Connections()
         self._entered: list[DatabaseURL] = []
+        self._proofs: dict[str, Proof] = {}
         self._standing_in: set[str] = set()
 
     @property
@@ -98,8 +107,10 @@ class Router:
             (Pool, "detach", self._close),
         ]
 
-    def enter(self, url: DatabaseURL, *, stands_in: bool = False) -> None:
+    def enter(self, url: DatabaseURL, *, stands_in: bool = False, proof: Proof = _no_proof) -> None:
         """From now on connections go to this database, until it is left or another is entered.
+
+        `proof` says what a driver is told besides, so that it tells nobody the password (Server.proof_only).
 
         One that `stands_in` serves what runs between tests: an engine made from the environment meanwhile is the
         application's, and reaches the tests' clones later. One aimed at any other clone is left alone while that lasts.
@@ -110,6 +121,7 @@ class Router:
         elif not self._is_entered(url.database):
             self._standing_in.discard(url.database)
         self._entered.append(url)
+        self._proofs[url.database] = proof
         self._environment.lead_to(url)
 
     def leave(self, url: DatabaseURL, *, lasting: LastingConnections | None = None) -> None:
@@ -174,7 +186,9 @@ class Router:
                 " one"
             )
         positional, keywords = list(positional), dict(keywords)
-        redirect(self._entered[-1], dialect.driver, positional, keywords)
+        to = self._entered[-1]
+        redirect(to, dialect.driver, positional, keywords)
+        keywords.update(self._proofs[str(to.database)](dialect.driver))
         Mark(self._current(), routed=True).put_on(entry)
         try:
             return dialect.connect(*positional, **keywords)

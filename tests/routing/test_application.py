@@ -214,3 +214,21 @@ def test_what_cannot_be_routed(
     monkeypatch.setenv("EMPTY", "")
     with pytest.raises(ConfigError, match=message):
         Router(route, source="settings", prefix="clonedb")
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_what_a_driver_is_told_besides(router: Router, shop: DatabaseURL, one: DatabaseURL, driver: str) -> None:
+    """So that it demands a proof of the server, as `proof` says for each driver."""
+    asked: list[str] = []
+
+    def proof(name: str) -> dict[str, str]:
+        asked.append(name)
+        return {"require_auth": "none"}  # this server demands a password
+
+    router.enter(one, proof=proof)
+    with pytest.raises(sa.exc.OperationalError, match='method requirement "none" failed'):
+        engine_on(shop, driver).connect()
+    router.leave(one)
+    router.enter(one)
+    assert reached(engine_on(shop, driver)) == one.database
+    assert asked == [driver]
