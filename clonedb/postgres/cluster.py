@@ -21,7 +21,10 @@ from clonedb.postgres.state import Place
 if TYPE_CHECKING:
     import subprocess
 
-__all__ = ["HBA", "Cluster", "environment", "last_words", "settings", "verifier"]
+__all__ = ["HBA", "ROLE_ITERATIONS", "Cluster", "environment", "last_words", "settings", "verifier"]
+
+ROLE_ITERATIONS = 2
+"""Of the verifiers of roles that have the server's own password, by which they are told from users' passwords."""
 
 PROGRAM_TIMEOUT = 300.0
 """Seconds given to initdb, which takes 0.6 to 1.3 s on an idle machine."""
@@ -70,7 +73,7 @@ def settings(major: int) -> Mapping[str, str]:
     return values
 
 
-def verifier(password: str) -> str:
+def verifier(password: str, iterations: int = 1) -> str:
     """What PostgreSQL stores of a password (SCRAM-SHA-256), made with one iteration on every version.
 
     The client asks the server for the number of iterations; 4,096 of them make connecting cost 12.6 ms instead of 3.2,
@@ -78,11 +81,11 @@ def verifier(password: str) -> str:
     is in no statement.
     """
     salt = os.urandom(16)
-    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, 1)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
     client = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
     server = hmac.digest(salted, b"Server Key", "sha256")
     coded = (base64.b64encode(part).decode() for part in (salt, client, server))
-    return "SCRAM-SHA-256$1:{}${}:{}".format(*coded)
+    return f"SCRAM-SHA-256${iterations}:" + "{}${}:{}".format(*coded)
 
 
 def environment() -> dict[str, str]:
@@ -133,7 +136,8 @@ class Cluster:
 
         At every start: whoever took the port of a stopped server may have been told the old one by a client. Before it,
         so that there is no moment at which the old one opens anything. The statement goes through standard input
-        (arguments can be seen by everybody) and holds the verifier only.
+        (arguments can be seen by everybody) and holds the verifier only. Roles that had the old password for theirs
+        have none, until somebody prepares them.
         """
         password = os.urandom(32).hex()
         options = (
@@ -142,6 +146,8 @@ class Cluster:
         )
         arguments = [argument for option in options for argument in ("-c", option)]
         statement = f"ALTER ROLE postgres PASSWORD '{verifier(password)}'\n"
+        statement += "UPDATE pg_catalog.pg_authid SET rolpassword = NULL"
+        statement += f" WHERE rolpassword LIKE 'SCRAM-SHA-256${ROLE_ITERATIONS}:%'\n"
         self._run("postgres", "--single", "-D", str(data), "-F", *arguments, "postgres", text=statement)
         self.place.files.write("password", password)
 

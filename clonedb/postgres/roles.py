@@ -28,7 +28,9 @@ def prepare_role(server: Server) -> None:
     if server.lease is None:
         server.run(lambda connection: _demand_login(connection, server, role))
         return
-    password = server.lease.password
+    from clonedb.postgres.cluster import ROLE_ITERATIONS, verifier
+
+    password = verifier(server.lease.password, ROLE_ITERATIONS)
     key = locks.role_key(role)
     # of two processes that alter one role at the same moment, one fails: "tuple concurrently updated"
     server.run(lambda connection: locks.wait_for_lock(connection, key, timeout=5.0))

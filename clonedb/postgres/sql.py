@@ -263,7 +263,7 @@ def create_role_if_missing(connection: Connection[Any], name: str) -> bool:
 
 
 def let_role_log_in(connection: Connection[Any], name: str, password: str) -> None:
-    """Create a role if it is missing, and give it a password and the right to log in."""
+    """Create a role if it is missing, and give it a password (or a verifier of one) and the right to log in."""
     from psycopg import sql
 
     create_role_if_missing(connection, name)

@@ -16,6 +16,7 @@ import pytest
 from clonedb.errors import ServerError
 from clonedb.gc import collect
 from clonedb.postgres import embedded, waiting
+from clonedb.postgres.roles import prepare_role
 from clonedb.postgres.server import open_server
 from tests.postgres.sandbox import ROOT, Sandbox, accepts, answer, by_loopback, by_socket, is_alive, query, wait_until
 
@@ -145,6 +146,12 @@ def test_each_start_makes_a_new_password(sandbox: Sandbox) -> None:
             psycopg.connect(by_loopback(lease, lease.password)).close()
             with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
                 psycopg.connect(by_loopback(lease, old))
+            role = by_loopback(lease, old).replace("user=postgres", "user=tester")
+            with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+                psycopg.connect(role)
+            with contextlib.closing(open_server(sandbox.config.replace("the test", role="tester"))) as server:
+                prepare_role(server)
+            psycopg.connect(role.replace(old, lease.password)).close()
             embedded.stop(sandbox.config)
         old = lease.password
         sandbox.place.file("password").unlink()
