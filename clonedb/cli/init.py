@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +16,8 @@ from clonedb.cli.configuration import Place
 from clonedb.errors import ConfigError
 
 if TYPE_CHECKING:
+    from clonedb.config import Config
+    from clonedb.project.find import Project
     from clonedb.project.survey import Survey
 
 __all__ = ["COMMANDS"]
@@ -40,7 +44,11 @@ def init(place: Place, *, yes: bool) -> None:
     found = survey(config.rootdir)
     for line in _findings(found):
         click.echo(line)
-    lines = _table(config.rootdir, found)
+    settings, project = _found_by(config, found)
+    lines = [*_table(found, settings.get("alembic_ini")), *_launcher(project)]
+    if "alembic" in settings:
+        location = json.dumps(settings["alembic"]["script_location"])
+        lines += ["", "[tool.clonedb.alembic]", f"script_location = {location}"]
     if len(lines) == 1:
         click.echo("\nthe project needs no line of configuration: ask for clonedb_session in a test")
         return
@@ -64,19 +72,52 @@ def init(place: Place, *, yes: bool) -> None:
 
 def _findings(found: Survey) -> list[str]:
     return [
-        f"Alembic        {', '.join(found.configurations) or 'no alembic.ini'}",
+        f"Alembic        {', '.join(found.configurations or found.environments) or 'no alembic.ini'}",
         f"database URL   {', '.join(found.variables) or 'no variable that looks like one'}",
         f"driver         {', '.join(found.drivers) or 'none named'}",
         f"engine         {'asynchronous' if found.asynchronous else 'synchronous'}",
     ]
 
 
-def _table(rootdir: Path, found: Survey) -> list[str]:
+def _found_by(config: Config, found: Survey) -> tuple[dict[str, Any], Project]:
+    """The settings by which the migrations are found, none if they are without, and what is found.
+
+    Tried out, because an alembic.ini need not say where they are: Flask-Migrate's leaves that to its own command.
+    Raises NoMigrationsError or ConfigError when nothing helps.
+    """
+    from clonedb.errors import ConfigError, NoMigrationsError
+    from clonedb.project.find import find_project
+
+    candidates: list[dict[str, Any]] = []
+    for ini in found.configurations:
+        beside = {"script_location": PurePosixPath(ini).parent.as_posix()}
+        candidates += [{"alembic_ini": ini}, {"alembic_ini": ini, "alembic": beside}]
+    candidates += [{"alembic": {"script_location": place}} for place in found.environments]
+    try:
+        return {}, find_project(config)
+    except (ConfigError, NoMigrationsError):
+        for settings in candidates:
+            with contextlib.suppress(ConfigError, NoMigrationsError):
+                return settings, find_project(config.replace("clonedb init", **settings))
+        raise
+
+
+def _launcher(project: Project) -> list[str]:
+    """A line to complete for an env.py that expects its application's own command."""
+    text = project.env_py.read_text(encoding="utf-8", errors="replace")
+    if not any(word in text for word in ("current_app", "advanced_alchemy")):
+        return []
+    return [
+        '# prepare = "package.module:function"  # env.py expects its application: this gives it that, see the README'
+    ]
+
+
+def _table(found: Survey, alembic_ini: str | None) -> list[str]:
     lines = ["[tool.clonedb]"]
-    if found.configurations and not (rootdir / "alembic.ini").exists():
-        lines.append(f"alembic_ini = {json.dumps(found.configurations[0])}")
+    if alembic_ini is not None:
+        lines.append(f"alembic_ini = {json.dumps(alembic_ini)}")
     asynchronous = [name for name in found.drivers if name != "psycopg2"]
-    drivers = asynchronous if found.asynchronous else found.drivers
+    drivers = [name for name in (asynchronous if found.asynchronous else found.drivers) if find_spec(name)]
     if drivers and drivers[0] != "psycopg":  # which it is without being told
         lines.append(f"driver = {json.dumps(drivers[0])}  # in the URLs that tests get")
     known = [name for name in found.variables if name in os.environ]

@@ -29,12 +29,18 @@ _STANDARD = Path(os.__file__).parent
 _LIBRARIES = ("alembic", "sqlalchemy", "psycopg", "psycopg2", "asyncpg", "greenlet", "pydantic", "pydantic_settings")
 _EXTENSION = re.compile(r'extension (?:control file )?"(?:[^"]*/)?([^"/]+?)(?:\.control)?"')
 _LEFT_BEHIND = "it worked the first time, so the downgrade left something behind; let it undo all that upgrade() does"
+_LAUNCHER = (
+    "env.py expects what its application's own command gives it; let a function do that, and name it: [tool.clonedb]"
+    ' prepare = "package.module:function" (for Flask it is `def configure(config): return create_app().app_context()`)'
+)
 _HINTS = MappingProxyType(
     {
         "Can't locate revision identified by": (
             "the version table holds, or somebody asked for, a revision that is not among this project's; migrations"
             " that share a database with others need a version_table of their own in env.py"
         ),
+        "utside of application context": _LAUNCHER,
+        "'Config' object has no attribute": _LAUNCHER,
         "requires an async driver": 'set driver = "asyncpg" (or "psycopg") in [tool.clonedb]',
     }
 )

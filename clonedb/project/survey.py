@@ -25,20 +25,22 @@ _MOST_FILES = 5000  # of a checkout that somebody's data lies in
 @dataclass(frozen=True, slots=True)
 class Survey:
     """What was found: the variables that hold a database's URL (the likeliest first), the drivers that are named (so
-    too), whether there is an asynchronous engine, and the Alembic configurations below the directory.
+    too), whether there is an asynchronous engine, the Alembic configurations below the directory, and the directories
+    that have an env.py of Alembic's.
     """
 
     variables: tuple[str, ...]
     drivers: tuple[str, ...]
     asynchronous: bool
     configurations: tuple[str, ...]
+    environments: tuple[str, ...]
 
 
 def survey(rootdir: Path) -> Survey:
     """Look at the Python files of a project, its pyproject.toml and requirements, and its Alembic configurations."""
     variables: Counter[str] = Counter()
     drivers: Counter[str] = Counter(name for name in required_drivers(rootdir) for _ in range(5))
-    configurations, asynchronous = [], False
+    configurations, environments, asynchronous = [], [], False
     for path in _files(rootdir):
         if path.name == "alembic.ini":
             configurations.append(path.relative_to(rootdir).as_posix())
@@ -48,6 +50,8 @@ def survey(rootdir: Path) -> Survey:
         drivers.update(match.removesuffix("_async") for match in _URL.findall(text) for _ in range(weight))
         if path.suffix != ".py":
             continue
+        if path.name == "env.py" and "run_migrations" in text:
+            environments.append(path.parent.relative_to(rootdir).as_posix())
         asynchronous = asynchronous or "create_async_engine" in text or "async_engine_from_config" in text
         try:
             tree = ast.parse(text)
@@ -61,8 +65,13 @@ def survey(rootdir: Path) -> Survey:
         variables=tuple(name for name, _ in variables.most_common()),
         drivers=tuple(name for name, _ in drivers.most_common()),
         asynchronous=asynchronous,
-        configurations=tuple(sorted(configurations, key=lambda name: (name.count("/"), name))),
+        configurations=tuple(sorted(configurations, key=_depth)),
+        environments=tuple(sorted(environments, key=_depth)),
     )
+
+
+def _depth(name: str) -> tuple[int, str]:
+    return name.count("/"), name
 
 
 def _files(rootdir: Path) -> Iterator[Path]:

@@ -9,7 +9,7 @@ import tomllib
 
 import pytest
 
-from tests.projects import CLONEDB, Project
+from tests.projects import CLONEDB, ENV_PY, Project
 
 SETTINGS = """
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -97,6 +97,37 @@ def test_a_file_that_cannot_be_written(items: Project) -> None:
     path.mkdir()
     assert "pyproject.toml is a directory" in items.clonedb("init", "--yes").demand(1).err
     items.clonedb("fingerprint").demand()
+
+
+def test_flask_migrates_layout(items: Project) -> None:
+    """Its alembic.ini says nothing of where the migrations are, and its env.py wants the application: both are said."""
+    (items.directory / "alembic.ini").unlink()
+    items.write("migrations/alembic.ini", "[alembic]\n[loggers]\nkeys = root\n")
+    wants = "raise RuntimeError('Working outside of application context.')  # as flask.current_app does\n"
+    items.write("migrations/env.py", wants + ENV_PY)
+    outcome = items.clonedb("init", "--yes").demand()
+    assert table(items) == {"alembic_ini": "migrations/alembic.ini", "alembic": {"script_location": "migrations"}}
+    assert '# prepare = "package.module:function"' in outcome.out
+    assert "hint: env.py expects what its application" in items.clonedb("build").demand(1).err
+    items.write("migrations/env.py", ENV_PY)
+    items.clonedb("build").demand()
+
+
+def test_an_env_py_alone(items: Project) -> None:
+    """A project that makes its Alembic Config in Python."""
+    (items.directory / "alembic.ini").unlink()
+    (items.directory / "migrations").rename(items.directory / "shop")
+    items.clonedb("init", "--yes").demand()
+    assert table(items) == {"alembic": {"script_location": "shop"}}
+    items.clonedb("build").demand()
+
+
+def test_nothing_is_written_that_is_refused(items: Project) -> None:
+    """Where there are no migrations, the places looked at are said, and no line is left."""
+    (items.directory / "alembic.ini").unlink()
+    (items.directory / "migrations/env.py").unlink()
+    assert "no Alembic migrations were found; looked at" in items.clonedb("init", "--yes").demand(1).err
+    assert not (items.directory / "pyproject.toml").exists()
 
 
 def test_nothing_is_changed_twice(items: Project) -> None:
