@@ -39,6 +39,10 @@ _HINTS = MappingProxyType(
             "the version table holds, or somebody asked for, a revision that is not among this project's; migrations"
             " that share a database with others need a version_table of their own in env.py"
         ),
+        "ICU is not supported in this build": (
+            "this PostgreSQL was built without ICU; Debian's has it: install postgresql, or name another by"
+            " postgres_bin or url"
+        ),
         "utside of application context": _LAUNCHER,
         "'Config' object has no attribute": _LAUNCHER,
         "requires an async driver": 'set driver = "asyncpg" (or "psycopg") in [tool.clonedb]',

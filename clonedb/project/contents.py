@@ -9,7 +9,10 @@ import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
-__all__ = ["Contents", "extensions_in_sql", "read_contents"]
+__all__ = ["ICU", "Contents", "extensions_in_sql", "read_contents"]
+
+ICU = "ICU"
+"""What stands among the extensions for collations of ICU's."""
 
 # not in any SQL: it stands for the part of an f-string that only running the code would tell
 _UNKNOWN = "\0"
@@ -21,6 +24,10 @@ _STATEMENT = r"""(?isx)
     | \b CREATE \s+ EXTENSION \s+ (?: IF \s+ NOT \s+ EXISTS \s+ )?
       (?: "(?P<quoted>[^"{}%\x00\\]+)" | (?P<plain>[a-z_][\w$]*+) (?![\x00{%-]) )
     """
+_ICU = r"""(?isx)
+    --[^\n]* | /\*.*?\*/
+    | (?P<icu> \b provider \s* = \s* '?icu\b | -x-icu\b )
+    """
 _WORDS = frozenset({"and", "for", "from", "if", "in", "is", "on", "or", "statement", "statements", "to", "with"})
 
 
@@ -28,7 +35,8 @@ class Contents(NamedTuple):
     """One file, read.
 
     `imports` are dotted names as written, relative ones with their dots: `from a.b import c` gives `a.b` and `a.b.c`,
-    because only the file system knows whether `c` is a module. `extensions` are names in CREATE EXTENSION statements.
+    because only the file system knows whether `c` is a module. `extensions` are names in CREATE EXTENSION statements,
+    and ICU where a collation is ICU's: like an extension it is not in every server.
     """
 
     digest: str
@@ -47,23 +55,28 @@ def read_contents(name: str, data: bytes) -> Contents:
         tree = _parse(data)
         if tree is None:
             return Contents(digest)
-        texts = _texts(tree) if b"extension" in data.lower() else ()
+        texts = _texts(tree) if _may_name_extensions(data) else ()
         extensions = {extension for text in texts for extension in extensions_in_sql(text)}
         return Contents(digest, tuple(sorted(set(_imports(tree)))), tuple(sorted(extensions)))
-    if name.lower().endswith(".sql") and b"extension" in data.lower():
+    if name.lower().endswith(".sql") and _may_name_extensions(data):
         return Contents(digest, (), tuple(sorted(extensions_in_sql(data.decode(errors="replace")))))
     return Contents(digest)
 
 
 def extensions_in_sql(text: str) -> set[str]:
-    """The names in a text's CREATE EXTENSION statements, comments left out, folded to lower case unless quoted."""
-    names = set()
+    """The names in a text's CREATE EXTENSION statements, comments left out, folded to lower case unless quoted; ICU."""
+    names = {ICU for match in re.finditer(_ICU, text) if match["icu"]}
     for match in re.finditer(_STATEMENT, text):
         if match["quoted"]:
             names.add(match["quoted"])
         elif match["plain"] and (name := match["plain"].lower()) not in _WORDS:
             names.add(name)
     return names
+
+
+def _may_name_extensions(data: bytes) -> bool:
+    lower = data.lower()
+    return b"extension" in lower or b"icu" in lower
 
 
 def _parse(data: bytes) -> ast.Module | None:

@@ -23,7 +23,7 @@ from clonedb.project.contents import Contents, read_contents
 
 __all__ = ["StatIndex"]
 
-_VERSION = b"clonedb stat index 1 "
+_VERSION = b"clonedb stat index 2 "
 _SETTLED = 2_000_000_000  # nanoseconds
 
 # mtime, ctime, size, inode, digest, number of the list of imports, extensions

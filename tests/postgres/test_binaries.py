@@ -162,6 +162,16 @@ def test_a_missing_extension_says_who_lacks_what_and_what_to_do(config: Config, 
     assert "CLONEDB_URL" in message
 
 
+def test_a_server_without_icu_is_passed_over(config: Config, tmp_path: Path) -> None:
+    """It says so in its program; for migrations that make a collation of ICU's another one is chosen, as for extensions."""
+    without = install(tmp_path / "without", "18.6")
+    program(without / "postgres", "postgres (PostgreSQL) 18.6: ICU is not supported in this build")
+    with pytest.raises(MissingExtensionError, match=r"every extension asked for \('ICU'\)"):
+        choose(with_bin(config, without), {"ICU"})
+    whole = install(tmp_path / "whole", "17.2")
+    assert choose(with_bin(config, whole), {"ICU"}).directory == whole
+
+
 def test_debian_s_packages_are_named(monkeypatch: pytest.MonkeyPatch, config: Config) -> None:
     """PostgreSQL's own extensions are in the server's package, others in one of their own."""
     debian = Binaries(Path("/usr/lib/postgresql/15/bin"), "system", "15")
