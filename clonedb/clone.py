@@ -241,13 +241,12 @@ def create(server: Server, template: Template, *, strategy: str | None = None, s
 
 def create_empty(server: Server) -> Clone:
     """Make a database that no migration has run in, with the configured extensions; otherwise as `create`."""
-    from clonedb.templates.seal import strategy
+    from clonedb.templates import seal
 
     start = monotonic()
     name = clone_name(server.config.prefix, "empty0", server.owner, server.next_number())
-    how = strategy(server)
     try:
-        _guard_disk(server, server, name, EMPTY, lambda connection: sql.create_database(connection, name, strategy=how))
+        _guard_disk(server, server, name, EMPTY, lambda found: seal.create_empty(found, server, server.config, name))
         if server.config.extensions:
             with contextlib.closing(server.connect(name)) as connection:
                 for extension in server.config.extensions:

@@ -42,6 +42,7 @@ class Config(NamedTuple):
     seed: tuple[str, ...] = KEYS["seed"].default
     extensions: tuple[str, ...] = KEYS["extensions"].default
     roles: tuple[str, ...] = KEYS["roles"].default
+    locale: str | None = KEYS["locale"].default
     watch: tuple[str, ...] = KEYS["watch"].default
     salt: str = KEYS["salt"].default
     base: str | None = KEYS["base"].default

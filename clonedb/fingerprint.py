@@ -174,6 +174,8 @@ def _settings(config: Config, project: Project) -> Iterator[Input]:
         yield Input("extension", name, digest_of(name))
     for name in sorted(set(config.roles)):
         yield Input("role", name, digest_of(name))
+    if config.locale:
+        yield Input("locale", "locale", digest_of(config.locale))
     if config.salt:
         yield Input("salt", "salt", digest_of(config.salt))
     yield from _x_arguments(config)

@@ -9,7 +9,8 @@ import psycopg
 import pytest
 
 import clonedb
-from clonedb.errors import SeedError
+from clonedb.clone import create_empty
+from clonedb.errors import ConfigError, SeedError
 from clonedb.url import DatabaseURL
 from tests.projects import Project, one
 
@@ -212,3 +213,22 @@ def test_bytecode_that_a_build_writes_is_no_file_it_reads(items: Project) -> Non
     outcome = items.clonedb("build", PYTHONDONTWRITEBYTECODE="").demand()
     assert list(items.directory.glob("migrations/versions/__pycache__/one.*.pyc"))
     assert "not in the fingerprint" not in outcome.err
+
+
+LOCALE = "select datcollate, (select min(x) from unnest(array['b', 'A', 'a']) x) from pg_database where datname = current_database()"
+
+
+def test_the_locale_of_the_template(items: Project, admin_dsn: str) -> None:
+    """Clones have it, and databases that no migration has run in; it is part of the fingerprint, and may be missing."""
+    items.settings()
+    with clonedb.template(items.directory) as server_s, clonedb.template(items.directory, locale="C") as template:
+        assert template.fingerprint != server_s.fingerprint
+        with template.clone() as clone, create_empty(template.server) as empty:
+            assert one(clone, LOCALE) == one(empty, LOCALE) == ("C", "A")
+    with pytest.raises(ConfigError, match=r"cannot make a database with locale 'xx_YY': .*`locale -a` lists"):
+        clonedb.template(items.directory, locale="xx_YY")
+    with psycopg.connect(admin_dsn) as connection:
+        icu = connection.execute("select exists (select from pg_collation where collprovider = 'i')").fetchone()
+    if icu == (True,):
+        with clonedb.template(items.directory, locale="icu:en-US") as template, template.clone() as clone:
+            assert one(clone, LOCALE)[1] == "a"

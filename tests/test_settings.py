@@ -35,6 +35,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "seed": (["file.sql"], ["environment.sql"], ["options.sql"]),
     "extensions": (["file"], ["environment", "citext"], ["options"]),
     "roles": (["file"], ["environment"], ["options"]),
+    "locale": ("C", "icu:de-DE", "builtin:C.UTF-8"),
     "watch": (["file/*"], ["environment/*"], ["options/*"]),
     "salt": ("file", "environment", "options"),
     "base": ("file", "environment", "options"),

@@ -128,10 +128,28 @@ def database_size(connection: Connection[Any], name: str) -> int:
 
 
 def create_database(
-    connection: Connection[Any], name: str, *, template: str | None = None, strategy: str | None = None
+    connection: Connection[Any],
+    name: str,
+    *,
+    template: str | None = None,
+    strategy: str | None = None,
+    locale: str | None = None,
 ) -> None:
-    """CREATE DATABASE, as a copy of a template; `strategy` is 'file_copy' or 'wal_log' (PostgreSQL 15 or newer)."""
-    connection.execute(copy_of(name, template=template, strategy=strategy))
+    """CREATE DATABASE, as a copy of a template; `strategy` is 'file_copy' or 'wal_log' (PostgreSQL 15 or newer).
+
+    One that is no copy may have a locale of its own: 'en_US.UTF-8', 'icu:en-US' or 'builtin:C.UTF-8'.
+    """
+    from psycopg import sql
+
+    if locale is None:
+        connection.execute(copy_of(name, template=template, strategy=strategy))
+        return
+    provider, _, called = locale.rpartition(":")
+    option = {"icu": "icu_locale", "builtin": "builtin_locale"}.get(provider, "locale")
+    if connection.info.server_version >= 150000:
+        option = f"locale_provider {provider or 'libc'} {option}"
+    statement = copy_of(name, template="template0", strategy=strategy)
+    connection.execute(statement + sql.SQL(f" {option} ") + sql.Literal(called))
 
 
 def copy_of(name: str, *, template: str | None = None, strategy: str | None = None) -> Composed:

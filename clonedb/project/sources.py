@@ -15,7 +15,7 @@ from typing import NamedTuple
 from clonedb.config import Config
 from clonedb.errors import ConfigError
 from clonedb.project.closure import Modules
-from clonedb.project.contents import Contents
+from clonedb.project.contents import ICU, Contents
 from clonedb.project.find import Project, is_revision
 from clonedb.project.stat_index import StatIndex
 
@@ -42,8 +42,8 @@ class Input(NamedTuple):
     """One thing that a template is made of.
 
     `kind` is revision, env, script, import, seed or watch for files, and otherwise option, x, target, extension, role,
-    base, version, server, format or salt. `name` is a file's path from the project's directory, or, outside of it, its
-    module's name. `digest` is SHA-256 in hexadecimal.
+    base, version, server, format, prepare, locale or salt. `name` is a file's path from the project's directory, or,
+    outside of it, its module's name. `digest` is SHA-256 in hexadecimal.
     """
 
     kind: str
@@ -99,6 +99,8 @@ class _Reading:
         self._names: dict[str, str] = {}
         self.inputs: list[Input] = []
         self.extensions: set[str] = set(config.extensions)
+        if config.locale and config.locale.startswith("icu:"):
+            self.extensions.add(ICU)
         self.watched_names: set[str] = set()
 
     def scripts(self) -> None:

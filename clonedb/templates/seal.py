@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from clonedb.errors import BuildError
+from clonedb.errors import BuildError, ConfigError
 from clonedb.guest import getpid
 from clonedb.names import unfinished_name
 from clonedb.postgres import properties, sql
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from clonedb.config import Config
 
-__all__ = ["Described", "create", "create_roles", "describe", "drop", "publish", "seal", "strategy"]
+__all__ = ["Described", "create", "create_empty", "create_roles", "describe", "drop", "publish", "seal", "strategy"]
 
 Described = dict[str, Any]  # the fields of Metadata that the server knows
 
@@ -40,11 +40,35 @@ def create(server: Server, config: Config, private: str, *, below: Template | No
     how, name = strategy(server), below.name if below else None
     try:
         with room_for(server, server, below.metadata.size if below else size, f"template {private!r}"):
-            server.run(lambda connection: sql.create_database(connection, private, template=name, strategy=how))
+            if below is None:
+                server.run(lambda connection: create_empty(connection, server, config, private))
+            else:
+                server.run(lambda connection: sql.create_database(connection, private, template=name, strategy=how))
     except (psycopg.errors.DiskFull, psycopg.errors.ObjectInUse, psycopg.errors.InternalError) as error:
         raise BuildError(
             f"{server.about} could not create a database: {' '.join(str(error).split())}; "
             "a full disk or a session on template1 are the usual reasons"
+        ) from error
+
+
+def create_empty(connection: Connection[Any], server: Server, config: Config, name: str) -> None:
+    """Create a database that is no copy, in the configured locale; raises ConfigError for one that the server lacks."""
+    import psycopg
+
+    how, locale = strategy(server), config.locale
+    try:
+        sql.create_database(connection, name, strategy=how, locale=locale)
+    except (
+        psycopg.errors.WrongObjectType,
+        psycopg.errors.InvalidParameterValue,
+        psycopg.errors.FeatureNotSupported,
+        psycopg.errors.SyntaxError,
+    ) as error:
+        if locale is None:
+            raise
+        raise ConfigError(
+            f"{config.source('locale')}: {server.about} cannot make a database with locale {locale!r}:"
+            f" {' '.join(str(error).split())}; `locale -a` lists the system's, ICU's are written icu:de-DE"
         ) from error
 
 
