@@ -22,7 +22,7 @@ from clonedb.errors import (
 )
 from clonedb.url import redact
 
-__all__ = ["NotMigratedError", "describe", "error_from", "scrub"]
+__all__ = ["NotMigratedError", "RefusedError", "describe", "error_from", "scrub"]
 
 _OWN = Path(__file__).parent.parent
 _STANDARD = Path(os.__file__).parent
@@ -57,6 +57,10 @@ class NotMigratedError(Exception):
     """Alembic ended without an error, but the database is not where it should be."""
 
 
+class RefusedError(Exception):
+    """No migration was begun, and the message says all that there is to say."""
+
+
 def describe(error: BaseException, request: Mapping[str, Any]) -> dict[str, Any]:
     """An exception as data that can cross a process border, without any password.
 
@@ -68,6 +72,7 @@ def describe(error: BaseException, request: Mapping[str, Any]) -> dict[str, Any]
     statement = next((s for e in _chain(error) if (s := getattr(e, "statement", None))), None)
     data = {
         "verification": isinstance(error, NotMigratedError),
+        "refused": isinstance(error, RefusedError),
         "message": _message(raised, database_error),
         "type": type(raised).__name__,
         "statement": _shortened(scrub(str(statement), request["secrets"])) if statement else None,
@@ -87,6 +92,8 @@ def error_from(event: Mapping[str, Any], *, output: str, rootdir: Path, remedy: 
         return MissingExtensionError(f"{where} needs the extension {match[1]!r}: {event['message']}; {remedy}")
     if event["verification"]:
         return VerificationError(event["message"])
+    if event["refused"]:
+        return MigrationError(event["message"])
     details = [f"{where} failed: {reason}"]
     if event["statement"]:
         details.append(f"statement: {event['statement']}")

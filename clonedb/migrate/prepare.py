@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from clonedb.migrate.failure import NotMigratedError
+from clonedb.migrate.failure import RefusedError
 
 if TYPE_CHECKING:
     import argparse
@@ -134,7 +134,7 @@ def demand_postgresql(context: Any, asked: Mapping[str, None]) -> None:
     likely = [variable for variable in asked if _may_hold_url(variable)]
     variables = ", ".join(f'"{variable}"' for variable in likely[:3]) or '"DATABASE_URL"'
     whose = "" if likely else " with the name of the variable that it reads,"
-    raise NotMigratedError(
+    raise RefusedError(
         f"env.py connects to {name}{url} and not to PostgreSQL; nothing was migrated there. Add route = [{variables}]"
         f" to [tool.clonedb],{whose} or let env.py read sqlalchemy.url of its Config"
     )

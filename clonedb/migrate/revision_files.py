@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from clonedb.migrate.failure import NotMigratedError
+from clonedb.migrate.failure import RefusedError
 
 if TYPE_CHECKING:
     from alembic.script import Script, ScriptDirectory
@@ -46,7 +46,7 @@ class RevisionFiles:
         for revision in self._loaded:
             for name in (*_names(revision.down_revision), *_names(revision.dependencies)):
                 if name not in known:
-                    raise NotMigratedError(
+                    raise RefusedError(
                         f"revision {revision.revision!r} ({revision.path}) comes after {name!r}, which no file has; is"
                         " it on another branch, in a directory that version_locations does not name, or was it deleted?"
                     )

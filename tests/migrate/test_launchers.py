@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from clonedb.errors import VerificationError
+from clonedb.errors import MigrationError, VerificationError
 from clonedb.migrate.alembic import AlembicMigrator
 from clonedb.progress import Silence
 from clonedb.url import DatabaseURL
@@ -148,7 +148,7 @@ def test_another_database_system_is_refused_before_anything_is_written(
         f"import os\nfrom alembic import context\nfrom sqlalchemy import create_engine\nos.environ.get('HOME')\n"
         f"connection = create_engine(os.environ.get('APP_DB', 'sqlite:///{file}')).connect()\n{RUN}",
     )
-    with pytest.raises(VerificationError) as error:
+    with pytest.raises(MigrationError) as error:
         migrated(migrator(), url)
     assert f"connects to sqlite ('sqlite:///{file}') and not to PostgreSQL; nothing was migrated there" in str(
         error.value
@@ -209,9 +209,7 @@ def test_a_missing_revision_is_named_with_its_file(project: Project, migrator: M
     """Alembic says a KeyError."""
     project.revision("one", TABLE)
     path = project.revision("two", "pass", down="gone")
-    with pytest.raises(
-        VerificationError, match=rf"revision 'two' \({re.escape(str(path))}\) comes after 'gone', which"
-    ):
+    with pytest.raises(MigrationError, match=rf"revision 'two' \({re.escape(str(path))}\) comes after 'gone', which"):
         migrated(migrator(), url)
 
 
