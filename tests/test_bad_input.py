@@ -99,6 +99,11 @@ def test_missing_extension(project: Project, server_url: str) -> None:
         project.clonedb("build", CLONEDB_URL=server_url), "no extension 'no_such_extension'", "postgresql-contrib"
     )
     assert "building" not in text
+    with psycopg.connect(server_url.replace("+psycopg", "") + "/postgres") as connection:
+        icu = connection.execute("select from pg_collation where collname = 'und-x-icu'").fetchone()
+    if icu is None:
+        project.revision("one", "op.execute('create collation c (provider = icu, locale = \\'und\\')')", down=None)
+        refused(project.clonedb("build", CLONEDB_URL=server_url), "no extension 'ICU'")
 
 
 def test_missing_extension_on_every_server_at_hand(project: Project) -> None:

@@ -214,7 +214,7 @@ class Server:
         """Raises MissingExtensionError unless the server can create every one of the extensions."""
         if not extensions or self.binaries is not None:  # an embedded server was chosen by what it has
             return
-        icu = "select 'ICU' where exists (select from pg_collation where collprovider = 'i')"
+        icu = "select 'ICU' where exists (select from pg_collation where collname = 'und-x-icu')"
         query = f"select name from pg_available_extensions where name = any(%s) union all {icu}"  # noqa: S608 - ours
         rows = self.run(lambda connection: connection.execute(query, [list(extensions)]).fetchall())
         missing = sorted(set(extensions) - {row[0] for row in rows})
