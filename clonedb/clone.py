@@ -142,6 +142,11 @@ class Clone:
             self._lasting = LastingConnections(self._engine, self.connect)
         return self._lasting
 
+    def let_go(self) -> bool:
+        """Close what a test left in the middle of a COPY or the like on connections of clonedb's: whether it did."""
+        lasting = self.shared._lasting  # noqa: SLF001 - of the same class
+        return lasting is not None and lasting.let_go()
+
     def dispose(self) -> None:
         """Close the pools of the engines that `engine` made."""
         while self._engines:

@@ -202,6 +202,11 @@ class LastingConnections:
         connection.close()
         return True
 
+    def let_go(self) -> bool:
+        """Close what a COPY, a `stream()` or the like holds of the engine's connections: whether there was any."""
+        closed = [driver_state.let_go(entry.dbapi_connection) for entry in self._entries]
+        return any(closed)
+
     def renew(self, reset: Reset) -> Renewal:
         """Begin to reset what is open and in nobody's hands; what cannot be reset is closed."""
         renewal = Renewal(reset)

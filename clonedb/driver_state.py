@@ -8,6 +8,7 @@ import select
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from threading import Lock
 from typing import Any
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "hear",
     "is_held",
     "is_idle",
+    "let_go",
     "package_of",
     "pid_of",
     "reported",
@@ -82,6 +84,20 @@ def is_held(connection: Any) -> bool:
     """Whether COPY, `stream()`, `notifies()` or a pipeline holds a connection of psycopg's: one that was left open."""
     lock = getattr(driver_of(connection), "lock", None)
     return lock is not None and (lock.locked() or bool(driver_of(connection).pgconn.pipeline_status))
+
+
+def let_go(connection: Any) -> bool:
+    """Close a connection of psycopg's that something holds, underneath it: whether there was anything that held it.
+
+    psycopg's own rollback waits for the lock of a generator that nobody will finish; it gets another lock, by which it
+    finds the connection closed.
+    """
+    if connection is None or not is_held(connection):
+        return False
+    driver = driver_of(connection)
+    driver.pgconn.finish()
+    driver.lock = Lock() if isinstance(driver.lock, type(Lock())) else type(driver.lock)()  # asyncio's has a class
+    return True
 
 
 def is_idle(connection: Any) -> bool:

@@ -75,9 +75,9 @@ def _listed(sessions: Sequence[Session]) -> str:
     )
 
 
-def held(test: str) -> LeakedConnectionWarning:
+def held(test: str, what: str = "clonedb_connection") -> LeakedConnectionWarning:
     """What a test left open on the connection of a fixture."""
     return LeakedConnectionWarning(
-        f"{test} ended in the middle of a COPY, `stream()`, `notifies()` or pipeline on clonedb_connection, which"
+        f"{test} ended in the middle of a COPY, `stream()`, `notifies()` or pipeline on {what}, which"
         " clonedb closed; end it in the test, or use a `with` block"
     )

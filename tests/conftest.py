@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,9 @@ _RUN = "RUN_OF_CLONEDBS_TESTS"  # the variable in which xdist's workers inherit 
 def pytest_configure(config: pytest.Config) -> None:
     """Name the run, in the process that begins it, and leave what the programs under test print to their own care."""
     os.environ.pop("PYTHONUNBUFFERED", None)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # so a shell starts what is to run in the background, and every program under test would ignore Ctrl-C, too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         os.environ[_RUN] = os.urandom(8).hex()
 

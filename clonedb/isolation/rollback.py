@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from clonedb import driver_state
 from clonedb.clone import Clone
 from clonedb.connections import LastingConnections, Sessionmakers
 from clonedb.errors import BoundsError
@@ -101,6 +102,16 @@ class Hold:
             if prepared or stays:
                 connection.invalidate()
         connection.close()
+
+    def let_go(self) -> bool:
+        """Close the connection if a COPY or the like holds it: whether there was one."""
+        connection = self._connection
+        if connection is None or connection.closed or connection.invalidated:
+            return False
+        if not driver_state.let_go(connection.connection.dbapi_connection):
+            return False
+        connection.invalidate()
+        return True
 
     def _open_gate(self, *_: object) -> None:
         self._clone.allow_connections(True)
@@ -210,6 +221,12 @@ class HeldClone(Clone):
         wanted.wanted = True
         if other is not None and other.wanted:
             raise refusal("a test asks for a synchronous and an asynchronous session, which are two connections")
+
+    def let_go(self) -> bool:
+        """The same for the held connection, whose transaction ends with it."""
+        if self.shared is not self:
+            return self.shared.let_go()
+        return self._hold is not None and self._hold.let_go()
 
     def roll_back(self) -> tuple[bool, bool]:
         """End the outer transaction: whether the test had left it, so that something may be committed, and was told."""

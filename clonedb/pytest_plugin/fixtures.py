@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clonedb.pytest_plugin.handing import Paid, Wish, demand_on, hand_out
+from clonedb.pytest_plugin.handing import Paid, Wish, demand_on, hand_out, let_go
 from clonedb.pytest_plugin.options import configuration, marker_of
 from clonedb.pytest_plugin.run import CLONES, run_of
 
@@ -107,12 +107,15 @@ def clonedb_sessionmaker(request: pytest.FixtureRequest, clonedb: Clone) -> sess
 
 
 @pytest.fixture
-def clonedb_session(clonedb_sessionmaker: sessionmaker[Session]) -> Iterator[Session]:
+def clonedb_session(
+    request: pytest.FixtureRequest, clonedb: Clone, clonedb_sessionmaker: sessionmaker[Session]
+) -> Iterator[Session]:
     """A SQLAlchemy session on the test's engine, closed after the test; its commits are real (but under `rollback`)."""
     from sqlalchemy.exc import DBAPIError
 
     session = clonedb_sessionmaker()
     yield session
+    let_go(request.node, clonedb)
     with contextlib.suppress(DBAPIError):  # the test may have ended its own connection, or dropped the database
         session.close()
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from clonedb.config import Config
     from clonedb.postgres.clients import Session
 
-__all__ = ["Paid", "Seed", "Wish", "demand_on", "hand_out"]
+__all__ = ["Paid", "Seed", "Wish", "demand_on", "hand_out", "let_go"]
 
 Seed = str | Callable[..., Any]
 
@@ -108,7 +108,16 @@ def hand_out(request: pytest.FixtureRequest, wish: Wish) -> Iterator[Clone]:
         stack.callback(clones.remove, used)  # the item may be run again
         for seed in for_each:
             _sow(lent, seed)
+        stack.callback(let_go, node, lent)
         yield lent
+
+
+def let_go(node: pytest.Item | pytest.Collector, clone: Clone) -> None:
+    """Close what would keep a rollback waiting for ever, and say so."""
+    if clone.let_go():
+        from clonedb.leaks import held
+
+        warnings.warn(held(node.nodeid, "a connection of clonedb's engine"), stacklevel=2)
 
 
 def _lender(request: pytest.FixtureRequest, isolation: str) -> Callable[[Clone], Clone]:

@@ -129,6 +129,7 @@ class Router:
 
         Nothing idle stays connected to it, unless `lasting` is reused: it gets that as a source of its own.
         """
+        self._connections.let_go(url.database)
         for index in reversed(range(len(self._entered))):
             if self._entered[index].database == url.database:
                 del self._entered[index]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from clonedb import staying
+from clonedb import driver_state, staying
 from clonedb.connections import OWN
 from clonedb.errors import EndedTestError
 from clonedb.renewal import Renewal
@@ -106,6 +106,12 @@ class Connections:
     def heard(self, connection: Connection, _cursor: object, statement: str, *_: object) -> None:
         """A statement is about to be sent."""
         staying.listen(connection.connection, statement)
+
+    def let_go(self, database: str | None) -> None:
+        """Close what a COPY or the like holds on a clone: a session's rollback would wait for it for ever."""
+        for entry in list(self._synchronous):
+            if database is not None and _leads_to(entry, database):
+                driver_state.let_go(entry.dbapi_connection)
 
     def close_idle(self, database: str) -> None:
         """Close the connections to a clone that nobody uses; the others are the ones a test left open."""

@@ -131,3 +131,55 @@ def test_a_leak_does_not_cost_a_second(items: Project) -> None:
     )
     outcome = items.pytest("-s", "--clonedb-isolation=clone").demand()
     assert int(outcome.out.partition("median ms ")[2].split()[0]) < 500
+
+
+HELD = """
+import os, pytest, sqlalchemy as sa
+
+kept = []
+application = sa.create_engine("postgresql+psycopg://me@localhost/shop")
+
+def stream(connection):
+    kept.append(connection.cursor().stream("select generate_series(1, 1000000)"))
+    next(kept[-1])
+
+def copy(connection):
+    kept.append(connection.cursor().copy("copy item (name) from stdin"))
+    kept[-1].__enter__().write_row(("x",))
+
+def pipeline(connection):
+    kept.append(connection.pipeline())
+    kept[-1].__enter__()
+    connection.execute("insert into item (name) values ('x')")
+
+@pytest.mark.parametrize("hold", [stream, copy, pipeline])
+def test_session(clonedb_session, hold):
+    hold(clonedb_session.connection().connection.driver_connection)
+
+if os.environ["ISOLATION"] != "rollback":
+
+    @pytest.mark.parametrize("hold", [stream, copy, pipeline])
+    def test_engine(clonedb_engine, hold):
+        kept.append(clonedb_engine.connect())
+        hold(kept[-1].connection.driver_connection)
+
+    @pytest.mark.parametrize("hold", [stream, copy, pipeline])
+    def test_application(clonedb, hold):
+        session = sa.orm.Session(application)
+        hold(session.connection().connection.driver_connection)
+
+def test_clean(clonedb_session):
+    assert clonedb_session.scalar(sa.text("select count(*) from item")) == 1
+"""
+
+
+@pytest.mark.parametrize("isolation", ["auto", "clone", "rollback"])
+def test_what_holds_a_connection_stops_no_teardown(items: Project, isolation: str) -> None:
+    """psycopg's rollback would wait for a generator that nobody finishes: the connection is closed underneath it."""
+    items.settings(route=["postgresql://me@localhost/shop"], isolation=isolation)
+    items.write("test_it.py", HELD)
+    outcome = items.pytest(ISOLATION=isolation).demand()
+    for hold in ("stream", "copy", "pipeline"):
+        assert f"test_session[{hold}] ended in the middle of a COPY" in outcome.out
+    if isolation != "rollback":
+        assert "test_engine[copy] ended in the middle of a COPY" in outcome.out
