@@ -8,6 +8,7 @@ opens everything in it relative to that descriptor.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 from clonedb.errors import ServerError
 
-__all__ = ["PrivateDirectory", "open_regular", "read_regular", "same_file"]
+__all__ = ["PrivateDirectory", "open_regular", "read_file", "read_regular", "same_file"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _REGULAR = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -240,6 +241,18 @@ def open_regular(
 def read_regular(name: str | Path, *, directory: int | None = None, owner: int | None = None) -> bytes:
     """The contents of a regular file; see open_regular()."""
     return _read(open_regular(name, os.O_RDONLY, directory=directory, owner=owner))
+
+
+def read_file(path: Path) -> bytes:
+    """The contents of a file, wherever a link leads; raises OSError for a FIFO, which would wait for a writer."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise OSError(
+            errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL, f"it is {_kind(found)} and no file"
+        )
+    return _read(descriptor)
 
 
 @contextlib.contextmanager

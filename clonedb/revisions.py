@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from clonedb.api import OpenTemplate, open_template, resolved
 from clonedb.clone import Clone
-from clonedb.errors import ConfigError, MigrationError
+from clonedb.errors import ConfigError
 from clonedb.keys import nearest
 from clonedb.migrate.alembic import AlembicMigrator, Migrated, Session
+from clonedb.migrate.blockers import Blockers
 from clonedb.project.find import Project, find_project
-from clonedb.url import redact
 
 if TYPE_CHECKING:
     from clonedb.config import Config
@@ -26,11 +26,6 @@ _REVISION = re.compile(r"""^revision\s*(?::[^=\n]*)?=\s*(['"])([^'"\n]+)\1\s*(?:
 _LABELS = re.compile(r"^branch_labels\s*(?::[^=\n]*)?=\s*(.*)$", re.MULTILINE)
 _WORDS = frozenset({"base", "head", "heads"})
 _SIGNS = frozenset("+-@:")  # of relative revisions and branches; Alembic allows none of them in a revision's name
-_BLOCKED = """
-    select w.pid, (b.pid, b.xact_start)::text, coalesce(b.application_name, ''), coalesce(b.query, '')
-    from pg_stat_activity w cross join lateral unnest(pg_blocking_pids(w.pid)) p join pg_stat_activity b on b.pid = p
-    where w.datname = %s and w.wait_event_type = 'Lock' and b.state like 'idle in transaction%%'
-"""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,7 +38,7 @@ class RevisionClone(Clone):
 
     project: Project = field(kw_only=True, repr=False)
     _session: Session | None = field(default=None, init=False, repr=False)
-    _suspects: frozenset[str] = field(default=frozenset(), init=False, repr=False)
+    _blockers: Blockers | None = field(default=None, init=False, repr=False)
 
     def upgrade(self, revision: str = "heads") -> Migrated:
         """What `alembic upgrade REVISION` does; `+1` is the next one. Raises MigrationError or ConfigError."""
@@ -70,31 +65,12 @@ class RevisionClone(Clone):
     def _ready(self) -> Session:
         for engine in self._engines:
             engine.dispose()  # an idle transaction of a pool would block the DDL
-        self._suspects = frozenset()
-        if self._session is None:
+        if self._session is None or self._blockers is None:
             migrator = AlembicMigrator(self.server.config, self.project)
-            self._session = migrator.session(self.server.url(self.name))
-            self._session.waiting = self._demand_no_blocker
+            self._blockers = Blockers(self.server, self.name)
+            self._session = migrator.session(self.server.url(self.name), waiting=self._blockers)
+        self._blockers.forget()
         return self._session
-
-    def _demand_no_blocker(self) -> None:
-        """Asked every second: raises MigrationError when the migration waits for an idle transaction two times running.
-
-        Most often it is the test's own, which will not end before the migration does. The waiting session is ended,
-        because whoever wants the table next would wait behind it.
-        """
-        __tracebackhide__ = True
-        rows = self.server.run(lambda connection: connection.execute(_BLOCKED, [self.name]).fetchall())
-        before, self._suspects = self._suspects, frozenset(row[1] for row in rows)
-        lasting = [row for row in rows if row[1] in before]
-        if lasting:
-            waiting, _, application, statement = lasting[0]
-            self.server.run(lambda connection: connection.execute("select pg_terminate_backend(%s)", [waiting]))
-            raise MigrationError(
-                f"the migration of {self.name!r} waits for a transaction that is left open, and would do so for ever"
-                f" (application {application!r}, last statement {redact(' '.join(statement.split())[:200])!r}); commit"
-                " it or close its connection before"
-            )
 
 
 def at(config: Config, revision: str, *, run: str | None = None, progress: Progress | None = None) -> OpenTemplate:
@@ -130,9 +106,8 @@ def resolve(project: Project, revision: str, source: str) -> str:
     __tracebackhide__ = True
     if revision in _WORDS or _SIGNS.intersection(revision):
         return revision
-    texts = [
-        path.read_text(encoding="utf-8", errors="replace") for path in project.revision_files() if path.suffix == ".py"
-    ]
+    files = [path for path in project.revision_files() if path.suffix == ".py" and path.is_file()]
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in files]
     matches = [_REVISION.search(text) for text in texts]
     known = [match[2] for match in matches if match]
     if revision in known:

@@ -10,6 +10,7 @@ from typing import Any
 from clonedb.config import Config
 from clonedb.errors import ConfigError
 from clonedb.keys import KEYS
+from clonedb.private import read_file
 from clonedb.url import redact
 
 __all__ = ["load"]
@@ -68,9 +69,11 @@ def _project(start: Path, otherwise: Path) -> tuple[Path, dict[str, Any], str]:
 
 def _tool(file: Path) -> dict[str, Any]:
     try:
-        text = file.read_bytes()
+        text = read_file(file)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
         return {}
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
     import tomllib  # 4 ms, which a project without such a file does not pay
 
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import time
@@ -261,3 +262,13 @@ def test_a_full_disk_during_the_build(
         assert "unfinished" not in project.clonedb("list", **state).out
     finally:
         project.clonedb("server", "stop", **state)
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "migrations/versions/three.py", "alembic.ini"])
+def test_a_fifo_is_no_file(items: Project, name: str) -> None:
+    """Opening one would wait until somebody writes into it: it is told of, or not taken for a file."""
+    (items.directory / name).unlink(missing_ok=True)
+    os.mkfifo(items.directory / name)
+    refused(
+        items.clonedb("fingerprint"), "no Alembic migrations" if name == "alembic.ini" else "it is a FIFO and no file"
+    )

@@ -19,7 +19,7 @@ from clonedb.cli.table import lines
 if TYPE_CHECKING:
     from clonedb.api import OpenTemplate
     from clonedb.clone import Clone
-    from clonedb.migrate.alembic import AlembicMigrator, Stair
+    from clonedb.migrate.alembic import AlembicMigrator, Session, Stair
     from clonedb.postgres.server import Server
     from clonedb.progress import Progress
     from clonedb.project.find import Project
@@ -245,7 +245,7 @@ class _Check:
         server = open_project_server(self._config, progress=self._shown)
         migrator = AlembicMigrator(self._config, project)
         with contextlib.closing(server), create_empty(server) as database, contextlib.suppress(BuildError):
-            with migrator.session(server.url(database.name)) as session:
+            with _session(server, migrator, database) as session:
                 found = session.branches(self._config.target)
             self._found.labels = found.heads
             self._found.history = doubled_revisions(project, found.doubled)
@@ -284,7 +284,7 @@ class _Check:
         tried: list[str] = []
         while True:
             last = None
-            with _database(server, base) as database, migrator.session(server.url(database.name)) as session:
+            with _database(server, base) as database, _session(server, migrator, database) as session:
                 for last in session.stairway(self._config.target, tried, progress=self._shown):
                     tried.append(last.revision)
                     yield last
@@ -300,3 +300,10 @@ def _database(server: Server, base: OpenTemplate | None) -> Clone:
 
 
 COMMANDS = (check,)
+
+
+def _session(server: Server, migrator: AlembicMigrator, database: Clone) -> Session:
+    """An interpreter for a database that nobody else uses."""
+    from clonedb.migrate.blockers import Blockers
+
+    return migrator.session(server.url(database.name), waiting=Blockers(server, database.name, alone=True))

@@ -13,6 +13,7 @@ from clonedb.isolation.objects import Object, objects
 from clonedb.isolation.session import open_session
 from clonedb.isolation.strategy import Origin, Reusable
 from clonedb.migrate.alembic import AlembicMigrator, Session
+from clonedb.migrate.blockers import Blockers
 from clonedb.postgres import clients
 from clonedb.progress import Silence
 
@@ -52,7 +53,9 @@ class Migrate(Reusable):
         origin = self.origin
         base = origin.base()
         clone = origin.beside(lambda: create_empty(origin.server) if base is None else create(origin.server, base))
-        migrations = AlembicMigrator(origin.server.config, origin.project).session(origin.server.url(clone.name))
+        migrations = AlembicMigrator(origin.server.config, origin.project).session(
+            origin.server.url(clone.name), waiting=Blockers(origin.server, clone.name)
+        )
         try:
             connection = open_session(clone)
             there = frozenset(objects(connection))

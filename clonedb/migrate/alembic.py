@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -120,13 +120,13 @@ class AlembicMigrator:
         program = [sys.executable, "-P", str(command.__file__), *arguments]
         return program, {**self._environment(url), command.VARIABLE: json.dumps(self._setup(url))}
 
-    def session(self, url: DatabaseURL, *, remedy: str = REMEDY) -> Session:
+    def session(self, url: DatabaseURL, *, remedy: str = REMEDY, waiting: Callable[[], None] | None = None) -> Session:
         """An interpreter for several requests on one database; after its start each costs what env.py costs.
 
         It takes 0.4 s to start, and 0.02 where a fork server waits.
         """
         setup = self._setup(url)
-        return Session(self.config, setup, self._environment(url), remedy=remedy)
+        return Session(self.config, setup, self._environment(url), remedy=remedy, waiting=waiting)
 
     def _setup(self, url: DatabaseURL) -> dict[str, Any]:
         project = self.project

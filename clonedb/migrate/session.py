@@ -39,12 +39,13 @@ class Session:
         environment: Mapping[str, str],
         *,
         remedy: str = REMEDY,
+        waiting: Callable[[], None] | None = None,
     ) -> None:
         self._config = config
         self._setup = setup
         self._environment = environment
         self.remedy = remedy
-        self.waiting: Callable[[], None] | None = None
+        self.waiting = waiting
         self._interpreter: Interpreter | None = None
 
     def start(self) -> None:

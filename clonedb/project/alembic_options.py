@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from clonedb.errors import ConfigError
 from clonedb.keys import nearest
+from clonedb.private import read_file
 from clonedb.url import redact
 
 __all__ = ["AlembicOptions", "load_ini", "load_toml"]
@@ -103,7 +104,7 @@ class AlembicOptions(NamedTuple):
 def load_toml(path: Path) -> dict[str, Any]:
     """A TOML file, or nothing when there is none; raises ConfigError when it does not parse."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path).decode()
     except (FileNotFoundError, IsADirectoryError):
         return {}
     except (OSError, ValueError) as error:
@@ -126,7 +127,7 @@ def load_ini(path: Path | None, defaults: Mapping[str, str]) -> configparser.Con
     if path is not None:
         try:
             # Alembic decodes by locale; what must be read here is ASCII, and a fingerprint must not know the locale
-            parser.read_string(path.read_bytes().decode(errors="surrogateescape"), str(path))
+            parser.read_string(read_file(path).decode(errors="surrogateescape"), str(path))
         except (OSError, configparser.Error) as error:
             # the message may quote lines, and the cause would quote them again in a traceback
             raise ConfigError(f"{str(path)!r} cannot be read: {redact(str(error))}") from None

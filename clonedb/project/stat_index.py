@@ -18,7 +18,7 @@ from typing import Any
 
 from clonedb.errors import ConfigError, ServerError
 from clonedb.guest import now_ns
-from clonedb.private import PrivateDirectory
+from clonedb.private import PrivateDirectory, read_file
 from clonedb.project.contents import Contents, read_contents
 
 __all__ = ["StatIndex"]
@@ -111,12 +111,12 @@ class StatIndex:
         return name in listing if listing is not None else os.path.lexists(os.path.join(directory, name))  # noqa: PTH118
 
     def _read(self, directory: str, name: str, status: os.stat_result) -> Contents | None:
-        if not stat.S_ISREG(status.st_mode):
-            return None
+        if not stat.S_ISREG(status.st_mode) and not (stat.S_ISFIFO(status.st_mode) and name.endswith(".py")):
+            return None  # Alembic would open that one, and wait for its other end
         path = Path(directory, name)
         now = now_ns()
         try:
-            data = path.read_bytes()
+            data = read_file(path)
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -150,7 +150,8 @@ def clonedb_async_connection(request: pytest.FixtureRequest, clonedb: Clone) -> 
 
 def _demand_not_held(clone: Clone, what: str) -> None:
     """Raises BoundsError under `rollback`."""
-    from clonedb.isolation.rollback import HeldClone, refusal
+    from clonedb.isolation.hold import refusal
+    from clonedb.isolation.rollback import HeldClone
 
     if isinstance(clone, HeldClone):
         raise refusal(what)

@@ -72,8 +72,9 @@ def _concerns(config: pytest.Config) -> bool:
 def _has_migrations(directory: Path) -> bool:
     if (directory / "alembic.ini").exists():
         return True
+    file = directory / "pyproject.toml"
     try:
-        text = (directory / "pyproject.toml").read_bytes()
+        text = file.read_bytes() if file.is_file() else b""
     except OSError:
         return False
     return b"[tool.clonedb" in text or b"[tool.alembic" in text

@@ -13,6 +13,7 @@ from clonedb.errors import BuildError, MigrationError, ServerError
 from clonedb.fingerprint import Fingerprint, Sources, surroundings
 from clonedb.guest import monotonic, now
 from clonedb.migrate.alembic import AlembicMigrator, Migrated, Migrator, Session
+from clonedb.migrate.blockers import Blockers
 from clonedb.names import unfinished_name
 from clonedb.postgres import sql
 from clonedb.postgres.room import has_ample_room
@@ -138,7 +139,7 @@ class _Build:
             self._say_that_it_begins()
             self.order.edits.demand_none()
             return self._filled(private, order.base, lambda: self._migrate(private), history=None)
-        with migrator.session(self.server.url(private)) as session:
+        with migrator.session(self.server.url(private), waiting=Blockers(self.server, private, alone=True)) as session:
             session.start()
             try:
                 with contextlib.ExitStack() as stack:
@@ -277,7 +278,11 @@ class _Build:
             raise _UnfitError(f"template {below.name if below else ''!r} was dropped meanwhile") from error
 
     def _migrate(self, private: str) -> Migrated:
-        return self.migrator.migrate(self.server.url(private), progress=self.progress, remedy=remedy(self.server))
+        url, hint = self.server.url(private), remedy(self.server)
+        if not isinstance(self.migrator, AlembicMigrator):
+            return self.migrator.migrate(url, progress=self.progress, remedy=hint)
+        with self.migrator.session(url, remedy=hint, waiting=Blockers(self.server, private, alone=True)) as session:
+            return self._run(session)
 
     def _run(self, session: Session) -> Migrated:
         return session.migrate(self.order.config.target, self.order.config.seed, progress=self.progress)

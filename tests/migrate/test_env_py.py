@@ -255,3 +255,25 @@ def test_concurrent_index_in_an_autocommit_block(items: Project) -> None:
         ),
     )
     assert ask(items, "select count(*) from pg_indexes where tablename = 'item'") == "2"
+
+
+def test_env_py_that_waits_for_its_own_other_session(project: Project) -> None:
+    """One that migrates two databases in turn has two sessions with one here, and PostgreSQL sees no deadlock."""
+    project.write(
+        "migrations/env.py",
+        """
+        from alembic import context
+        from sqlalchemy import create_engine
+        connections = [create_engine(f"postgresql+psycopg://u@localhost/{name}").connect() for name in ("users", "orders")]
+        for connection in connections:
+            connection.begin()
+            context.configure(connection=connection)
+            context.run_migrations()
+        for connection in connections:
+            connection.commit()
+        """,
+    )
+    project.revision("one", 'op.execute("create table item (id int)")')
+    outcome = project.clonedb("build").demand(1)
+    assert "waits for a transaction that is left open, and would do so for ever" in outcome.err
+    assert "an env.py that migrates several needs a template for each" in outcome.err
