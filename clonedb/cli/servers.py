@@ -23,11 +23,13 @@ def status(place: Place) -> None:
     """Say which embedded servers there are and whether they run, and which interpreters wait for migrations."""
     from clonedb.migrate import standby
     from clonedb.postgres import servers
-    from clonedb.postgres.state import state_dir
+    from clonedb.postgres.state import not_in_memory, state_dir
 
     config = place.config()
     if config.url:
         click.echo(f"url is set ({config.shown('url')} from {config.source('url')}): no embedded server is used")
+    if why := not_in_memory(config):
+        click.echo(f"no data in memory: {why}")
     found = servers.servers(config)
     for one in found:
         state: str = one.state

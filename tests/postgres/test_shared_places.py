@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from clonedb.cli import main
 from clonedb.config import Config
 from clonedb.errors import ServerError
 from clonedb.postgres import cluster, connecting, embedded, start, state
@@ -124,6 +126,9 @@ def test_a_strangers_place_in_memory(
     assert servers(automatic) == []
     assert stop(automatic) == []
     assert reset(automatic) == []
+    shown = CliRunner().invoke(main, ["-C", str(ours), "server", "status"])
+    assert shown.exit_code == 0
+    assert shown.output.startswith(f"no data in memory: will not keep files in {str(base)!r}: it ")
     assert bystander.poll() is None
     assert (ours / "kept").read_text() == "ours"
     assert memory_base(automatic, ours / "state") is None
