@@ -223,6 +223,7 @@ def open_regular(
     except OSError as error:  # ELOOP: a link; ENXIO: a FIFO or socket
         found = _look(name, directory)
         if found is None or stat.S_ISREG(found.st_mode):
+            error.filename = shown  # which names no directory where that was given as a descriptor
             raise
         raise ServerError(f"will not open {shown!r}: it is {_kind(found)}; remove it") from error
     found = os.fstat(descriptor)

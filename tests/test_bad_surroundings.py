@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,6 +72,31 @@ def test_a_state_directory_that_is_full(items: Project, small_disk: Callable[[st
     refused(items.clonedb("build", "--force"), *words)
     refused(items.pytest(), *words)
     items.clonedb("server", "stop")
+
+
+@pytest.mark.parametrize("command", ["status", "stop", "reset"])
+def test_a_state_directory_that_is_read_only(items: Project, tmp_path: Path, command: str) -> None:
+    """The file is named with its directory."""
+    place = tmp_path / "state" / "servers" / "embedded-postgres-18"
+    place.mkdir(parents=True)
+    for name in ("keeper", "start"):
+        (place / name).touch()
+        (place / name).chmod(0o400)
+    place.chmod(0o500)
+    # as root, without root's right to pass over modes
+    as_others = (
+        "setpriv",
+        "--bounding-set=-dac_override,-dac_read_search",
+        "--inh-caps=-dac_override,-dac_read_search",
+    )
+    if os.geteuid() == 0 and shutil.which("setpriv") is None:
+        pytest.skip("root may read everything, and there is no setpriv")
+    run = items.run(
+        *(as_others if os.geteuid() == 0 else ()),
+        *(*CLONEDB, "server", command),
+        CLONEDB_STATE_DIR=str(tmp_path / "state"),
+    )
+    refused(run, f"clonedb: Permission denied: '{place}/")
 
 
 def test_sigterm_on_the_command_line(items: Project, admin_dsn: str, prefix: str) -> None:

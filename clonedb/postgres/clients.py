@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import sys
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -89,6 +88,8 @@ def _states(sessions: Iterable[Session]) -> dict[int, str]:
 
 def _hexadecimal(address: str) -> str:
     """An IP address as /proc/net/tcp has it: in words of 4 bytes, in the machine's order."""
+    import ipaddress  # 4 ms, which a run without open connections does not pay
+
     packed = ipaddress.ip_address(address.partition("/")[0]).packed
     words = (packed[index : index + 4] for index in range(0, len(packed), 4))
     return "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)
