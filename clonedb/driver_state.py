@@ -64,8 +64,11 @@ def pid_of(connection: Any) -> int:
 def has_ended(descriptor: int) -> bool:
     """Whether the server has ended the session of an idle connection, as it does when it is restarted: 2 us.
 
-    What it sent before, a notification or its last words, is left to be read by the driver.
+    So it is for -1, the descriptor of a connection that is closed. What the server sent before, a notification or its
+    last words, is left to be read by the driver.
     """
+    if descriptor < 0:
+        return True
     hang_up = select.POLLHUP | select.POLLERR | select.POLLNVAL | getattr(select, "POLLRDHUP", 0)  # the last is Linux's
     waiting = select.poll()
     waiting.register(descriptor, hang_up)
