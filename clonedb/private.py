@@ -218,8 +218,6 @@ def open_regular(
     shown = str(path or name)
     try:
         descriptor = os.open(name, flags | _REGULAR, mode, dir_fd=directory)
-    except FileNotFoundError:
-        raise
     except OSError as error:  # ELOOP: a link; ENXIO: a FIFO or socket
         found = _look(name, directory)
         if found is None or stat.S_ISREG(found.st_mode):
