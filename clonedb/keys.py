@@ -198,8 +198,8 @@ def check(name: str, value: Any, source: str) -> Any:
     if key.type is float and type(value) is int:
         value = float(value)
     right_type: bool = type(value) is key.type
-    if not right_type or (name == "prepare" and not all(part.strip() for part in value.partition(":"))):
-        kind = "package.module:function" if name == "prepare" else _KINDS[key.type]
+    if not right_type or (name == "prepare" and not all(map(str.strip, value.partition(":")))):
+        kind = "package.module:function" if right_type else _KINDS[key.type]
         raise ConfigError(f"{source}: {name} is {shown(value)}; it takes {kind}")
     if key.choices and value not in key.choices:
         hint = nearest(value, dict.fromkeys(key.choices))

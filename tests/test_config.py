@@ -132,7 +132,7 @@ def test_minimum(name: str) -> None:
 
 
 def test_alembic_options_become_the_text_of_an_ini_file() -> None:
-    """[tool.clonedb.alembic] holds TOML's types; Alembic reads its options from text."""
+    """[tool.clonedb.alembic] holds TOML's types; Alembic reads its options from text, and lists by a separator."""
     table = {
         "script_location": "migrations",
         "recursive_version_locations": True,
@@ -143,7 +143,7 @@ def test_alembic_options_become_the_text_of_an_ini_file() -> None:
         "script_location": "migrations",
         "recursive_version_locations": "true",
         "truncate_slug_length": "40",
-        "version_locations": "a\nb",
+        "version_locations": ("a", "b"),
     }
 
 
