@@ -153,7 +153,8 @@ def test_a_revision_that_is_gone_when_the_build_ends_is_noticed(
     template, heard = opened(configured())
     template.close()
     assert template.heads == ("one",)
-    assert heard.lines[-1].partition(" is ready: ")[2].startswith("1 revisions")
+    assert [line for line in heard.lines if line.startswith("'migrations/versions/two.py' was written before the")]
+    assert " is ready: 1 revision in " in heard.lines[-1]
 
 
 def test_a_file_that_is_not_there_is_not_to_be_watched(
