@@ -12,17 +12,20 @@ import functools
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
-__all__ = ["Look", "WatchedDrivers", "libpq_of"]
+__all__ = ["Guard", "Look", "WatchedDrivers", "libpq_of"]
 
 Look = Callable[..., None]
 """Is shown the parameters of a connection that may hold a token, and raises to have it refused."""
+
+Guard = Callable[[list[Any], Mapping[str, Any]], None]
+"""Is shown all parameters of a connection, in its driver's words, and raises to have it refused."""
 
 
 class WatchedDrivers:
@@ -31,8 +34,9 @@ class WatchedDrivers:
     No driver is imported for that. One that is imported later is watched from then on, by a finder in `sys.meta_path`.
     """
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, look: Look, guard: Guard | None = None) -> None:
         self._look = look
+        self._guard = guard or _look_at_nothing
         self._undo: list[Callable[[], None]] = []
         self._waiting: dict[str, Callable[[ModuleType], None]] = {}
 
@@ -52,7 +56,7 @@ class WatchedDrivers:
             sys.meta_path.remove(self)
         while self._undo:
             self._undo.pop()()
-        self._look = _look_at_nothing
+        self._look = self._guard = _look_at_nothing
 
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
         """Find nothing but a driver that is waited for, and that as everybody else would."""
@@ -96,6 +100,7 @@ class WatchedDrivers:
             def get_connection_params(cls: type, conninfo: str, **keywords: Any) -> Any:
                 __tracebackhide__ = True
                 self._look(conninfo, keywords.get("application_name"), keywords.get("passfile"))
+                self._guard([conninfo], keywords)
                 return function(cls, conninfo, **keywords)
 
             return classmethod(get_connection_params)
@@ -111,6 +116,7 @@ class WatchedDrivers:
             def connect(dsn: str, *arguments: Any, **keywords: Any) -> Any:
                 __tracebackhide__ = True
                 self._look(dsn)
+                self._guard([dsn], {})
                 return was(dsn, *arguments, **keywords)
 
             return connect
@@ -130,6 +136,7 @@ class WatchedDrivers:
                 __tracebackhide__ = True
                 settings = keywords.get("server_settings") or {}
                 self._look(keywords.get("dsn"), keywords.get("passfile"), settings.get("application_name"))
+                self._guard([], keywords)
                 return await was(**keywords)
 
             return connect

@@ -108,8 +108,8 @@ def _environment(database: Clone, config: Config) -> dict[str, str]:
     variables = {}
     for name in {"DATABASE_URL": None, **dict.fromkeys(variables_in(config.route))}:
         driver = config.driver
-        with contextlib.suppress(ConfigError):
-            driver = driver or DatabaseURL.parse(os.environ.get(name, "")).driver
+        with contextlib.suppress(ConfigError):  # whoever reads it with psycopg or psql knows no driver
+            driver = DatabaseURL.parse(os.environ.get(name, "")).driver
         variables[name] = own.replace(driver=driver).render()
     return leading_to(os.environ, own.conninfo(), alone=config.url is None) | variables
 

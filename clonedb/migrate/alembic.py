@@ -33,6 +33,17 @@ def _named(text: str | None, rootdir: Path) -> str | None:
     return driver if importlib.util.find_spec(driver) else None
 
 
+def _is_plain(text: str | None) -> bool:
+    """Whether a URL names no driver, and SQLAlchemy's own for that is installed: psycopg and psql read it as it is."""
+    if not text or text.partition("://")[0] not in ("postgresql", "postgres"):
+        return False
+    return importlib.util.find_spec("psycopg2" if _is_old_sqlalchemy() else "psycopg") is not None
+
+
+def _is_old_sqlalchemy() -> bool:
+    return tuple(map(int, metadata.version("sqlalchemy").split(".")[:2])) < (2, 1)
+
+
 def _projects(rootdir: Path) -> str:
     """The driver that a project migrates with if nothing says so: psycopg is always there, because clonedb needs it.
 
@@ -44,8 +55,7 @@ def _projects(rootdir: Path) -> str:
     if not importlib.util.find_spec("psycopg2"):
         return "psycopg"
     required = set(required_drivers(rootdir))
-    old = tuple(map(int, metadata.version("sqlalchemy").split(".")[:2])) < (2, 1)
-    return "psycopg2" if required == {"psycopg2"} or (old and not required) else "psycopg"
+    return "psycopg2" if required == {"psycopg2"} or (_is_old_sqlalchemy() and not required) else "psycopg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,5 +179,7 @@ class AlembicMigrator:
         """
         environment = leading_to(os.environ, url.conninfo(), alone=self.config.url is None)
         for name in {"DATABASE_URL", *variables_in(self.config.route)}:
-            environment[name] = url.replace(driver=self._driver(os.environ.get(name))).render()
+            value = os.environ.get(name)
+            driver = None if _is_plain(value) else self._driver(value)
+            environment[name] = url.replace(driver=driver).render()
         return environment

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from clonedb import libpq, staying
 from clonedb.connections import OWN, LastingConnections
+from clonedb.drivers import WatchedDrivers
 from clonedb.errors import ConfigError, RoutingError
 from clonedb.keys import nearest
 from clonedb.names import parse
@@ -66,6 +67,7 @@ class Router:
         self._places = [Place.of(url.conninfo(), self._defaults) for url in (*variables.values(), *urls)]
         self._environment = Environment(variables, self._defaults)
         self._connections = Connections()
+        self._drivers = WatchedDrivers(lambda *_: None, self._guard)
         self._entered: list[DatabaseURL] = []
         self._proofs: dict[str, Proof] = {}
         self._standing_in: set[str] = set()
@@ -81,6 +83,7 @@ class Router:
 
         for target, name, listener in self._listeners():
             event.listen(target, name, listener)
+        self._drivers.install()
 
     def uninstall(self) -> None:
         """Leave what is entered still, and listen no more; the environment is what it was."""
@@ -91,6 +94,7 @@ class Router:
         for target, name, listener in self._listeners():
             event.remove(target, name, listener)
         self._connections.end()
+        self._drivers.uninstall()
 
     def _listeners(self) -> list[tuple[Any, str, Callable[..., Any]]]:
         from sqlalchemy.engine import Engine
@@ -196,6 +200,19 @@ class Router:
         except Exception as error:  # noqa: BLE001 - of whatever driver
             # pytest shows the arguments of every frame, and those below this one hold the password
             raise error.with_traceback(None) from None
+
+    def _guard(self, positional: list[Any], keywords: Mapping[str, Any]) -> None:
+        """A driver is about to connect: for an engine that was led already, for clonedb, or by itself: refused."""
+        __tracebackhide__ = True
+        if str(keywords.get("application_name", "")).startswith("clonedb"):
+            return
+        place = aimed_at(positional, keywords, libpq.defaults())
+        if any(place.is_at(other) for other in self._places):
+            raise self._refuse(
+                f"a connection to database {place} was refused: {self._shown} means the clone of the test, and only"
+                " SQLAlchemy's engines that are made from a URL can be led there; use `clonedb_dsn`, or read the"
+                " variable when you connect, in a test that has a clone"
+            )
 
     def _look(self, dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:
         """A connection was opened: if it was not by its engine, but by a `creator`, then see where it leads."""

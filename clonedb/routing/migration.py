@@ -6,10 +6,13 @@ was created, sync or async, so that an env.py needs no change.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from clonedb import libpq
+from clonedb.drivers import WatchedDrivers
 from clonedb.errors import CloneDBError
-from clonedb.routing.place import current_database, redirect
+from clonedb.routing.place import Place, aimed_at, current_database, redirect
 
 if TYPE_CHECKING:
     from clonedb.url import DatabaseURL
@@ -24,15 +27,26 @@ class MisroutedError(CloneDBError):
 def route_everything(url: DatabaseURL) -> None:
     """Send every PostgreSQL connection of this process's SQLAlchemy engines to one database, for good.
 
-    For the interpreter in which migrations run: whatever URL env.py reads, it cannot touch another database. An engine
-    that makes its connections with a `creator` of its own cannot be routed; its first connection is refused instead.
+    For the interpreter in which migrations run, whatever URL env.py reads. An engine that makes its connections with a
+    `creator` of its own cannot be routed, and neither can what connects by psycopg, psycopg2 or asyncpg: where that
+    leads to another database it is refused.
     No listener comes after one that returns a connection, so no listener of env.py puts another password in.
     """
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
     from sqlalchemy.pool import Pool
 
-    database = url.database
+    database, own = url.database, Place.of(url.conninfo(), {})
+
+    def guard(positional: list[Any], keywords: Mapping[str, Any]) -> None:
+        place = aimed_at(positional, keywords, libpq.defaults())
+        if not place.is_at(own):
+            raise MisroutedError(
+                f"a connection to database {place} was refused: it is not the one being built; let migrations use"
+                " op.get_bind(), or read the URL from DATABASE_URL or a variable that `route` names"
+            )
+
+    WatchedDrivers(lambda *_: None, guard).install()
 
     @event.listens_for(Engine, "do_connect")
     def _send(dialect: Any, _record: Any, positional: list[Any], keywords: dict[str, Any]) -> Any:

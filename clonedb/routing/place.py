@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from clonedb.errors import ConfigError
@@ -55,10 +57,35 @@ class Place:
 
     def is_at(self, other: Place) -> bool:
         """Whether both may be the same database."""
-        return self.database == other.database and not self.addresses.isdisjoint(other.addresses)
+        if self.database != other.database:
+            return False
+        return not self.addresses.isdisjoint(other.addresses) or not self._known_as().isdisjoint(other._known_as())
+
+    def _known_as(self) -> set[tuple[str, str]]:
+        """The addresses with all that their hosts' names stand for: this machine has several of both."""
+        return {(name, port) for host, port in self.addresses for name in _names(host)}
 
     def __str__(self) -> str:
         return f"{self.database!r} at {','.join(sorted(f'{host}:{port}' for host, port in self.addresses))}"
+
+
+@cache
+def _names(host: str) -> frozenset[str]:
+    """A host's own name and its addresses; `localhost` if one of them is this machine's."""
+    import _socket  # `socket.getaddrinfo` may be pytest-socket's, or a mock
+
+    found = {host}
+    with contextlib.suppress(OSError, UnicodeError):  # a name that is not known, or no name
+        for family, _, _, _, address in _socket.getaddrinfo(host, 0, 0, _socket.SOCK_DGRAM):
+            found.add(str(address[0]))
+            with contextlib.suppress(OSError):
+                probe = _socket.socket(family, _socket.SOCK_DGRAM)
+                try:
+                    probe.bind((address[0], 0))  # which the kernel allows for this machine's addresses only
+                    found.add("localhost")
+                finally:
+                    probe.close()
+    return frozenset(found)
 
 
 def _parts(value: Any) -> list[str]:

@@ -191,7 +191,7 @@ def test_a_creator(router: Router, shop: DatabaseURL, one: DatabaseURL) -> None:
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect)
     router.enter(one)
-    with pytest.raises(RoutingError, match="makes its connections itself"):
+    with pytest.raises(RoutingError, match="engines that are made from a URL"):
         asyncio.run(reached(engine))
     router.leave(one)
 
