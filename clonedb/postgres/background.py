@@ -71,6 +71,7 @@ def drop_at_once(server: Server, names: Sequence[str]) -> None:
         for name in names:
             sessions.append(_connect(server))
             sql.make_droppable(sessions[-1], name)
+            sql.limit_drops(sessions[-1])
             statement = SQL("drop database if exists {}").format(Identifier(name))
             sessions[-1].pgconn.send_query(statement.as_bytes(sessions[-1]))
     for connection in sessions:

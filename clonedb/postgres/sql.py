@@ -6,9 +6,11 @@ maintenance database unless a docstring says otherwise.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple
 
+from clonedb.errors import ServerError
 from clonedb.guest import monotonic, sleep
 from clonedb.postgres import obstacles
 
@@ -35,6 +37,7 @@ __all__ = [
     "find_database",
     "is_open",
     "let_role_log_in",
+    "limit_drops",
     "make_droppable",
     "own_pid",
     "rename_database",
@@ -43,6 +46,8 @@ __all__ = [
     "sessions",
     "unseal",
 ]
+
+DROP_LIMIT = 60.0  # seconds for one DROP DATABASE, which may wait for a checkpoint of a busy server
 
 
 class ServerInfo(NamedTuple):
@@ -164,11 +169,28 @@ def drop_database(connection: Connection[Any], name: str, *, oid: int | None = N
     """Drop a database if it exists, with what is in its way: sessions, prepared transactions, subscriptions.
 
     With its `oid` it is also found when it was renamed; another one that has its name by now goes, too. Waits at most
-    `patience` seconds for sessions to end; PostgreSQL's own error says who is left. DROP ... WITH (FORCE) costs 100 ms
-    with one client, as the server looks again only after that; ending the sessions ourselves costs 7 ms (measured).
+    `patience` seconds for sessions to end; PostgreSQL's error says who is left. Raises ServerError after DROP_LIMIT.
+    DROP ... WITH (FORCE) costs 100 ms with a client; ending the sessions ourselves costs 7 ms (measured).
     """
+    from psycopg import Error, errors
+
     for found in make_droppable(connection, name, oid=oid, patience=patience):
-        _run(connection, "drop database if exists {}", found)
+        limit_drops(connection)
+        try:
+            _run(connection, "drop database if exists {}", found)
+        except errors.QueryCanceled as error:
+            raise ServerError(
+                f"database {found!r} could not be dropped within {DROP_LIMIT:g} s: the server waits for one of its own"
+                " processes, which may be stopped (`ps` shows T); continue it (kill -CONT), and run `clonedb gc`"
+            ) from error
+        finally:
+            with contextlib.suppress(Error):  # what broke the connection is the error to see
+                connection.execute("set statement_timeout = 0")
+
+
+def limit_drops(connection: Connection[Any]) -> None:
+    """From now on a statement may take DROP_LIMIT seconds: a drop waits for all processes, stopped ones too."""
+    connection.execute(f"set statement_timeout = '{DROP_LIMIT:g}s'".encode())
 
 
 def make_droppable(
