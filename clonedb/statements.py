@@ -18,7 +18,7 @@ _UNKNOWN = re.compile(
     "|".join(
         (
             r"""set_config"?\s*\((?!\s*'[^']*'(?:::text)?\s*,)""",  # a name that is computed
-            _SET + r"""(?:['%{]|\|\||u&)""",  # the same, or a part of what is computed
+            _SET + r"""[\w$.]*(?:['%{]|\|\||u&)""",  # the same, or a part of what is computed
             r"""\bload\s+(?:e|u&)?['$]""",  # no library is ever unloaded
             r"\bdeallocate\b",  # prepared statements that the driver looks for
             r"\bdiscard\s+all\b",

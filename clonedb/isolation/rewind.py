@@ -80,6 +80,8 @@ class Rewind(Reusable):
             self.drop(clone)
         else:
             self._verify(clone)
+            if outcome.reshaped:  # no reset makes drivers forget what they prepared for it
+                clone.lasting.close()
             self.hand_on(clone)
         return left_open
 

@@ -57,10 +57,11 @@ def read_relations(connection: Connection[Any]) -> list[Relation]:
 
 # pg_relation_filenode() knows the files of mapped catalogs, whose relfilenode is 0. Only triggers and rules marked
 # A(lways) or R(eplica) fire under session_replication_role = replica. What an expression calls stands in its tree
-# (`:funcid 1574`): a constraint's function may write if it is volatile, or if it is stable and in a language in which
-# it may call a volatile one; an index's may give something else today if somebody can have replaced it, or if it reads
-# settings, as functions in SQL and PL/pgSQL may that are declared immutable. Domains' checks are a matter of every
-# table that has a column of a type which may contain one.
+# (`:funcid 1574`): a constraint's function may write if it is volatile. One that is declared otherwise runs its own
+# statements read-only, but a volatile function that it calls writes nevertheless: so it may, too, if another function
+# of the database is named in it. An index's may give something else today if somebody can have replaced it, or if it
+# reads settings, as functions in SQL and PL/pgSQL may that are declared immutable. Domains' checks are a matter of
+# every table that has a column of a type which may contain one.
 _RELATIONS = r"""
 with tree (kind, relation, text) as (
     select 'check', conrelid, conbin::text from pg_catalog.pg_constraint
@@ -75,13 +76,18 @@ with tree (kind, relation, text) as (
     select 'index', indexrelid, concat(indexprs, indpred) from pg_catalog.pg_index
     where indrelid >= 16384 and (indexprs is not null or indpred is not null)
 ), call as materialized (
-    select distinct t.kind, t.relation, p.provolatile, l.lanname in ('internal', 'c') as native
+    select distinct t.kind, t.relation, p.oid, p.provolatile, l.lanname in ('internal', 'c') as native,
+           concat(p.prosrc, pg_catalog.pg_get_function_sqlbody(p.oid)) as body
     from tree t, lateral pg_catalog.regexp_matches(t.text, ':(?:op)?funcid (\d+)', 'g') m
          join pg_catalog.pg_proc p on p.oid = m[1]::oid
          join pg_catalog.pg_language l on l.oid = p.prolang
 ), writing (relation) as materialized (
     select relation from call
-    where kind in ('check', 'domain') and (provolatile = 'v' or provolatile = 's' and not native)
+    where kind in ('check', 'domain')
+          and (provolatile = 'v' or not native and (
+               body ~* '\m(execute|nextval|setval|lo_\w+)\M' or exists (
+               select from pg_catalog.pg_proc f
+               where f.oid >= 16384 and f.oid <> call.oid and pg_catalog.strpos(body, f.proname) > 0)))
 ), computing (index) as materialized (
     select relation from call where kind = 'index' and not native
 )

@@ -37,12 +37,14 @@ _PATIENCE = 2.0  # seconds that it may take until nobody is connected
 class Outcome:
     """What became of a used clone: nobody wrote, all was undone, or it is to be dropped because of `why`.
 
-    `left_open` are the clients' sessions that were not closed, which were ended.
+    `left_open` are the clients' sessions that were not closed, which were ended. `reshaped` says that a relation with
+    other columns came and went, for which sessions may have plans.
     """
 
     kind: Literal["untouched", "rewound", "refused"]
     why: str = ""
     left_open: tuple[Session, ...] = field(default=(), compare=False)
+    reshaped: bool = field(default=False, compare=False)
 
 
 class Rewinder:
@@ -58,6 +60,7 @@ class Rewinder:
         self._pid = getpid()
         self._rewinds = 0
         self._after_ddl = 0
+        self._reshaped = False
         self._most_wal = _most_wal(clone)
         self._undoing: Undoing | None = None
         self.own: set[int] = set()
@@ -95,10 +98,11 @@ class Rewinder:
         'refused' it is of no use any more. Nothing that a test did raises.
         """
         left_open: list[Session] = []
+        self._reshaped = False
         if self._lost is None:
             with self._losing():
                 kind = self._rewind(keep, left_open, meanwhile)
-                return Outcome(kind, left_open=tuple(left_open))
+                return Outcome(kind, left_open=tuple(left_open), reshaped=self._reshaped)
         return Outcome("refused", self._lost or "", tuple(left_open))
 
     def changes_of_server(self) -> ServerChanges | None:
@@ -145,6 +149,7 @@ class Rewinder:
             self._open()  # one more session: the server's count of them has to be read again
             written, mark = self._look(keep, left_open)
         if written.ddl:
+            self._reshaped = "pg_attribute" in written.catalogs
             self._look_at_catalogs(written, since)
         if unlogged:
             self._open().look_at_unlogged(written, self._facts, since)

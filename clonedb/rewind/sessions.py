@@ -13,16 +13,20 @@ if TYPE_CHECKING:
 __all__ = ["SessionReset"]
 
 # DISCARD ALL would do more: it drops prepared statements behind the driver's back, after which psycopg asks for
-# `_pg3_0` in vain. A transaction of its own, so that all this is committed when the question after it fails.
+# `_pg3_0` in vain. Plans, those of functions and of prepared statements, hold what literals meant under the settings of
+# the test, and what functions that are declared immutable made of its rows. A transaction of its own, so that all this
+# is committed when the question after it fails.
 _RESET = (
     "begin; close all; reset session authorization; reset role; reset all; unlisten *;"
-    " discard temporary; discard sequences; commit"
+    " discard plans; discard sequences; commit"
 )
 
 # The answer no is an error, because that is all that asyncpg tells of several statements sent at once; a division fails
-# at the least price. A session that had a temporary table keeps a schema for them, which is empty.
+# at the least price. Drivers call what they prepare by names that begin so: _pg3_0, __asyncpg_stmt_1__. A session that
+# had a temporary table ends, as plans for the table of one test do not fit one of the same name of the next.
 _QUESTION = """select pg_catalog.pg_advisory_unlock_all(), pg_catalog.setseed({seed}), 1 / (not (
-    exists (select from pg_catalog.pg_prepared_statement() p where p.from_sql){leftovers}
+    pg_catalog.pg_my_temp_schema() <> 0 or exists (
+    select from pg_catalog.pg_prepared_statement() p where p.from_sql or p.name !~~ '\\_%'){leftovers}
 ))::int4 as session_is_as_new"""
 
 

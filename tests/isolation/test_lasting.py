@@ -23,7 +23,7 @@ FRESH = {
     "settings": "4MB", "role": True, "search path": '"$user", public', "advisory locks": 0, "temporary tables": 1,
     "listening": 0, "a setting of nobody's": None, "a prepared statement": 0, "isolation": "off",
 }
-SPOIL = ("a setting of nobody's", "a prepared statement")  # no reset takes these away
+SPOIL = ("a setting of nobody's", "a prepared statement", "temporary tables")  # no reset takes these away
 SELECT = "select name from item where id = :id"
 PID = "select pg_backend_pid()"
 before = None  # the process that served the last test

@@ -173,6 +173,8 @@ def test_a_setting_that_changes_texts(make: Callable[[str], Template], shared: S
         "create domain known as text check (known(value)); alter table item alter name type known",
         "create domain known as text check (known(value)); alter table item add names known[]",
         "alter table item add check (nextval('checks') > 0)",
+        "alter table item add check (seems_known(name))",
+        "alter table item add loud boolean generated always as (seems_known(name)) stored",
     ],
 )
 def test_constraints_that_write(watched: Callable[[str], Watched], constraint: str) -> None:
@@ -181,6 +183,8 @@ def test_constraints_that_write(watched: Callable[[str], Watched], constraint: s
         "create table item (id int, name text); create table seen (name text); create sequence checks;"
         " create function known(n text) returns boolean language plpgsql as"
         " $$ begin insert into seen values (n); return true; end $$;"
+        " create function seems_known(n text) returns boolean immutable language plpgsql as"
+        " $$ begin return known(n); end $$;"
         f" {constraint}; insert into item (id, name) values (1, 'one')"
     )
     fresh = contents(clone)
