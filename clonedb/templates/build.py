@@ -122,7 +122,7 @@ class _Build:
         """Why no layer is there to build upon; None where there cannot be one yet."""
         if not self.order.layers:
             return "it is to be built anew"
-        return layers.why_none(self.server, self.order.project.name, self.order.config.template, self.order.wanted)
+        return layers.why_none(self.server, self.order.project.key, self.order.config.template, self.order.wanted)
 
     def _looked_at(self, filled: _Filled) -> list[str]:
         """What there is to warn of, when the files are still the same."""

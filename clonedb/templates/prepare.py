@@ -50,6 +50,13 @@ _OWN = """
     select n.nspname, c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
     where not starts_with(n.nspname, 'pg_') and n.nspname <> 'information_schema'
 """
+# Not those that all databases of the server share: VACUUM FULL locks them against everybody, and waits for everybody,
+# so that whoever was in a transaction that had read a role would keep the build, and the build each new connection. A
+# partition comes with its root.
+_ALL = """
+    select n.nspname, c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.relkind in ('r', 'm', 'p') and not c.relispartition and not c.relisshared and c.relpersistence <> 't'
+"""
 _VIEWS = _OWN + " and c.relkind = 'm'"
 _RELATIONS = _OWN + " and c.relkind in ('r', 'm', 'p')"
 _UNKNOWN = """
@@ -82,9 +89,10 @@ def prepare(connection: Connection[Any]) -> None:
     """
     settle(connection)
     catalogs = connection.execute(_CATALOGS).fetchall()
+    everything = connection.execute(_ALL).fetchall()
     try:
-        connection.execute("analyze")
-        connection.execute("vacuum (full, freeze)")
+        _vacuum(connection, "analyze {}", everything)
+        _vacuum(connection, "vacuum (full, freeze) {}", everything)
     except _psycopg_error() as error:
         _demand_function(error)
         _vacuum(connection, "vacuum (full, freeze, analyze) {}", catalogs)

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.faults.conftest import Start
@@ -40,6 +41,7 @@ print(made)
 """
 
 FOUR_TESTS = """
+import psycopg
 import pytest
 
 @pytest.mark.parametrize("number", range(4))
@@ -215,3 +217,12 @@ def test_a_rebuild_disturbs_nobody_who_clones(items: Project, start: Start, admi
         assert int(program.outcome().demand().out) > 4
     demand_nothing_left(items, admin_dsn)
     assert len(databases(admin_dsn, items.environment["CLONEDB_PREFIX"])) == 1
+
+
+def test_who_has_read_a_role_and_goes_on_is_no_obstacle(items: Project, admin_dsn: str) -> None:
+    """Nothing that a build does locks what all databases share: it would wait, and with it each new connection."""
+    with psycopg.connect(admin_dsn) as reader:
+        reader.execute("select count(*) from pg_authid, pg_database, pg_auth_members, pg_db_role_setting")
+        reader.execute("set lock_timeout = '1s'")
+        items.clonedb("build").demand()
+        reader.execute("select count(*) from pg_shdepend, pg_tablespace")

@@ -75,8 +75,8 @@ def test_the_share_is_never_exceeded(opened: Open) -> None:
     assert 2 < len(clones) < 20
     start = time.monotonic()
     message = (
-        r"no room in memory for clone '\w+' \(\d+ MB\): files in memory take"
-        r" \d+ MB of the 150 MB they may, .* 50% of the memory .* Set data = 'disk' \(default: it is 'auto'\)"
+        r"no room in memory for clone '\w+' \([\d.]+ MB\): files in memory take"
+        r" [\d.]+ MB of the 150\.0 MB they may, .* 50% of the memory .* Set data = 'disk' \(default: it is 'auto'\)"
     )
     with pytest.raises(ServerError, match=message):
         template.clone()

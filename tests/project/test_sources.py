@@ -162,14 +162,13 @@ def test_a_file_that_a_revision_imports_counts_once(look: Look) -> None:
 
 
 def test_files_with_odd_names_and_kinds_do_no_harm(look: Look, rootdir: Path) -> None:
-    """Bytes that are no text, newlines (no revision to Alembic), dangling links, pipes, and links that go round."""
+    """Bytes that are no text, newlines (no revision to Alembic), dangling links, and links that go round."""
     look()
     versions = rootdir / "migrations" / "versions"
     Path(os.fsdecode(bytes(versions) + b"/\xff.py")).touch()
     (versions / "new\nline.py").touch()
     (versions / "dangling.py").symlink_to("nowhere")
     (versions / "round").symlink_to(versions)
-    os.mkfifo(versions / "fifo.py")
 
     found = named(look())
 
