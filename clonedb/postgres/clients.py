@@ -81,7 +81,8 @@ def _states(sessions: Iterable[Session]) -> dict[int, str]:
         with contextlib.suppress(OSError), open(table, encoding="ascii") as file:  # noqa: PTH123 - quicker
             for line in file:
                 local, _, state = line.split(maxsplit=4)[1:4]
-                if local in ends:
+                # the same end may have been that of a connection with another server, of which the kernel still knows
+                if local in ends and found.get(ends[local]) not in _HELD:
                     found[ends[local]] = state
     return found
 

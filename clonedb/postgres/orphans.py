@@ -21,11 +21,12 @@ def remove_orphans(connection: Connection[Any], data: Path) -> list[int]:
     PostgreSQL removes them when the statement fails, but not after a crash. One that was changed since the server
     started may be that of a database which is just being made.
     """
-    found = {
-        int(entry.name): entry.stat(follow_symlinks=False).st_ctime
-        for entry in os.scandir(data / "base")
-        if entry.name.isdigit() and entry.is_dir(follow_symlinks=False)
-    }
+    with os.scandir(data / "base") as entries:
+        found = {
+            int(entry.name): entry.stat(follow_symlinks=False).st_ctime
+            for entry in entries
+            if entry.name.isdigit() and entry.is_dir(follow_symlinks=False)
+        }
     rows = connection.execute("select oid::bigint, extract(epoch from pg_postmaster_start_time()) from pg_database")
     known = {int(oid): float(started) for oid, started in rows}
     started = min(known.values())

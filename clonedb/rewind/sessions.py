@@ -18,7 +18,7 @@ __all__ = ["SessionReset"]
 # is committed when the question after it fails.
 _RESET = (
     "begin; close all; reset session authorization; reset role; reset all; unlisten *;"
-    " discard plans; discard sequences; commit"
+    " discard temporary; discard plans; discard sequences; commit"
 )
 
 # The answer no is an error, because that is all that asyncpg tells of several statements sent at once; a division fails
