@@ -64,7 +64,7 @@ def test_a_session_stays_open(clonedb_session, clonedb_connection, number):
     assert clonedb_connection.execute("show search_path").fetchone() == ('"$user", public',)
     assert clonedb_session.scalar(sa.text("select count(*) from item")) == 2
     clonedb_session.execute(sa.text("set search_path = nowhere"))
-    clonedb_connection.execute("create temporary table item as select 1")
+    clonedb_connection.execute("listen channel")
     clonedb_session.commit()
     clonedb_connection.commit()
 
