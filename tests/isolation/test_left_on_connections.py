@@ -68,8 +68,8 @@ def restarted():
     with psycopg.connect(os.environ["ADMIN"], autocommit=True) as admin:
         others = "from pg_stat_activity where starts_with(datname, %s) and backend_type = 'client backend'"
         prefix = [os.environ["CLONEDB_PREFIX"] + "_c_"]
-        admin.execute(f"select pg_terminate_backend(pid) {others}", prefix)
-        while admin.execute(f"select count(*) {others}", prefix).fetchone() != (0,):
+        ended = admin.execute(f"select pid, pg_terminate_backend(pid) {others}", prefix).fetchall()
+        while any(os.path.exists(f"/proc/{pid}") for pid, _ in ended):  # it closes its socket last
             pass
 
 @pytest.mark.parametrize("number", range(3))
