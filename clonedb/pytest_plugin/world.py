@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Set as AbstractSet
+from operator import is_, itemgetter
 from types import ModuleType
 from typing import Any
 
@@ -72,9 +73,14 @@ class World:
             self._note(name, value)
         self._directory = _directory()
         self._path = sys.path.copy()
-        self._functions = tuple(
-            (home, vars(home), name, value)
-            for home, name, value in (*_AT_IMPORT, *_functions(_HOMES), *_functions(_CLASSES))
+        functions: dict[Any, dict[str, Any]] = {}
+        for home, name, value in (*_AT_IMPORT, *_functions(_HOMES), *_functions(_CLASSES)):
+            functions.setdefault(home, {}).setdefault(name, value)
+        self._functions = functions
+        # hundreds are looked at several times for each test: by what runs in C
+        self._known = tuple(
+            (vars(home), itemgetter(next(iter(known)), *known), (next(iter(known.values())), *known.values()))
+            for home, known in functions.items()
         )
         self._names = tuple((home, frozenset(vars(home))) for home in _CLASSES)
         self._depth = 0
@@ -96,12 +102,23 @@ class World:
     def _put_back(self, stack: contextlib.ExitStack) -> None:
         _pause_fake_files(stack)
         _set(os, "environ", self._environ, stack)
-        for home, now, name, value in self._functions:
-            if now.get(name) is not value:
-                _set(home, name, value, stack)
+        if not self._has_all():
+            for home, known in self._functions.items():
+                for name, value in known.items():
+                    _set(home, name, value, stack)
         for home, names in self._names:
             if len(vars(home)) != len(names):
                 _take_away(home, names, stack)
+
+    def _has_all(self) -> bool:
+        """Whether every function is where it was."""
+        try:
+            for now, get, values in self._known:
+                if not all(map(is_, get(now), values)):
+                    return False
+        except KeyError:  # a test has deleted one
+            return False
+        return True
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
