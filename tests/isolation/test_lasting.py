@@ -13,11 +13,11 @@ STATE = {
     "role": ("set role pg_monitor", "select current_user = session_user"),
     "search path": ("set search_path = nowhere", "show search_path"),
     "advisory locks": ("select pg_advisory_lock(7)", "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"),
-    "temporary tables": ("create temp table item (id int)", "select count(*) from item"),
     "listening": ("listen a", "select count(*) from pg_listening_channels()"),
     "a setting of nobody's": ("set app.tenant = 'me'", "select current_setting('app.tenant', true)"),
     "a prepared statement": ("prepare mine as select 1", "select count(*) from pg_prepared_statements where from_sql"),
     "isolation": ("set session characteristics as transaction read only", "show default_transaction_read_only"),
+    "temporary tables": ("create temp table item (id int)", "select count(*) from item"),
 }
 FRESH = {
     "settings": "4MB", "role": True, "search path": '"$user", public', "advisory locks": 0, "temporary tables": 1,
