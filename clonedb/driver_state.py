@@ -116,18 +116,18 @@ def state_of(connection: Any) -> tuple[object, ...]:
     driver = driver_of(connection)
     package = package_of(connection)
     state: list[object] = [
-        {name: value for name, value in getattr(driver, "__dict__", {}).items() if name not in _PSYCOPGS_OWN}
+        {name: _copied(value) for name, value in getattr(driver, "__dict__", {}).items() if name not in _PSYCOPGS_OWN}
     ]
     if package == "psycopg":
         state += [getattr(driver, name) for name in _PSYCOPG]
         state += [driver.pgconn.notice_handler, driver.pgconn.notify_handler, *_adapters(driver.adapters)]
     elif package == "psycopg2":
-        state += [getattr(driver, name) for name in _PSYCOPG2]
+        state += [_copied(getattr(driver, name)) for name in _PSYCOPG2]
     else:
-        state += [*(getattr(driver, name) for name in _ASYNCPG), _codecs(driver)]
+        state += [_copied(value) for value in (*(getattr(driver, name) for name in _ASYNCPG), _codecs(driver))]
     if driver is not connection:
         state += [getattr(connection, name, None) for name in _ADAPTED]
-    return tuple(map(_copied, state))
+    return tuple(state)
 
 
 def reported(connection: Any) -> tuple[object, ...]:

@@ -88,12 +88,12 @@ def hand_out(request: pytest.FixtureRequest, wish: Wish) -> Iterator[Clone]:
     template = _template(request, config, wish.template, at_once)
     if isolation == "auto" and request.session.testscollected == 1:
         isolation = "clone"  # nobody comes after it: getting ready to rewind would cost more than a drop
+    lend = _lender(request, isolation)
     with run.world.unpatched():
         strategy = run.strategy(isolation, template, request.session.addfinalizer)
-    lend = _lender(request, isolation)
-    with paid:
-        clone = strategy.acquire()
-        lent = lend(clone)
+        with paid:
+            clone = strategy.acquire()
+            lent = lend(clone)
     with contextlib.ExitStack() as stack:
         # what fails from here on must not keep the clone from being released
         stack.callback(taken_back, request.config, _holder(request))

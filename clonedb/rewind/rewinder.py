@@ -178,11 +178,13 @@ class Rewinder:
         kept = (*keep, *filter(None, [self.pid]))
         look = partial(self._witness.look, self._oid, self._mark, kept, self._facts, most_wal=self._most_wal)
         found = None if meanwhile is None else look(meanwhile=meanwhile)
-        while found is None and (found := look()) is None:
+        found = found or look()  # by now all to keep are idle
+        while found is None:
             if monotonic() > deadline:
                 raise RefusedError("sessions came again and again")
             left_open += self._witness.send_away(self._oid, kept, at_once=at_once, deadline=deadline)
             at_once = True
+            found = look()
         written, mark = found
         self._shared = written.shared
         if written.refusal is not None:
