@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from clonedb import driver_state, staying
 from clonedb.renewal import Renewal, Reset
-from clonedb.statements import spoils
+from clonedb.statements import Traces
 from clonedb.staying import OWN
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class LastingConnections:
         self._entries: set[ConnectionPoolEntry] = set()
         self._free: PGconn | None = None
         self.asked = False
-        self._spoilt = False
+        self._traces = Traces()
         self._sources: dict[type[Source], Source] = {}
         self._sessionmakers = Sessionmakers({})
         self.reused = False
@@ -154,10 +154,6 @@ class LastingConnections:
     def _listen(self, connection: SQLConnection, _cursor: object, statement: str, *_: object) -> None:
         staying.listen(connection.connection, statement)
 
-    def _hear(self, statement: str) -> None:
-        """A statement is about to be sent on the psycopg connection."""
-        self._spoilt = self._spoilt or spoils(statement)
-
     def open(self) -> None:
         """Open the connection that somebody is going to ask for, which costs 4 ms."""
         if self._free is None:
@@ -175,7 +171,7 @@ class LastingConnections:
         if free is not None and free.status == pq.ConnStatus.OK and not driver_state.has_ended(free.socket):
             works = free
         connection: Connection[Any] = self._connect() if works is None else Connection(works)
-        driver_state.hear(connection, self._hear)
+        driver_state.hear(connection, self._traces.hear)
         return connection
 
     def give_back(self, connection: Connection[Any], loan: Loan | None = None) -> bool:
@@ -212,11 +208,12 @@ class LastingConnections:
         renewal = Renewal(reset)
         for source in self._sources.values():
             source.idle(renewal)
-        if self._spoilt:
+        traces, self._traces = self._traces, Traces()
+        if traces.spoilt:
             self._finish()
         if self._free is not None:
             # a new connection object numbers its prepared statements from the beginning
-            renewal.begin(self._free, "deallocate all", keep=lambda: None, lose=self._finish)
+            renewal.begin(self._free, "deallocate all", settings=traces.settings, keep=lambda: None, lose=self._finish)
         if self._engine is not None:
             self._renew_pool(self._engine, renewal)
         return renewal
@@ -236,7 +233,6 @@ class LastingConnections:
         self._entries.clear()
 
     def _finish(self) -> None:
-        self._spoilt = False
         if self._free is not None:
             self._free.finish()
             self._free = None

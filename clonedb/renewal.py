@@ -14,13 +14,13 @@ __all__ = ["Renewal", "Reset"]
 class Reset(Protocol):
     """What makes an idle session as new, or fails."""
 
-    def message(self) -> str:
-        """What to send for that, as one simple query."""
+    def message(self, *, settings: bool) -> str:
+        """What to send for that, as one simple query; `settings` says whether one may have been changed meanwhile."""
 
-    def __call__(self, cursor: Any) -> None:
+    def __call__(self, cursor: Any, *, settings: bool) -> None:
         """Reset it through a DBAPI cursor."""
 
-    def begin(self, connection: PGconn, *more: str) -> None:
+    def begin(self, connection: PGconn, *more: str, settings: bool) -> None:
         """Send the reset, and `more` statements with it."""
 
     def end(self, connection: PGconn) -> bool:
@@ -35,14 +35,24 @@ class Renewal:
         self.reset = reset
         self._begun: list[tuple[PGconn, Callable[[], None], Callable[[], None]]] = []
 
-    def begin(self, connection: PGconn, *more: str, keep: Callable[[], None], lose: Callable[[], None]) -> None:
-        """Begin with one, of which `keep` is called at the end if it works then, and `lose` if not."""
+    def begin(
+        self,
+        connection: PGconn,
+        *more: str,
+        settings: bool,
+        keep: Callable[[], None],
+        lose: Callable[[], None],
+    ) -> None:
+        """Begin with one, of which `keep` is called at the end if it works then, and `lose` if not.
+
+        `settings` says whether one may have been changed in the session.
+        """
         import psycopg
 
         try:
             if connection.transaction_status != psycopg.pq.TransactionStatus.IDLE:
                 raise psycopg.InterfaceError("it is in the middle of something")
-            self.reset.begin(connection, *more)
+            self.reset.begin(connection, *more, settings=settings)
             self.pids.append(connection.backend_pid)
         except psycopg.Error:
             lose()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
-__all__ = ["changes_contents", "custom_settings", "named_settings", "spoils"]
+__all__ = ["Traces", "changes_contents", "custom_settings", "named_settings", "sets", "spoils"]
 
 # a setting whose name has a dot is custom: RESET leaves '' where a new session has NULL, also after SET LOCAL
 _NAME = r"""[\w$]+(?:\.[\w$]+)+"""
@@ -26,6 +27,8 @@ _UNKNOWN = re.compile(
     ),
     re.IGNORECASE,
 )
+# SET where a statement may begin, in a function's body or in a text that is executed, too; not that of UPDATE
+_SETS = re.compile(r"""set_config|(?:^|[;'"$(]|\b(?:begin|then|else|loop|do)\b)\s*(?:re)?set\b""", re.IGNORECASE)
 _SIGNS = ("set", "load", "deallocate", "discard")  # without one of which there is nothing to look for
 # how long a statement may take, and what is printed; Alembic's autocommit_block() sets transaction_isolation
 _NO_CONTENTS = re.compile(
@@ -44,6 +47,30 @@ def spoils(text: str) -> bool:
         return False
     versions = (text, _COMMENTS.sub(" ", text))  # what looks like a comment may be in a literal
     return any(_SETS_CUSTOM.search(version) or _UNKNOWN.search(version) for version in versions)
+
+
+def sets(text: str) -> bool:
+    """Whether a statement or a function may change a setting, if only for a moment."""
+    if "set" not in text.lower():
+        return False
+    return any(_SETS.search(version) for version in (text, _COMMENTS.sub(" ", text)))
+
+
+@dataclass(slots=True)
+class Traces:
+    """What the statements that were sent in a session may have left there.
+
+    `spoilt` is what no reset takes away. `settings` is a change of a setting: plans made meanwhile hold what literals
+    meant under it.
+    """
+
+    spoilt: bool = False
+    settings: bool = False
+
+    def hear(self, statement: str) -> None:
+        """A statement is about to be sent."""
+        self.spoilt = self.spoilt or spoils(statement)
+        self.settings = self.settings or sets(statement)
 
 
 def custom_settings(text: str) -> set[str] | None:

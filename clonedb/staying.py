@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from clonedb import driver_state
-from clonedb.statements import spoils
+from clonedb.statements import Traces
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -55,14 +55,9 @@ class _Past:
     pool: Pool | None = None
     listeners: tuple[object, ...] = ()
     used: bool = True
-    spoilt: bool = False
+    traces: Traces = field(default_factory=Traces)
     heard: bool = False
     raw: bool = True
-
-    def hear(self, statement: str) -> None:
-        """A statement is about to be sent."""
-        if not self.spoilt and spoils(statement):
-            self.spoilt = True
 
 
 def _past_of(entry: OpenEntry) -> _Past | None:
@@ -86,11 +81,11 @@ def hand_out(entry: Any) -> None:
         # a version of a driver whose objects are made of something else: its connections are closed after each test
         with contextlib.suppress(AttributeError, TypeError, ValueError):
             past = _Past(driver_state.state_of(connection), driver_state.reported(connection), dict(entry.info))
-            past.heard = driver_state.hear(connection, past.hear)
+            past.heard = driver_state.hear(connection, past.traces.hear)
             entry.info[_PAST] = past
         return
     past.used = True
-    past.spoilt = past.spoilt or (past.raw and not past.heard)
+    past.traces.spoilt = past.traces.spoilt or (past.raw and not past.heard)
     past.raw = True
 
 
@@ -100,7 +95,7 @@ def see(entry: OpenEntry, engine: Engine) -> None:
     if past is None:
         return
     past.raw = False
-    past.spoilt = past.spoilt or not (past.heard or _is_unwatched(engine.pool))
+    past.traces.spoilt = past.traces.spoilt or not (past.heard or _is_unwatched(engine.pool))
     if past.engine is None:
         past.engine, past.pool, past.listeners = engine, engine.pool, connect_listeners(engine.pool)
 
@@ -109,7 +104,7 @@ def listen(entry: OpenEntry, statement: str) -> None:
     """An engine is about to send a statement."""
     past = _past_of(entry)
     if past is not None and not past.heard:
-        past.hear(statement)
+        past.traces.hear(statement)
 
 
 def is_outdated(entry: OpenEntry) -> bool:
@@ -148,11 +143,13 @@ def begin(entry: OpenEntry, renewal: Renewal) -> None:
             return
         connection: Any = entry.dbapi_connection  # type: ignore[attr-defined]
         if driver_state.package_of(connection) == "psycopg":
-            renewal.begin(connection.pgconn, keep=partial(_keep, entry), lose=entry.invalidate)
+            renewal.begin(
+                connection.pgconn, settings=_settings(entry), keep=partial(_keep, entry), lose=entry.invalidate
+            )
             return
         autocommit = connection.autocommit
         connection.autocommit = True
-        renewal.reset(connection.cursor())
+        renewal.reset(connection.cursor(), settings=_settings(entry))
         connection.autocommit = autocommit
         del connection.notices[:], connection.notifies[:]
         renewal.pids.append(driver_state.pid_of(connection))
@@ -172,13 +169,14 @@ def stay(entry: OpenEntry, reset: Reset) -> int | None:
         if not _may_stay(entry):
             return None
         driver = driver_state.driver_of(entry.dbapi_connection)  # type: ignore[attr-defined]
+        message = reset.message(settings=_settings(entry))
         if driver_state.package_of(driver) == "asyncpg":
-            await_only(driver.execute(reset.message()))
+            await_only(driver.execute(message))
         else:
             autocommit = driver.autocommit
             await_only(driver.set_autocommit(True))
             # psycopg prepares what it has sent five times, and a prepared statement is one statement only
-            await_only(driver.execute(reset.message(), prepare=False))
+            await_only(driver.execute(message, prepare=False))
             await_only(driver.set_autocommit(autocommit))
         return driver_state.pid_of(driver) if _is_as_new(entry) else None
     except Exception:  # noqa: BLE001 - of whatever driver
@@ -194,7 +192,7 @@ def _may_stay(entry: Any) -> bool:
     from sqlalchemy.pool import QueuePool
 
     past, connection = _past_of(entry), getattr(entry, "dbapi_connection", None)
-    if past is None or past.engine is None or past.spoilt or connection is None:
+    if past is None or past.engine is None or past.traces.spoilt or connection is None:
         return False
     if not past.used and OWN not in entry.info:
         return False
@@ -211,6 +209,15 @@ def _may_stay(entry: Any) -> bool:
         and driver_state.is_idle(connection)
         and driver_state.state_of(connection) == past.state
     )
+
+
+def _settings(entry: OpenEntry) -> bool:
+    """Whether a setting may have been changed in the session since its last reset, which comes now."""
+    past = _past_of(entry)
+    if past is None:
+        return True
+    found, past.traces.settings = past.traces.settings, False
+    return found
 
 
 def _is_unwatched(pool: Pool) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clonedb.statements import custom_settings, spoils
+from clonedb.statements import custom_settings, sets, spoils
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,38 @@ def test_statements_that_a_reset_undoes(statement: str) -> None:
 def test_settings_of_functions(text: str, names: set[str] | None) -> None:
     """Their names, unless one is computed."""
     assert custom_settings(text) == names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "set time zone 'UTC'",
+        "SET LOCAL timezone TO 'UTC'",
+        "/* why */ set timezone = 'UTC'",
+        "begin; set timezone = 'UTC'",
+        "reset timezone",
+        "select set_config('timezone', 'UTC', false)",
+        "do $$ begin set timezone = 'UTC'; end $$",
+        "do $$ begin if true then -- why\n set timezone = 'UTC'; end if; end $$",
+        "do $$ begin execute 'set timezone = ' || quote_literal('UTC'); end $$",
+        "do 'begin set timezone = ''UTC''; end'",
+    ],
+)
+def test_statements_that_change_a_setting(text: str) -> None:
+    """However they are written."""
+    assert sets(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "update t set name = 'a'",
+        "insert into t values (1) on conflict (id) do update set name = excluded.name",
+        "alter table t alter name set default 'x'",
+        "select * from settings offset 5",
+        "delete from t where id = 1",
+    ],
+)
+def test_statements_that_change_no_setting(text: str) -> None:
+    """Ordinary ones, after which plans are kept."""
+    assert not sets(text)

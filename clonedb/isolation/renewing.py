@@ -9,7 +9,7 @@ from clonedb.clone import Clone
 from clonedb.errors import ServerError
 from clonedb.renewal import Renewal
 from clonedb.rewind.sessions import SessionReset
-from clonedb.statements import custom_settings, named_settings
+from clonedb.statements import custom_settings, named_settings, sets
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -43,6 +43,16 @@ select exists (
     where l.lanname not in ('internal', 'c', 'sql', 'plpgsql')
           or (l.lanname = 'c' and p.oid >= 16384 and not exists (
               select from pg_depend d where d.deptype = 'e' and d.classid = 'pg_proc'::regclass and d.objid = p.oid)))
+"""
+
+# What these give, or what literals in functions that they call mean, is kept in plans. Each search_path has its own.
+_IN_PLANS = """
+select exists (
+    select from pg_proc p join pg_language l on l.oid = p.prolang
+    where p.oid >= 16384 and not exists (
+              select from pg_depend d where d.deptype = 'e' and d.classid = 'pg_proc'::regclass and d.objid = p.oid)
+          and (p.provolatile = 'i' and l.lanname not in ('internal', 'c')
+               or exists (select from unnest(p.proconfig) c where split_part(c, '=', 1) <> 'search_path')))
 """
 
 _EXTENSIONS = "select e.extname, n.nspname from pg_extension e join pg_namespace n on n.oid = e.extnamespace"
@@ -89,8 +99,10 @@ def _find_reset(connection: Connection[Any]) -> SessionReset | None:
     extensions = dict(connection.execute(_EXTENSIONS).fetchall())
     if row is None or row[0] or any(name in _UNASKED for name in extensions):
         return None
+    (plans,) = connection.execute(_IN_PLANS).fetchone() or (True,)
     settings: set[str] = set()
     for text, of_library in connection.execute(_TEXTS):
+        plans = plans or sets(text)
         names = named_settings(text) if of_library else custom_settings(text)
         if names is None:
             return None
@@ -98,4 +110,4 @@ def _find_reset(connection: Connection[Any]) -> SessionReset | None:
     unset = connection.execute(_UNSET, [sorted(settings), ["plpgsql", *extensions]]).fetchall()
     states = [SQL(state).format(Identifier(extensions[name])) for name, state in _STATES if name in extensions]
     states += [SQL("pg_catalog.current_setting({}, true) is not null").format(Literal(name)) for (name,) in unset]
-    return SessionReset(tuple(state.as_string(connection) for state in states))
+    return SessionReset(tuple(state.as_string(connection) for state in states), plans=plans)

@@ -13,13 +13,12 @@ if TYPE_CHECKING:
 __all__ = ["SessionReset"]
 
 # DISCARD ALL would do more: it drops prepared statements behind the driver's back, after which psycopg asks for
-# `_pg3_0` in vain. Plans, those of functions and of prepared statements, hold what literals meant under the settings of
-# the test, and what functions that are declared immutable made of its rows. A transaction of its own, so that all this
-# is committed when the question after it fails.
+# `_pg3_0` in vain. A transaction of its own, so that all this is committed when the question after it fails.
 _RESET = (
     "begin; close all; reset session authorization; reset role; reset all; unlisten *;"
-    " discard temporary; discard plans; discard sequences; commit"
+    " discard temporary; discard sequences; commit"
 )
+_DISCARD_PLANS = "discard plans"
 
 # The answer no is an error, because that is all that asyncpg tells of several statements sent at once; a division fails
 # at the least price. Drivers call what they prepare by names that begin so: _pg3_0, __asyncpg_stmt_1__. A session that
@@ -37,24 +36,34 @@ class SessionReset:
     What stays are the statements that drivers have prepared and go on using, and libraries that functions have loaded.
     `leftovers` are conditions in SQL, each true for a session that is not as new: `Renewing` finds those that a
     template needs.
+
+    Plans of functions and of prepared statements hold what literals meant under the settings of the test. Making them
+    again costs the next test 0.1 ms for each statement, so they are discarded only if a setting may have been changed,
+    and always if `plans` says that a template's functions may change one, or are declared immutable and are not.
     """
 
-    def __init__(self, leftovers: tuple[str, ...] = ()) -> None:
+    def __init__(self, leftovers: tuple[str, ...] = (), *, plans: bool = False) -> None:
+        self._plans = plans
         self._leftovers = "".join(f" and not ({one})" for one in leftovers)
 
-    def message(self, *more: str) -> str:
-        """What to send, as one simple query: the reset, `more` statements, and the question."""
+    def message(self, *more: str, settings: bool = True) -> str:
+        """What to send, as one simple query: the reset, `more` statements, and the question.
+
+        `settings` says whether one may have been changed in the session.
+        """
+        if settings or self._plans:
+            more = (_DISCARD_PLANS, *more)
         # random()'s seed, as nobody knows it in a new session, and without touching Python's own random numbers
         seed = int.from_bytes(os.urandom(4), "big") / 2**31 - 1
         return "; ".join((_RESET, *more, _QUESTION.format(seed=seed, leftovers=self._leftovers)))
 
-    def __call__(self, cursor: Any) -> None:
+    def __call__(self, cursor: Any, *, settings: bool = True) -> None:
         """Reset a session through a DBAPI cursor; a transaction that it is in is committed."""
-        cursor.execute(self.message())
+        cursor.execute(self.message(settings=settings))
 
-    def begin(self, connection: PGconn, *more: str) -> None:
+    def begin(self, connection: PGconn, *more: str, settings: bool = True) -> None:
         """Send the reset, and `more` statements with it, on an idle connection."""
-        send(connection, [self.message(*more)])
+        send(connection, [self.message(*more, settings=settings)])
 
     def end(self, connection: PGconn) -> bool:
         """Wait for it: whether the connection is idle again, and its session as new."""

@@ -14,6 +14,7 @@ from psycopg.pq import TransactionStatus
 
 from clonedb.renewal import Renewal
 from clonedb.rewind.sessions import SessionReset
+from clonedb.statements import Traces
 from tests.differential.grammar import Program, Step
 
 __all__ = ["APPLICATION", "Sessions", "share"]
@@ -56,9 +57,11 @@ class Sessions:
     complaints: Counter[str] = field(default_factory=Counter)
     _open: dict[int, Connection[Any]] = field(default_factory=dict)
     _kept: set[int] = field(default_factory=set)
+    _traces: Traces = field(default_factory=Traces)
 
     def run(self, program: Program) -> Renewal:
         """Run a program, let its sessions end as it says, and begin to reset those that are to be kept."""
+        self._traces = Traces()
         for step in program.steps:
             self._run(step)
         renewal = Renewal(SessionReset())
@@ -68,7 +71,7 @@ class Sessions:
                 continue
             if ending == "keep":
                 connection.rollback()
-                renewal.begin(connection.pgconn, keep=_nothing, lose=connection.close)
+                renewal.begin(connection.pgconn, settings=self._traces.settings, keep=_nothing, lose=connection.close)
                 if not connection.closed:
                     continue
             if ending != "leave":
@@ -113,6 +116,7 @@ class Sessions:
                 connection.execute("begin")
             if status == TransactionStatus.INERROR and not statement.startswith((*_ENDS_TRANSACTION, "rollback to")):
                 connection.execute("rollback")  # as a test's framework would
+            self._traces.hear(statement)
             _execute(connection, statement, step.data)
         except psycopg.Error as error:
             self.outcomes[step.group, "failed"] += 1
