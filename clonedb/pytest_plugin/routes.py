@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if config.pluginmanager.hasplugin("dsession"):  # xdist's controller runs no test
         return
     if router is not None:
-        router.install()
+        router.install(libpqs_place=not _is_libpqs(settings))
         config.stash[_ROUTER] = router
         config.stash[LED] = lambda: router.found
         config.add_cleanup(router.uninstall)  # another run in the same process has a configuration of its own
@@ -62,6 +63,15 @@ def _router(settings: Config, config: pytest.Config) -> Router:
         run_of(config).loans.demand(*parameters)
 
     return Router(settings.route, source=settings.source("route"), prefix=settings.prefix, look=look)
+
+
+def _is_libpqs(settings: Config) -> bool:
+    """Whether it is libpq's variables that say where clonedb's own server is."""
+    from clonedb.url import DatabaseURL
+
+    with contextlib.suppress(ConfigError):  # which is told when the server is opened
+        return settings.url is not None and DatabaseURL.parse(settings.url).host is None
+    return False
 
 
 def _concerns(config: pytest.Config) -> bool:

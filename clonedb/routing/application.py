@@ -74,16 +74,20 @@ class Router:
 
     @property
     def found(self) -> Mapping[str, str | None]:
-        """What the variables held that are led to a clone; None for those that were not set."""
+        """What the variables held that are led at the moment; None for those that were not set."""
         return self._environment.found
 
-    def install(self) -> None:
-        """Listen to SQLAlchemy, from here on."""
+    def install(self, *, libpqs_place: bool = True) -> None:
+        """Listen to SQLAlchemy, from here on, and lead the environment nowhere, until a database is entered.
+
+        Without `libpqs_place` libpq's variables go on to say which server they mean, but not which database.
+        """
         from sqlalchemy import event
 
         for target, name, listener in self._listeners():
             event.listen(target, name, listener)
         self._drivers.install()
+        self._environment.lead_nowhere(libpqs_place=libpqs_place)
 
     def uninstall(self) -> None:
         """Leave what is entered still, and listen no more; the environment is what it was."""
@@ -95,6 +99,7 @@ class Router:
             event.remove(target, name, listener)
         self._connections.end()
         self._drivers.uninstall()
+        self._environment.restore()
 
     def _listeners(self) -> list[tuple[Any, str, Callable[..., Any]]]:
         from sqlalchemy.engine import Engine
@@ -141,7 +146,7 @@ class Router:
         if self._entered:
             self._environment.lead_to(self._entered[-1])
         else:
-            self._environment.restore()
+            self._environment.leave()
         if url.database is not None and not self._is_entered(url.database):
             self._standing_in.add(url.database)  # who is still aimed there got it from the environment
             if lasting is not None and lasting.reused:
@@ -164,7 +169,11 @@ class Router:
         """Whether connections to a place are the application's, to be routed."""
         if parse(self._prefix, place.database) is not None or self._is_entered(place.database):
             return place.database in self._standing_in
-        return self._everything or any(place.is_at(other) for other in self._places)
+        return self._everything or self._is_applications(place)
+
+    def _is_applications(self, place: Place) -> bool:
+        """Whether it is what `route` names, or what the variables name while there is no clone."""
+        return place.is_nowhere or any(place.is_at(other) for other in self._places)
 
     def _send(
         self, dialect: Dialect, entry: ConnectionPoolEntry | None, positional: list[Any], keywords: dict[str, Any]
@@ -207,7 +216,7 @@ class Router:
         if str(keywords.get("application_name", "")).startswith("clonedb"):
             return
         place = aimed_at(positional, keywords, libpq.defaults())
-        if any(place.is_at(other) for other in self._places):
+        if self._is_applications(place):
             raise self._refuse(
                 f"a connection to database {place} was refused: {self._shown} means the clone of the test, and only"
                 " SQLAlchemy's engines that are made from a URL can be led there; use `clonedb_dsn`, or read the"

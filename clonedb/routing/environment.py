@@ -1,4 +1,4 @@
-"""The environment variables that name the application's database, and what they hold while a test has a clone."""
+"""The environment variables that name the application's database: what they hold with a clone, and without one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from clonedb.libpq import ASYNCPG, PLACE_VARIABLES, answering
-from clonedb.routing.place import PLACE
+from clonedb.routing.place import NO_DATABASE, NO_DIRECTORY, NO_HOST, PLACE
 
 if TYPE_CHECKING:
     from clonedb.url import DatabaseURL
@@ -16,6 +16,7 @@ __all__ = ["EVERYTHING", "Environment", "variables_in"]
 
 EVERYTHING = "*"
 _OTHER_PLACES = ("PGSERVICE", "PGHOSTADDR")  # libpq lets both win over the others
+_LEADS_ELSEWHERE = frozenset({"hostaddr", "port", "service", "servicefile", "passfile"})  # parameters of a URL
 
 
 def variables_in(route: Iterable[str]) -> tuple[str, ...]:
@@ -24,17 +25,39 @@ def variables_in(route: Iterable[str]) -> tuple[str, ...]:
 
 
 class Environment:
-    """Variables of this process, led to a clone and back.
+    """Variables of this process: led nowhere, from there to a clone and back, and in the end what they were.
 
-    Each is remembered as it was `found`, unless it was found as it was left: a test's monkeypatch that outlives the
-    clone puts the clone's URL back.
+    A value that is set by others meanwhile is put back after a clone, unless it was found as it was left: a test's
+    monkeypatch that outlives the clone puts the clone's URL back.
     """
 
     def __init__(self, variables: Mapping[str, DatabaseURL], defaults: Mapping[str, str]) -> None:
         self._variables = variables
         self._defaults = defaults
-        self.found: dict[str, str | None] = {}
-        self._written: dict[str, str | None] = {}
+        self._nowhere = _Patch()
+        self._clone = _Patch()
+
+    @property
+    def found(self) -> dict[str, str | None]:
+        """What those variables held that are led at the moment; None for those that were not set."""
+        found: dict[str, str | None] = {}
+        for patch in (self._clone, self._nowhere):
+            for name, written in patch.written.items():
+                if found.get(name, os.environ.get(name)) == written:
+                    found[name] = patch.found[name]
+        return found
+
+    def lead_nowhere(self, *, libpqs_place: bool) -> None:
+        """From now on the variables name a server that does not exist, whose name says what to do.
+
+        A URL keeps its form, as settings classes refuse others at import. Of libpq's variables only PGDATABASE changes
+        without `libpqs_place`.
+        """
+        values: dict[str, str | None] = {name: _nowhere(was).render() for name, was in self._variables.items()}
+        values["PGDATABASE"] = NO_DATABASE
+        if libpqs_place:
+            values |= {"PGHOST": NO_DIRECTORY, **dict.fromkeys(_OTHER_PLACES)}
+        self._nowhere.write(values)
 
     def lead_to(self, url: DatabaseURL) -> None:
         """From now on the variables name this database, in URLs of the driver and the query that each had."""
@@ -44,18 +67,39 @@ class Environment:
         values |= {name: keywords[keyword] for name, keyword in PLACE_VARIABLES.items() if keyword in keywords}
         if url.host is not None:
             values |= dict.fromkeys(_OTHER_PLACES)
-        for name in self._written.keys() - values.keys():  # the URL before answered it, and this one does not
+        self._clone.write(values)
+
+    def leave(self) -> None:
+        """Every variable is what it was before a clone: it leads nowhere, or where others have led it."""
+        self._clone.restore()
+
+    def restore(self) -> None:
+        """Every variable that is led is what it was."""
+        for name, value in self.found.items():
+            _set(name, value)
+
+
+class _Patch:
+    """Values `written` to variables, and what was `found` there; None for a variable that is not set."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, str | None] = {}
+        self.written: dict[str, str | None] = {}
+
+    def write(self, values: Mapping[str, str | None]) -> None:
+        """Set these variables; those that were written before and are none of these are what they were."""
+        for name in self.written.keys() - values.keys():
             _set(name, self.found[name])
-            del self._written[name]
+            del self.written[name]
         for name, value in values.items():
             now = os.environ.get(name)
-            if name not in self._written or now != self._written[name]:
+            if name not in self.written or now != self.written[name]:
                 self.found[name] = now
-            self._written[name] = value
+            self.written[name] = value
             _set(name, value)
 
     def restore(self) -> None:
-        """Every variable is what it was."""
+        """Put back what was found."""
         for name, value in self.found.items():
             _set(name, value)
 
@@ -74,3 +118,13 @@ def _like(was: DatabaseURL, url: DatabaseURL) -> DatabaseURL:
     if was.driver == "asyncpg":  # SQLAlchemy hands a query on as asyncpg's own keywords, in which sslmode is ssl
         place = tuple((ASYNCPG[name], value) for name, value in place if name in ASYNCPG)
     return url.replace(driver=was.driver, query=(*place, *query))
+
+
+def _nowhere(was: DatabaseURL) -> DatabaseURL:
+    """A URL of the same form, database and user, of a server that does not exist; its password is not told."""
+    is_socket = was.host is None or was.host.startswith(("/", "@"))
+    return was.replace(
+        host=NO_DIRECTORY if is_socket else NO_HOST,
+        password=None if was.password is None else "none",
+        query=tuple(pair for pair in was.query if pair[0] not in _LEADS_ELSEWHERE),
+    )

@@ -36,7 +36,7 @@ def route_everything(url: DatabaseURL) -> None:
     from sqlalchemy.engine import Engine
     from sqlalchemy.pool import Pool
 
-    database, own = url.database, Place.of(url.conninfo(), {})
+    database, own = url.database, Place.of(url.conninfo(), libpq.defaults())
 
     def guard(positional: list[Any], keywords: Mapping[str, Any]) -> None:
         place = aimed_at(positional, keywords, libpq.defaults())

@@ -14,7 +14,17 @@ from clonedb.libpq import ASYNCPG
 if TYPE_CHECKING:
     from clonedb.url import DatabaseURL
 
-__all__ = ["PLACE", "Place", "aimed_at", "current_database", "reached", "redirect"]
+__all__ = [
+    "NO_DATABASE",
+    "NO_DIRECTORY",
+    "NO_HOST",
+    "PLACE",
+    "Place",
+    "aimed_at",
+    "current_database",
+    "reached",
+    "redirect",
+]
 
 PLACE = frozenset(
     {
@@ -25,6 +35,14 @@ PLACE = frozenset(
     }
 )
 """What says where a connection goes and who connects; `options` (search_path, timeouts) is the caller's and stays."""
+
+NO_HOST = "no-database-in-this-test.use-a-clonedb-fixture.invalid"
+"""The host of a server that does not exist (RFC 6761): drivers and psql show it when they cannot connect."""
+
+NO_DIRECTORY = "/no-database-in-this-test/use-a-clonedb-fixture"
+"""The directory of its socket."""
+
+NO_DATABASE = "no_database_in_this_test__use_a_clonedb_fixture"
 
 _TEXTS = ("dsn", "conninfo")  # asyncpg's and psycopg2's name of a connection string, and psycopg's
 _ASYNCPG_TAKES = ("sslmode", "target_session_attrs")  # beyond the address and the user
@@ -55,6 +73,11 @@ class Place:
         database = given.get("dbname") or defaults.get("dbname") or user
         return cls(frozenset((_host(host), port) for host, port in zip(hosts, ports, strict=True)), str(database))
 
+    @property
+    def is_nowhere(self) -> bool:
+        """Whether that is the place that variables name while no test has a clone."""
+        return self.database == NO_DATABASE or any(host in (NO_HOST, NO_DIRECTORY) for host, _ in self.addresses)
+
     def is_at(self, other: Place) -> bool:
         """Whether both may be the same database."""
         if self.database != other.database:
@@ -66,6 +89,8 @@ class Place:
         return {(name, port) for host, port in self.addresses for name in _names(host)}
 
     def __str__(self) -> str:
+        if self.is_nowhere:
+            return repr(self.database)
         return f"{self.database!r} at {','.join(sorted(f'{host}:{port}' for host, port in self.addresses))}"
 
 
@@ -94,6 +119,8 @@ def _parts(value: Any) -> list[str]:
 
 def _host(name: str) -> str:
     name = name.lower()
+    if name == NO_DIRECTORY:
+        return name
     local = name in ("", "localhost", "::1", "0.0.0.0") or name.startswith(("/", "@", "127."))  # noqa: S104 - compared
     return "localhost" if local else name
 

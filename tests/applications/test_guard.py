@@ -92,3 +92,113 @@ def test_migrations_reach_only_the_database_that_is_built(project: Project, real
     outcome = project.clonedb("build", DATABASE_URL=url, REAL=url).demand(1)
     assert f"a connection to database {real.database!r} at localhost:{real.port} was refused" in outcome.err
     assert str(real.password) not in outcome.text
+
+
+NOWHERE = (
+    CONNECTS
+    + """
+import subprocess, sys
+import clonedb, sqlalchemy as sa
+from pydantic import PostgresDsn, TypeAdapter
+
+AT_IMPORT = os.environ["SHOP_URL"]
+dsn = TypeAdapter(PostgresDsn).validate_python(AT_IMPORT)
+WAYS["sqlalchemy"] = lambda dsn: sa.create_engine(dsn.replace("://", "+psycopg://", 1)).connect().close()
+application = sa.create_engine(AT_IMPORT.replace("://", "+psycopg://", 1))
+BY_HAND = {
+    "psql": ["psql", "-c", "select 1"],
+    "psycopg": [sys.executable, "-c", "import sys, psycopg; psycopg.connect(*sys.argv[1:] or [''])"],
+    "psycopg2": [sys.executable, "-c", "import sys, psycopg2; psycopg2.connect(*sys.argv[1:] or [''])"],
+}
+ASYNCPG = [sys.executable, "-c", "import sys, asyncio, asyncpg; asyncio.run(asyncpg.connect(*sys.argv[1:]))"]
+
+def run(command, *more):
+    return subprocess.run([*command, *more], capture_output=True, text=True)
+
+def test_its_form():
+    assert (dsn.hosts()[0]["username"], dsn.path) == ("shop", "/{database}")
+    assert dsn.hosts()[0]["password"] != "s3cret"
+    assert AT_IMPORT.startswith("postgresql://") and AT_IMPORT.endswith("?application_name=shop")
+
+@pytest.mark.parametrize("way", WAYS)
+def test_in_this_process(way):
+    for url in {os.environ["SHOP_URL"], AT_IMPORT}:
+        with pytest.raises(clonedb.RoutingError, match="use `clonedb_dsn`|ask for the fixture `clonedb`"):
+            WAYS[way](url)
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "sqlalchemy"])
+def test_libpqs_variables_in_this_process(way):
+    for dsn in ("", "postgresql:///postgres"):
+        with pytest.raises(clonedb.RoutingError, match="use `clonedb_dsn`"):
+            WAYS[way](dsn or None if way == "asyncpg" else dsn)
+
+@pytest.mark.parametrize("program", BY_HAND)
+def test_programs(program):
+    for url in ([os.environ["SHOP_URL"]], []):
+        done = run(BY_HAND[program], *url)
+        assert done.returncode and "no-database-in-this-test" in done.stderr and "use-a-clonedb-fixture" in done.stderr
+
+def test_a_program_with_asyncpg():
+    for url in ([os.environ["SHOP_URL"]], []):
+        assert run(ASYNCPG, *url).returncode
+
+def test_with_a_database(clonedb):
+    for program in (*BY_HAND.values(), ASYNCPG):
+        for url in ([os.environ["SHOP_URL"]], []):
+            assert run(program, *url).returncode == 0
+    with application.connect() as connection:
+        assert connection.scalar(sa.text("select current_database()")) == clonedb.name
+
+@pytest.mark.parametrize("n", range(2))
+def test_what_a_test_sets_is_its_own(n, monkeypatch):
+    assert "use-a-clonedb-fixture" in os.environ["SHOP_URL"]
+    monkeypatch.setenv("SHOP_URL", "postgresql://me@elsewhere/mine")
+    monkeypatch.setenv("PGHOST", "elsewhere")
+    assert "elsewhere" in run([sys.executable, "-c", "import os; print(os.environ['SHOP_URL'])"]).stdout
+    assert os.environ["PGHOST"] == "elsewhere"
+
+@pytest.fixture(scope="module")
+def of_the_module():
+    os.environ["SHOP_URL"] = "postgresql://me@elsewhere/mine"
+
+def test_what_a_fixture_sets_stays(of_the_module):
+    assert "elsewhere" in os.environ["SHOP_URL"]
+
+def test_beside_a_database(of_the_module, clonedb):
+    assert os.environ["SHOP_URL"].endswith(f"/{clonedb.name}?application_name=shop")
+
+def test_and_is_put_back():
+    assert os.environ["SHOP_URL"] == "postgresql://me@elsewhere/mine"
+"""
+)
+
+
+@pytest.mark.parametrize("route", ["SHOP_URL", "*"])
+def test_without_a_database_variables_lead_nowhere(items: Project, real: DatabaseURL, route: str) -> None:
+    """Each driver and program is refused, and shown what to do; settings read at import find a URL as it was."""
+    items.settings(route=["SHOP_URL", route])
+    items.write("test_it.py", NOWHERE.replace("{database}", str(real.database)))
+    url = real.replace(query=(("application_name", "shop"),))
+    libpqs = {f"PG{name.upper()}": str(getattr(url, name)) for name in ("host", "port", "user", "password", "database")}
+    shops = url.replace(user="shop", password="s3cret").render()
+    items.pytest(**libpqs, SHOP_URL=shops, REAL=url.render()).demand()
+
+
+LIBPQS_SERVER = """
+import os, psycopg, pytest, sqlalchemy as sa
+
+def test_no_database():
+    assert "use_a_clonedb_fixture" in os.environ["PGDATABASE"]
+
+def test_another_template(clonedb_at):
+    with sa.create_engine(clonedb_at("one").url).connect() as connection:
+        assert connection.scalar(sa.text("select count(*) from item")) == 0
+"""
+
+
+def test_variables_that_say_where_clonedbs_server_is(items: Project, real: DatabaseURL) -> None:
+    """They are left alone where its URL has no host; the database is none."""
+    items.settings(route=["SHOP_URL"], url="postgresql://")
+    items.write("test_it.py", LIBPQS_SERVER)
+    libpqs = {f"PG{name.upper()}": str(getattr(real, name)) for name in ("host", "port", "user", "password")}
+    items.pytest(SHOP_URL="postgresql://far.invalid/shop", **libpqs).demand()

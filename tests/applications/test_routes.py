@@ -50,9 +50,7 @@ def test_outside_a_clone_it_is_refused(shop: Project, options: tuple[str, ...]) 
     shop.write("test_it.py", REFUSED)
     outcome = run(shop, *options).demand(1)
     assert "1 passed, 1 error" in outcome.out.replace("1 failed, ", "")
-    message = (
-        "RoutingError: a connection to database 'shop' at db.example.invalid:5432 was refused: route = ['DATABASE_URL']"
-    )
+    message = "RoutingError: a connection to database 'shop' was refused: route = ['DATABASE_URL']"
     assert message in outcome.out
     assert "ask for the fixture `clonedb`" in outcome.out
     assert "autouse = true" in outcome.out

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from clonedb.errors import ConfigError, RoutingError
 from clonedb.routing.application import Router
+from clonedb.routing.place import Place
 from clonedb.url import DatabaseURL
 from tests.routing.conftest import MakeRouter
 from tests.routing.engines import engine_on, reached
@@ -138,7 +139,7 @@ def test_clones_nest(
     assert reached(engine) == two.database
     assert os.environ["SHOP_URL"] == two.render()
     router.leave(two)
-    assert os.environ["SHOP_URL"] == shop.render()
+    assert Place.of(DatabaseURL.parse(os.environ["SHOP_URL"]).conninfo(), {}).is_nowhere
     explicit.dispose()
 
 
@@ -169,8 +170,8 @@ def test_engines_made_between_tests(router: Router, one: DatabaseURL, two: Datab
 
 def test_uninstalled(make_router: MakeRouter, shop: DatabaseURL, one: DatabaseURL) -> None:
     """Everything is as if it had never been."""
-    engine, router = engine_on(shop), make_router()
     before = dict(os.environ)
+    engine, router = engine_on(shop), make_router()
     router.enter(one)
     assert reached(engine) == one.database
     router.uninstall()
@@ -187,7 +188,8 @@ def test_libpqs_environment(router: Router, one: DatabaseURL) -> None:
     with psycopg.connect("") as connection:
         assert connection.info.dbname == one.database
     router.leave(one)
-    assert "PGDATABASE" not in os.environ
+    with pytest.raises(RoutingError, match="no_database_in_this_test__use_a_clonedb_fixture"):
+        psycopg.connect("")
 
 
 @pytest.mark.parametrize(

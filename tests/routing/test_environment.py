@@ -1,4 +1,4 @@
-"""The environment variables that name the application's database, while a clone is there and after."""
+"""The environment variables that name the application's database: before, with and after a clone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import pytest
 
 from clonedb.routing.environment import Environment, variables_in
+from clonedb.routing.place import NO_DATABASE, NO_DIRECTORY, NO_HOST
 from clonedb.url import DatabaseURL
 
 CLONE = DatabaseURL.parse("postgresql+psycopg://us:p%40ss@127.0.0.1:5433/clone")
@@ -54,7 +55,7 @@ def test_led_to_a_clone_and_back(was: str, becomes: str) -> None:
     assert (os.environ["PGHOST"], os.environ["PGPORT"]) == ("127.0.0.1", "5433")
     assert (os.environ["PGUSER"], os.environ["PGPASSWORD"]) == ("us", "p@ss")
     assert "PGSERVICE" not in os.environ
-    led.restore()
+    led.leave()
     assert os.environ["SHOP_URL"] == "before"
     assert (os.environ["PGSERVICE"], os.environ["PGDATABASE"]) == ("shop", "mine")
     assert "PGHOST" not in os.environ
@@ -77,7 +78,7 @@ def test_nested() -> None:
     assert os.environ["SHOP_URL"].endswith("/other")
     led.lead_to(CLONE)
     assert os.environ["PGDATABASE"] == "clone"
-    led.restore()
+    led.leave()
     assert os.environ["SHOP_URL"] == "before"
 
 
@@ -86,10 +87,10 @@ def test_a_variable_that_a_longer_patch_put_back() -> None:
     led = environment("postgresql://far/shop")
     led.lead_to(CLONE)
     of_the_clone = os.environ["SHOP_URL"]
-    led.restore()
+    led.leave()
     os.environ["SHOP_URL"] = of_the_clone
     led.lead_to(OTHER)
-    led.restore()
+    led.leave()
     assert os.environ["SHOP_URL"] == "before"
 
 
@@ -97,8 +98,58 @@ def test_a_variable_that_changed_between_clones() -> None:
     """What the project's own fixtures set between tests is what comes back."""
     led = environment("postgresql://far/shop")
     led.lead_to(CLONE)
-    led.restore()
+    led.leave()
     os.environ["SHOP_URL"] = "changed"
     led.lead_to(OTHER)
-    led.restore()
+    led.leave()
     assert os.environ["SHOP_URL"] == "changed"
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [
+        ("postgresql://far/shop", f"postgresql://{NO_HOST}/shop"),
+        (
+            "postgresql+asyncpg://me:x@far:1/shop?ssl=require",
+            f"postgresql+asyncpg://me:none@{NO_HOST}:1/shop?ssl=require",
+        ),
+        ("postgresql:///shop?host=/tmp&service=shop", f"postgresql:///shop?host={NO_DIRECTORY}"),
+        ("postgresql:///shop?hostaddr=10.0.0.1", f"postgresql:///shop?host={NO_DIRECTORY}"),
+        ("postgresql://one:1,two:2/shop?jit=off", f"postgresql://{NO_HOST}/shop?jit=off"),
+    ],
+)
+def test_led_nowhere(was: str, becomes: str) -> None:
+    """A URL keeps its form, and says nothing of the real server or its password; what it was comes back."""
+    led = environment(was)
+    led.lead_nowhere(libpqs_place=True)
+    assert os.environ["SHOP_URL"] == becomes
+    assert (os.environ["PGHOST"], os.environ["PGDATABASE"]) == (NO_DIRECTORY, NO_DATABASE)
+    assert "PGSERVICE" not in os.environ
+    assert led.found == {
+        "SHOP_URL": "before",
+        "PGHOST": None,
+        "PGDATABASE": "mine",
+        "PGSERVICE": "shop",
+        "PGHOSTADDR": None,
+    }
+    led.lead_to(CLONE)
+    assert led.found["SHOP_URL"] == "before"
+    led.leave()
+    assert os.environ["SHOP_URL"] == becomes
+    led.restore()
+    assert os.environ["SHOP_URL"] == "before"
+    assert (os.environ["PGSERVICE"], os.environ["PGDATABASE"]) == ("shop", "mine")
+    assert "PGHOST" not in os.environ
+
+
+def test_a_variable_that_others_set_meanwhile() -> None:
+    """It is theirs: with a clone it leads there, then it is what they set, and in the end, too."""
+    led = environment("postgresql://far/shop")
+    led.lead_nowhere(libpqs_place=True)
+    os.environ["SHOP_URL"] = "theirs"
+    assert "SHOP_URL" not in led.found
+    led.lead_to(CLONE)
+    assert led.found["SHOP_URL"] == "theirs"
+    led.leave()
+    led.restore()
+    assert os.environ["SHOP_URL"] == "theirs"
