@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 from clonedb.migrate.failure import NotMigratedError
 from clonedb.migrate.prepare import Attributes, asked_variables, command_options, demand_postgresql, prepared
 from clonedb.migrate.revision_files import RevisionFiles
-from clonedb.statements import changes_contents
 
 if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
-__all__ = ["Environment", "session_settings"]
+__all__ = ["Environment"]
 
 _LOGGING_INI = """
 [loggers]
@@ -215,23 +214,6 @@ class Environment:
                 config.set_main_option(name, value.replace("{url}", url).replace("%", "%%"))
             config.attributes = attributes
             yield config
-
-
-def session_settings(context: Any, *, ended: bool = False) -> set[tuple[str, str]]:
-    """What SET, or SET LOCAL in this transaction, changed: in a transaction only, as asking must not begin one.
-
-    Left out are settings that change no contents, such as timeouts.
-
-    When the last step has `ended` nothing is left that a transaction begun here could hide from Alembic.
-    """
-    connection = context.connection
-    if connection is None or not (ended or connection.in_transaction()):
-        return set()
-    try:
-        rows = connection.exec_driver_sql("select name, setting from pg_settings where source = 'session'")
-        return {(name, setting) for name, setting in rows if changes_contents(name)}
-    except Exception:  # noqa: BLE001 - a failed transaction tells of itself
-        return {("", "")}
 
 
 def _places(setup: Mapping[str, Any]) -> dict[str, str]:

@@ -31,10 +31,12 @@ class Work:
 
     def __init__(self, setup: dict[str, Any], events: int, requests: int) -> None:
         from clonedb.migrate.environment import Environment
+        from clonedb.migrate.session_settings import SessionSettings
 
         self.setup = setup
         self.step: dict[str, Any] = {}
         self._environment = Environment(setup)
+        self._settings = SessionSettings()
         self._events = os.fdopen(events, "w", buffering=1)
         self._routed = False
         self._requests = requests
@@ -99,6 +101,7 @@ class Work:
         if not self._routed:
             self._routed = True
             share_server(self._roles)
+            self._settings.watch()
             route_everything(DatabaseURL.parse(self.setup["url"]))
 
     def _plan(self, target: str, *, with_env_py: bool) -> dict[str, Any]:
@@ -179,9 +182,7 @@ class Work:
 
     def _reported(self, steps: Iterable[Any], context: Any, direction: str | None) -> Iterator[Any]:
         """The steps, each announced before Alembic takes it and timed when it asks for the next."""
-        from clonedb.migrate.environment import session_settings
-
-        planned, before = list(steps), session_settings(context)
+        planned, before = list(steps), self._settings.of(context)
         for number, step in enumerate(planned, 1):
             script = step.revision
             self._note("revision", script.revision, script.path, direction)
@@ -190,7 +191,7 @@ class Work:
             yield step
             seconds = round(time.perf_counter() - start, 4)
             self._done.append({"name": script.revision, "path": script.path, "seconds": seconds})
-        self._left_behind |= {name for name, _ in session_settings(context, ended=bool(planned)) - before}
+        self._left_behind |= {name for name, _ in self._settings.of(context, ended=bool(planned)) - before}
         self._note()
         self._expected[context.version_table, context.version_table_schema] = context.get_current_heads()
 
