@@ -24,7 +24,12 @@ _NAME = r"\w*pass(?:word|wd|file)?"
 _STOP = r"(?=['\"]?[\])},;.]*(?:\s|$))"
 _IN_QUERY = rf"(?i)([?&]{_NAME}=)(?:[^\s&]+?{_STOP}|[^\s&]+)"
 _QUOTED = r"""\\*'(?:[^'\\]|\\+[^\\]|'')*'|\\*"(?:[^"\\]|\\+[^\\])*"|\\*['"].*"""
-_PARAMETER = rf"(?i)(?<![?&\w])({_NAME})(?:(\\*['\"]?\s*[=:]\s*)(?:{_QUOTED})|(\s*=\s*)(?:\\+[^\\]|\S)+?{_STOP})"
+# a traceback's line with SQLAlchemy's hide_password=False tells no password
+_SHOWN = r"(?!hide_password\s*=)"
+_PARAMETER = (
+    rf"(?i)(?<![?&\w]){_SHOWN}({_NAME})"
+    rf"(?:(\\*['\"]?\s*[=:]\s*)(?:{_QUOTED})|(\s*=\s*)(?:\\+[^\\]|\S)+?{_STOP})"
+)
 _LITERAL = rf"(?i)\b({_NAME}\s+)\\*'(?:[^']|'\\*')*'"
 
 _WHOLE = r"(?s)\A((?:[\w+.=-]*://)?[^:/?]*):.*@"
