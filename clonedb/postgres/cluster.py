@@ -205,8 +205,10 @@ class Cluster:
 
         question = "import locale; locale.setlocale(locale.LC_ALL, 'C.UTF-8')"
         try:
-            subprocess.run([sys.executable, "-I", "-S", "-c", question], stderr=subprocess.DEVNULL, check=True)
-        except (OSError, subprocess.CalledProcessError):
+            subprocess.run(
+                [sys.executable, "-I", "-S", "-c", question], stderr=subprocess.DEVNULL, timeout=10, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
             return "C"
         return "C.UTF-8"
 

@@ -7,13 +7,15 @@ import fcntl
 import os
 
 from clonedb.config import Config
-from clonedb.guest import sleep
+from clonedb.errors import ServerError
+from clonedb.guest import monotonic, sleep
 from clonedb.postgres.state import state_files
 from clonedb.private import PrivateDirectory
 
 __all__ = ["LocalLeases", "is_leased"]
 
 _LOOK = 0.001  # seconds; `is_leased` holds the lock for some microseconds
+_LIMIT = 30.0  # seconds after which the process that holds the lock counts as stopped
 
 
 class LocalLeases:
@@ -28,12 +30,21 @@ class LocalLeases:
         self._held: dict[str, int] = {}
 
     def take(self, name: str) -> None:
-        """Lock the file of a name until `close`; several processes may. Raises ServerError as PrivateDirectory."""
+        """Lock the file of a name until `close`; several processes may.
+
+        Raises ServerError as PrivateDirectory, and when another process holds the lock alone for too long.
+        """
         if name in self._held:
             return
         files = _files(self._config)
         files.make()
+        begin = monotonic()
         while (descriptor := files.try_lock(name, fcntl.LOCK_SH)) is None:
+            if monotonic() - begin > _LIMIT:
+                raise ServerError(
+                    f"waited {_LIMIT:g} s for the lock on {str(files.path / name)!r}, which another process holds (it"
+                    " may be stopped; `fuser` of that file tells which); end that process and try again"
+                )
             sleep(_LOOK)
         self._held[name] = descriptor
 

@@ -6,6 +6,8 @@ import select
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
+from clonedb.errors import ServerError
+
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
 
@@ -17,12 +19,15 @@ Row: TypeAlias = tuple[bytes | None, ...]
 Results: TypeAlias = list[list[Row]]
 """The rows of those statements that have any, in their order."""
 
+LIMIT = 600.0
+"""Seconds without a byte from the server after which its process counts as stopped."""
+
 
 def ask(connection: PGconn, statements: Iterable[str]) -> Results:
     """Send statements in one message, and wait for the answer.
 
     A cursor would take 15 us for each of them, more than the server does: descriptions, loaders, a generator. Raises
-    psycopg's errors, after the whole answer has come.
+    psycopg's errors, after the whole answer has come, and ServerError when none comes.
     """
     send(connection, statements)
     return answer(connection)
@@ -37,7 +42,10 @@ def send(connection: PGconn, statements: Iterable[str]) -> None:
 
 
 def answer(connection: PGconn) -> Results:
-    """Wait for what was sent; raises the first error. An interrupt leaves the connection in the middle of it."""
+    """Wait for what was sent; raises the first error, and ServerError when no answer comes.
+
+    After that, and after an interrupt, the connection is in the middle of it.
+    """
     from psycopg.errors import error_from_result
     from psycopg.pq import ExecStatus
 
@@ -93,4 +101,8 @@ def _wait(connection: PGconn, what: int) -> None:
     """As Python waits, so that Ctrl-C comes through and other threads go on."""
     waiting = select.poll()
     waiting.register(connection.socket, what)
-    waiting.poll()
+    if not waiting.poll(LIMIT * 1000):
+        raise ServerError(
+            f"the server's process {connection.backend_pid} has not answered for {LIMIT:g} s; it may be stopped: let it"
+            " go on (kill -CONT), or end it"
+        )

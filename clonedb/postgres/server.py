@@ -64,7 +64,7 @@ class Server:
         self._local = LocalLeases(config)
         self._lock = threading.RLock()
         self._number = 0
-        self._lost = 0
+        self._opened = 0  # sessions with the maintenance database, one after the other
         self.info = self.run(sql.server_info)
         try:
             self.proxied = lease is None and self.run(self._is_proxied)
@@ -124,7 +124,7 @@ class Server:
             try:
                 return statement(connection)
             except psycopg.errors.InsufficientPrivilege as error:
-                raise self._denied(error) from error
+                raise self._denied(error, connection.info.user) from error
             except psycopg.OperationalError as error:
                 if not connection.broken:
                     raise
@@ -146,11 +146,13 @@ class Server:
         It costs no round trip: a session that the server has ended shows that by a socket that can be read.
         """
         session = self._maintenance
-        busy = self._pid != getpid() or session is None or not self._lock.acquire(blocking=False)
-        if busy or session is None:  # another thread waits for an answer on it, and will see
-            return self._lost
+        if session is None:
+            return self._opened
+        lost = self._opened - 1
+        if self._pid != getpid() or not self._lock.acquire(blocking=False):
+            return lost  # another thread waits for an answer on it, and will see
         try:
-            return self._lost + (session.closed or not is_alive(session.pgconn))
+            return lost + (session.closed or not is_alive(session.pgconn))
         finally:
             self._lock.release()
 
@@ -166,7 +168,6 @@ class Server:
             self._used.clear()
             self._local.forget()
         if self._maintenance is None or self._maintenance.closed:
-            self._lost += hasattr(self, "info")
             connection = self._open_maintenance()
             try:
                 self._lock_again(connection)
@@ -174,6 +175,7 @@ class Server:
                 connection.close()
                 raise
             self._maintenance = connection
+            self._opened += 1
         return self._maintenance
 
     def _lock_again(self, connection: Connection[Any]) -> None:
@@ -194,12 +196,11 @@ class Server:
         connection.execute(settings)
         return connection
 
-    def _denied(self, error: Exception) -> PermissionDeniedError:
+    def _denied(self, error: Exception, user: str) -> PermissionDeniedError:
         message = str(error).strip().splitlines()[0]
-        role = f"role {self.info.user!r}" if hasattr(self, "info") else "the role"
         return PermissionDeniedError(
             f"{self.about}: {message}; clonedb creates databases there: "
-            f"grant it with `ALTER ROLE ... CREATEDB` as a superuser ({role}), or use another url"
+            f"grant it with `ALTER ROLE ... CREATEDB` as a superuser (role {user!r}), or use another url"
         )
 
     def demand_createdb(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Self
 
+from clonedb.errors import ServerError
 from clonedb.postgres import message, sql
 from clonedb.postgres.server import Server
 from clonedb.templates.metadata import Template
@@ -51,7 +52,7 @@ class Guess:
         if self._made is None:
             try:
                 message.answer(self._connection.pgconn)
-            except psycopg.Error:
+            except (psycopg.Error, ServerError):
                 self._made = False
             else:
                 self._made = True

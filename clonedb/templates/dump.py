@@ -112,8 +112,8 @@ def pg_dump(server: Server) -> Path:
     A newer one writes settings that an older server does not know. Raises ServerError with what to install.
     """
     for path in _candidates(server):
-        with contextlib.suppress(OSError):
-            said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
             if (match := re.search(r"(\d+)", said)) and int(match[1]) == server.info.major:
                 return path
     major = server.info.major

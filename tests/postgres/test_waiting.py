@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import time
@@ -12,10 +13,11 @@ import pytest
 
 from clonedb.clone import create_empty
 from clonedb.errors import ServerError
-from clonedb.postgres import sql
+from clonedb.postgres import local_leases, message, sql
 from clonedb.postgres.embedded import _failure_since, _stamp
+from clonedb.postgres.local_leases import LocalLeases
 from clonedb.postgres.server import open_server
-from clonedb.postgres.state import Place
+from clonedb.postgres.state import Place, state_files
 from tests.postgres.sandbox import Sandbox
 
 
@@ -48,3 +50,52 @@ def test_a_stopped_process_of_the_server_stops_no_drop_for_ever(
                 os.kill(other.info.backend_pid, signal.SIGCONT)
         clone.drop()
         assert server.run(lambda connection: sql.find_database(connection, clone.name)) is None
+
+
+def test_a_lease_file_that_a_stopped_process_holds(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was stopped while it looked at a lease keeps it locked: the wait has a limit and names the file."""
+    monkeypatch.setattr(local_leases, "_LIMIT", 0.2)
+    leases = state_files(sandbox.config) / "leases"
+    leases.make()
+    locked = leases.try_lock("owner", fcntl.LOCK_EX)
+    assert locked is not None
+    ours = LocalLeases(sandbox.config)
+    try:
+        with pytest.raises(
+            ServerError, match=r"waited 0\.2 s for the lock on '.+/leases/owner', which another process"
+        ):
+            ours.take("owner")
+    finally:
+        os.close(locked)
+    ours.take("owner")
+    assert local_leases.is_leased(sandbox.config, "owner")
+    ours.close()
+    assert not local_leases.is_leased(sandbox.config, "owner")
+
+
+def test_an_answer_that_does_not_come(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of the server that was stopped answers nothing: the wait has a limit and names the process."""
+    monkeypatch.setattr(message, "LIMIT", 0.2)
+    with (
+        contextlib.closing(open_server(sandbox.config)) as server,
+        contextlib.closing(server.connect("template1")) as other,
+    ):
+        os.kill(other.info.backend_pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(ServerError, match=f"process {other.info.backend_pid} has not answered for 0.2 s"):
+                message.ask(other.pgconn, ["select 1"])
+        finally:
+            os.kill(other.info.backend_pid, signal.SIGCONT)
+
+
+def test_a_lost_session_is_counted_until_another_is_there(sandbox: Sandbox) -> None:
+    """`crashes` counts a lost session once: when it is lost, while there is none, and when there is another."""
+    with contextlib.closing(open_server(sandbox.config)) as server:
+        assert server.crashes == 0
+        for number in (1, 2):
+            pid = server.run(sql.own_pid)
+            with contextlib.closing(server.connect("postgres")) as other:
+                other.execute("select pg_terminate_backend(%s, 5000)", [pid])
+            assert server.crashes == number
+            assert server.run(sql.own_pid) != pid
+            assert server.crashes == number
