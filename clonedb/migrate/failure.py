@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import sys
@@ -48,6 +49,12 @@ _HINTS = MappingProxyType(
         "requires an async driver": 'set driver = "asyncpg" (or "psycopg") in [tool.clonedb]',
     }
 )
+_DRIVERS_DIFFER = (
+    "psycopg sends values with a type, and psycopg2, which is installed, too, writes them into the statement; if it was"
+    ' written for psycopg2: driver = "psycopg2" in [tool.clonedb], or postgresql+psycopg2:// in the URL that env.py'
+    " reads"
+)
+_OF_TYPES = ("42804", "42883", "42P18")  # datatype_mismatch, undefined_function, indeterminate_datatype
 _MISSING_EXTENSION = ("0A000", "58P01")
 _DISK_FULL = "53100"
 _DENIED = "42501"
@@ -242,7 +249,15 @@ def _hint(error: BaseException) -> str | None:
         return f'the URL asks for the driver {error.name}, which is not installed; install it or set driver = "psycopg"'
     if isinstance(error, ModuleNotFoundError):
         return "is its directory on sys.path? alembic.ini's prepend_sys_path and pytest's pythonpath are used"
+    if _is_of_types(error):
+        return _DRIVERS_DIFFER
     return next((hint for part, hint in _HINTS.items() if part in text), None)
+
+
+def _is_of_types(error: BaseException) -> bool:
+    """Whether psycopg's way to send values may be what failed, and psycopg2 is there to do it its own way."""
+    of_psycopg = type(error).__module__.startswith("psycopg.") and _sqlstate(error) in _OF_TYPES
+    return of_psycopg and importlib.util.find_spec("psycopg2") is not None
 
 
 def scrub(text: str, secrets: Iterable[str]) -> str:
