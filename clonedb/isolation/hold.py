@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from clonedb import driver_state
+from clonedb import driver_state, staying
 from clonedb.errors import BoundsError
 from clonedb.statements import spoils
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection as EngineConnection, Engine
+    from sqlalchemy.pool import ConnectionPoolEntry
 
 __all__ = ["INSTEAD", "Hold", "refusal"]
 
@@ -58,6 +59,7 @@ class Hold:
         self._stays = False
         event.listen(engine, "do_connect", self._open_gate)
         event.listen(engine, "connect", self._close_gate)
+        event.listen(engine, "checkout", _demand_alive)
         event.listen(engine, "commit", self._refuse_commit)
         event.listen(engine, "after_cursor_execute", self._look)
         self.engine = engine
@@ -115,6 +117,14 @@ class Hold:
     def _leave(self, what: str) -> NoReturn:
         self.left = self.told = True
         raise refusal(what)
+
+
+def _demand_alive(_connection: object, entry: ConnectionPoolEntry, _proxy: object) -> None:
+    """The pool is about to hand out a connection: one that the server has ended between two tests is replaced."""
+    from sqlalchemy.exc import DisconnectionError
+
+    if staying.is_gone(entry):
+        raise DisconnectionError("the server has ended it")
 
 
 def _end(dbapi_connection: Any) -> tuple[bool, bool] | None:

@@ -130,6 +130,11 @@ class Connector:
                 f"{cannot}; check that it runs, and its host, port, user and password"
                 f" (url is from {config.source('url')}; connect_timeout = {config.connect_timeout:g} s)"
             )
+        if state == pq.Ping.OK and database == config.maintenance_database and "does not exist" in reason:
+            return ServerError(
+                f"{cannot}; a migration or a test has dropped it, and nothing works here without it: run"
+                " `clonedb server reset`, after which the server begins anew"
+            )
         if state == pq.Ping.OK:
             return ServerError(cannot)
         return ServerError(f"{cannot}; {self._ending()}")

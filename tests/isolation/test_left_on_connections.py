@@ -100,6 +100,25 @@ def test_sessions_that_ended_between_tests(items: Project, isolation: str, admin
     run(items).demand()
 
 
+HELD_ONE = (
+    RESTARTED[: RESTARTED.index("@pytest.mark")]
+    + """
+@pytest.mark.parametrize("number", range(3))
+def test_the_held_session_works(number, restarted, clonedb_session):
+    assert clonedb_session.scalar(sa.text("select name from item")) == "seeded"
+    clonedb_session.execute(sa.text("delete from item"))
+    clonedb_session.commit()
+"""
+)
+
+
+def test_a_held_session_that_ended_between_tests(items: Project, admin_dsn: str) -> None:
+    """Under `rollback`, too, where one connection goes from test to test."""
+    items.environment |= {"CLONEDB_ISOLATION": "rollback", "ADMIN": admin_dsn}
+    items.write("test_it.py", HELD_ONE)
+    run(items).demand()
+
+
 FUNCTIONS = """
     create extension citext;
     create function quick() returns text language sql as $$ select set_config('work_mem', '5MB', false) $$;

@@ -67,6 +67,7 @@ def test_a_server_that_recovers_is_waited_for(machine: Machine, config: Config) 
     with contextlib.closing(machine.open(config)) as server, ThreadPoolExecutor() as threads:
         (machine.data / "standby.signal").touch()  # recovery goes on until it is promoted
         machine.crash()
+        wait_until(lambda: server.crashes > 0)
         found = threads.submit(server.run, sql.server_info)
         wait_until(lambda: bool(machine.said))
         assert not found.done()

@@ -13,7 +13,8 @@ import psycopg
 import pytest
 
 from clonedb.errors import ServerError
-from clonedb.postgres import embedded
+from clonedb.postgres import embedded, sql
+from clonedb.postgres.server import open_server
 from tests.postgres.sandbox import ROOT, Sandbox, accepts, answer, by_loopback, is_alive, query, wait_until
 
 
@@ -244,3 +245,16 @@ def test_binaries_that_were_deleted_or_replaced(sandbox: Sandbox, what: str) -> 
             assert second.started
             assert second.name == first.name
             assert query(second, "select 1") == 1
+
+
+def test_a_dropped_maintenance_database(sandbox: Sandbox) -> None:
+    """A migration or a test may drop `postgres`: the error says what brings the server back, and that does."""
+    with contextlib.closing(open_server(sandbox.config)) as server:
+        with contextlib.closing(server.connect("template1")) as other:
+            other.execute("drop database postgres with (force)")
+        with pytest.raises(ServerError, match=r"has dropped it, .* run `clonedb server reset`, after which"):
+            server.run(sql.server_info)
+    with pytest.raises(ServerError, match=r"'postgres' of embedded server .* run `clonedb server reset`"):
+        open_server(sandbox.config)
+    assert embedded.reset(sandbox.config) == [sandbox.place.name]
+    open_server(sandbox.config).close()
