@@ -182,8 +182,9 @@ def _too_large(templates: Iterable[tuple[bool, float, _Found]]) -> Iterator[_Fou
 def _drop(server: Server, own: Connection[Any], found: Name, *, kept_too: bool) -> bool:
     """Drop a database while holding the lock that proves nobody uses it; False when somebody does.
 
-    Raises ServerError when somebody has a kept one open, whose owner is gone, and psycopg's error when PostgreSQL
-    refuses.
+    Raises ServerError when a client is connected to it: a person to a kept one, or tests to one whose owner on another
+    host has lost the session with its lock and not noticed yet (an embedded server's users are on this one, where file
+    locks tell). Raises psycopg's error when PostgreSQL refuses.
     """
     name, key = found.text, _lock_of(found)
     if is_leased(server.config, _lease_of(found)) or not locks.try_lock(own, key):
@@ -193,7 +194,7 @@ def _drop(server: Server, own: Connection[Any], found: Name, *, kept_too: bool) 
         kept = database is not None and Kept.from_json(database.comment) is not None
         if database is None or (kept and not kept_too):
             return False
-        if kept and (users := sql.sessions(own, name)):
+        if (kept or not server.embedded) and (users := sql.sessions(own, name, "client backend")):
             raise ServerError(f"database {name!r} is open in {'; '.join(users)}: close it there first")
         sql.drop_whatever(own, database)
     finally:

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
 import clonedb
+from clonedb.clone import create_empty
 from clonedb.config import Config
 from clonedb.errors import ServerError
 from clonedb.gc import collect, drop_one, enforce_retention, inventory, keep
@@ -131,6 +133,27 @@ def test_a_living_owner_keeps_what_it_has(
         assert sorted(left()) == sorted([template, *lives])
     until_noticed(server, lives)
     assert {leftover.name for leftover in collect(server, everything=True)} == {template, *lives}
+
+
+def test_a_lost_session_on_another_host(
+    server: Server, server_url: str, tmp_path: Path, left: Callable[[], list[str]]
+) -> None:
+    """Where no file lock is seen, client sessions keep a database, and the owner's next statement takes its lock again."""
+    clone = create_empty(server)
+    elsewhere = server.config.replace("another host", url=server_url, state_dir=str(tmp_path))
+    with contextlib.closing(open_server(elsewhere)) as other:
+        refused: list[str] = []
+        with clone.connect() as client:
+            pid = server.run(sql.own_pid)
+            client.execute("select pg_terminate_backend(%s, 5000)", [pid])
+            assert collect(other, refused=lambda leftover: refused.append(leftover.why)) == []
+            assert f"database '{clone.name}' is open in pid {client.info.backend_pid} " in refused[0]
+            assert client.execute("select 1").fetchone() == (1,)
+        assert server.run(sql.own_pid) != pid
+        assert collect(other, refused=lambda leftover: refused.append(leftover.why)) == []
+        assert len(refused) == 1
+        assert left() == [clone.name]
+    clone.drop()
 
 
 def test_a_lock_counts_in_every_database(server: Server, prefix: str) -> None:

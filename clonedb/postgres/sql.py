@@ -242,12 +242,12 @@ def backend_pids(connection: Connection[Any], name: str) -> list[int]:
     return [row[0] for row in rows]
 
 
-def sessions(connection: Connection[Any], name: str) -> list[str]:
-    """Who is connected to a database: `pid 4711 (psql) of alice from 10.0.0.7`, a line each."""
+def sessions(connection: Connection[Any], name: str, kind: str = "%") -> list[str]:
+    """Who is connected to a database: `pid 4711 (psql) of alice from 10.0.0.7`, a line each; `kind` is for LIKE."""
     rows = connection.execute(
         "select pid, application_name, usename, client_addr::text from pg_stat_activity"
-        " where datname = %s and pid <> pg_backend_pid()",
-        [name],
+        " where datname = %s and pid <> pg_backend_pid() and backend_type like %s",
+        [name, kind],
     )
     return [
         f"pid {pid} ({application or 'no application_name'}) of {user}" + (f" from {address}" if address else "")
