@@ -194,7 +194,8 @@ def _drop(server: Server, own: Connection[Any], found: Name, *, kept_too: bool) 
         kept = database is not None and Kept.from_json(database.comment) is not None
         if database is None or (kept and not kept_too):
             return False
-        if (kept or not server.embedded) and (users := sql.sessions(own, name, "client backend")):
+        telling = kept or not (server.embedded or server.proxied)  # a pooler keeps sessions whose clients are gone
+        if telling and (users := sql.sessions(own, name, "client backend")):
             raise ServerError(f"database {name!r} is open in {'; '.join(users)}: close it there first")
         sql.drop_whatever(own, database)
     finally:
