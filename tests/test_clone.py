@@ -67,7 +67,7 @@ def test_settings_as_arguments(items: Project, prefix: str, server_url: str, mon
         clonedb.template(items.directory, tagret="one")
     with pytest.raises(ConfigError, match="strategy is 'copy'"):
         clonedb.template(items.directory, strategy="copy")
-    with pytest.raises(NoMigrationsError):
+    with pytest.raises(NoMigrationsError, match="no Alembic migrations were found"):
         clonedb.template(Path("/"))
 
 

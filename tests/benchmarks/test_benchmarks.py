@@ -83,7 +83,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     }
     for file in files:
         start = file.read_bytes()[:300]
-        assert start.startswith(b"\x89PNG") if file.suffix == ".png" else b"<svg" in start or b"<?xml" in start
+        assert start.startswith({".png": b"\x89PNG", ".svg": b"<?xml"}[file.suffix])
     assert list(draw({"benchmarks": {}, "machine": {}, "date": ""}, tmp_path / "none")) == []
 
 

@@ -76,15 +76,10 @@ def test_a_difference_is_shown_with_the_program(laboratory: Laboratory, monkeypa
 
     statement = "insert into watched (n) values (42)"
     program = Program((Step(1, statement, None, "dml"),), ("commit", "close", "leave"))
-    monkeypatch.setattr("clonedb.rewind.rewinder.Rewinder._rewind", lambda *_: _Untouched())
+    monkeypatch.setattr("clonedb.rewind.rewinder.Rewinder._rewind", lambda *_: "untouched")
     with pytest.raises(DifferenceError) as caught:
         laboratory.run(program)
     assert f"1: {statement}" in str(caught.value)
     assert "rows of public.watched" in str(caught.value)
     assert "+ (11,42,1)" in str(caught.value)
     assert caught.value.life == (program,)
-
-
-class _Untouched:
-    kind = "untouched"
-    why = ""

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from clonedb.fingerprint import (
-    Difference,
-    differences,
-)
+from clonedb.fingerprint import Difference, differences, fingerprint
+from clonedb.keys import TEMPLATE_KEYS
+from clonedb.project.find import find_project
 from tests.fingerprint.sample import FILE_KINDS, FILES, SERVER, Change, Sample, Shown, changed, edit, rewrite, setting
 
 
@@ -167,6 +166,40 @@ def test_versions_are_found_without_dist_info(sample: Sample, tmp_path: Path, mo
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
 
     assert sample.fingerprint() == usual
+
+
+# for each setting that makes a template: another value than the sample's
+OTHER_VALUES: dict[str, object] = {
+    "alembic": {"version_table": "other"},
+    "alembic_ini": "other.ini",
+    "alembic_section": "other",
+    "extensions": ["pgcrypto", "vector"],
+    "locale": "C",
+    "prepare": "shop.data:rows",
+    "roles": ["app", "other"],
+    "salt": "pepper",
+    "seed": ["seeds.sql"],
+    "target": "a",
+    "watch": ["schema/one.csv"],
+    "x": ["tenant=two"],
+}
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATE_KEYS - {"base"}))
+def test_every_setting_of_a_template_is_an_input(sample: Sample, name: str) -> None:
+    """Two values of a setting that makes a template never give one template."""
+    sample.write("other.ini", (sample.rootdir / "alembic.ini").read_text() + "other = 1\n")
+    sample.append("alembic.ini", "[other]\nscript_location = migrations\nother = 1\n")
+    assert changed(sample, setting(**{name: OTHER_VALUES[name]}))
+
+
+def test_the_base_is_an_input(sample: Sample) -> None:
+    """The digest of the template below counts, and so whatever changes that one."""
+    project = find_project(sample.config)
+    found = [
+        fingerprint(sample.config, project, SERVER, index_dir=None, base=base) for base in (None, "0" * 64, "1" * 64)
+    ]
+    assert len({one.digest for one in found}) == 3
 
 
 def test_prepare_is_an_input(sample: Sample) -> None:

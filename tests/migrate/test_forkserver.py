@@ -102,7 +102,7 @@ def test_a_module_that_stands_in_front_gets_a_fresh_interpreter(
     monkeypatch.syspath_prepend(str(front))
     found = look()
     assert (found["forked"], found["parent"]) == (False, server)
-    assert found["uuid"] == str(front / "uuid.py") if name == "uuid" else uuid.__file__
+    assert found["uuid"] == (str(front / "uuid.py") if name == "uuid" else uuid.__file__)
     (front / f"{name}.py").unlink()
     assert look()["forked"]
 
