@@ -19,6 +19,7 @@ __all__ = [
     "hear",
     "is_held",
     "is_idle",
+    "is_in_state",
     "let_go",
     "package_of",
     "pid_of",
@@ -111,23 +112,33 @@ def is_idle(connection: Any) -> bool:
     return not is_held(connection) and int(driver.info.transaction_status) == 0  # libpq's PQTRANS_IDLE
 
 
-def state_of(connection: Any) -> tuple[object, ...]:
-    """Everything that a caller may change in the driver's objects, in a shape that later states are compared with."""
+def state_of(connection: Any) -> list[object]:
+    """Everything that a caller may change in the driver's objects; a copy, which later states are compared with."""
+    state: list[object] = _copied(_state_of(connection))
+    return state
+
+
+def is_in_state(connection: Any, state: list[object]) -> bool:
+    """Whether the driver's objects are as they were when their state was copied."""
+    return _state_of(connection) == state
+
+
+def _state_of(connection: Any) -> list[object]:
     driver = driver_of(connection)
     package = package_of(connection)
     state: list[object] = [
-        {name: _copied(value) for name, value in getattr(driver, "__dict__", {}).items() if name not in _PSYCOPGS_OWN}
+        {name: value for name, value in getattr(driver, "__dict__", {}).items() if name not in _PSYCOPGS_OWN}
     ]
     if package == "psycopg":
         state += [getattr(driver, name) for name in _PSYCOPG]
         state += [driver.pgconn.notice_handler, driver.pgconn.notify_handler, *_adapters(driver.adapters)]
     elif package == "psycopg2":
-        state += [_copied(getattr(driver, name)) for name in _PSYCOPG2]
+        state += [getattr(driver, name) for name in _PSYCOPG2]
     else:
-        state += [_copied(value) for value in (*(getattr(driver, name) for name in _ASYNCPG), _codecs(driver))]
+        state += [*(getattr(driver, name) for name in _ASYNCPG), _codecs(driver)]
     if driver is not connection:
         state += [getattr(connection, name, None) for name in _ADAPTED]
-    return tuple(state)
+    return state
 
 
 def reported(connection: Any) -> tuple[object, ...]:
@@ -212,10 +223,10 @@ def _codecs(driver: Any) -> object:
     return custom
 
 
-def _copied(value: object) -> object:
-    """A collection as it is now."""
+def _copied(value: Any) -> Any:
+    """A collection as it is now, which is equal to the same one as long as nothing in it changes."""
     if isinstance(value, dict):
         return {key: _copied(one) for key, one in value.items()}
-    if isinstance(value, (list, deque)):
-        return tuple(map(_copied, value))
-    return frozenset(value) if isinstance(value, set) else value
+    if isinstance(value, (list, deque, set)):
+        return type(value)(map(_copied, value))
+    return value

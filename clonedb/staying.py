@@ -48,7 +48,7 @@ class _Past:
     `raw` is true from when the pool hands it out until an engine's `connect` shows it.
     """
 
-    state: tuple[object, ...]
+    state: list[object]
     reported: tuple[object, ...]
     info: dict[Any, Any]
     engine: Engine | None = None
@@ -207,7 +207,7 @@ def _may_stay(entry: Any) -> bool:
         and (past.heard or not past.raw)
         and getattr(dialect, "client_encoding", None) is None
         and driver_state.is_idle(connection)
-        and driver_state.state_of(connection) == past.state
+        and driver_state.is_in_state(connection, past.state)
     )
 
 
