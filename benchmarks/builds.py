@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.apparatus.places import configuration, run, state_dir
 from benchmarks.apparatus.schemas import write_long_history
 from benchmarks.apparatus.tables import Chart, Measurement, Table, ratio
-from clonedb.postgres import binaries, embedded
+from clonedb.embedded import binaries, leases
 
 __all__ = ["measure"]
 
@@ -39,7 +39,7 @@ import json, sys, time
 from pathlib import Path
 from benchmarks.apparatus.places import configuration
 from clonedb.api import open_template
-from clonedb.templates.dump import export
+from clonedb.archive.dump import export
 with open_template(configuration(Path(sys.argv[1]), rootdir=Path(sys.argv[2]))) as template, template.clone() as clone:
     begin = time.perf_counter()
     export(template.server, template.record, clone.name, Path(sys.argv[3]))
@@ -51,7 +51,7 @@ from pathlib import Path
 from benchmarks.apparatus.places import configuration
 from clonedb.api import fingerprint_of
 from clonedb.progress import Silence
-from clonedb.templates.restore import restore
+from clonedb.archive.restore import restore
 config = configuration(Path(sys.argv[1]), rootdir=Path(sys.argv[2]))
 server, _, wanted = fingerprint_of(config)
 template = restore(server, config, wanted, Path(sys.argv[3]), run=sys.argv[4], progress=Silence())
@@ -139,7 +139,7 @@ def _restored(state: Path, length: int, samples: int) -> Table:
 @contextlib.contextmanager
 def _server() -> Iterator[Path]:
     """A state directory whose server is up."""
-    with state_dir() as state, embedded.lease(config := configuration(state), binaries.choose(config, ())):
+    with state_dir() as state, leases.lease(config := configuration(state), binaries.choose(config, ())):
         yield state
 
 
@@ -156,7 +156,7 @@ def _open(state: Path, project: Path, how: str) -> dict[str, Any]:
 
 
 def _forget(state: Path) -> None:
-    from clonedb.gc import collect
+    from clonedb.clones.gc import collect
     from clonedb.postgres.server import open_server
 
     server = open_server(configuration(state))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.apparatus.places import configuration, environment, state_dir, timed
 from benchmarks.apparatus.tables import Measurement, Table
-from clonedb.postgres import embedded
+from clonedb.embedded import leases
 
 __all__ = ["measure"]
 
@@ -24,7 +24,7 @@ def measure(*, quick: bool) -> Iterator[Table]:
         with state_dir() as state:
             firsts.append(_demo(state, "built in")[0])
             for _ in range(1 if quick else 3):
-                embedded.stop(configuration(state))
+                leases.stop(configuration(state))
                 stopped.append(_demo(state, "reused")[0])
                 seconds, passed = _demo(state, "reused")
                 running.append(seconds)

@@ -21,8 +21,8 @@ FINGERPRINT = """
 import json, statistics, sys, time
 from pathlib import Path
 begin = time.perf_counter()
-from clonedb.config import Config
-from clonedb.fingerprint import ServerFacts, fingerprint
+from clonedb.settings.config import Config
+from clonedb.project.fingerprint import ServerFacts, fingerprint
 from clonedb.project.find import find_project
 imported = time.perf_counter()
 config = Config(rootdir=Path(sys.argv[1]))

@@ -12,7 +12,7 @@ import clonedb.demo
 from benchmarks.apparatus.places import configuration, environment, state_dir, timed
 from benchmarks.apparatus.tables import Measurement, Table
 from benchmarks.published import HISTORIES, History, install
-from clonedb.postgres import binaries, embedded
+from clonedb.embedded import binaries, leases
 
 __all__ = ["measure"]
 
@@ -22,7 +22,7 @@ import json, sys, time
 begin = time.perf_counter()
 import clonedb
 from clonedb.api import open_template
-from clonedb.settings import load
+from clonedb.settings.load import load
 from pathlib import Path
 with open_template(load(Path.cwd()), rebuild=sys.argv[1] == "rebuild") as template:
     opened = time.perf_counter() - begin
@@ -46,7 +46,7 @@ def measure(*, quick: bool) -> Iterator[Table]:
     with state_dir() as state:
         config = configuration(state)
         variables = environment(CLONEDB_STATE_DIR=str(state), CLONEDB_IDLE_TIMEOUT="300")
-        with embedded.lease(config, binaries.choose(config, ())):
+        with leases.lease(config, binaries.choose(config, ())):
             for history in HISTORIES:
                 yield _published(history, state, variables, quick=quick)
             shop = Path(clonedb.demo.__file__).parent

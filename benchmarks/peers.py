@@ -21,8 +21,8 @@ from benchmarks.apparatus.peers.suite import Run, Suite, SuiteError
 from benchmarks.apparatus.places import bases, state_dir
 from benchmarks.apparatus.schemas import write_medium_schema
 from benchmarks.apparatus.tables import Chart, Measurement, Table, ratio
-from clonedb.config import Config
-from clonedb.postgres import binaries
+from clonedb.embedded import binaries
+from clonedb.settings.config import Config
 
 __all__ = ["given_server", "measure", "ordinary"]
 

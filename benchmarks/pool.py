@@ -13,7 +13,7 @@ from benchmarks.apparatus.places import configuration, environment, state_dir, t
 from benchmarks.apparatus.schemas import write_medium_schema
 from benchmarks.apparatus.tables import Measurement, Table
 from clonedb.api import OpenTemplate, open_template
-from clonedb.pool import Pool
+from clonedb.clones.pool import Pool
 from clonedb.postgres.cap import Cap
 
 __all__ = ["measure"]
@@ -26,7 +26,7 @@ _CONFTEST = """
 import os, pytest
 
 if os.environ["POOL"] == "0":
-    from clonedb.pool import Pool
+    from clonedb.clones.pool import Pool
     take = Pool.take
     Pool.take = lambda self, make_room=lambda: None, *, ahead=0: take(self, make_room)
 """

@@ -19,8 +19,8 @@ from benchmarks.apparatus.schemas import write_medium_schema
 from benchmarks.apparatus.tables import Measurement, Table, ratio
 from benchmarks.apparatus.work import read, write
 from clonedb.api import OpenTemplate, open_template
-from clonedb.config import Config
-from clonedb.postgres import binaries
+from clonedb.embedded import binaries
+from clonedb.settings.config import Config
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.apparatus.places import bases, configuration, run, state_dir
 from benchmarks.apparatus.tables import Measurement, Table
-from clonedb.postgres import binaries, embedded
+from clonedb.embedded import binaries, leases
 
 __all__ = ["measure"]
 
@@ -16,11 +16,11 @@ __all__ = ["measure"]
 LEASE = """
 import sys, time
 from pathlib import Path
-from clonedb.config import Config
+from clonedb.settings.config import Config
 begin = time.perf_counter()
-from clonedb.postgres import binaries, embedded
+from clonedb.embedded import binaries, leases
 config = Config(rootdir=Path("/")).replace("benchmark", state_dir=sys.argv[1], idle_timeout=300.0)
-lease = embedded.lease(config, binaries.choose(config, ()))
+lease = leases.lease(config, binaries.choose(config, ()))
 held = time.perf_counter() - begin
 import json, psycopg
 psycopg.connect(host=str(lease.socket_dir), port=lease.port, user=lease.user, dbname="postgres").execute("select 1")
@@ -41,11 +41,11 @@ def _measure(name: str, base: Path, *, first: int, later: int, joining: int) -> 
             firsts.append(_lease(state, started=True))
     with state_dir(base) as state:
         config = configuration(state)
-        embedded.lease(config, binaries.choose(config, ())).close()
+        leases.lease(config, binaries.choose(config, ())).close()
         for _ in range(later):
-            embedded.stop(config)
+            leases.stop(config)
             restarts.append(_lease(state, started=True))
-        with embedded.lease(config, binaries.choose(config, ())):
+        with leases.lease(config, binaries.choose(config, ())):
             joins += [_lease(state, started=False) for _ in range(joining)]
     rows = []
     for label, samples, target in (
@@ -57,7 +57,7 @@ def _measure(name: str, base: Path, *, first: int, later: int, joining: int) -> 
         rows.append(Measurement("  ... and its first answer", [query * 1e3 for _, query, _ in samples], "ms"))
         rows.append(Measurement("  ... the whole process", [whole * 1e3 for _, _, whole in samples], "ms"))
     about = (
-        "In a fresh process each, from before the import of clonedb.postgres.embedded until the lease is held; its"
+        "In a fresh process each, from before the import of clonedb.embedded.leases until the lease is held; its"
         " first answer comes after the import of psycopg; the whole process includes the interpreter's start and end."
     )
     return Table(f"Embedded server, data in {name}", about, rows)

@@ -19,8 +19,8 @@ from benchmarks.apparatus.tables import Chart, Measurement, Table, ratio
 from benchmarks.apparatus.turns import Candidate, Found, in_turns, together
 from benchmarks.apparatus.work import create, read
 from clonedb.api import OpenTemplate, open_template
-from clonedb.config import Config
-from clonedb.postgres import binaries
+from clonedb.embedded import binaries
+from clonedb.settings.config import Config
 
 __all__ = ["measure", "ordinary"]
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clonedb.api import OpenTemplate, template
-    from clonedb.clone import Clone
-    from clonedb.config import Config
+    from clonedb.clones.clone import Clone
     from clonedb.errors import (
         BoundsError,
         BuildError,
@@ -30,8 +29,9 @@ if TYPE_CHECKING:
         TemplateInUseError,
         VerificationError,
     )
-    from clonedb.leaks import LeakedConnectionWarning, ReadonlyWarning, ServerChangedWarning
     from clonedb.pytest_plugin.scopes import fixture
+    from clonedb.sessions.leaks import LeakedConnectionWarning, ReadonlyWarning, ServerChangedWarning
+    from clonedb.settings.config import Config
 
 __all__ = [
     "BoundsError",
@@ -64,12 +64,12 @@ __all__ = [
 
 _HOMES = MappingProxyType(
     {
-        "Clone": "clone",
-        "Config": "config",
-        "LeakedConnectionWarning": "leaks",
+        "Clone": "clones.clone",
+        "Config": "settings.config",
+        "LeakedConnectionWarning": "sessions.leaks",
         "OpenTemplate": "api",
-        "ReadonlyWarning": "leaks",
-        "ServerChangedWarning": "leaks",
+        "ReadonlyWarning": "sessions.leaks",
+        "ServerChangedWarning": "sessions.leaks",
         "fixture": "pytest_plugin.scopes",
         "template": "api",
     }

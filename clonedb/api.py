@@ -12,28 +12,28 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
-from clonedb.clone import Clone, create
+from clonedb.clones.clone import Clone, create
 from clonedb.errors import NoMigrationsError, ServerError
-from clonedb.fingerprint import Fingerprint, Sources
-from clonedb.guest import getpid
 from clonedb.names import template_name
-from clonedb.postgres.installed import demand_driver
+from clonedb.originals import getpid
 from clonedb.postgres.roles import prepare_role
 from clonedb.postgres.server import Server, open_server
+from clonedb.postgres.url_driver import demand_driver
 from clonedb.progress import Progress, Silence, Warnings
 from clonedb.project.find import Project, find_project
-from clonedb.settings import load
-from clonedb.templates.crashed import what_is_lost
-from clonedb.templates.find import Template, ensure, find, fingerprint_on, sources_of
-from clonedb.templates.pin import Pin
-from clonedb.templates.sealed import note_use
+from clonedb.project.fingerprint import Fingerprint, Sources
+from clonedb.settings.load import load
+from clonedb.templates.catalog import note_use
+from clonedb.templates.crash_losses import what_is_lost
+from clonedb.templates.ensure import Template, ensure, find, fingerprint_on, sources_of
+from clonedb.templates.run_pin import Pin
 
 if TYPE_CHECKING:
     import logging
     from types import TracebackType
 
-    from clonedb.config import Config
-    from clonedb.gc import Collector
+    from clonedb.clones.gc import Collector
+    from clonedb.settings.config import Config
 
     _Link: TypeAlias = tuple[Config, Project, Sources]
 
@@ -240,7 +240,7 @@ def _whole(server: Server, chain: Sequence[_Link]) -> Template | None:
 
 
 def _collector(server: Server) -> Collector:
-    from clonedb.gc import Collector
+    from clonedb.clones.gc import Collector
 
     return Collector(server)
 

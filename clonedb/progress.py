@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from clonedb.guest import monotonic
+from clonedb.originals import monotonic
 
 __all__ = ["Lines", "Progress", "Silence", "Warnings"]
 

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from clonedb.api import OpenTemplate, open_template, resolved
-from clonedb.clone import Clone
+from clonedb.clones.clone import Clone
 from clonedb.errors import ConfigError
-from clonedb.keys import nearest
 from clonedb.migrate.alembic import AlembicMigrator, Migrated, Session
 from clonedb.migrate.blockers import Blockers
 from clonedb.project.find import Project, find_project
+from clonedb.settings.keys import nearest
 
 if TYPE_CHECKING:
-    from clonedb.config import Config
     from clonedb.progress import Progress
+    from clonedb.settings.config import Config
 
 __all__ = ["RevisionClone", "at", "config_at", "resolve", "revision_clone"]
 

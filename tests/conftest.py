@@ -14,9 +14,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from clonedb.config import Config
-from clonedb.postgres import binaries, embedded
+from clonedb.embedded import binaries, leases
 from clonedb.postgres.server import Server, open_server
+from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
 from tests.mounts import tmpfs
 from tests.projects import Project, clean_environment, lean_pytest
@@ -44,7 +44,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """When the last worker has ended: stop the run's server and delete its data."""
     directory = _state_dir()
     if not hasattr(config, "workerinput") and directory.exists():
-        embedded.stop(Config(rootdir=Path.cwd()).replace("tests", state_dir=str(directory)))
+        leases.stop(Config(rootdir=Path.cwd()).replace("tests", state_dir=str(directory)))
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -90,21 +90,21 @@ def config(state_dir: Path, postgres_bin: str | None, run_id: str) -> Config:
 
 
 @pytest.fixture(scope="session")
-def lease(config: Config) -> Iterator[embedded.Lease]:
+def lease(config: Config) -> Iterator[leases.Lease]:
     """Keeps the run's server up while this worker lives."""
-    with embedded.lease(config, binaries.choose(config, ())) as held:
+    with leases.lease(config, binaries.choose(config, ())) as held:
         yield held
 
 
 @pytest.fixture(scope="session")
-def server_url(lease: embedded.Lease) -> str:
+def server_url(lease: leases.Lease) -> str:
     """The run's server as somebody else's: a loopback URL with a password, and no database."""
     url = DatabaseURL(driver="psycopg", user=lease.user, password=lease.password, host="127.0.0.1", port=lease.port)
     return url.render()
 
 
 @pytest.fixture
-def server(config: Config, lease: embedded.Lease) -> Iterator[Server]:
+def server(config: Config, lease: leases.Lease) -> Iterator[Server]:
     """The run's embedded server, opened by this test."""
     opened = open_server(config)
     yield opened
@@ -121,7 +121,7 @@ def prefix(run_id: str) -> str:
 
 
 @pytest.fixture
-def admin_dsn(lease: embedded.Lease) -> str:
+def admin_dsn(lease: leases.Lease) -> str:
     """The maintenance database of the run's server, for looking at what is there."""
     return f"host={lease.socket_dir} port={lease.port} user={lease.user} dbname=postgres"
 
@@ -145,7 +145,7 @@ def empty_database_url(admin_dsn: str, server_url: str, prefix: str) -> Iterator
 
 @pytest.fixture
 def environment(
-    state_dir: Path, postgres_bin: str | None, run_id: str, prefix: str, lease: embedded.Lease
+    state_dir: Path, postgres_bin: str | None, run_id: str, prefix: str, lease: leases.Lease
 ) -> dict[str, str]:
     """The environment for programs under test: the run's server, a salt, and names of their own."""
     settings = {

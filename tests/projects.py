@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 from psycopg.sql import SQL, Identifier
 
-from clonedb.clone import Clone
+from clonedb.clones.clone import Clone
 
 TIMEOUT = 120.0  # seconds that any program of a test may take
 

@@ -15,19 +15,17 @@ ROOT = Path(__file__).parents[1]
 
 # A module or package imports from the rows above its own, and a package also from itself.
 LAYERS = (
-    "errors guest",
-    "lent loans retired",
-    "aside driver_state drivers libpq names private progress quantities renewal statements url",
-    "staying",
-    "connections",
-    "keys leaks",
-    "config routing",
-    "postgres project settings",
-    "fingerprint migrate",
+    "errors originals",
+    "aside names private_files progress quantities url",
+    "settings",
+    "embedded",
+    "postgres",
+    "project sessions",
+    "routing",
+    "migrate",
     "templates",
-    "copying",
-    "clone",
-    "gc pool rewind",
+    "archive clones",
+    "rewind",
     "isolation",
     "api",
     "revisions",
@@ -49,10 +47,10 @@ HEAVY = (
 # run, never imported
 PROGRAMS = (
     "clonedb.__main__",
-    "clonedb.postgres.keeper",
-    "clonedb.migrate.command",
+    "clonedb.embedded.keeper",
+    "clonedb.migrate.inside.command",
     "clonedb.migrate.forkserver",
-    "clonedb.migrate.upgrade",
+    "clonedb.migrate.inside.program",
 )
 LINES = 320
 
@@ -153,6 +151,20 @@ def test_imports_go_down() -> None:
         for name, _ in modules()
         for found in edges(name)
         if is_of(found.target, "clonedb") and unit(found.target) != unit(name) and layer(found.target) >= layer(name)
+    ]
+    assert wrong == []
+
+
+def test_what_runs_in_the_migration_interpreter_knows_nothing_of_the_process_that_started_it() -> None:
+    """It is loaded with the project's own code: what it does not import cannot be in the way there."""
+    wrong = [
+        place(name, found)
+        for name, _ in modules()
+        for found in edges(name)
+        if is_of(name, "clonedb.migrate.inside")
+        and is_of(found.target, "clonedb")
+        and not is_of(found.target, "clonedb.migrate.inside")
+        and unit(found.target) not in ("errors", "originals", "postgres", "url")
     ]
     assert wrong == []
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.postgres.sandbox import wait_until
+from tests.embedded.sandbox import wait_until
 from tests.projects import CLONEDB, Project, databases
 from tests.test_bad_input import TEST, refused
 

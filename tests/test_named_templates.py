@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from clonedb.config import Config
 from clonedb.errors import ConfigError
+from clonedb.settings.config import Config
 from tests.projects import ALEMBIC_INI, ENV_PY, Project
 
 TESTS = """

@@ -7,11 +7,11 @@ import re
 import pytest
 from sqlalchemy import text
 
-from clonedb.config import Config
 from clonedb.errors import ConfigError, MigrationError
 from clonedb.project.find import find_project
 from clonedb.revisions import RevisionClone, at, config_at, resolve, revision_clone
-from clonedb.settings import load
+from clonedb.settings.config import Config
+from clonedb.settings.load import load
 from tests.migrate.test_env_py import ASYNC_ENV_PY
 from tests.projects import Project, databases, one
 

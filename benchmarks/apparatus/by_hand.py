@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks.apparatus.handing import connected_session
 from clonedb.api import OpenTemplate
-from clonedb.clone import Clone, create_empty
-from clonedb.templates.dump import pg_dump
+from clonedb.archive.dump import pg_dump
+from clonedb.clones.clone import Clone, create_empty
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData

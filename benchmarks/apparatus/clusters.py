@@ -15,10 +15,10 @@ from typing import Any
 
 import psycopg
 
-from clonedb.postgres.account import account_for, within_reach
-from clonedb.postgres.binaries import Binaries
-from clonedb.postgres.cluster import environment
-from clonedb.postgres.state import Place
+from clonedb.embedded.account import account_for, within_reach
+from clonedb.embedded.binaries import Binaries
+from clonedb.embedded.cluster import environment
+from clonedb.embedded.places import Place
 
 __all__ = ["TUNED", "cluster"]
 

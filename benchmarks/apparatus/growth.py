@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.apparatus.tables import Measurement, Unit, ratio
-from clonedb.postgres.memory import memory_at
+from clonedb.embedded.memory import memory_at
 
 __all__ = ["Turns", "in_turns", "lines", "room", "times"]
 

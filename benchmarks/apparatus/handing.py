@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from clonedb.api import OpenTemplate
+from clonedb.clones.pool import Pool
+from clonedb.isolation.mode import Origin
+from clonedb.isolation.modes import make_strategy
 from clonedb.isolation.rollback import HeldClone
-from clonedb.isolation.strategies import make_strategy
-from clonedb.isolation.strategy import Origin
-from clonedb.pool import Pool
 from clonedb.postgres.cap import Cap
 
 if TYPE_CHECKING:

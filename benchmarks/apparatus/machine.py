@@ -55,9 +55,9 @@ def _processor() -> str:
 
 
 def _versions() -> Iterator[tuple[str, str]]:
-    from clonedb.config import Config
+    from clonedb.embedded import binaries
     from clonedb.errors import ServerError
-    from clonedb.postgres import binaries
+    from clonedb.settings.config import Config
 
     yield "Python", platform.python_version()
     try:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.apparatus.machine import file_system
-from clonedb.config import Config
-from clonedb.postgres import embedded
+from clonedb.embedded import leases
+from clonedb.settings.config import Config
 
 __all__ = ["bases", "configuration", "environment", "run", "state_dir", "timed"]
 
@@ -44,7 +44,7 @@ def state_dir(base: Path | None = None) -> Iterator[Path]:
     try:
         yield directory
     finally:
-        embedded.stop(configuration(directory))
+        leases.stop(configuration(directory))
         shutil.rmtree(directory, ignore_errors=True)
 
 

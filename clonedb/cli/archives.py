@@ -19,9 +19,9 @@ __all__ = ["COMMANDS"]
 def export(place: Place, *, file: Path) -> None:
     """Write the project's template to FILE (- is standard output); it is built first if it is not there."""
     from clonedb.api import open_template
+    from clonedb.archive.dump import export as write, pg_dump
+    from clonedb.archive.trust import note_export
     from clonedb.errors import BuildError
-    from clonedb.templates.dump import export as write, pg_dump
-    from clonedb.templates.trust import note_export
 
     path = None if str(file) == "-" else file.absolute()
     if path is not None and not path.parent.is_dir():
@@ -49,8 +49,8 @@ def import_(place: Place, *, file: Path, trust: bool, digest: str | None) -> Non
     import secrets
 
     from clonedb.api import fingerprint_of, resolved
-    from clonedb.templates.restore import restore
-    from clonedb.templates.trust import demand_trusted
+    from clonedb.archive.restore import restore
+    from clonedb.archive.trust import demand_trusted
 
     config = resolved(place.config())
     with progress() as shown:

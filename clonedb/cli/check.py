@@ -18,7 +18,7 @@ from clonedb.cli.table import lines
 
 if TYPE_CHECKING:
     from clonedb.api import OpenTemplate
-    from clonedb.clone import Clone
+    from clonedb.clones.clone import Clone
     from clonedb.migrate.alembic import AlembicMigrator, Session, Stair
     from clonedb.postgres.server import Server
     from clonedb.progress import Progress
@@ -237,10 +237,10 @@ class _Check:
         like. What keeps Alembic from answering is told by what comes next.
         """
         from clonedb.api import open_project_server
-        from clonedb.clone import create_empty
+        from clonedb.clones.clone import create_empty
         from clonedb.errors import BuildError
         from clonedb.migrate.alembic import AlembicMigrator
-        from clonedb.templates.remarks import doubled_revisions
+        from clonedb.templates.warnings import doubled_revisions
 
         server = open_project_server(self._config, progress=self._shown)
         migrator = AlembicMigrator(self._config, project)
@@ -294,7 +294,7 @@ class _Check:
 
 def _database(server: Server, base: OpenTemplate | None) -> Clone:
     """Where the first revision is to begin: an empty database, or what the template is built upon."""
-    from clonedb.clone import create_empty
+    from clonedb.clones.clone import create_empty
 
     return create_empty(server) if base is None else base.clone()
 

@@ -15,15 +15,15 @@ import click
 from clonedb.cli.configuration import Place
 from clonedb.cli.process import run_to_end
 from clonedb.cli.progress import progress
-from clonedb.libpq import leading_to
+from clonedb.postgres.libpq_variables import leading_to
 from clonedb.quantities import duration
 
 if TYPE_CHECKING:
-    from clonedb.clone import Clone
-    from clonedb.config import Config
-    from clonedb.gc import Leftover
+    from clonedb.clones.clone import Clone
+    from clonedb.clones.gc import Leftover
     from clonedb.names import Name
     from clonedb.postgres.server import Server
+    from clonedb.settings.config import Config
 
 __all__ = ["COMMANDS"]
 
@@ -49,7 +49,7 @@ def _server(config: Config) -> Iterator[Server]:
 def clone(place: Place, driver: str | None) -> None:
     """Make a database in the template's state and print its URL; `clonedb drop` ends it."""
     from clonedb.api import open_template
-    from clonedb.postgres import embedded
+    from clonedb.embedded import leases
     from clonedb.templates.metadata import Kept
 
     with progress() as shown, open_template(place.config(), progress=shown) as template:
@@ -57,7 +57,7 @@ def clone(place: Place, driver: str | None) -> None:
         run = secrets.token_hex(8)
         made.keep(Kept(project=template.project.key, run=run, when=time.time(), test=None))
         if template.server.lease is not None:
-            embedded.hold(template.server.config, template.server.lease, _HOLD)
+            leases.hold(template.server.config, template.server.lease, _HOLD)
             shown.say(
                 f"the embedded server stays up for {duration(_HOLD)}, until nothing is kept there, or until"
                 " `clonedb server stop`"
@@ -180,8 +180,8 @@ def _demand_ours(server: Server, name: str) -> Name:
 @click.pass_obj
 def drop(place: Place, names: tuple[str, ...], *, of_project: bool, everything: bool, yes: bool) -> None:
     """Drop databases that clonedb made: kept clones by NAME, or all that nobody uses or has open."""
-    from clonedb.gc import drop_one, inventory
-    from clonedb.postgres.servers import end_hold
+    from clonedb.clones.gc import drop_one, inventory
+    from clonedb.embedded.servers import end_hold
 
     if [bool(names), of_project, everything].count(True) != 1:
         raise click.UsageError("give the names of databases (`clonedb list` shows them), or --all, or --everything")
@@ -202,7 +202,7 @@ def drop(place: Place, names: tuple[str, ...], *, of_project: bool, everything: 
 
 
 def _drop_all(server: Server, projects: set[str] | None) -> None:
-    from clonedb.gc import collect
+    from clonedb.clones.gc import collect
 
     refused: list[Leftover] = []
     for leftover in (dropped := collect(server, everything=True, projects=projects, refused=refused.append)):
@@ -222,7 +222,7 @@ def _projects(config: Config) -> set[str]:
 
 def _ask(server: Server) -> None:
     """Have the user confirm that every project's databases are dropped; ends the command when that is not done."""
-    from clonedb.gc import collect
+    from clonedb.clones.gc import collect
 
     found = collect(server, everything=True, dry_run=True)
     if not found:
@@ -238,7 +238,7 @@ def _ask(server: Server) -> None:
 @click.pass_obj
 def gc(place: Place, *, dry_run: bool) -> None:
     """Drop what dead processes left, and templates beyond keep_templates."""
-    from clonedb.gc import collect
+    from clonedb.clones.gc import collect
 
     with _server(place.config()) as server:
         refused: list[Leftover] = []

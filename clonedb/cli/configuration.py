@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from clonedb.cli.table import lines
-from clonedb.config import Config
-from clonedb.keys import KEYS
-from clonedb.settings import load
+from clonedb.settings.config import Config
+from clonedb.settings.keys import KEYS
+from clonedb.settings.load import load
 
 __all__ = ["COMMANDS", "Place"]
 
@@ -40,7 +40,7 @@ def config(place: Place, *, everything: bool) -> None:
     if rows:
         click.echo(lines([("setting", "value", "from"), *rows]))
     if not found.url:
-        from clonedb.postgres.state import data_about
+        from clonedb.embedded.places import data_about
 
         click.echo(f"embedded server: {data_about(found)}")
     if not everything:

@@ -10,7 +10,7 @@ import click
 
 from clonedb.cli.configuration import Place
 from clonedb.cli.process import run_to_end
-from clonedb.keys import KEYS
+from clonedb.settings.keys import KEYS
 
 __all__ = ["COMMANDS"]
 

@@ -16,9 +16,9 @@ from clonedb.cli.configuration import Place
 from clonedb.errors import ConfigError
 
 if TYPE_CHECKING:
-    from clonedb.config import Config
     from clonedb.project.find import Project
     from clonedb.project.survey import Survey
+    from clonedb.settings.config import Config
 
 __all__ = ["COMMANDS"]
 

@@ -21,9 +21,9 @@ def server() -> None:
 @click.pass_obj
 def status(place: Place) -> None:
     """Say which embedded servers there are and whether they run, and which interpreters wait for migrations."""
+    from clonedb.embedded import servers
+    from clonedb.embedded.places import not_in_memory, state_dir
     from clonedb.migrate import standby
-    from clonedb.postgres import servers
-    from clonedb.postgres.state import not_in_memory, state_dir
 
     config = place.config()
     if config.url:
@@ -49,8 +49,8 @@ def status(place: Place) -> None:
 @click.pass_obj
 def stop(place: Place) -> None:
     """Stop the embedded server now, and the fork server for migrations; its data stays."""
+    from clonedb.embedded import servers
     from clonedb.migrate import standby
-    from clonedb.postgres import servers
 
     config = place.config()
     names = servers.stop(config)
@@ -63,8 +63,8 @@ def stop(place: Place) -> None:
 @click.pass_obj
 def reset(place: Place) -> None:
     """Stop the embedded server and delete its data: templates and kept clones are gone."""
+    from clonedb.embedded import servers
     from clonedb.migrate import standby
-    from clonedb.postgres import servers
 
     names = servers.reset(place.config())
     standby.stop(place.config())

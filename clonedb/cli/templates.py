@@ -54,8 +54,8 @@ def fingerprint(place: Place, *, explain: bool) -> None:
 
 
 def _explain_difference(server: Server, project: str, lane: str, found: object) -> None:
-    from clonedb.fingerprint import Fingerprint, differences
-    from clonedb.templates.find import templates
+    from clonedb.project.fingerprint import Fingerprint, differences
+    from clonedb.templates.ensure import templates
     from clonedb.templates.layers import likeliest, why_none
 
     assert isinstance(found, Fingerprint)  # noqa: S101 - imported late, so that the command starts early
@@ -82,7 +82,7 @@ def status(place: Place) -> None:
     """Say whether the project's template is there, and what would happen next."""
     from clonedb.api import fingerprint_of
     from clonedb.names import template_name
-    from clonedb.templates.find import find
+    from clonedb.templates.ensure import find
 
     config = place.config()
     server, project, wanted = fingerprint_of(config)
@@ -106,7 +106,7 @@ def status(place: Place) -> None:
 def list_(place: Place) -> None:
     """List every database that clonedb made on the server."""
     from clonedb.api import open_project_server
-    from clonedb.gc import inventory
+    from clonedb.clones.gc import inventory
 
     server = open_project_server(place.config())
     try:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clonedb.clone import Clone
+from clonedb.clones.clone import Clone
+from clonedb.isolation.mode import Origin
 from clonedb.isolation.server_changes import settle
-from clonedb.isolation.strategy import Origin
-from clonedb.postgres.clients import Session
+from clonedb.postgres.client_sessions import Session
 from clonedb.postgres.server import Server
 from clonedb.rewind.rewinder import why_not
 from clonedb.rewind.server_changes import find_changes

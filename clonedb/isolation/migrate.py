@@ -6,15 +6,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clonedb.clone import Clone, create, create_empty
+from clonedb.clones.clone import Clone, create, create_empty
 from clonedb.errors import MigrationError
 from clonedb.isolation.changes import Changes
+from clonedb.isolation.mode import Origin, Reusable
 from clonedb.isolation.objects import Object, objects
-from clonedb.isolation.session import open_session
-from clonedb.isolation.strategy import Origin, Reusable
+from clonedb.isolation.own_session import open_session
 from clonedb.migrate.alembic import AlembicMigrator, Session
 from clonedb.migrate.blockers import Blockers
-from clonedb.postgres import clients
+from clonedb.postgres import client_sessions
 from clonedb.progress import Silence
 
 if TYPE_CHECKING:
@@ -72,11 +72,11 @@ class Migrate(Reusable):
         own.migrations.migrate(config.target, config.seed, progress=Silence())
         own.target = frozenset(objects(own.connection))
 
-    def end_sessions(self, clone: Clone) -> Sequence[clients.Session]:
+    def end_sessions(self, clone: Clone) -> Sequence[client_sessions.Session]:
         """All but the one that looks for what is left."""
         clone.dispose_all()
         keep = [self._own[clone].connection.info.backend_pid]
-        return clone.server.run(lambda connection: clients.end_open_sessions(connection, clone.name, keep=keep))
+        return clone.server.run(lambda connection: client_sessions.end_open_sessions(connection, clone.name, keep=keep))
 
     def reset(self, clone: Clone) -> bool:
         """Downgrade it to base; False if the test left something that its migrations know nothing of."""

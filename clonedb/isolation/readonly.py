@@ -6,13 +6,13 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from clonedb.clone import Clone
+from clonedb.clones.clone import Clone
 from clonedb.isolation.changes import Changes, Found
-from clonedb.isolation.session import open_session
-from clonedb.isolation.strategy import Origin, Reusable
-from clonedb.leaks import ReadonlyWarning
-from clonedb.postgres import clients
+from clonedb.isolation.mode import Origin, Reusable
+from clonedb.isolation.own_session import open_session
+from clonedb.postgres import client_sessions
 from clonedb.postgres.properties import apply_settings
+from clonedb.sessions.leaks import ReadonlyWarning
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -50,11 +50,11 @@ class Readonly(Reusable):
             raise
         return clone
 
-    def end_sessions(self, clone: Clone) -> Sequence[clients.Session]:
+    def end_sessions(self, clone: Clone) -> Sequence[client_sessions.Session]:
         """All but the one that looks for what was written."""
         clone.dispose_all()
         keep = [self._own[clone][0].info.backend_pid]
-        return clone.server.run(lambda connection: clients.end_open_sessions(connection, clone.name, keep=keep))
+        return clone.server.run(lambda connection: client_sessions.end_open_sessions(connection, clone.name, keep=keep))
 
     def reset(self, clone: Clone) -> bool:
         """Whether nothing was written."""

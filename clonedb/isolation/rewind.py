@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clonedb.clone import Clone
+from clonedb.clones.clone import Clone
 from clonedb.errors import RewindError
-from clonedb.isolation.renewing import Renewing
+from clonedb.isolation.mode import Origin, Reusable
 from clonedb.isolation.server_changes import CHANGED, settle
-from clonedb.isolation.strategy import Origin, Reusable
-from clonedb.postgres import clients
+from clonedb.isolation.template_reset import Renewing
+from clonedb.postgres import client_sessions
 from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder, why_not
 
 __all__ = ["Rewind"]
@@ -47,7 +47,7 @@ class Rewind(Reusable):
         rewinder = self._watched.get(clone)
         return rewinder is not None and rewinder.is_intact
 
-    def release(self, clone: Clone) -> Sequence[clients.Session]:
+    def release(self, clone: Clone) -> Sequence[client_sessions.Session]:
         """Rewind it, or drop it."""
         clone.dispose()
         rewinder = self._watched.get(clone)

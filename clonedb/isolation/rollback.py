@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from clonedb.clone import Clone
-from clonedb.connections import LastingConnections, Sessionmakers
+from clonedb.clones.clone import Clone
 from clonedb.errors import BoundsError
-from clonedb.isolation.hold import INSTEAD, Hold, refusal
+from clonedb.isolation.mode import Origin, Reusable
+from clonedb.isolation.outer_transaction import INSTEAD, Hold, refusal
+from clonedb.isolation.own_session import open_session
 from clonedb.isolation.sequences import Sequences
-from clonedb.isolation.session import open_session
-from clonedb.isolation.strategy import Origin, Reusable
-from clonedb.postgres import clients, sql
+from clonedb.postgres import client_sessions, sql
+from clonedb.sessions.kept import LastingConnections, Sessionmakers
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
     from sqlalchemy.orm import Session, sessionmaker
 
-    from clonedb.loans import Loan
+    from clonedb.sessions.loans import Loan
 
 __all__ = ["REFUSED", "HeldClone", "Rollback"]
 
@@ -162,7 +162,7 @@ class Rollback(Reusable):
             raise
         return clone
 
-    def release(self, clone: Clone) -> Sequence[clients.Session]:
+    def release(self, clone: Clone) -> Sequence[client_sessions.Session]:
         """Roll back; a test that left its transaction costs a new clone."""
         assert isinstance(clone, HeldClone)  # noqa: S101 - made above
         left, told = clone.roll_back()

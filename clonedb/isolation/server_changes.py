@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
-from clonedb.clone import Clone
-from clonedb.isolation.strategy import Origin
+from clonedb.clones.clone import Clone
+from clonedb.isolation.mode import Origin
 from clonedb.rewind.server_changes import Left, ServerChanges
 
 __all__ = ["CHANGED", "settle"]

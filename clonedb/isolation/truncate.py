@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from clonedb.clone import Clone
+from clonedb.clones.clone import Clone
 from clonedb.errors import PermissionDeniedError
 from clonedb.isolation.changes import Changes, Found
 from clonedb.isolation.contents import Contents
-from clonedb.isolation.renewing import Renewing
-from clonedb.isolation.session import open_session
-from clonedb.isolation.strategy import Origin, Reusable
-from clonedb.postgres import clients
+from clonedb.isolation.mode import Origin, Reusable
+from clonedb.isolation.own_session import open_session
+from clonedb.isolation.template_reset import Renewing
+from clonedb.postgres import client_sessions
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -54,13 +54,15 @@ class Truncate(Reusable):
         clone.lasting.reused = True
         return clone
 
-    def end_sessions(self, clone: Clone) -> Sequence[clients.Session]:
+    def end_sessions(self, clone: Clone) -> Sequence[client_sessions.Session]:
         """All but those that stay open until the next test."""
         clone.dispose()
         renewal = self._renewing.begin(clone)
         try:
             keep = {*renewal.pids, self._own[clone][0].info.backend_pid}
-            return clone.server.run(lambda connection: clients.end_open_sessions(connection, clone.name, keep=keep))
+            return clone.server.run(
+                lambda connection: client_sessions.end_open_sessions(connection, clone.name, keep=keep)
+            )
         finally:
             renewal.end()
 

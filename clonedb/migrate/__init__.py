@@ -1,1 +1,1 @@
-"""Migrating a new database: Alembic and the seeds in an interpreter of their own."""
+"""Migrating a new database: the interpreter of its own that does it, started, asked and listened to."""

@@ -12,14 +12,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from clonedb.config import Config
-from clonedb.libpq import leading_to
-from clonedb.migrate import command
+from clonedb.migrate.inside import command
+from clonedb.migrate.process import REMEDY, Session
 from clonedb.migrate.results import Migrated, Migrator, NoModelsError, Stair
-from clonedb.migrate.session import REMEDY, Session
+from clonedb.postgres.libpq_variables import leading_to
 from clonedb.progress import Progress
 from clonedb.project.find import Project
 from clonedb.routing.environment import variables_in
+from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
 
 __all__ = ["AlembicMigrator", "Migrated", "Migrator", "NoModelsError", "Session", "Stair"]

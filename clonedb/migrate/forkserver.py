@@ -32,8 +32,13 @@ import types
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "upgrade.py")
-OURS = ("clonedb.migrate.environment", "clonedb.migrate.failure", "clonedb.routing.migration", "clonedb.url")
+PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inside", "program.py")
+OURS = (
+    "clonedb.migrate.inside.environment",
+    "clonedb.migrate.inside.failure",
+    "clonedb.migrate.inside.routing",
+    "clonedb.url",
+)
 THEIRS = (
     "alembic.config",
     "alembic.context",

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from clonedb.config import Config
 from clonedb.migrate import standby
+from clonedb.settings.config import Config
 
 __all__ = ["Interpreter"]
 
-_PROGRAM = Path(__file__).with_name("upgrade.py")
+_PROGRAM = Path(__file__).with_name("inside") / "program.py"
 _SILENCE = 1.0  # seconds without an event after which somebody may look what keeps a migration waiting
 
 

@@ -19,11 +19,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clonedb.config import Config
+from clonedb.embedded.machine import host
+from clonedb.embedded.places import state_files
 from clonedb.errors import ServerError
-from clonedb.postgres.machine import host
-from clonedb.postgres.state import state_files
-from clonedb.private import PrivateDirectory
+from clonedb.private_files import PrivateDirectory
+from clonedb.settings.config import Config
 
 __all__ = ["Waiting", "begin", "fork", "stop", "waiting"]
 

@@ -1,1 +1,1 @@
-"""All that speaks to, finds or runs PostgreSQL."""
+"""Speaking to a PostgreSQL server, whoever runs it."""

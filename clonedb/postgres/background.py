@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from clonedb.guest import getpid, monotonic
+from clonedb.originals import getpid, monotonic
 from clonedb.postgres import sql
 from clonedb.postgres.server import Server
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from clonedb.errors import ConfigError, LockTimeoutError
-from clonedb.guest import getpid, monotonic, sleep
+from clonedb.originals import getpid, monotonic, sleep
 from clonedb.postgres.server import Server
 
 if TYPE_CHECKING:

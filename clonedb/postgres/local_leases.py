@@ -6,11 +6,11 @@ import contextlib
 import fcntl
 import os
 
-from clonedb.config import Config
+from clonedb.embedded.places import state_files
 from clonedb.errors import ServerError
-from clonedb.guest import monotonic, sleep
-from clonedb.postgres.state import state_files
-from clonedb.private import PrivateDirectory
+from clonedb.originals import monotonic, sleep
+from clonedb.private_files import PrivateDirectory
+from clonedb.settings.config import Config
 
 __all__ = ["LocalLeases", "is_leased"]
 

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
-from clonedb.guest import monotonic, sleep
+from clonedb.originals import monotonic, sleep
 
 if TYPE_CHECKING:
     from psycopg import Connection

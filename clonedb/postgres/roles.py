@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from clonedb.errors import PermissionDeniedError
-from clonedb.keys import nearest
 from clonedb.postgres import locks, sql
 from clonedb.postgres.server import Server
+from clonedb.settings.keys import nearest
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -28,7 +28,7 @@ def prepare_role(server: Server) -> None:
     if server.lease is None:
         server.run(lambda connection: _demand_login(connection, server, role))
         return
-    from clonedb.postgres.cluster import ROLE_ITERATIONS, verifier
+    from clonedb.embedded.cluster import ROLE_ITERATIONS, verifier
 
     password = verifier(server.lease.password, ROLE_ITERATIONS)
     key = locks.role_key(role)

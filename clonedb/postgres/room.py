@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from clonedb.embedded.memory import SHARE, Memory, memory_at
 from clonedb.errors import ServerError
-from clonedb.guest import monotonic, sleep
 from clonedb.names import parse
+from clonedb.originals import monotonic, sleep
 from clonedb.postgres import locks, sql
-from clonedb.postgres.memory import SHARE, Memory, memory_at
 from clonedb.quantities import size as shown
 
 if TYPE_CHECKING:

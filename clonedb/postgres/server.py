@@ -7,23 +7,23 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from clonedb.config import Config
 from clonedb.errors import MissingExtensionError, PermissionDeniedError, ServerError
-from clonedb.guest import getpid
 from clonedb.names import new_owner
+from clonedb.originals import getpid
 from clonedb.postgres import locks, sql
-from clonedb.postgres.connecting import Connector
+from clonedb.postgres.access import Way, embedded_way, external
+from clonedb.postgres.connector import Connector
 from clonedb.postgres.local_leases import LocalLeases
 from clonedb.postgres.message import is_alive
 from clonedb.postgres.proxies import demand_sessions, is_proxied
-from clonedb.postgres.ways import Way, embedded_way, external
+from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL, redact
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-    from clonedb.postgres.binaries import Binaries
-    from clonedb.postgres.embedded import Lease
+    from clonedb.embedded.binaries import Binaries
+    from clonedb.embedded.leases import Lease
 
 __all__ = ["Server", "open_server"]
 
@@ -248,7 +248,7 @@ class Server:
         A server that stopped has left its port to anybody. With SCRAM the password itself is never sent, and a server
         that does not know it is refused; from libpq 16 on a client may demand that. Empty for other drivers.
         """
-        from clonedb.drivers import libpq_of
+        from clonedb.postgres.drivers import libpq_of
 
         known = self.lease is not None and libpq_of(driver or "psycopg") >= 160000
         return {"require_auth": "scram-sha-256"} if known else {}
@@ -286,10 +286,10 @@ def open_server(
             server.close()
             raise
         return server
-    from clonedb.postgres import binaries, embedded
+    from clonedb.embedded import binaries, leases
 
     chosen = binaries.choose(config, extensions)
-    lease = embedded.lease(config, chosen, progress=progress)
+    lease = leases.lease(config, chosen, progress=progress)
     try:
         return Server(config, embedded_way(config, lease), lease, chosen, progress)
     except BaseException:

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple
 
 from clonedb.errors import ServerError
-from clonedb.guest import monotonic, sleep
+from clonedb.originals import monotonic, sleep
 from clonedb.postgres import obstacles
 
 if TYPE_CHECKING:

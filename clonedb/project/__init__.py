@@ -1,1 +1,1 @@
-"""A project's files: where its migrations are and what they import, read without running any of it."""
+"""A project's files: where its migrations are, what they import, and the fingerprint of it all."""

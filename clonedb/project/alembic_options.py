@@ -16,8 +16,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from clonedb.errors import ConfigError
-from clonedb.keys import nearest
-from clonedb.private import read_file
+from clonedb.private_files import read_file
+from clonedb.settings.keys import nearest
 from clonedb.url import redact
 
 __all__ = ["AlembicOptions", "load_ini", "load_toml"]

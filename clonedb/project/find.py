@@ -12,12 +12,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from clonedb.config import Config
 from clonedb.errors import ConfigError, NoMigrationsError
-from clonedb.keys import nearest
 from clonedb.project.alembic_options import AlembicOptions, load_ini, load_toml
 from clonedb.project.closure import Modules
 from clonedb.project.stat_index import StatIndex
+from clonedb.settings.config import Config
+from clonedb.settings.keys import nearest
 
 __all__ = ["Project", "find_project", "is_revision"]
 

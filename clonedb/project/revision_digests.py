@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from clonedb.project.closure import Modules
 from clonedb.project.find import Project
-from clonedb.project.sources import digest_of
+from clonedb.project.inputs import digest_of
 from clonedb.project.stat_index import StatIndex
 
 __all__ = ["revision_digests"]

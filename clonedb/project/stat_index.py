@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from clonedb.errors import ConfigError, ServerError
-from clonedb.guest import now_ns
-from clonedb.private import PrivateDirectory, read_file
+from clonedb.originals import now_ns
+from clonedb.private_files import PrivateDirectory, read_file
 from clonedb.project.contents import Contents, read_contents
 
 __all__ = ["StatIndex"]

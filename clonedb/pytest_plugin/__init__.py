@@ -26,6 +26,7 @@ from clonedb.pytest_plugin.fixtures import (
 )
 from clonedb.pytest_plugin.migration_fixtures import clonedb_at, clonedb_empty
 from clonedb.pytest_plugin.options import pytest_addoption, pytest_configure
+from clonedb.pytest_plugin.process_state import pytest_fixture_setup, pytest_runtestloop
 from clonedb.pytest_plugin.report import (
     pytest_exception_interact,
     pytest_report_header,
@@ -35,8 +36,7 @@ from clonedb.pytest_plugin.report import (
     pytest_testnodedown,
     pytest_unconfigure,
 )
-from clonedb.pytest_plugin.routes import pytest_sessionstart
-from clonedb.pytest_plugin.world import pytest_fixture_setup, pytest_runtestloop
+from clonedb.pytest_plugin.routing import pytest_sessionstart
 
 __all__ = [
     "clonedb",

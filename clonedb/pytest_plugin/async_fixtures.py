@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from clonedb.errors import CloneDBError
-from clonedb.pytest_plugin.world import world_of
+from clonedb.pytest_plugin.process_state import world_of
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-    from clonedb.clone import Clone
+    from clonedb.clones.clone import Clone
 
 __all__ = [
     "clonedb_async_connection",
@@ -65,8 +65,8 @@ def _engine(request: pytest.FixtureRequest, clone: Clone) -> Iterator[AsyncEngin
     from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
     from sqlalchemy.pool import NullPool
 
-    from clonedb.lent import hide_password_in_tracebacks, lend, refuse_late_statements
-    from clonedb.routing.engine import LastingAsyncEngine
+    from clonedb.sessions.async_engine import LastingAsyncEngine
+    from clonedb.sessions.lent_engine import hide_password_in_tracebacks, lend, refuse_late_statements
 
     world = world_of(request.config)
 
@@ -138,7 +138,7 @@ def clonedb_async_connection(request: pytest.FixtureRequest, clonedb: Clone) -> 
 
     from psycopg import AsyncConnection
 
-    from clonedb.retired import retire
+    from clonedb.sessions.retired import retire
 
     with world_of(request.config).unpatched(), ThreadPoolExecutor(1) as thread:
         opening = AsyncConnection.connect(clonedb.shared.dsn, **clonedb.server.proof_only("psycopg"))
@@ -150,7 +150,7 @@ def clonedb_async_connection(request: pytest.FixtureRequest, clonedb: Clone) -> 
 
 def _demand_not_held(clone: Clone, what: str) -> None:
     """Raises BoundsError under `rollback`."""
-    from clonedb.isolation.hold import refusal
+    from clonedb.isolation.outer_transaction import refusal
     from clonedb.isolation.rollback import HeldClone
 
     if isinstance(clone, HeldClone):
@@ -221,7 +221,7 @@ class _InUse:
     def __init__(self, engine: Engine) -> None:
         from sqlalchemy import event
 
-        from clonedb.routing.loops import OpenOnLoops
+        from clonedb.sessions.loops import OpenOnLoops
 
         self._on_loops = OpenOnLoops()
         event.listen(engine, "do_connect", self._demand_loop)
@@ -230,7 +230,7 @@ class _InUse:
         event.listen(engine, "detach", self._remove)
 
     def _demand_loop(self, *_: object) -> None:
-        from clonedb.routing.loops import running_loop
+        from clonedb.sessions.loops import running_loop
 
         running_loop()
 

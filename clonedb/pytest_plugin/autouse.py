@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clonedb.pytest_plugin.routes import entered, is_routed, left, taken_back
+from clonedb.pytest_plugin.routing import entered, is_routed, left, taken_back
 from clonedb.pytest_plugin.run import run_of
 
 if TYPE_CHECKING:
     from clonedb.api import OpenTemplate
-    from clonedb.clone import Clone
+    from clonedb.clones.clone import Clone
 
 __all__ = ["between_tests", "pytest_itemcollected", "without_asking"]
 

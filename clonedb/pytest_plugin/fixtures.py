@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clonedb.pytest_plugin.handing import Paid, Wish, demand_on, hand_out, let_go
+from clonedb.pytest_plugin.lending import Paid, Wish, demand_on, hand_out, let_go
 from clonedb.pytest_plugin.options import configuration, marker_of
 from clonedb.pytest_plugin.run import CLONES, run_of
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session, sessionmaker
 
     from clonedb.api import OpenTemplate
-    from clonedb.clone import Clone
-    from clonedb.config import Config
+    from clonedb.clones.clone import Clone
     from clonedb.project.find import Project
+    from clonedb.settings.config import Config
 
 __all__ = [
     "clonedb",
@@ -84,7 +84,7 @@ def clonedb_connection(request: pytest.FixtureRequest, clonedb: Clone) -> Iterat
         connection = clonedb.lasting.connection()
     yield connection
     if not clonedb.lasting.give_back(connection, clonedb.loan):
-        from clonedb.leaks import held
+        from clonedb.sessions.leaks import held
 
         warnings.warn(held(request.node.nodeid), stacklevel=2)
 

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import pytest
 
-from clonedb.pytest_plugin.handing import Paid, demand_on
+from clonedb.pytest_plugin.lending import Paid, demand_on
 from clonedb.pytest_plugin.options import marker_of
 from clonedb.pytest_plugin.run import CLONES, run_of
 
 if TYPE_CHECKING:
     from clonedb.api import OpenTemplate
-    from clonedb.clone import Clone
-    from clonedb.config import Config
+    from clonedb.clones.clone import Clone
     from clonedb.postgres.server import Server
     from clonedb.project.find import Project
     from clonedb.revisions import RevisionClone
+    from clonedb.settings.config import Config
 
 __all__ = ["clonedb_at", "clonedb_empty"]
 
@@ -78,7 +78,7 @@ def clonedb_empty(request: pytest.FixtureRequest, clonedb_config: Config) -> Ite
         return clonedb_empty.engine()
     """
     __tracebackhide__ = True
-    from clonedb.clone import create_empty
+    from clonedb.clones.clone import create_empty
     from clonedb.project.find import find_project
 
     demand_on(clonedb_config)
@@ -94,7 +94,7 @@ def clonedb_empty(request: pytest.FixtureRequest, clonedb_config: Config) -> Ite
 def _server(request: pytest.FixtureRequest, config: Config, meant: Config) -> Server:
     """The server alone, opened once in a session: migrations that do not run keep no test of them from starting."""
     from clonedb.api import open_project_server
-    from clonedb.gc import Collector
+    from clonedb.clones.gc import Collector
     from clonedb.postgres.roles import prepare_role
 
     __tracebackhide__ = True

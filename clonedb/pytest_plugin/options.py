@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clonedb.keys import ISOLATIONS, KEYS, Key, check
+from clonedb.settings.keys import ISOLATIONS, KEYS, Key, check
 
 if TYPE_CHECKING:
-    from clonedb.config import Config
+    from clonedb.settings.config import Config
 
 __all__ = [
     "MarkerArguments",
@@ -63,7 +63,7 @@ def configuration(config: pytest.Config) -> Config:
 
     Raises ConfigError.
     """
-    from clonedb.settings import load
+    from clonedb.settings.load import load
 
     options = {}
     for key in KEYS.values():

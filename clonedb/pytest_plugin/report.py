@@ -16,9 +16,9 @@ from clonedb.pytest_plugin.run import CLONES, RUN, Statistics, run_of
 from clonedb.quantities import counted
 
 if TYPE_CHECKING:
-    from clonedb.clone import Clone
-    from clonedb.config import Config
+    from clonedb.clones.clone import Clone
     from clonedb.pytest_plugin.run import Run
+    from clonedb.settings.config import Config
 
 __all__ = [
     "pytest_exception_interact",
@@ -53,7 +53,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 
 def _data(settings: Config) -> str:
-    from clonedb.postgres.state import data_about
+    from clonedb.embedded.places import data_about
 
     return data_about(settings)
 
@@ -243,7 +243,7 @@ def _psql_command(clone: Clone) -> str:
     """
     import shlex
 
-    from clonedb.keys import KEYS
+    from clonedb.settings.keys import KEYS
     from clonedb.url import redact
 
     config, told = clone.server.config, []

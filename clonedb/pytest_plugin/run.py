@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clonedb.guest import getpid, now
+from clonedb.originals import getpid, now
+from clonedb.pytest_plugin.process_state import world_of
 from clonedb.pytest_plugin.secrets import Secrets
-from clonedb.pytest_plugin.world import world_of
 
 if TYPE_CHECKING:
     from clonedb.api import OpenTemplate
-    from clonedb.clone import Clone
-    from clonedb.config import Config
-    from clonedb.isolation.strategy import Strategy
-    from clonedb.loans import Loans
-    from clonedb.pool import Pool
+    from clonedb.clones.clone import Clone
+    from clonedb.clones.pool import Pool
+    from clonedb.isolation.mode import Strategy
     from clonedb.postgres.cap import Cap
     from clonedb.postgres.server import Server
     from clonedb.project.find import Project
-    from clonedb.pytest_plugin.beside import Collecting, Dropping
+    from clonedb.pytest_plugin.collecting import Collecting, Dropping
+    from clonedb.sessions.loans import Loans
+    from clonedb.settings.config import Config
 
 __all__ = ["CLONES", "RUN", "Run", "Statistics", "run_of"]
 
@@ -87,8 +87,8 @@ class Run:
     def loans(self) -> Loans:
         """What the process lends to its tests; from the first time on, connections with an ended one are refused."""
         if self._loans is None:
-            from clonedb.drivers import WatchedDrivers
-            from clonedb.loans import Loans
+            from clonedb.postgres.drivers import WatchedDrivers
+            from clonedb.sessions.loans import Loans
 
             self._loans = Loans()
             watched = WatchedDrivers(self._loans.demand)
@@ -102,7 +102,7 @@ class Run:
         with self.world.session():
             from clonedb.api import open_template
             from clonedb.progress import Lines
-            from clonedb.pytest_plugin.beside import Collecting
+            from clonedb.pytest_plugin.collecting import Collecting
 
             opened = open_template(config, run=self.id, progress=Lines(self.write))
             self._opened[opened] = config, Collecting(opened.server)
@@ -165,7 +165,7 @@ class Run:
 
     def _pool(self, template: OpenTemplate) -> Pool:
         if template not in self._pools:
-            from clonedb.pool import Pool
+            from clonedb.clones.pool import Pool
 
             self._pools[template] = Pool(template.server, template.record, self._cap(template.server), self._expected)
         return self._pools[template]
@@ -199,8 +199,8 @@ class Run:
 
     def strategy(self, name: str, template: OpenTemplate, at_end: Callable[[Callable[[], None]], None]) -> Strategy:
         """The process's strategy of a name for a template; `at_end` is told what to call before that is closed."""
-        from clonedb.isolation.strategies import make_strategy
-        from clonedb.isolation.strategy import Origin
+        from clonedb.isolation.mode import Origin
+        from clonedb.isolation.modes import make_strategy
 
         if (name, template) not in self._strategies:
             origin = Origin(
@@ -236,7 +236,7 @@ class Run:
         if session is None or session.testscollected != 1 or not clone.server.embedded:
             self._pool(template).drop(clone)
         else:
-            from clonedb.pytest_plugin.beside import Dropping
+            from clonedb.pytest_plugin.collecting import Dropping
 
             self._drops.setdefault(template, []).append(Dropping(clone))
 
@@ -254,7 +254,7 @@ class Run:
 
         The worker's one clone may have been kept for an earlier test already.
         """
-        from clonedb.gc import keep
+        from clonedb.clones.gc import keep
         from clonedb.pytest_plugin.options import marker_of
         from clonedb.templates.metadata import Kept
 
@@ -272,7 +272,7 @@ class Run:
     def collect_after_death(self) -> None:
         """On the controller, when workers were killed: drop what they owned."""
         from clonedb.api import open_project_server
-        from clonedb.gc import collect
+        from clonedb.clones.gc import collect
         from clonedb.pytest_plugin.options import configuration
 
         with contextlib.suppress(Exception):  # the next run collects too

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import pytest
 
 from clonedb.errors import ConfigError
-from clonedb.keys import check, nearest
-from clonedb.pytest_plugin.handing import Seed, Wish, hand_out
+from clonedb.pytest_plugin.lending import Seed, Wish, hand_out
+from clonedb.settings.keys import check, nearest
 
 if TYPE_CHECKING:
-    from clonedb.clone import Clone
+    from clonedb.clones.clone import Clone
 
 __all__ = ["Scope", "fixture"]
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from clonedb.clone import Clone, create
-from clonedb.guest import getpid
+from clonedb.clones.clone import Clone, create
+from clonedb.originals import getpid
 from clonedb.postgres.server import Server
 from clonedb.rewind.facts import Facts, RefusedError, Table, read_facts
 from clonedb.rewind.large_objects import Objects
+from clonedb.rewind.own_session import open_session
 from clonedb.rewind.reference import Reference
-from clonedb.rewind.session import open_session
 from clonedb.rewind.witness import Witness
-from clonedb.templates.find import Template
+from clonedb.templates.ensure import Template
 
 __all__ = ["Pristine"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from clonedb.clone import Clone
-from clonedb.guest import getpid
+from clonedb.clones.clone import Clone
+from clonedb.originals import getpid
 from clonedb.postgres.message import ask, number, text
 from clonedb.postgres.server import Server
 from clonedb.rewind import catalogs, large_objects
 from clonedb.rewind.facts import RefusedError, Table
+from clonedb.rewind.own_session import open_session
 from clonedb.rewind.row_places import block_of, ranges
-from clonedb.rewind.session import open_session
 
 if TYPE_CHECKING:
     from psycopg import Connection

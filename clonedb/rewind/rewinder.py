@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from clonedb.clone import Clone
-from clonedb.guest import getpid, monotonic
-from clonedb.postgres.clients import Session
+from clonedb.clones.clone import Clone
+from clonedb.originals import getpid, monotonic
+from clonedb.postgres.client_sessions import Session
 from clonedb.postgres.server import Server
 from clonedb.rewind.facts import RefusedError
 from clonedb.rewind.pristine import Pristine

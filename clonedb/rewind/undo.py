@@ -11,9 +11,9 @@ from clonedb.postgres.message import Results, ask, number, text
 from clonedb.rewind import large_objects
 from clonedb.rewind.catalogs import look_at_catalogs
 from clonedb.rewind.facts import Facts, RefusedError, Sequence, Table
+from clonedb.rewind.own_session import open_session
 from clonedb.rewind.pristine import Pristine
 from clonedb.rewind.row_places import MovedRows, ranges
-from clonedb.rewind.session import open_session
 from clonedb.rewind.wal import Written
 from clonedb.rewind.witness import Mark
 

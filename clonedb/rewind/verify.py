@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, LiteralString
 
-from clonedb.clone import Clone, create
+from clonedb.clones.clone import Clone, create
 from clonedb.postgres.server import Server
-from clonedb.templates.find import Template
+from clonedb.templates.ensure import Template
 
 if TYPE_CHECKING:
     from psycopg import Connection

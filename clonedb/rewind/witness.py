@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from clonedb.guest import monotonic, sleep
-from clonedb.postgres.clients import Session, given_time
+from clonedb.originals import monotonic, sleep
+from clonedb.postgres.client_sessions import Session, given_time
 from clonedb.postgres.message import answer, is_alive, number, send, text
 from clonedb.postgres.server import Server
 from clonedb.rewind.facts import Facts, RefusedError

@@ -1,1 +1,1 @@
-"""SQLAlchemy connections, sent to the database that is meant: the clone under test, or the template being built."""
+"""The connections of the application under test, sent to the clone of the test."""

@@ -10,15 +10,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from clonedb import libpq, staying
-from clonedb.connections import OWN, LastingConnections
-from clonedb.drivers import WatchedDrivers
 from clonedb.errors import ConfigError, RoutingError
-from clonedb.keys import nearest
 from clonedb.names import parse
-from clonedb.routing.connections import Connections, Idle, Mark, mark_of
+from clonedb.postgres import libpq_variables
+from clonedb.postgres.address import Place, aimed_at, reached, redirect
+from clonedb.postgres.drivers import WatchedDrivers
 from clonedb.routing.environment import EVERYTHING, Environment, variables_in
-from clonedb.routing.place import Place, aimed_at, reached, redirect
+from clonedb.sessions import idle_connections
+from clonedb.sessions.kept import OWN, LastingConnections
+from clonedb.sessions.pooled import Connections, Idle, Mark, mark_of
+from clonedb.settings.keys import nearest
 from clonedb.url import DatabaseURL, redact_url
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Router:
         self._prefix = prefix
         self._refuse = refuse
         self._look_at = look
-        self._defaults = libpq.defaults()
+        self._defaults = libpq_variables.defaults()
         variables = {name: _variable(name, source) for name in variables_in(route)}
         urls = [DatabaseURL.parse(entry, f"{source}: route") for entry in route if "://" in entry]
         self._places = [Place.of(url.conninfo(), self._defaults) for url in (*variables.values(), *urls)]
@@ -215,7 +216,7 @@ class Router:
         __tracebackhide__ = True
         if str(keywords.get("application_name", "")).startswith("clonedb"):
             return
-        place = aimed_at(positional, keywords, libpq.defaults())
+        place = aimed_at(positional, keywords, libpq_variables.defaults())
         if self._is_applications(place):
             raise self._refuse(
                 f"a connection to database {place} was refused: {self._shown} means the clone of the test, and only"
@@ -259,7 +260,7 @@ class Router:
             stale = mark.database is None or mark.database != self._current()
         else:
             stale = mark.database is not None and not self._is_entered(mark.database)
-        if not self._connections.is_here(entry) or stale or staying.is_outdated(entry):
+        if not self._connections.is_here(entry) or stale or idle_connections.is_outdated(entry):
             raise DisconnectionError("the clone, the event loop or a listener has changed")
         self._connections.handed_out(entry, proxy)
 

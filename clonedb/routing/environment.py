@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from clonedb.libpq import ASYNCPG, PLACE_VARIABLES, answering
-from clonedb.routing.place import NO_DATABASE, NO_DIRECTORY, NO_HOST, PLACE
+from clonedb.postgres.address import NO_DATABASE, NO_DIRECTORY, NO_HOST, PLACE
+from clonedb.postgres.libpq_variables import ASYNCPG, PLACE_VARIABLES, answering
 
 if TYPE_CHECKING:
     from clonedb.url import DatabaseURL

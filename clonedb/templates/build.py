@@ -9,36 +9,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clonedb.aside import Aside
+from clonedb.embedded.places import state_dir
 from clonedb.errors import BuildError, MigrationError, ServerError
-from clonedb.fingerprint import Fingerprint, Sources, surroundings
-from clonedb.guest import monotonic, now
 from clonedb.migrate.alembic import AlembicMigrator, Migrated, Migrator, Session
 from clonedb.migrate.blockers import Blockers
 from clonedb.names import unfinished_name
+from clonedb.originals import monotonic, now
 from clonedb.postgres import sql
 from clonedb.postgres.room import has_ample_room
 from clonedb.postgres.server import Server
-from clonedb.postgres.state import state_dir
 from clonedb.progress import Progress, Warnings
-from clonedb.project.find import Project
+from clonedb.project.fingerprint import surroundings
 from clonedb.project.revision_digests import revision_digests
 from clonedb.quantities import counted
 from clonedb.templates import layers
 from clonedb.templates.ahead import Guess
-from clonedb.templates.edits import Edits
+from clonedb.templates.catalog import note, note_use
 from clonedb.templates.metadata import Metadata, Template
+from clonedb.templates.order import Order
 from clonedb.templates.prepare import next_transaction, prepare, prepare_changed
 from clonedb.templates.properties import give
-from clonedb.templates.remarks import remark, remedy
 from clonedb.templates.seal import create, create_roles, describe, drop, publish, seal, strategy
-from clonedb.templates.sealed import note, note_use
+from clonedb.templates.warnings import remark, remedy
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-    from clonedb.config import Config
 
-__all__ = ["Order", "build"]
+__all__ = ["build"]
 
 
 class _UnfitError(Exception):
@@ -47,24 +45,6 @@ class _UnfitError(Exception):
     def __init__(self, reason: str, layer: Template | None = None) -> None:
         super().__init__(reason)
         self.layer = layer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """What is to be built: the template `name` for a fingerprint; `base` is what its configuration builds it upon.
-
-    With `layers`, a sealed template that is a beginning of the history is taken and only the rest migrated.
-    """
-
-    config: Config
-    project: Project
-    sources: Sources
-    wanted: Fingerprint
-    name: str
-    run: str
-    base: Template | None
-    layers: bool
-    edits: Edits
 
 
 @dataclass(frozen=True, slots=True)

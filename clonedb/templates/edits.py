@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from clonedb.fingerprint import Fingerprint, Sources, StaleError, differences
+from clonedb.project.fingerprint import Fingerprint, Sources, StaleError, differences
 
 __all__ = ["Edits"]
 

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clonedb.fingerprint import OF_REVISIONS, Fingerprint, differences
 from clonedb.migrate.alembic import Migrated
 from clonedb.postgres.server import Server
+from clonedb.postgres.statements import changes_contents
+from clonedb.project.fingerprint import OF_REVISIONS, Fingerprint, differences
 from clonedb.project.real_paths import RealPaths
-from clonedb.statements import changes_contents
-from clonedb.templates.crashed import what_is_lost
+from clonedb.templates.catalog import templates
+from clonedb.templates.crash_losses import what_is_lost
 from clonedb.templates.metadata import Template
-from clonedb.templates.sealed import templates
 
 __all__ = ["History", "deepest", "history", "likeliest", "unfit", "why_none"]
 

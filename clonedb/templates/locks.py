@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 
 from clonedb.errors import LockTimeoutError
-from clonedb.guest import getpid
+from clonedb.originals import getpid
 from clonedb.postgres import locks
 from clonedb.postgres.server import Server
 from clonedb.progress import Progress

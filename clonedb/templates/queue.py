@@ -8,10 +8,10 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from clonedb.config import Config
 from clonedb.errors import BuildError, CloneDBError, LockTimeoutError
-from clonedb.guest import getpid, now
+from clonedb.originals import getpid, now
 from clonedb.progress import Progress
+from clonedb.settings.config import Config
 
 __all__ = ["BuildQueue"]
 
@@ -22,7 +22,7 @@ class BuildQueue:
     """Waits for the file lock of one template, says who holds it, and remembers a failed build for those who waited."""
 
     def __init__(self, config: Config, name: str, run: str) -> None:
-        from clonedb.postgres.state import state_files
+        from clonedb.embedded.places import state_files
 
         self._timeout = config.lock_timeout
         self._name = name

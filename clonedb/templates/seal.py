@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from clonedb.errors import BuildError, ConfigError
-from clonedb.guest import getpid
 from clonedb.names import unfinished_name
+from clonedb.originals import getpid
 from clonedb.postgres import properties, sql
 from clonedb.postgres.room import EMPTY, room_for
 from clonedb.postgres.server import Server
@@ -20,7 +20,7 @@ from clonedb.templates.metadata import Metadata, Template
 if TYPE_CHECKING:
     from psycopg import Connection
 
-    from clonedb.config import Config
+    from clonedb.settings.config import Config
 
 __all__ = ["Described", "create", "create_empty", "create_roles", "describe", "drop", "publish", "seal", "strategy"]
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from clonedb import libpq
+from clonedb.postgres import libpq_variables
 from tests.projects import Project
 
 # each of them alone keeps libpq from connecting to the embedded server, or changes what its sessions do
@@ -138,14 +138,14 @@ def test_what_the_environment_does_not_say_is_not_answered(monkeypatch: pytest.M
     for name in [*os.environ]:
         if name.startswith("PG"):
             monkeypatch.delenv(name)
-    assert libpq.against_environment() == {}
+    assert libpq_variables.against_environment() == {}
     monkeypatch.setenv("PGSSLMODE", "require")
-    assert libpq.against_environment() == {"sslmode": "prefer"}
+    assert libpq_variables.against_environment() == {"sslmode": "prefer"}
     monkeypatch.setenv("PGSERVICE", "of_that_name_there_is_none")
-    assert libpq.against_environment() == {"sslmode": "prefer"}
+    assert libpq_variables.against_environment() == {"sslmode": "prefer"}
 
 
-@pytest.mark.parametrize("name", libpq.SHAPING)
+@pytest.mark.parametrize("name", libpq_variables.SHAPING)
 def test_on_a_server_of_ones_own_they_are_in_the_fingerprint(items: Project, server_url: str, name: str) -> None:
     """There they may be meant, and another value gives another template."""
     values = {"PGOPTIONS": "-c enable_sort=off", "PGTZ": "Asia/Tokyo", "PGDATESTYLE": "German", "PGGEQO": "off"}

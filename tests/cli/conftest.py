@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from clonedb.config import Config
-from clonedb.postgres import binaries, embedded
+from clonedb.embedded import binaries, leases
+from clonedb.settings.config import Config
 from tests.projects import Outcome, Project, databases
 
 Command = Callable[..., Outcome]
@@ -27,20 +27,20 @@ def make_state_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def own_server(postgres_bin: str | None) -> Iterator[embedded.Lease]:
+def own_server(postgres_bin: str | None) -> Iterator[leases.Lease]:
     """The server that this worker's commands use."""
     directory = make_state_dir()
     config = Config(rootdir=Path("/")).replace(
         "tests", state_dir=str(directory), postgres_bin=postgres_bin, standby=0.0
     )
-    with embedded.lease(config, binaries.choose(config, ())) as held:
+    with leases.lease(config, binaries.choose(config, ())) as held:
         yield held
-    embedded.stop(config)
+    leases.stop(config)
     shutil.rmtree(directory)
 
 
 @pytest.fixture
-def admin_dsn(own_server: embedded.Lease) -> str:
+def admin_dsn(own_server: leases.Lease) -> str:
     """The maintenance database of the commands' server."""
     return f"host={own_server.socket_dir} port={own_server.port} user={own_server.user} dbname=postgres"
 
@@ -58,14 +58,14 @@ def prefix(shared_prefix: str) -> str:
 
 
 @pytest.fixture
-def environment(environment: dict[str, str], own_server: embedded.Lease) -> dict[str, str]:
+def environment(environment: dict[str, str], own_server: leases.Lease) -> dict[str, str]:
     """The commands' server in place of the run's."""
     state_dir = own_server.data_dir.parents[2]
     return {**environment, "CLONEDB_STATE_DIR": str(state_dir), "CLONEDB_IDLE_TIMEOUT": "10"}
 
 
 @pytest.fixture
-def cli(items: Project, own_server: embedded.Lease) -> Command:
+def cli(items: Project, own_server: leases.Lease) -> Command:
     """A function that runs `clonedb ARGUMENTS` in the project, and sees that no traceback and no password is shown."""
 
     def run(*arguments: str, code: int = 0, **variables: str) -> Outcome:

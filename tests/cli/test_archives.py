@@ -134,7 +134,7 @@ def test_without_pg_dump(items: Project, cli: Command, tmp_path: Path) -> None:
     (bin_directory / "pg_dump").write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.1'\n")
     (bin_directory / "pg_dump").chmod(0o755)
     program = (
-        "import os, re, clonedb.postgres.binaries as b\n"
+        "import os, re, clonedb.embedded.binaries as b\n"
         "b.Binaries.program = lambda self, name: None\n"
         "from clonedb.cli import main\nmain(['export', 'x.clonedb'])\n"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import clonedb
-from clonedb.keys import KEYS
+from clonedb.settings.keys import KEYS
 from tests.cli.conftest import Command
 from tests.projects import CLONEDB, Project
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from clonedb.config import Config
-from clonedb.postgres import embedded
+from clonedb.embedded import leases
+from clonedb.settings.config import Config
 from tests.cli.conftest import Command, make_state_dir
 from tests.projects import Project
 
@@ -21,7 +21,7 @@ def unused_dir() -> Iterator[Path]:
     """A state directory that nobody used yet."""
     directory = make_state_dir()
     yield directory
-    embedded.stop(Config(rootdir=Path("/")).replace("tests", state_dir=str(directory)))
+    leases.stop(Config(rootdir=Path("/")).replace("tests", state_dir=str(directory)))
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from clonedb.config import Config
-from clonedb.postgres import embedded
+from clonedb.embedded import leases
+from clonedb.settings.config import Config
 from tests.cli.conftest import Command, make_state_dir
 from tests.projects import CLONEDB, Project, databases
 
@@ -72,7 +72,7 @@ def test_fingerprint(cli: Command, items: Project) -> None:
 
 
 def test_a_fingerprint_is_the_same_on_every_machine(
-    cli: Command, items: Project, own_server: embedded.Lease, tmp_path: Path
+    cli: Command, items: Project, own_server: leases.Lease, tmp_path: Path
 ) -> None:
     """Another checkout, server, home, locale, time zone and umask: a cache's key is `$(clonedb fingerprint)`."""
     items.settings(seed=["seed.sql"], watch=["data/*.csv"], alembic={"extra": "%(here)s/data"})
@@ -100,7 +100,7 @@ def test_a_fingerprint_is_the_same_on_every_machine(
         assert there.out == digest
         assert "preparing an embedded PostgreSQL" in there.err  # a cold machine, which says so where no key is
     finally:
-        embedded.stop(Config(rootdir=checkout).replace("the test", state_dir=str(state)))
+        leases.stop(Config(rootdir=checkout).replace("the test", state_dir=str(state)))
         shutil.rmtree(state)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clonedb.api import OpenTemplate
-from clonedb.postgres.binaries import Binaries
+from clonedb.embedded.binaries import Binaries
 from tests.differential import template
 from tests.differential.laboratory import Laboratory
 

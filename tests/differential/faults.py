@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 from clonedb.postgres import message
-from clonedb.rewind import facts, session, undo, wal
+from clonedb.rewind import facts, own_session, undo, wal
 from clonedb.rewind.row_places import MovedRows, block_of
 from clonedb.rewind.undo import Undoing
 from clonedb.rewind.wal import Written
@@ -138,7 +138,7 @@ def _unproven() -> Iterator[None]:
 @contextlib.contextmanager
 def _settings(more: str) -> Iterator[None]:
     """The sessions that read and write rows have other settings, too."""
-    with mock.patch("clonedb.rewind.session._SETTINGS", f"{session._SETTINGS} {more}"):
+    with mock.patch("clonedb.rewind.own_session._SETTINGS", f"{own_session._SETTINGS} {more}"):
         yield
 
 
@@ -181,7 +181,7 @@ def _late_number() -> Iterator[None]:
 @contextlib.contextmanager
 def _crash_unseen() -> Iterator[None]:
     """A crash may lose an undoing, and nobody notices."""
-    really = session.open_session
+    really = own_session.open_session
 
     def open_session(*given: Any) -> Any:
         connection = really(*given)

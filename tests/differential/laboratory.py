@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from clonedb.api import OpenTemplate
-from clonedb.clone import Clone
+from clonedb.clones.clone import Clone
 from clonedb.postgres.server import Server
 from clonedb.rewind.rewinder import Pristine, Rewinder, why_not
 from tests.differential import chaos, state

@@ -12,9 +12,9 @@ import psycopg
 from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
-from clonedb.renewal import Renewal
-from clonedb.rewind.sessions import SessionReset
-from clonedb.statements import Traces
+from clonedb.postgres.statements import Traces
+from clonedb.sessions.renewal import Renewal
+from clonedb.sessions.reset import SessionReset
 from tests.differential.grammar import Program, Step
 
 __all__ = ["APPLICATION", "Sessions", "share"]

@@ -13,9 +13,9 @@ import psycopg
 
 from benchmarks.apparatus.clusters import TUNED, cluster
 from clonedb.api import OpenTemplate, open_template
-from clonedb.config import Config
-from clonedb.postgres import binaries
-from clonedb.postgres.binaries import Binaries
+from clonedb.embedded import binaries
+from clonedb.embedded.binaries import Binaries
+from clonedb.settings.config import Config
 from tests.differential.world import seeds
 from tests.projects import Project
 

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from clonedb.api import OpenTemplate
-from clonedb.postgres.binaries import Binaries
+from clonedb.embedded.binaries import Binaries
 from tests.differential import template
 from tests.differential.grammar import Program, Step, draw_step, filled
 from tests.differential.laboratory import Laboratory

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from clonedb.postgres.binaries import Binaries
+from clonedb.embedded.binaries import Binaries
 from tests.differential import template
 from tests.differential.faults import FAULTS, Fault, seeded
 from tests.differential.grammar import MIXES, draw_program

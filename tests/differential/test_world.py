@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from clonedb.api import OpenTemplate
-from clonedb.postgres.binaries import Binaries
+from clonedb.embedded.binaries import Binaries
 from tests.differential import indexes, template
 from tests.differential.grammar import MIXES, Program, Step, draw_program
 from tests.differential.laboratory import NOTHING, Laboratory

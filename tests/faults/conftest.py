@@ -8,8 +8,8 @@ from typing import Protocol
 
 import pytest
 
+from tests.embedded.sandbox import Sandbox, make_sandbox
 from tests.faults.processes import Program
-from tests.postgres.sandbox import Sandbox, make_sandbox
 from tests.projects import Project
 
 

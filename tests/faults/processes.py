@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 
-from tests.postgres.sandbox import is_alive
+from tests.embedded.sandbox import is_alive
 from tests.projects import Outcome, Project, unobserved
 
 # Bodies of revisions. What they do outside the database is told by the environment, which is not in the fingerprint.

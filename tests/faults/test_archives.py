@@ -15,8 +15,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from clonedb.archive.file import read_archive
 from clonedb.errors import BuildError
-from clonedb.templates.archive import read_archive
 from tests.faults.conftest import Start
 from tests.faults.processes import demand_nothing_left
 from tests.mounts import tmpfs

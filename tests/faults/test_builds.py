@@ -12,9 +12,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.embedded.sandbox import Sandbox, wait_until
 from tests.faults.conftest import Start
 from tests.faults.processes import COUNT, HANG, HANG_IN_SQL, count, demand_nothing_left
-from tests.postgres.sandbox import Sandbox, wait_until
 from tests.projects import CLONEDB, PYTEST, Project, databases
 
 AT_ONCE = """

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.embedded.sandbox import wait_until
 from tests.faults.conftest import Start
 from tests.faults.processes import HANG, HANG_IN_SQL, demand_nothing_left, processes_of
-from tests.postgres.sandbox import wait_until
 from tests.projects import CLONEDB, PYTEST, Project, databases
 
 TWO_TESTS = """

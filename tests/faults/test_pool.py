@@ -14,15 +14,16 @@ import psycopg
 import pytest
 
 import clonedb
-from clonedb.config import Config
+from clonedb.clones.pool import Pool
+from clonedb.embedded import leases
 from clonedb.errors import CloneDBError, ServerError
-from clonedb.pool import Pool
-from clonedb.postgres import embedded, sql
+from clonedb.postgres import sql
 from clonedb.postgres.cap import Cap
+from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
+from tests.embedded.sandbox import Sandbox, by_socket, is_alive, wait_until
 from tests.faults.conftest import Start
 from tests.faults.processes import demand_nothing_left
-from tests.postgres.sandbox import Sandbox, by_socket, is_alive, wait_until
 from tests.projects import PYTEST, Project, databases, one
 
 # From the second test on clones are made ahead; the last one hangs in its own code, with one of them at hand.
@@ -201,7 +202,7 @@ def test_a_full_disk_while_pooling(
             names = template.server.run(lambda connection: sql.databases(connection, prefix))
             assert [database.name for database in names] == [template.name]
     finally:
-        embedded.stop(Config(rootdir=items.directory).replace("the test", **settings))
+        leases.stop(Config(rootdir=items.directory).replace("the test", **settings))
 
 
 @pytest.mark.parametrize("isolation", ["clone", "auto", "truncate"])

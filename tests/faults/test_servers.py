@@ -12,12 +12,12 @@ import psycopg
 import pytest
 
 import clonedb
-from clonedb import clone
+from clonedb.clones import clone
 from clonedb.errors import ServerError, TemplateInUseError
 from clonedb.postgres import locks
+from tests.embedded.sandbox import Sandbox, is_alive, wait_until
 from tests.faults.conftest import Start
 from tests.faults.processes import demand_nothing_left
-from tests.postgres.sandbox import Sandbox, is_alive, wait_until
 from tests.projects import PYTEST, Project
 
 TWO_TESTS = """

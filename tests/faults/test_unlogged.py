@@ -11,14 +11,14 @@ import pytest
 
 import clonedb
 from clonedb.api import OpenTemplate, open_template
-from clonedb.config import Config
 from clonedb.errors import BuildError, ServerError
-from clonedb.isolation.strategies import make_strategy
+from clonedb.isolation.modes import make_strategy
 from clonedb.postgres.sql import databases
 from clonedb.progress import Warnings
-from tests.isolation.test_strategies import origin
-from tests.pool.conftest import eventually, pool_of
-from tests.postgres.sandbox import Sandbox
+from clonedb.settings.config import Config
+from tests.clones.conftest import eventually, pool_of
+from tests.embedded.sandbox import Sandbox
+from tests.isolation.test_modes import origin
 from tests.projects import Project, one
 
 CACHE = """

@@ -6,14 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clonedb.config import Config
-from clonedb.fingerprint import (
-    Fingerprint,
-    ServerFacts,
-    differences,
-    fingerprint,
-)
 from clonedb.project.find import find_project
+from clonedb.project.fingerprint import Fingerprint, ServerFacts, differences, fingerprint
+from clonedb.settings.config import Config
 
 SERVER = ServerFacts(major=18, encoding="UTF8", locale="C.UTF-8", role="")
 FILES = {

@@ -13,11 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from clonedb.fingerprint import (
-    Fingerprint,
-    Input,
-    differences,
-)
+from clonedb.project.fingerprint import Fingerprint, Input, differences
 from tests.fingerprint.sample import FILE_KINDS, FILES, Sample
 
 
@@ -74,8 +70,8 @@ def test_migrations_reached_through_a_link_have_the_same_names(sample: Sample, t
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from clonedb.config import Config
-from clonedb.fingerprint import ServerFacts, fingerprint
+from clonedb.settings.config import Config
+from clonedb.project.fingerprint import ServerFacts, fingerprint
 from clonedb.project.find import find_project
 settings = json.loads(sys.argv[2])
 config = Config(rootdir=Path(sys.argv[1])).replace("test", **settings)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from clonedb.fingerprint import Difference, differences, fingerprint
-from clonedb.keys import TEMPLATE_KEYS
 from clonedb.project.find import find_project
+from clonedb.project.fingerprint import Difference, differences, fingerprint
+from clonedb.settings.keys import TEMPLATE_KEYS
 from tests.fingerprint.sample import FILE_KINDS, FILES, SERVER, Change, Sample, Shown, changed, edit, rewrite, setting
 
 

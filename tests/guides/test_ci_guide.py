@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from clonedb.config import Config
-from clonedb.postgres import embedded
+from clonedb.embedded import leases
+from clonedb.settings.config import Config
 from tests.guides.test_guides import guide
 from tests.projects import Outcome, Project, ran
 
@@ -140,7 +140,7 @@ def github(items: Project, config: Config, workflow: dict[Any, Any]) -> Iterator
     github = GitHub(items, directory)
     yield github
     for state in github.machines:
-        embedded.stop(config.replace("the test", state_dir=str(state)))
+        leases.stop(config.replace("the test", state_dir=str(state)))
     shutil.rmtree(directory)
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from clonedb.config import Config
 from clonedb.migrate import standby
 from clonedb.migrate.alembic import AlembicMigrator
 from clonedb.project.find import find_project
+from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
 from tests.projects import Project
 

@@ -20,7 +20,7 @@ from alembic.config import Config as AlembicConfig
 from hypothesis import given, settings, strategies as st
 
 from clonedb import errors
-from clonedb.migrate.failure import NotMigratedError, describe, error_from, scrub
+from clonedb.migrate.inside.failure import NotMigratedError, describe, error_from, scrub
 
 Failing = Callable[..., dict[str, Any]]
 

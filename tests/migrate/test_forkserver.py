@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from clonedb.config import Config
 from clonedb.errors import MigrationError
 from clonedb.migrate import standby
 from clonedb.migrate.alembic import AlembicMigrator
+from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
 from tests.migrate.conftest import Look, Report, gone, migrate, started, until
 from tests.projects import Project

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from clonedb.config import Config
 from clonedb.errors import MigrationError, SeedError, VerificationError
 from clonedb.migrate.alembic import AlembicMigrator
 from clonedb.progress import Silence
 from clonedb.project.find import find_project
+from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
 from tests.migrate.conftest import Ask
 from tests.migrate.test_env_py import ASYNC_ENV_PY

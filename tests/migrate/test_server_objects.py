@@ -9,7 +9,7 @@ import pytest
 
 from clonedb.errors import MigrationError
 from clonedb.migrate.alembic import AlembicMigrator
-from clonedb.migrate.server_objects import shared
+from clonedb.migrate.inside.server_objects import shared
 from clonedb.url import DatabaseURL
 from tests.migrate.test_env_py import ASYNC_ENV_PY
 from tests.projects import ALEMBIC_INI, ENV_PY, Project

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from clonedb.config import Config
 from clonedb.errors import ServerError
 from clonedb.migrate import standby
 from clonedb.migrate.alembic import AlembicMigrator
+from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
 from tests.migrate.conftest import PATIENCE, REPORT, Look, Report, gone, started, until
 from tests.projects import Project
@@ -24,7 +24,7 @@ from tests.projects import Project
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from clonedb.config import Config
+from clonedb.settings.config import Config
 from clonedb.errors import ServerError
 from clonedb.migrate.alembic import AlembicMigrator
 from clonedb.project.find import find_project

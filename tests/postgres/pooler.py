@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from typing import Literal
 
-from clonedb.postgres.embedded import Lease
+from clonedb.embedded.leases import Lease
 
 Mode = Literal["session", "transaction"]
 

@@ -11,13 +11,13 @@ import pytest
 from psycopg import pq
 from psycopg.sql import SQL, Identifier
 
-from clonedb.config import Config
+from clonedb.clones.gc import Leftover, collect, drop_one, inventory
 from clonedb.errors import ServerError
-from clonedb.gc import Leftover, collect, drop_one, inventory
 from clonedb.names import clone_name
 from clonedb.postgres import sql
 from clonedb.postgres.background import drop_at_once
 from clonedb.postgres.server import Server, open_server
+from clonedb.settings.config import Config
 from tests.rewind.ordinary import ordinary_server
 
 SUBSCRIBE = "create subscription news connection 'host=/nowhere dbname=x' publication p with (connect = false)"

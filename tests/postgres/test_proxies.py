@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clonedb.postgres.embedded import Lease
+from clonedb.embedded.leases import Lease
 from tests.postgres.pooler import pooled
 from tests.projects import Project, databases
 

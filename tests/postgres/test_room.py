@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 import clonedb
-from clonedb.clone import Clone
-from clonedb.config import Config
+from clonedb.clones.clone import Clone
+from clonedb.clones.pool import Pool
+from clonedb.embedded import leases
+from clonedb.embedded.memory import memory_at
 from clonedb.errors import ServerError
-from clonedb.pool import Pool
-from clonedb.postgres import embedded
 from clonedb.postgres.cap import Cap
-from clonedb.postgres.memory import memory_at
+from clonedb.settings.config import Config
 from tests.mounts import tmpfs
 from tests.projects import PYTEST, Project, one
 
@@ -33,7 +33,7 @@ def small(config: Config, variables: None) -> Iterator[Path]:
     with tmpfs("150m") as directory:
         state = directory / "state"
         yield state
-        embedded.stop(config.replace("the test", state_dir=str(state)))
+        leases.stop(config.replace("the test", state_dir=str(state)))
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_a_pool_makes_no_more_ahead_than_there_is_room_for(opened: Open) -> None
 
 def test_an_empty_database_needs_room_too(opened: Open) -> None:
     """As a clone does."""
-    from clonedb.clone import create_empty
+    from clonedb.clones.clone import create_empty
 
     template = opened(lock_timeout=0.1)
     clones = fill(template)
@@ -226,6 +226,6 @@ def test_more_workers_than_there_is_room_for(items: Project, config: Config, iso
             most = max(most, (there.f_blocks - there.f_bfree) * there.f_frsize)
             time.sleep(0.005)
         out, err = run.communicate()
-        embedded.stop(config.replace("the test", state_dir=str(state)))
+        leases.stop(config.replace("the test", state_dir=str(state)))
         assert "12 passed" in out, f"{out}\n{err}"
         assert most <= 90 * MB * 7 // 8

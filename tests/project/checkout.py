@@ -8,8 +8,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from clonedb.config import Config
 from clonedb.project.find import Project
+from clonedb.settings.config import Config
 
 Write = Callable[[dict[str, str]], Path]
 

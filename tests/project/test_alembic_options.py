@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from clonedb.config import Config
 from clonedb.errors import ConfigError, NoMigrationsError
 from clonedb.project.find import find_project
+from clonedb.settings.config import Config
 from tests.project.checkout import ENVIRONMENT, Write, as_alembic_sees, configured
 
 INI = {

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from clonedb.config import Config
 from clonedb.errors import ConfigError, NoMigrationsError
 from clonedb.project.find import find_project
+from clonedb.settings.config import Config
 from tests.project.checkout import ENVIRONMENT, Write, configured
 
 
@@ -223,7 +223,7 @@ def test_nothing_of_alembic_or_the_project_is_imported(write: Write) -> None:
     )
     program = (
         "import sys, pathlib\n"
-        "from clonedb.config import Config\nfrom clonedb.project.find import find_project\n"
+        "from clonedb.settings.config import Config\nfrom clonedb.project.find import find_project\n"
         "find_project(Config(rootdir=pathlib.Path(sys.argv[1])))\n"
         "print({'alembic', 'sqlalchemy', 'app', 'psycopg', 'importlib.metadata'} & sys.modules.keys())\n"
     )

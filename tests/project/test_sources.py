@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from clonedb.config import Config
 from clonedb.errors import ConfigError
 from clonedb.project.find import find_project
-from clonedb.project.sources import Sources, read_sources
+from clonedb.project.inputs import Sources, read_sources
+from clonedb.settings.config import Config
 
 Look = Callable[..., Sources]
 Named = set[tuple[str, str]]

@@ -114,7 +114,7 @@ def test_a_leak_does_not_cost_a_second(items: Project) -> None:
         @pytest.fixture(autouse=True, scope="module")
         def extra(request, clonedb_template):
             import statistics, time
-            from clonedb.clone import Clone
+            from clonedb.clones.clone import Clone
             seconds = []
             real = Clone.end_sessions
             def timed(self):

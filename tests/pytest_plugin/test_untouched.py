@@ -102,7 +102,11 @@ def test_registering_the_plugin_imports_nothing_heavy(items: Project, tmp_path: 
     assert "clonedb" in loaded
     assert loaded.isdisjoint(HEAVY)
     own = {name for name in modules if name.startswith("clonedb")}
-    assert not [name for name in own if name.startswith(("clonedb.postgres", "clonedb.api", "clonedb.gc"))]
+    assert not [
+        name
+        for name in own
+        if name.startswith(("clonedb.postgres", "clonedb.embedded", "clonedb.api", "clonedb.clones.gc"))
+    ]
 
 
 def test_importing_the_package_imports_nothing_heavy(items: Project) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from clonedb.clone import Clone, create
-from clonedb.config import Config
+from clonedb.clones.clone import Clone, create
+from clonedb.embedded.leases import Lease
 from clonedb.postgres import sql
-from clonedb.postgres.embedded import Lease
 from clonedb.postgres.server import Server, open_server
 from clonedb.rewind.rewinder import Pristine, Rewinder, why_not
-from clonedb.templates.find import Template
+from clonedb.settings.config import Config
+from clonedb.templates.ensure import Template
 from tests.rewind.shapes import SCHEMA, contents, make_template
 
 

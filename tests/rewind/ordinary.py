@@ -13,11 +13,11 @@ from pathlib import Path
 
 import psycopg
 
-from clonedb.config import Config
-from clonedb.postgres.account import account_for, within_reach
-from clonedb.postgres.binaries import choose
-from clonedb.postgres.state import Place
-from tests.postgres.sandbox import wait_until
+from clonedb.embedded.account import account_for, within_reach
+from clonedb.embedded.binaries import choose
+from clonedb.embedded.places import Place
+from clonedb.settings.config import Config
+from tests.embedded.sandbox import wait_until
 
 
 @contextlib.contextmanager

@@ -6,11 +6,11 @@ import time
 
 from psycopg import sql as compose
 
-from clonedb.clone import Clone
+from clonedb.clones.clone import Clone
 from clonedb.names import template_name
 from clonedb.postgres import sql
 from clonedb.postgres.server import Server
-from clonedb.templates.find import Template
+from clonedb.templates.ensure import Template
 from clonedb.templates.metadata import Metadata
 from clonedb.templates.prepare import prepare
 

@@ -10,19 +10,19 @@ import time
 
 import pytest
 
-from clonedb.gc import collect
+from clonedb.clones.gc import collect
 from clonedb.postgres import sql
 from clonedb.postgres.server import Server
-from clonedb.templates.find import Template
+from clonedb.templates.ensure import Template
 
 WORKER = """
 import json, sys
 from pathlib import Path
-from clonedb.clone import create
-from clonedb.config import Config
+from clonedb.clones.clone import create
+from clonedb.settings.config import Config
 from clonedb.postgres.server import open_server
 from clonedb.rewind.rewinder import Pristine, Rewinder
-from clonedb.templates.find import find
+from clonedb.templates.ensure import find
 settings, name = json.loads(sys.argv[1]), sys.argv[2]
 server = open_server(Config(rootdir=Path("/")).replace("the test", **settings))
 template = find(server, name)

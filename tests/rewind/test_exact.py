@@ -10,11 +10,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from clonedb.clone import Clone, create
+from clonedb.clones.clone import Clone, create
 from clonedb.postgres import message
 from clonedb.postgres.server import Server
 from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder
-from clonedb.templates.find import Template
+from clonedb.templates.ensure import Template
 from tests.rewind.shapes import contents
 from tests.rewind.test_shapes import write
 

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from clonedb.clone import create
-from clonedb.config import Config
+from clonedb.clones.clone import create
+from clonedb.embedded import leases
 from clonedb.errors import ServerError
-from clonedb.postgres import embedded
 from clonedb.postgres.server import open_server
 from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder, why_not
 from clonedb.rewind.undo import Undoing
-from clonedb.templates.find import find
+from clonedb.settings.config import Config
+from clonedb.templates.ensure import find
+from tests.embedded.sandbox import is_alive, make_sandbox, wait_until
 from tests.faults.processes import demand_nothing_left
-from tests.postgres.sandbox import is_alive, make_sandbox, wait_until
 from tests.projects import Project
 from tests.rewind.shapes import contents, make_template
 from tests.rewind.test_shapes import write
@@ -101,7 +101,7 @@ def test_a_full_disk(small_disk: Callable[[str], Path], postgres_bin: str | None
                     assert rewinder.rewind() == Outcome("rewound")
                     assert contents(clone) == fresh
     finally:
-        embedded.stop(config)
+        leases.stop(config)
 
 
 def test_a_server_killed_in_the_middle(postgres_bin: str | None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from clonedb.clone import Clone, create
+from clonedb.clones.clone import Clone, create
 from clonedb.postgres.server import Server, open_server
 from clonedb.rewind.rewinder import Pristine, Rewinder, why_not
 from clonedb.rewind.server_changes import find_changes
 from clonedb.rewind.server_state import read_state
-from clonedb.templates.find import Template
-from tests.postgres.sandbox import make_sandbox
+from clonedb.templates.ensure import Template
+from tests.embedded.sandbox import make_sandbox
 from tests.rewind.shapes import make_template
 from tests.rewind.test_shapes import write
 

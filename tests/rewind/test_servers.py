@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from clonedb.clone import create
-from clonedb.config import Config
+from clonedb.clones.clone import create
+from clonedb.embedded.leases import Lease
 from clonedb.errors import ServerError
-from clonedb.postgres.embedded import Lease
 from clonedb.postgres.server import Server, open_server
 from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder, why_not
-from tests.postgres.sandbox import Sandbox, is_alive, make_sandbox, wait_until
+from clonedb.settings.config import Config
+from tests.embedded.sandbox import Sandbox, is_alive, make_sandbox, wait_until
 from tests.rewind.ordinary import ordinary_server
 from tests.rewind.shapes import contents, make_template
 from tests.rewind.test_shapes import write

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from clonedb.clone import Clone
+from clonedb.clones.clone import Clone
 from clonedb.rewind.rewinder import Outcome, Rewinder
-from clonedb.rewind.sessions import SessionReset
+from clonedb.sessions.reset import SessionReset
 
 STATE = {
     "setting": ("set work_mem = '5MB'", "show work_mem"),

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from clonedb.clone import Clone, create
+from clonedb.clones.clone import Clone, create
 from clonedb.postgres.server import Server
 from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder
-from clonedb.templates.find import Template
+from clonedb.templates.ensure import Template
 from tests.rewind.shapes import contents
 
 WRITING = {

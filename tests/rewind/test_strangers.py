@@ -11,13 +11,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from clonedb.clone import Clone, create
+from clonedb.clones.clone import Clone, create
 from clonedb.postgres import sql
 from clonedb.postgres.server import Server
 from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder
 from clonedb.rewind.undo import Undoing
-from clonedb.templates.find import Template
-from tests.postgres.sandbox import wait_until
+from clonedb.templates.ensure import Template
+from tests.embedded.sandbox import wait_until
 from tests.rewind.shapes import contents
 from tests.rewind.test_shapes import write
 

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from clonedb.clone import Clone, create
-from clonedb.config import Config
+from clonedb.clones.clone import Clone, create
 from clonedb.postgres import sql
 from clonedb.postgres.server import Server, open_server
 from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder, why_not
-from clonedb.templates.find import Template
-from tests.postgres.sandbox import wait_until
+from clonedb.settings.config import Config
+from clonedb.templates.ensure import Template
+from tests.embedded.sandbox import wait_until
 from tests.projects import one
 from tests.rewind.ordinary import ordinary_server
 from tests.rewind.shapes import SCHEMA, contents, make_template

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from clonedb.clone import Clone
+from clonedb.clones.clone import Clone
 from clonedb.postgres.server import Server
 from clonedb.rewind.rewinder import Rewinder
 from clonedb.rewind.verify import verify
-from clonedb.templates.find import Template
+from clonedb.templates.ensure import Template
 
 
 def _write(clone: Clone, statement: str) -> None:

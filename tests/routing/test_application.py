@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from clonedb.errors import ConfigError, RoutingError
+from clonedb.postgres.address import Place
 from clonedb.routing.application import Router
-from clonedb.routing.place import Place
 from clonedb.url import DatabaseURL
 from tests.routing.conftest import MakeRouter
 from tests.routing.engines import engine_on, reached

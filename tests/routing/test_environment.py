@@ -6,8 +6,8 @@ import os
 
 import pytest
 
+from clonedb.postgres.address import NO_DATABASE, NO_DIRECTORY, NO_HOST
 from clonedb.routing.environment import Environment, variables_in
-from clonedb.routing.place import NO_DATABASE, NO_DIRECTORY, NO_HOST
 from clonedb.url import DatabaseURL
 
 CLONE = DatabaseURL.parse("postgresql+psycopg://us:p%40ss@127.0.0.1:5433/clone")

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from clonedb.api import OpenTemplate, open_template
-from clonedb.config import Config
 from clonedb.progress import Silence
+from clonedb.settings.config import Config
 from tests.projects import Project
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from clonedb.config import Config
 from clonedb.errors import MigrationError
+from clonedb.settings.config import Config
 from clonedb.templates import layers
 from clonedb.templates.metadata import Metadata
 from tests.faults.conftest import Start, start

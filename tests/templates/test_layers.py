@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from clonedb.config import Config
 from clonedb.revisions import config_at
+from clonedb.settings.config import Config
 from tests.projects import ALEMBIC_INI, ENV_PY, Project, one
 from tests.templates.conftest import contents, opened
 

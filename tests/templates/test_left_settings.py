@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from clonedb.config import Config
+from clonedb.settings.config import Config
 from tests.projects import ENV_PY, Project
 from tests.templates.conftest import opened
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from clonedb.config import Config
 from clonedb.project.find import find_project
-from clonedb.templates.find import sources_of
+from clonedb.settings.config import Config
+from clonedb.templates.ensure import sources_of
 from tests.projects import ENV_PY, Project, one
 from tests.templates.conftest import opened
 

@@ -10,10 +10,10 @@ import psycopg
 import pytest
 
 from clonedb.api import OpenTemplate, fingerprint_of
-from clonedb.config import Config
+from clonedb.archive.dump import export
+from clonedb.archive.restore import restore
 from clonedb.progress import Silence
-from clonedb.templates.dump import export
-from clonedb.templates.restore import restore
+from clonedb.settings.config import Config
 from tests.projects import Project
 from tests.templates.conftest import contents, opened
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from clonedb import gc
-from clonedb.config import Config
+from clonedb.clones import gc
 from clonedb.postgres.server import Server, open_server
+from clonedb.settings.config import Config
 from tests.projects import Project
 from tests.templates.conftest import opened
 

@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from clonedb.clone import Clone
+from clonedb.clones.clone import Clone
 from clonedb.demo.shop import store
 from clonedb.demo.shop.models import ProductStatus
 

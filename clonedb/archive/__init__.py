@@ -1,0 +1,1 @@
+"""A template as a file: dumped from one server, and restored on another."""

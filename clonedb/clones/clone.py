@@ -1,0 +1,312 @@
+"""Clones: databases in a template's exact state, made, handed out, kept or dropped."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+
+from clonedb.clones.copy_strategy import choose, note, share_blocks
+from clonedb.errors import ServerError, TemplateInUseError
+from clonedb.names import clone_name
+from clonedb.originals import monotonic, sleep
+from clonedb.postgres import client_sessions, sql
+from clonedb.postgres.room import EMPTY, room_for
+from clonedb.postgres.server import Server
+from clonedb.postgres.unlogged import demand_filled
+from clonedb.sessions.kept import LastingConnections
+from clonedb.templates.metadata import Kept, Template
+from clonedb.templates.properties import give, has_any
+from clonedb.url import Hidden
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from psycopg import Connection
+    from sqlalchemy.engine import Engine
+
+    from clonedb.sessions.loans import Loan
+    from clonedb.url import DatabaseURL
+
+__all__ = ["Clone", "Session", "create", "create_empty"]
+
+T = TypeVar("T")
+
+_PATIENCE = 10.0  # seconds that a clone waits for sessions to leave the template
+
+
+class Session(Protocol):
+    """Who runs statements on the maintenance database: the server, or a pool's session of its own."""
+
+    def run(self, statement: Callable[[Connection[Any]], T], /) -> T:
+        """Run a statement."""
+
+
+@dataclass(slots=True, eq=False)
+class Clone:
+    """A database of one's own, in the template's exact state.
+
+    `name` is the database's, `url` its URL for SQLAlchemy, `dsn` the same for libpq, psycopg and other languages; both
+    hold the password. `template` is None for an empty database. `seconds` is what making it took; `oid` is the
+    database's number, by which it is dropped even if a test renamed it; `crashes` is what `Server.crashes` was before
+    it was made; `worth_keeping` is false if a failed test leaves nothing in it to look at. `on_drop` is called once
+    when it is given up. As a context manager it drops the database at the end.
+    """
+
+    server: Server = field(repr=False)
+    template: Template | None = field(repr=False)
+    name: str
+    seconds: float
+    oid: int | None = None
+    crashes: int = 0
+    kept: bool = False
+    worth_keeping: bool = True
+    on_drop: Callable[[], None] | None = field(default=None, repr=False)
+    loan: Loan | None = field(default=None, repr=False)
+    _shared: Self | None = field(default=None, repr=False)
+    _engines: list[Engine] = field(default_factory=list, repr=False)
+    _lasting: LastingConnections | None = field(default=None, repr=False)
+
+    def lend(self, loan: Loan) -> Self:
+        """The same database as one test has it: what this object hands out is refused when the loan has ended."""
+        return replace(self, loan=loan, _shared=self)
+
+    @property
+    def shared(self) -> Self:
+        """The object that is not lent, which this one may be itself."""
+        return self if self._shared is None else self._shared
+
+    @property
+    def url(self) -> str:
+        """`postgresql+psycopg://user:password@host:port/name`, with the configured driver; a test's is marked."""
+        url = self.server.public_url(self.name)
+        return self._marked(url if self.loan is None else self.server.proven(url)).render()
+
+    def _marked(self, url: DatabaseURL) -> DatabaseURL:
+        return url if self.loan is None else self.loan.mark(url)
+
+    @property
+    def dsn(self) -> str:
+        """`postgresql://user:password@host:port/name`, without a driver and without a driver's own parameters."""
+        url = self.server.public_url(self.name, driver="psycopg")
+        known = url.conninfo()
+        parts = {"user", "password", "host", "dbname"} | ({"port"} if url.port else set())
+        query = tuple((name, value) for name, value in known.items() if name not in parts)
+        return self._marked(url.replace(driver=None, query=query)).render()
+
+    def connect(self, **keywords: Any) -> Connection[Any]:
+        """A new psycopg connection; keywords are those of `psycopg.connect`."""
+        import psycopg
+
+        __tracebackhide__ = True
+        try:
+            connection = psycopg.connect(self.dsn, **{**self.server.proof_only("psycopg"), **keywords})
+        except psycopg.OperationalError as error:
+            # pytest shows the arguments of every frame, and those below this one hold the password
+            raise error.with_traceback(None) from None
+        return connection if self.loan is None else self.loan.take(connection)
+
+    def engine(self, **keywords: Any) -> Engine:
+        """A new synchronous SQLAlchemy engine, disposed of when the clone is dropped.
+
+        Its driver is the configured one, or psycopg if that is asyncpg, which has no synchronous side. Keywords are
+        those of `create_engine`.
+        """
+        engine = self._engine(**keywords)
+        self._engines.append(engine)
+        if self.loan is not None:
+            from clonedb.sessions.lent_engine import refuse_late_statements
+
+            refuse_late_statements(engine, self.loan)
+        return engine
+
+    def _engine(self, *, connect_args: Mapping[str, Any] | None = None, **keywords: Any) -> Engine:
+        from sqlalchemy import create_engine
+
+        from clonedb.sessions.lent_engine import hide_password_in_tracebacks
+
+        driver = "psycopg" if self.server.public.driver == "asyncpg" else None
+        url = self.server.proven(self.server.public_url(self.name, driver=driver))
+        secret = {} if url.password is None else {"password": Hidden(url.password)}
+        return hide_password_in_tracebacks(
+            create_engine(self._marked(url).render(), connect_args={**secret, **(connect_args or {})}, **keywords)
+        )
+
+    @property
+    def lasting(self) -> LastingConnections:
+        """The connections of clonedb's own fixtures, which stay open while the database goes from test to test."""
+        if self._shared is not None:
+            return self._shared.lasting
+        if self._lasting is None:
+            self._lasting = LastingConnections(self._engine, self.connect)
+        return self._lasting
+
+    def let_go(self) -> bool:
+        """Close what a test left in the middle of a COPY or the like on connections of clonedb's: whether it did."""
+        lasting = self.shared._lasting  # noqa: SLF001 - of the same class
+        return lasting is not None and lasting.let_go()
+
+    def dispose(self) -> None:
+        """Close the pools of the engines that `engine` made."""
+        while self._engines:
+            self._engines.pop().dispose()
+
+    def dispose_all(self) -> None:
+        """Close the lasting connections, too."""
+        self.dispose()
+        if (lasting := self.shared._lasting) is not None:  # noqa: SLF001 - of the same class
+            lasting.close()
+
+    def end_sessions(self) -> list[client_sessions.Session]:
+        """End what is connected to the database, the engines of `engine` included: the sessions that nobody closed.
+
+        One that its client has just closed takes its server a moment to end, so they are given 25 ms.
+        """
+        self.dispose_all()
+        return self.server.run(lambda connection: client_sessions.end_open_sessions(connection, self.name))
+
+    def is_sound(self) -> bool:
+        """Whether the database is still the one that was made, under its name, and lets everybody in."""
+        return self.server.run(lambda connection: sql.is_open(connection, self.name, self.oid))
+
+    @property
+    def may_lack_rows(self) -> bool:
+        """Whether the server may have crashed since it was made, which empties unlogged tables; costs no round trip."""
+        filled = self.template is not None and self.template.metadata.unlogged
+        return bool(filled) and self.crashes != self.server.crashes
+
+    def keep(self, kept: Kept) -> None:
+        """Let the database outlive this process: `clonedb drop` or retention ends it.
+
+        Raises ServerError when somebody dropped it: COMMENT ON DATABASE only warns of that.
+        """
+        self.server.run(lambda connection: sql.comment(connection, self.name, kept.to_json()))
+        if self.server.run(lambda connection: sql.find_database(connection, self.name)) is None:
+            raise ServerError(f"database {self.name!r} is gone from {self.server.about}: somebody dropped it")
+        self.kept = self.shared.kept = True
+
+    def drop(self) -> None:
+        """Drop the database, whoever is connected; nothing happens if it is kept or gone."""
+        self.drop_by(self.server)
+
+    def drop_by(self, session: Session) -> None:
+        """`drop`, by another session than the server's."""
+        if self._shared is not None:
+            self._shared.drop_by(session)
+            return
+        self.dispose_all()
+        try:
+            if not self.kept:
+                session.run(lambda connection: sql.drop_database(connection, self.name, oid=self.oid))
+        except KeyboardInterrupt:  # which cancelled the statement
+            _discard(session, self.name)
+            raise
+        finally:
+            given_up, self.on_drop = self.on_drop, None
+            if given_up is not None:
+                given_up()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.drop()
+        else:  # clean-up never hides the first error
+            with contextlib.suppress(Exception):
+                self.drop()
+
+
+def create(server: Server, template: Template, *, strategy: str | None = None, session: Session | None = None) -> Clone:
+    """Make a clone: CREATE DATABASE ... TEMPLATE, then what that does not copy; `strategy` is chosen if not given.
+
+    Raises TemplateInUseError when somebody stays connected to the template (SQLSTATE 55006), ServerError when the
+    template is gone or the disk is full.
+    """
+    start, crashes = monotonic(), server.crashes
+    metadata, own = template.metadata, session or server
+    name = clone_name(server.config.prefix, metadata.fingerprint, server.owner, server.next_number())
+    try:
+        chosen = strategy or choose(server, template)
+        _copy(server, own, template, name, strategy=chosen, deadline=start + _PATIENCE)
+        note(server, template, chosen, monotonic() - start)
+        if metadata.unlogged:
+            demand_filled(server, name, metadata.unlogged, template=template.name)
+        if has_any(metadata):
+            own.run(lambda connection: give(connection, name, metadata))
+        oid = own.run(lambda connection: sql.database_oid(connection, name))
+    except BaseException:  # Ctrl-C, too: it may come too late to cancel the statement
+        _discard(own, name)
+        raise
+    return Clone(server, template, name, monotonic() - start, oid, crashes)
+
+
+def create_empty(server: Server) -> Clone:
+    """Make a database that no migration has run in, with the configured extensions; otherwise as `create`."""
+    from clonedb.templates import seal
+
+    start = monotonic()
+    name = clone_name(server.config.prefix, "empty0", server.owner, server.next_number())
+    try:
+        _guard_disk(server, server, name, EMPTY, lambda found: seal.create_empty(found, server, server.config, name))
+        if server.config.extensions:
+            with contextlib.closing(server.connect(name)) as connection:
+                for extension in server.config.extensions:
+                    sql.create_extension(connection, extension)
+        oid = server.run(lambda connection: sql.database_oid(connection, name))
+    except BaseException:
+        _discard(server, name)
+        raise
+    return Clone(server, None, name, monotonic() - start, oid)
+
+
+def _guard_disk(
+    server: Server, session: Session, name: str, size: int, statement: Callable[[Connection[Any]], None]
+) -> None:
+    import psycopg
+
+    try:
+        with room_for(server, session, size, f"clone {name!r}"):
+            session.run(statement)
+    except (psycopg.errors.DiskFull, psycopg.errors.IoError) as error:
+        raise ServerError(
+            f"{server.about} could not make clone {name!r}: {' '.join(str(error).split())}; free some space"
+            " (`clonedb gc`, `clonedb list`) and run again"
+        ) from None
+
+
+def _discard(session: Session, name: str) -> None:
+    """Drop a database if it is there; the error that led here is the one to see, and gc drops what is left."""
+    with contextlib.suppress(Exception):
+        session.run(lambda connection: sql.drop_database(connection, name))
+
+
+def _copy(
+    server: Server, session: Session, template: Template, name: str, *, strategy: str | None, deadline: float
+) -> None:
+    import psycopg
+
+    def make(connection: Connection[Any]) -> None:
+        share_blocks(server, connection, strategy)
+        sql.create_database(connection, name, template=template.name, strategy=strategy)
+
+    while True:
+        try:
+            _guard_disk(server, session, name, template.metadata.size, make)
+        except psycopg.errors.ObjectInUse as error:
+            if monotonic() > deadline:
+                found = session.run(lambda connection: sql.sessions(connection, template.name))
+                raise TemplateInUseError(
+                    f"template {template.name!r} cannot be cloned while it has sessions:"
+                    f" {'; '.join(found) or str(error).strip()}; end them, and let nobody connect to a template"
+                ) from None
+            sleep(0.02)
+        except psycopg.errors.InvalidCatalogName:
+            raise ServerError(
+                f"template {template.name!r} is gone from {server.about}: somebody dropped it; run again to rebuild it"
+            ) from None
+        else:
+            return

@@ -1,0 +1,320 @@
+"""What is on a server, what dead owners left there, and what is kept too long: found, and dropped if it is ours."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from clonedb.clones.clone import Clone
+from clonedb.errors import NotOursError, ServerError
+from clonedb.names import Name, parse
+from clonedb.originals import monotonic
+from clonedb.postgres import locks, sql
+from clonedb.postgres.local_leases import is_leased
+from clonedb.postgres.obstacles import beyond_us
+from clonedb.postgres.orphans import remove_orphans
+from clonedb.postgres.server import Server
+from clonedb.templates.metadata import Kept, Metadata
+from clonedb.url import redact
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+__all__ = ["Collector", "Item", "Leftover", "collect", "drop_one", "enforce_retention", "inventory", "keep"]
+
+
+_REVISIONS = 8  # times keep_templates: how many templates that stop at a revision a project has at most
+_MOST_BYTES = (
+    10 * 1024**3
+)  # of a project's templates; the one of each lane that was used last is kept whatever its size
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A database that is to go, and why; of one that could not be dropped, why not. `project` is a key, if known."""
+
+    name: str
+    why: str
+    project: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A database of ours for a list: its kind in a word, its size in bytes, what there is to say."""
+
+    name: str
+    kind: str
+    size: int
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A database whose name says that we made it, with what its comment says and the lock that protects it."""
+
+    name: Name
+    template: Metadata | None
+    kept: Kept | None
+
+    @property
+    def project(self) -> str:
+        """The key of its project; empty for a clone that is not kept and an unfinished template."""
+        said = self.template or self.kept
+        return said.project if said else ""
+
+    @property
+    def lock(self) -> int:
+        return _lock_of(self.name)
+
+    def is_used(self, server: Server, held: Collection[int]) -> bool:
+        """Whether its owner lives, or a process that clones it; `held` are the keys of the locks held on the server."""
+        return self.lock in held or is_leased(server.config, _lease_of(self.name))
+
+
+def _lock_of(name: Name) -> int:
+    return locks.owner_key(name.owner) if name.owner else locks.use_key(name.text)
+
+
+def _lease_of(name: Name) -> str:
+    return name.owner or name.text
+
+
+def _found(connection: Connection[Any], prefix: str) -> Iterator[_Found]:
+    for database in sql.databases(connection, prefix):
+        if name := parse(prefix, database.name):
+            template = Metadata.from_json(database.comment) if name.kind == "template" else None
+            yield _Found(name, template, Kept.from_json(database.comment) if name.kind == "clone" else None)
+
+
+def collect(
+    server: Server,
+    *,
+    dry_run: bool = False,
+    everything: bool = False,
+    projects: Collection[str] | None = None,
+    seconds: float = 60.0,
+    refused: Callable[[Leftover], None] = lambda _: None,
+) -> list[Leftover]:
+    """Drop clones and unfinished templates of dead owners, and templates beyond keep_templates: what was dropped.
+
+    With `everything`, also kept clones and every template, of these `projects` if keys are given, unless somebody uses
+    them. `refused` is told of each database that PostgreSQL did not let go, or that somebody has open, and why.
+
+    A name is ours when its mark fits; an owner is dead when its advisory lock is free, in every database of the server,
+    and no process of this machine has its file lock. The databases are listed before the locks: an owner takes its lock
+    before it makes a database, so a lock that is free afterwards was given up. Then the lock is taken for as long as
+    the drop lasts. Stops after `seconds`; one process at a time collects.
+    """
+    import psycopg
+
+    def all_of(project: str) -> bool:
+        return everything and (projects is None or project in projects)
+
+    with contextlib.closing(server.connect(server.config.maintenance_database, application_name="clonedb gc")) as own:
+        if not dry_run and not locks.try_lock(own, locks.collector_key(server.config.prefix)):
+            return []
+        deadline = monotonic() + seconds
+        gone = []
+        for leftover, name in _leftovers(server, own, all_of):
+            if monotonic() > deadline:
+                break
+            try:
+                if dry_run or _drop(server, own, name, kept_too=everything):
+                    gone.append(leftover)
+            except (psycopg.Error, ServerError) as error:  # another role's, or somebody has it open
+                if own.closed:
+                    raise
+                refused(Leftover(leftover.name, _reason(error)))
+        if not dry_run and server.lease is not None:
+            with contextlib.suppress(OSError):
+                remove_orphans(own, server.lease.data_dir)
+        if not dry_run:  # the server ends the session a moment after it is closed, and the next one may begin at once
+            locks.release(own, locks.collector_key(server.config.prefix))
+        return gone
+
+
+def _leftovers(server: Server, own: Connection[Any], all_of: Callable[[str], bool]) -> list[tuple[Leftover, Name]]:
+    """What may go, with what its name says; `all_of` says whether all of a project does."""
+    found = list(_found(own, server.config.prefix))
+    held = locks.held_keys(own)
+    gone = [*_clones(found, all_of), *_templates(found, server.config.keep_templates, all_of)]
+    return [(Leftover(one.name.text, why, one.project), one.name) for one, why in gone if not one.is_used(server, held)]
+
+
+def _clones(found: Iterable[_Found], all_of: Callable[[str], bool]) -> Iterator[tuple[_Found, str]]:
+    """Those that go if their owner is gone, and why; unfinished templates, too."""
+    for one in found:
+        if one.template is None and (one.kept is None or all_of(one.kept.project)):
+            yield one, "its owner is gone"
+
+
+def _templates(found: Iterable[_Found], count: int, all_of: Callable[[str], bool]) -> Iterator[tuple[_Found, str]]:
+    """Those beyond `count` in each lane of a project, and those that are too large, and why."""
+    by_lane: dict[tuple[str, str], list[tuple[float, _Found]]] = {}
+    for one in found:
+        if one.template is not None:
+            key = one.template.project, one.template.lane
+            by_lane.setdefault(key, []).append((one.template.used, one))
+    kept: dict[str, list[tuple[bool, float, _Found]]] = {}
+    for (project, lane), templates in by_lane.items():
+        limit = 0 if all_of(project) else count * (_REVISIONS if lane == "revision" else 1)
+        ordered = sorted(templates, key=lambda pair: pair[0], reverse=True)
+        kept.setdefault(project, []).extend((not number, *pair) for number, pair in enumerate(ordered[:limit]))
+        for _, old in ordered[limit:]:
+            yield old, "the project used newer templates since"
+    for of_project in kept.values():
+        for large in _too_large(of_project):
+            yield large, f"the project's templates are larger than {_MOST_BYTES // 1024**3} GB together"
+
+
+def _too_large(templates: Iterable[tuple[bool, float, _Found]]) -> Iterator[_Found]:
+    """Those beyond the bytes that a project's templates may take: the lanes' last used ones count first, and stay."""
+    total = 0
+    for first, _, found in sorted(templates, key=lambda each: each[:2], reverse=True):
+        total += found.template.size if found.template else 0
+        if total > _MOST_BYTES and not first:
+            yield found
+
+
+def _drop(server: Server, own: Connection[Any], found: Name, *, kept_too: bool) -> bool:
+    """Drop a database while holding the lock that proves nobody uses it; False when somebody does.
+
+    Raises ServerError when a client is connected to it: a person to a kept one, or tests to one whose owner on another
+    host has lost the session with its lock and not noticed yet (an embedded server's users are on this one, where file
+    locks tell). Raises psycopg's error when PostgreSQL refuses.
+    """
+    name, key = found.text, _lock_of(found)
+    if is_leased(server.config, _lease_of(found)) or not locks.try_lock(own, key):
+        return False
+    try:
+        database = sql.find_database(own, name)
+        kept = database is not None and Kept.from_json(database.comment) is not None
+        if database is None or (kept and not kept_too):
+            return False
+        telling = kept or not (server.embedded or server.proxied)  # a pooler keeps sessions whose clients are gone
+        if telling and (users := sql.sessions(own, name, "client backend")):
+            raise ServerError(f"database {name!r} is open in {'; '.join(users)}: close it there first")
+        sql.drop_whatever(own, database)
+    finally:
+        if not own.closed:
+            locks.release(own, key)
+    return True
+
+
+def _reason(error: Exception) -> str:
+    """What PostgreSQL says, in a line."""
+    return redact(" ".join(str(error).split()))
+
+
+def drop_one(server: Server, name: str) -> None:
+    """Drop a database of ours that a user named.
+
+    Raises ServerError while its owner or a user of it lives, and when PostgreSQL refuses; NotOursError for a database
+    that clonedb did not make.
+    """
+    import psycopg
+
+    found = parse(server.config.prefix, name)
+    if found is None:
+        raise NotOursError(f"database {name!r} was not made by clonedb (prefix {server.config.prefix!r})")
+
+    def drop(connection: Connection[Any]) -> bool:
+        try:
+            return _drop(server, connection, found, kept_too=True)
+        except psycopg.Error as error:
+            if connection.closed:
+                raise
+            raise ServerError(f"database {name!r} cannot be dropped: {_reason(error)}") from error
+
+    if not server.run(drop):
+        who = server.run(lambda connection: locks.holder(connection, _lock_of(found)))
+        raise ServerError(
+            f"database {name!r} is in use by {who or 'a process of this machine'}; end that process first"
+        )
+
+
+def inventory(server: Server) -> list[Item]:
+    """Every database that clonedb made under the prefix, by name."""
+    import psycopg
+
+    def look(connection: Connection[Any]) -> list[Item]:
+        held = locks.held_keys(connection)
+        items = []
+        for found in _found(connection, server.config.prefix):
+            kind, about = _about(connection, found, used=found.is_used(server, held))
+            with contextlib.suppress(psycopg.errors.InvalidCatalogName):  # dropped meanwhile
+                if size := sql.database_size(connection, found.name.text):
+                    items.append(Item(found.name.text, kind, size, about))
+        return items
+
+    return server.run(look)
+
+
+def _about(connection: Connection[Any], found: _Found, *, used: bool) -> tuple[str, str]:
+    if found.template is not None:
+        data = found.template
+        return "template", f"{data.project}, at {', '.join(data.heads)}" + (", in use" if used else "")
+    if found.kept is not None:
+        return "kept clone", f"{found.kept.project}, {found.kept.test or 'made by hand'}"
+    kind = "clone" if found.name.kind == "clone" else "unfinished template"
+    if used:
+        return kind, "its owner lives"
+    if reasons := beyond_us(connection, found.name.text):
+        return kind, f"its owner is gone, and clonedb gc cannot drop it: {'; '.join(reasons)}"
+    return kind, "its owner is gone: clonedb gc drops it"
+
+
+def keep(clone: Clone, kept: Kept, *, limited: bool = True) -> bool:
+    """Keep a test's clone for people to look into, if there is room for it (or `limited` is false): whether it is kept.
+
+    One process at a time decides: the workers of a run whose tests fail all at once would each find room.
+    """
+    server, key = clone.server, locks.keep_key(f"{clone.server.config.prefix} {kept.project}")
+    held = server.run(lambda connection: locks.wait_for_lock(connection, key, timeout=5.0))
+    try:
+        if not enforce_retention(server, kept.project, kept.run) and limited:
+            return False
+        clone.keep(kept)
+        return True
+    finally:
+        if held:
+            server.run(lambda connection: locks.release(connection, key))
+
+
+def enforce_retention(server: Server, project: str, run: str) -> bool:
+    """Make room for one more kept clone of a failed test: whether there is room.
+
+    A run keeps its first keep_count failures, which a developer reads first; older runs' give way to them.
+    """
+    import psycopg
+
+    count = server.config.keep_count
+    found = server.run(lambda connection: list(_found(connection, server.config.prefix)))
+    ours = [(f.kept.when, f) for f in found if f.kept and f.kept.project == project and f.kept.test is not None]
+    here = [f for _, f in ours if f.kept and f.kept.run == run]
+    older = [f for _, f in sorted(ours, key=lambda pair: pair[0], reverse=True) if f not in here]
+    for old in older[max(0, count - 1 - len(here)) :]:
+        with contextlib.suppress(psycopg.Error, ServerError):  # `clonedb list` says why; or somebody looks into it
+            server.run(lambda connection, old=old: _drop(server, connection, old.name, kept_too=True))  # type: ignore[misc]
+    return len(here) < count
+
+
+class Collector:
+    """Collects in the background, once, so that no test waits for it."""
+
+    def __init__(self, server: Server, *, seconds: float = 10.0) -> None:
+        self._server = server
+        self._seconds = seconds
+        self._thread = threading.Thread(target=self._collect, name="clonedb-gc", daemon=True)
+        self._thread.start()
+
+    def _collect(self) -> None:
+        with contextlib.suppress(Exception):  # leftovers are no reason to fail anybody's tests
+            collect(self._server, seconds=self._seconds)
+
+    def join(self) -> None:
+        """Wait until it is done, no longer than its time."""
+        self._thread.join(self._seconds)

@@ -1,0 +1,297 @@
+"""Clones made ahead and dropped behind, by one thread of the process with a session of its own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from threading import Condition, Thread
+
+from clonedb.clones.clone import Clone, create
+from clonedb.errors import ServerError
+from clonedb.originals import getpid, monotonic
+from clonedb.postgres.background import OwnSession, Rest, drop_at_once, is_owned
+from clonedb.postgres.cap import Cap
+from clonedb.postgres.server import Server
+from clonedb.templates.metadata import Template
+
+__all__ = ["Pool"]
+
+_BATCH = 4  # used clones that are dropped at once where dropping waits for a checkpoint
+_BEHIND = 8  # used clones after which dropping comes before making
+_TOO_MANY = 16  # used clones after which a test drops its own
+_IDLE = 5.0  # seconds without a taker after which one clone less is made ahead
+_LISTEN = 0.5  # seconds after which an idle process that has clones ahead asks whether somebody waits for room
+_CLOSE = 10.0  # seconds that closing may take
+_ATTEMPTS = 3  # to drop a clone whose server answers
+
+
+class Pool:
+    """The clones of one template on one server, for one process.
+
+    The first taker gets a clone made on the spot, and so does everybody until somebody takes a second one who says that
+    more will be taken: then a thread starts. It makes clones ahead as long as they are taken, more of them when
+    somebody had to wait, and drops used ones in the time that is left. An error of its own is nobody's: the next taker
+    makes a clone on the spot and meets the same one. `total` says how many clones will be taken in all, None if
+    that is not known.
+    """
+
+    def __init__(
+        self, server: Server, template: Template, cap: Cap, total: Callable[[], int | None] = lambda: None
+    ) -> None:
+        self._server = server
+        self._template = template
+        self._cap = cap
+        self._total = total
+        self._pid = getpid()
+        self._changed = Condition()
+        self._thread: Thread | None = None
+        self._session = OwnSession(server)
+        self._ready: deque[Clone] = deque()
+        self._used: deque[Clone] = deque()
+        self._expected: int | None = None
+        self._takes = 0
+        self._taken = 0.0
+        self._depth = 0
+        self._kept_up = 0
+        self._listened = monotonic()
+        self._making = False
+        self._unwanted = False
+        self._connects = False
+        self._closing: float | None = None
+        self._make_rest = Rest()
+        self._drop_rest = Rest()
+        self._failed = 0
+        self._error: Exception | None = None
+
+    @property
+    def crowded(self) -> bool:
+        """Whether another process waits for room for a clone, as this one knows half a second later at most."""
+        if (now := monotonic()) - self._listened > _LISTEN:
+            self._listened = now
+            self._cap.listen()
+        return self._cap.called
+
+    def take(self, make_room: Callable[[], None] = lambda: None, *, ahead: int = 0) -> Clone:
+        """A clone: one made ahead, or a new one, for which room may be waited for.
+
+        `ahead` says how many it pays to make ahead for the taker's next times: none, if there will be no next time.
+        Raises as `create` and `Cap.take` do.
+        """
+        clone = None
+        if self._pid == getpid() and self._closing is None:
+            self._takes += ahead > 0
+            if ahead and self._takes > 1:
+                self._start()
+            if self._thread is not None:
+                clone = self._take_ready(ahead=ahead)
+        return clone or self._make(self._cap.take(make_room))
+
+    def spare(self) -> Clone | None:
+        """A clone for the process itself, or None if there is no room for more than the tests' own."""
+        slot = None if self._cap.called else self._cap.try_take()
+        return None if slot is None else self._make(slot)
+
+    def drop(self, clone: Clone) -> None:
+        """Drop a used clone behind the test, or at once when there is no thread; sessions left open are ended."""
+        at_once = self._thread is None or self._pid != getpid() or self._closing is not None or clone.kept
+        if at_once or len(self._used) >= _TOO_MANY:
+            clone.drop()
+            return
+        clone.dispose_all()
+        with self._changed:
+            self._connects = clone.lasting.asked
+            self._used.append(clone)
+            self._changed.notify_all()
+
+    def give_way(self) -> None:
+        """Drop what was made ahead, and what is just being made: somebody waits for room, or it may be spoilt."""
+        if self._thread is not None and self._pid == getpid():
+            with self._changed:
+                self._unwanted = self._making
+                self._give_up()
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Drop all that is left, within 10 seconds; may be called again. Raises the first error of dropping."""
+        if self._thread is None or self._pid != getpid():
+            return
+        with self._changed:
+            if self._closing is None:
+                self._closing = monotonic() + _CLOSE
+            self._changed.notify_all()
+        self._thread.join(_CLOSE + 1.0)
+        left, error = self._failed + len(self._used), self._error
+        self._used.clear()
+        self._failed, self._error = 0, None
+        if left:
+            which = "a used clone" if left == 1 else f"{left} used clones"
+            raise ServerError(
+                f"could not drop {which} on {self._server.about} within {_CLOSE:g} s: {error or 'too many'};"
+                " the next run does, or `clonedb gc`"
+            ) from error
+
+    def _take_ready(self, *, ahead: int) -> Clone | None:
+        """A clone made ahead, or one that is just being made."""
+        while True:
+            with self._changed:
+                self._taken = monotonic()
+                if ahead:
+                    self._depth = min(max(1, self._depth + self._is_burst()), ahead)
+                if not self._ready:
+                    self._changed.notify_all()
+                    # it is done sooner than another that begins now
+                    self._changed.wait_for(lambda: self._ready or not self._making)
+                if not self._ready:
+                    return None
+                clone = self._ready.popleft()
+            try:
+                ours = is_owned(self._server, clone.name)
+            except BaseException:
+                self._put_back(clone)
+                raise
+            with self._changed:
+                self._changed.notify_all()
+            if ours and not clone.may_lack_rows:
+                return clone
+            self.drop(clone)
+
+    def _is_burst(self) -> bool:
+        """Whether somebody has to wait although the thread had kept up before: one more at hand would have helped.
+
+        It would not where tests take clones faster than they are made all the time.
+        """
+        return not self._ready and self._takes - self._kept_up <= self._depth + 1
+
+    def _put_back(self, clone: Clone) -> None:
+        with self._changed:
+            self._ready.append(clone)
+
+    def _make(self, slot: int, session: OwnSession | None = None) -> Clone:
+        return self._cap.filled(slot, lambda: create(self._server, self._template, session=session))
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._expected = self._total()
+            self._thread = Thread(target=self._work, name="clonedb-pool", daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            while step := self._next():
+                step()
+        finally:
+            with self._changed:
+                self._making = False
+                self._changed.notify_all()
+            self._session.close()
+
+    def _next(self) -> Callable[[], None] | None:
+        """What is to be done next, waited for; None when the pool is closed and nothing is left to do."""
+        with self._changed:
+            while True:
+                now = monotonic()
+                if self._closing is not None:
+                    self._give_up()
+                    return self._drop_some if self._used and now < self._closing else None
+                if (step := self._step(now)) is not None:
+                    return step
+                if self._depth and len(self._ready) >= self._depth:
+                    self._kept_up = self._takes
+                pause = _LISTEN if self._ready or self._depth or self._used else None
+                if not self._changed.wait(pause) and self._ready:
+                    return self._listen
+
+    def _step(self, now: float) -> Callable[[], None] | None:
+        if self._depth and now - self._taken > _IDLE:
+            self._depth, self._taken = self._depth - 1, now
+            self._give_up(self._depth)
+        if len(self._used) < _BEHIND and now >= self._make_rest.end and self._is_wanted():
+            self._making = True
+            return self._make_one
+        due = self._used and now >= self._drop_rest.end and not self._waits_for_more(now)
+        return self._drop_some if due else None
+
+    def _is_wanted(self) -> bool:
+        ahead = len(self._ready)
+        if ahead >= self._depth or self._cap.called:
+            return False
+        return self._expected is None or ahead < self._expected - self._takes
+
+    def _give_up(self, depth: int = 0) -> None:
+        while len(self._ready) > depth:
+            self._used.append(self._ready.pop())
+
+    def _listen(self) -> None:
+        with contextlib.suppress(Exception):  # whoever asks the server next meets it
+            if self._cap.listen():
+                self.give_way()
+
+    def _make_one(self) -> None:
+        """One clone ahead, warm; without room, or when it fails, nothing is tried for a while."""
+        clone, slot = None, None
+        try:
+            slot = self._cap.try_take()
+            if slot is not None:
+                clone = self._make(slot, self._session)
+                self._warm(clone)
+        except Exception:  # noqa: BLE001 - the next taker makes one on the spot, and meets it
+            with self._changed:
+                self._used.extend([clone] if clone is not None else [])
+            clone = None
+        with self._changed:
+            self._making = False
+            if clone is not None:
+                (self._used if self._unwanted else self._ready).append(clone)
+                self._make_rest.forget()
+            else:
+                self._make_rest.begin()
+            self._unwanted = False
+            self._changed.notify_all()
+
+    def _warm(self, clone: Clone) -> None:
+        """Open the connection of clonedb_connection, if the last test had that: 4 ms less for the next.
+
+        Else have the first connection write pg_internal.init, which WAL_LOG does not copy: 4 ms less for the test's.
+        """
+        if self._connects:
+            with contextlib.suppress(Exception):  # the test opens it, and meets the same
+                clone.lasting.open()
+        elif self._server.info.fsync or self._server.config.strategy == "wal_log":
+            self._server.connect(clone.name, application_name="clonedb pool").close()
+
+    def _waits_for_more(self, now: float) -> bool:
+        """Whether used clones wait for others, to be dropped at once."""
+        return self._server.info.fsync and len(self._used) < _BATCH and now - self._taken < _LISTEN
+
+    def _drop_some(self) -> None:
+        """A used clone; where dropping waits for a checkpoint, up to four at once."""
+        with self._changed:
+            count = min(len(self._used), _BATCH) if self._server.info.fsync else 1
+            batch = [self._used.popleft() for _ in range(count)]
+        if count > 1:
+            drop_at_once(self._server, [clone.name for clone in batch])
+        for clone in batch:
+            self._drop_one(clone)
+
+    def _drop_one(self, clone: Clone) -> None:
+        error = self._try_to_drop(clone)
+        with self._changed:
+            if error is None:
+                self._drop_rest.forget()
+            elif self._closing is None:
+                self._used.append(clone)
+                self._drop_rest.begin()
+            else:
+                self._failed += 1
+                self._error = self._error or error
+
+    def _try_to_drop(self, clone: Clone) -> Exception | None:
+        for _ in range(_ATTEMPTS):
+            try:
+                clone.drop_by(self._session)
+            except Exception as error:  # noqa: BLE001 - told by close()
+                found = error
+            else:
+                return None
+        return found

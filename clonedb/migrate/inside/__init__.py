@@ -1,0 +1,1 @@
+"""What runs in the interpreter that migrates; it imports nothing of the package around it."""

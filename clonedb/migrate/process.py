@@ -1,0 +1,225 @@
+"""The interpreter of its own that migrates one database: started, asked, listened to, and ended whatever comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from clonedb.errors import CloneDBError, ConfigError, MigrationError
+from clonedb.migrate import standby
+from clonedb.migrate.inside.failure import error_from, scrub
+from clonedb.migrate.interpreter import Interpreter
+from clonedb.migrate.results import Branches, Migrated, NoModelsError, Stair
+from clonedb.progress import Progress, Silence
+from clonedb.settings.config import Config
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["REMEDY", "Session"]
+
+REMEDY = "install it on the server, or use another one"
+
+
+class Session:
+    """An interpreter in which a project's env.py is run on one database, as often as it is asked.
+
+    It is started on first need, with the caller's sys.path, directory and environment, and ends with `close()` or with
+    this process: it dies when its standard input is closed, which a kill -9 does too. After an error in a migration it
+    goes on; after one of ours, or Ctrl-C, it is ended, and the next request starts another. `waiting`, if set, is
+    called every second in which a request hears nothing, and may raise. `remedy` is what the
+    error of a missing extension says.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        setup: Mapping[str, Any],
+        environment: Mapping[str, str],
+        *,
+        remedy: str = REMEDY,
+        waiting: Callable[[], None] | None = None,
+    ) -> None:
+        self._config = config
+        self._setup = setup
+        self._environment = environment
+        self.remedy = remedy
+        self.waiting = waiting
+        self._interpreter: Interpreter | None = None
+
+    def start(self) -> None:
+        """Start the interpreter now: it imports Alembic while the caller does something else."""
+        self._started()
+
+    def plan(self, target: str, *, with_env_py: bool = False) -> tuple[tuple[str, Path], ...]:
+        """The revisions that bring an empty database to a target, in Alembic's order, and their files; runs none.
+
+        The database need not be there, unless `with_env_py`: that is run first then, as some revisions need it.
+        """
+        __tracebackhide__ = True
+        found = self._done("plan", None, target=target, with_env_py=with_env_py)["plan"]
+        return tuple((name, Path(path)) for name, path in found)
+
+    def migrate(self, target: str, seeds: Collection[str], *, progress: Progress | None = None) -> Migrated:
+        """Bring the database to a target, then fill it with the seeds."""
+        __tracebackhide__ = True
+        return self._migrated("migrate", progress, target=target, seeds=self._seeds(seeds))
+
+    def upgrade(self, revision: str = "heads", *, progress: Progress | None = None) -> Migrated:
+        """Bring the database up to a revision."""
+        __tracebackhide__ = True
+        return self._migrated("upgrade", progress, target=revision)
+
+    def downgrade(self, revision: str = "base", *, progress: Progress | None = None) -> Migrated:
+        """Bring the database down to a revision."""
+        __tracebackhide__ = True
+        return self._migrated("downgrade", progress, target=revision)
+
+    def current(self) -> tuple[str, ...]:
+        """The revisions that the database is at."""
+        return self._migrated("current", None).heads
+
+    def differences(self) -> list[str]:
+        """What the models and the database differ in, a line each; raises NoModelsError when env.py names no models."""
+        found = self._done("differences", None)["found"]
+        if found.get("missing") == "empty":
+            raise NoModelsError(
+                f"the target_metadata of {self._setup['env_py']!r} has no table, so that nothing can be compared with"
+                " it; import the modules there that define the models"
+            )
+        if "lines" not in found:
+            raise NoModelsError(
+                f"{self._setup['env_py']!r} gives Alembic no models (target_metadata is None), so that nothing can be"
+                " compared with them; write target_metadata = Base.metadata there"
+            )
+        return list(found["lines"])
+
+    def branches(self, target: str) -> Branches:
+        """The history's heads with their labels, those that a target means, and ids that several files have."""
+        done = self._done("branches", None, target=target)
+        heads = {name: frozenset(labels) for name, labels in done["branches"]["heads"]}
+        return Branches(heads, tuple(done["branches"]["meant"]), _doubled(done))
+
+    def seed(self, seeds: Collection[str]) -> tuple[Path, ...]:
+        """Run seeds; returns the data files that were read."""
+        return self._migrated("seed", None, seeds=self._seeds(seeds)).read
+
+    def stairway(
+        self, target: str = "heads", skip: Collection[str] = (), *, progress: Progress | None = None
+    ) -> Iterator[Stair]:
+        """Each revision up, down and up again, as far as there is a way."""
+        for event, output in self._asked("stairway", progress, target=target, skip=sorted(skip)):
+            if event["event"] == "stair":
+                yield self._stair(event, output())
+
+    def _stair(self, event: Mapping[str, Any], output: str) -> Stair:
+        error = None
+        if event["failed"]:
+            step = {"phase": "revision", "name": event["name"], "path": event["path"], "direction": event["failed"]}
+            error = self._error({**step, **event["error"]}, output)
+        return Stair(
+            revision=event["name"],
+            path=Path(event["path"]),
+            message=event["doc"],
+            number=event["number"],
+            total=event["total"],
+            up=event["up"],
+            down=event["down"],
+            again=event["again"],
+            failed=event["failed"],
+            irreversible=event["irreversible"],
+            error=error,
+        )
+
+    def _migrated(self, action: str, progress: Progress | None, **arguments: Any) -> Migrated:
+        __tracebackhide__ = True
+        done = self._done(action, progress, **arguments)
+        return Migrated(
+            heads=tuple(done.get("heads", ())),
+            revisions=tuple(revision["name"] for revision in done["revisions"]),
+            scripts=tuple(Path(revision["path"]) for revision in done["revisions"]),
+            read=tuple(Path(path) for path in done["read"]),
+            version_tables=tuple((table, schema) for table, schema in done["version_tables"]),
+            left_behind=tuple(done["left_behind"]),
+            doubled=_doubled(done),
+        )
+
+    def _done(self, action: str, progress: Progress | None, **arguments: Any) -> dict[str, Any]:
+        """A request whose last event is all that its caller wants to hear."""
+        __tracebackhide__ = True
+        *_, (last, _) = self._asked(action, progress, **arguments)
+        return last
+
+    def _asked(
+        self, action: str, progress: Progress | None, **arguments: Any
+    ) -> Iterator[tuple[dict[str, Any], Callable[[], str]]]:
+        """The events of a request, each with a function that gives what was printed meanwhile."""
+        __tracebackhide__ = True
+        progress, finished = progress or Silence(), False
+        interpreter = self._started()
+        start = interpreter.printed()
+
+        def output() -> str:
+            return scrub(interpreter.output(start), self._setup["secrets"])
+
+        try:
+            for event in interpreter.ask({"action": action, **arguments}, self.waiting):
+                if event["event"] == "revision":
+                    progress.revision(event["number"], event["total"], event["name"])
+                finished = event["event"] in ("done", "failed")
+                if event["event"] == "failed":
+                    raise self._error(event, output())
+                yield event, output
+                if event["event"] == "stair":
+                    start = interpreter.printed()  # each shows what it printed itself
+            if not finished:
+                tail = "\n".join(output().strip().splitlines()[-15:]) or "it printed nothing"
+                raise MigrationError(
+                    f"the interpreter that ran the migrations ended without a word; its last output:\n{tail}"
+                )
+        finally:
+            if not finished:
+                self.close()
+
+    def _error(self, event: Mapping[str, Any], output: str) -> CloneDBError:
+        return error_from(event, output=output, rootdir=Path(self._setup["rootdir"]), remedy=self.remedy)
+
+    def _seeds(self, seeds: Collection[str]) -> list[dict[str, str]]:
+        return [self._seed(seed) for seed in seeds]
+
+    def _seed(self, seed: str) -> dict[str, str]:
+        module, colon, function = seed.partition(":")
+        if colon and not seed.endswith(".sql"):
+            return {"name": seed, "module": module, "function": function}
+        path = self._config.path(seed)
+        if not path.is_file():
+            raise ConfigError(
+                f"{self._config.source('seed')}: seed {seed!r} is neither a file ({path}) nor package.module:function"
+            )
+        return {"name": seed, "path": str(path)}
+
+    def _started(self) -> Interpreter:
+        if self._interpreter is None:
+            self._interpreter = Interpreter(self._config, self._setup, self._environment)
+        return self._interpreter
+
+    def close(self) -> None:
+        """End the interpreter; may be called again."""
+        if self._interpreter is not None:
+            interpreter, self._interpreter = self._interpreter, None
+            interpreter.end()
+            if interpreter.is_fresh:
+                standby.begin(self._config, self._environment)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _doubled(done: Mapping[str, Any]) -> tuple[tuple[str, tuple[Path, ...]], ...]:
+    return tuple((name, tuple(map(Path, paths))) for name, paths in done["doubled"])

@@ -1,0 +1,194 @@
+"""A database handed to a test, or to a class, module or session of tests: acquired, watched over, and taken back."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from clonedb.originals import monotonic
+from clonedb.pytest_plugin.routing import entered, hold_loop, left, taken_back
+from clonedb.pytest_plugin.run import CLONES, run_of
+
+if TYPE_CHECKING:
+    from clonedb.api import OpenTemplate
+    from clonedb.clones.clone import Clone
+    from clonedb.postgres.client_sessions import Session
+    from clonedb.settings.config import Config
+
+__all__ = ["Paid", "Seed", "Wish", "demand_on", "hand_out", "let_go"]
+
+Seed = str | Callable[..., Any]
+
+_PLACE_IN_PAID = pytest.StashKey[int]()
+
+
+class Wish:
+    """What database is wanted; None where the project's setting holds. Callables among the seeds run for each test."""
+
+    __slots__ = ("isolation", "seed", "template")
+
+    def __init__(
+        self, isolation: str | None = None, template: str | None = None, seed: Seed | Sequence[Seed] | None = None
+    ) -> None:
+        self.isolation = isolation
+        self.template = template
+        self.seed: Sequence[Seed] = [seed] if isinstance(seed, str) or callable(seed) else seed or ()
+
+
+class Paid:
+    """Counts the milliseconds a test spends on its databases, by however many fixtures it has them.
+
+    In its context clonedb works, and so no function is a test's.
+    """
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        run = run_of(request.config)
+        self._statistics, self._world = run.statistics, run.world
+        self._node: pytest.Item | pytest.Collector = request.node
+        self.milliseconds = 0.0
+
+    def __enter__(self) -> None:
+        self._start = monotonic()
+        self._unpatched = self._world.unpatched()
+        self._unpatched.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._unpatched.__exit__(None, None, None)
+        self.milliseconds += (monotonic() - self._start) * 1e3
+
+    def note(self) -> None:
+        """The test has ended; what several tests share is no test's price."""
+        if not isinstance(self._node, pytest.Item):
+            return
+        paid = self._statistics.paid
+        index = self._node.stash.setdefault(_PLACE_IN_PAID, len(paid))
+        if index == len(paid):
+            paid.append(0.0)
+        paid[index] = round(paid[index] + self.milliseconds, 3)
+
+
+def demand_on(config: Config) -> None:
+    """Skips what needs a database when clonedb is off."""
+    if config.off:
+        pytest.skip(f"needs a database, and clonedb is off ({config.source('off')})")
+
+
+def hand_out(request: pytest.FixtureRequest, wish: Wish) -> Iterator[Clone]:
+    """The body of a fixture that gives a clone: for one test, or for as many as the fixture's scope has."""
+    __tracebackhide__ = True
+    config: Config = request.getfixturevalue("clonedb_config")
+    demand_on(config)
+    run, node, paid = run_of(request.config), request.node, Paid(request)
+    isolation = wish.isolation or config.isolation
+    at_once, for_each = _sorted(wish, isolation, node.nodeid)
+    template = _template(request, config, wish.template, at_once)
+    if isolation == "auto" and request.session.testscollected == 1:
+        isolation = "clone"  # nobody comes after it: getting ready to rewind would cost more than a drop
+    lend = _lender(request, isolation)
+    with run.world.unpatched():
+        strategy = run.strategy(isolation, template, request.session.addfinalizer)
+        with paid:
+            clone = strategy.acquire()
+            lent = lend(clone)
+    with contextlib.ExitStack() as stack:
+        # what fails from here on must not keep the clone from being released
+        stack.callback(taken_back, request.config, _holder(request))
+        stack.callback(_release, node, paid, strategy.release, lent)
+        hold_loop(request)
+        entered(request.config, clone)
+        stack.callback(left, request.config, clone)
+        if lent.loan is not None:
+            stack.callback(lent.loan.end)
+        clones, used = node.stash.setdefault(CLONES, []), (clone, template.project)
+        clones.append(used)
+        stack.callback(clones.remove, used)  # the item may be run again
+        for seed in for_each:
+            _sow(lent, seed)
+        stack.callback(let_go, node, lent)
+        yield lent
+
+
+def let_go(node: pytest.Item | pytest.Collector, clone: Clone) -> None:
+    """Close what would keep a rollback waiting for ever, and say so."""
+    if clone.let_go():
+        from clonedb.sessions.leaks import held
+
+        warnings.warn(held(node.nodeid, "a connection of clonedb's engine"), stacklevel=2)
+
+
+def _lender(request: pytest.FixtureRequest, isolation: str) -> Callable[[Clone], Clone]:
+    """What makes of a clone the one that this test has, or the tests of a wider scope.
+
+    Under `worker` it is lent to nobody: all tests may use what one of them was handed, until the clone is dropped.
+    """
+    if isolation == "worker":
+        return lambda clone: clone
+
+    loans, node = run_of(request.config).loans, request.node
+    return lambda clone: clone.lend(loans.begin(_holder(request), clone.name, node.name))
+
+
+def _holder(request: pytest.FixtureRequest) -> str:
+    """Who has the database, as an error names it."""
+    kind = "test" if request.scope == "function" else request.scope
+    return f"{kind} {request.node.nodeid!r}" if request.node.nodeid else f"the {kind}"
+
+
+def _release(
+    node: pytest.Item | pytest.Collector, paid: Paid, release: Callable[[Clone], Sequence[Session]], lent: Clone
+) -> None:
+    run = run_of(node.config)
+    with paid:
+        open_still = release(lent.shared)
+    paid.note()
+    while run.changed:
+        from clonedb.sessions.leaks import ServerChangedWarning
+
+        warnings.warn(ServerChangedWarning(f"{node.nodeid} {run.changed.pop(0)}"), stacklevel=2)
+    if open_still and not lent.server.proxied:  # a proxy's sessions stay open when its clients have closed theirs
+        from clonedb.sessions.leaks import leaks
+
+        for warning in leaks(node.nodeid, lent.loan, open_still, run.loans):
+            warnings.warn(warning, stacklevel=2)
+
+
+def _sorted(wish: Wish, isolation: str, test: str) -> tuple[tuple[str, ...], list[Callable[..., Any]]]:
+    """The seeds that make a template of their own, and the functions that run for each test."""
+    from clonedb.errors import ConfigError
+
+    for_each = [seed for seed in wish.seed if not isinstance(seed, str)]
+    if for_each and isolation == "readonly":
+        name = getattr(for_each[0], "__name__", repr(for_each[0]))
+        raise ConfigError(
+            f"{test}: a readonly database cannot be seeded for each test, as {name}() would; name the seed as a text"
+            " ('package.module:function' or an SQL file), which makes a template of it, or use isolation 'auto'"
+        )
+    return tuple(seed for seed in wish.seed if isinstance(seed, str)), for_each
+
+
+def _template(request: pytest.FixtureRequest, config: Config, name: str | None, seeds: tuple[str, ...]) -> OpenTemplate:
+    run = run_of(request.config)
+    if (name is None or name == config.template) and not seeds:
+        opened: OpenTemplate = request.getfixturevalue("clonedb_template")
+        run.demand_own(opened, config)
+        return opened
+    return run.template(config, name or config.template, seeds, request.session.addfinalizer)
+
+
+def _sow(clone: Clone, seed: Callable[..., Any]) -> None:
+    """Run a function that fills one test's database, as `seed` in the configuration would for the template."""
+    from clonedb.isolation.rollback import HeldClone
+    from clonedb.migrate.inside.seeds import fill
+
+    if isinstance(clone, HeldClone):
+        with clone.sessionmaker().begin() as session:
+            fill(seed, session.connection())
+        return
+    engine = clone.engine()
+    with engine.begin() as connection:
+        fill(seed, connection)
+    engine.dispose()

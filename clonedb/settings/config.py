@@ -1,0 +1,162 @@
+"""What clonedb was told: one frozen Config, in which every value remembers where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from clonedb.errors import ConfigError
+from clonedb.settings.keys import KEYS, check, nearest, shown
+
+__all__ = ["Config"]
+
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+class Config(NamedTuple):
+    """Everything a project can choose, passed whole from the first step to the last.
+
+    `rootdir` is the project's directory: relative paths start there. `sources` names, for each key that was set, the
+    place it was set at; a key that is not in it has its default. `project_wide` is what a named template's was made
+    of, None for the project's own.
+    """
+
+    rootdir: Path
+    url: str | None = KEYS["url"].default
+    maintenance_database: str = KEYS["maintenance_database"].default
+    connect_timeout: float = KEYS["connect_timeout"].default
+    postgres_bin: str | None = KEYS["postgres_bin"].default
+    state_dir: str | None = KEYS["state_dir"].default
+    data: str = KEYS["data"].default
+    idle_timeout: float = KEYS["idle_timeout"].default
+    standby: float = KEYS["standby"].default
+    prefix: str = KEYS["prefix"].default
+    alembic_ini: str | None = KEYS["alembic_ini"].default
+    alembic_section: str = KEYS["alembic_section"].default
+    alembic: Mapping[str, str | tuple[str, ...]] = _EMPTY
+    x: tuple[str, ...] = KEYS["x"].default
+    prepare: str | None = KEYS["prepare"].default
+    target: str = KEYS["target"].default
+    seed: tuple[str, ...] = KEYS["seed"].default
+    extensions: tuple[str, ...] = KEYS["extensions"].default
+    roles: tuple[str, ...] = KEYS["roles"].default
+    locale: str | None = KEYS["locale"].default
+    watch: tuple[str, ...] = KEYS["watch"].default
+    salt: str = KEYS["salt"].default
+    base: str | None = KEYS["base"].default
+    template: str = KEYS["template"].default
+    templates: Mapping[str, Mapping[str, Any]] = _EMPTY
+    driver: str | None = KEYS["driver"].default
+    role: str | None = KEYS["role"].default
+    role_password: str | None = KEYS["role_password"].default
+    route: tuple[str, ...] = KEYS["route"].default
+    autouse: bool = KEYS["autouse"].default
+    isolation: str = KEYS["isolation"].default
+    strategy: str = KEYS["strategy"].default
+    lock_timeout: float = KEYS["lock_timeout"].default
+    keep: str = KEYS["keep"].default
+    keep_count: int = KEYS["keep_count"].default
+    keep_templates: int = KEYS["keep_templates"].default
+    max_clones: int = KEYS["max_clones"].default
+    rebuild: bool = KEYS["rebuild"].default
+    frozen: bool = KEYS["frozen"].default
+    echo: bool = KEYS["echo"].default
+    report: bool = KEYS["report"].default
+    verify: bool = KEYS["verify"].default
+    off: bool = KEYS["off"].default
+    sources: Mapping[str, str] = _EMPTY
+    project_wide: Config | None = None
+
+    def __repr__(self) -> str:
+        """The values that were set, without any password."""
+        values = ", ".join(f"{name}={self.shown(name)}" for name in KEYS if name in self.sources)
+        return f"Config(rootdir={str(self.rootdir)!r}{', ' if values else ''}{values})"
+
+    def source(self, name: str) -> str:
+        """Where the value of a key came from: a file and table, a variable, an option, or 'default'."""
+        return self.sources.get(name, "default")
+
+    def shown(self, name: str) -> str:
+        """The value of a key as text that may be shown to anybody: a URL without its password."""
+        value = getattr(self, name)
+        return repr("***") if KEYS[name].secret and value else shown(value)
+
+    def replace(self, source: str, /, **values: Any) -> Config:
+        """A copy with some keys set, after checking them.
+
+        `source` is what `clonedb config` shows as their place of origin.
+
+        Raises ConfigError for an unknown key (with the nearest right one), a wrong type, or a value out of range.
+        """
+        checked = {name: check(name, value, source) for name, value in values.items()}
+        sources = MappingProxyType({**self.sources, **dict.fromkeys(checked, source)})
+        return self._replace(**checked, sources=sources)
+
+    def of_template(self, name: str, source: str) -> Config:
+        """The configuration of a named template: what its table says, and else the project's.
+
+        The seeds of the project belong to its own template: one with a `base` begins with what that holds. What the
+        project's template is built upon is not built upon itself: it has no base but its own. Raises ConfigError when
+        there is no such template (with the nearest name), or its bases lead round in a circle.
+        """
+        whole = self.project_wide or self
+        if name == "default":  # `template` may name another for the whole run
+            return whole if whole.template == name else whole._replace(template=name)
+        if name not in whole.templates:
+            listed = ", ".join(["default", *whole.templates])
+            hint = nearest(name, {"default": None, **whole.templates})
+            raise ConfigError(
+                f"{source}: template {name!r} is not configured{hint}; there is {listed}. A table"
+                f" [tool.clonedb.templates.{name}] in pyproject.toml makes one"
+            )
+        values = {"base": whole._base_of(name), **whole.templates[name]}  # noqa: SLF001 - one of this class's own
+        if values["base"]:
+            values.setdefault("seed", ())
+        place = f"{whole.source('templates')}.templates.{name}"
+        whole._demand_no_circle(name)  # noqa: SLF001
+        return whole.replace(place, **{"template": name, **values})._replace(project_wide=whole)
+
+    def of_revision(self, revision: str, source: str) -> Config:
+        """The configuration of a template that stops at a revision: without seeds, which want what comes later."""
+        found = self.replace(source, target=revision, seed=(), template="revision")
+        return found._replace(project_wide=self.project_wide or self)
+
+    def with_seeds(self, seeds: Sequence[str], source: str) -> Config:
+        """The configuration of a template that is this one with further seeds: nothing of this one is done again."""
+        found = self.replace(source, base=self.template, seed=tuple(seeds), template=f"{self.template}+seeds")
+        return found._replace(project_wide=self.project_wide or self)
+
+    def of_schema(self) -> Config | None:
+        """The configuration of the template without seeds that one with seeds is built upon; None if there is no need.
+
+        Migrating rows that seeds made is not what seeding after migrating is, so seeds are a layer of their own.
+        """
+        if self.base is not None or not self.seed:
+            return None
+        found = self.replace(self.source("seed"), seed=(), template="schema")
+        return found._replace(project_wide=self.project_wide or self)
+
+    def of_base(self) -> Config | None:
+        """The configuration of the template that this one is built upon; None if it is built from nothing."""
+        return None if self.base is None else self.of_template(self.base, f"{self.source('base')}: base")
+
+    def _base_of(self, name: str) -> str | None:
+        """The base of a named template: what its table says, or else the project's."""
+        inherited = None if name == self.base else self.base
+        base: str | None = self.templates[name].get("base", inherited)
+        return base or None
+
+    def _demand_no_circle(self, name: str) -> None:
+        bases = {"default": self.base, **{key: self._base_of(key) for key in self.templates}}
+        seen = [name]
+        while (base := bases.get(seen[-1])) is not None:
+            if base in seen:
+                circle = " -> ".join([*seen, base])
+                raise ConfigError(f"{self.source('templates')}: base leads round in a circle: {circle}; take one away")
+            seen.append(base)
+
+    def path(self, value: str) -> Path:
+        """A path from the configuration: `~` expanded, relative ones from the project's directory."""
+        return self.rootdir / Path(value).expanduser()

@@ -1,0 +1,31 @@
+"""What is to be built: a template, for a fingerprint, upon another one or from nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clonedb.project.find import Project
+from clonedb.project.fingerprint import Fingerprint, Sources
+from clonedb.settings.config import Config
+from clonedb.templates.edits import Edits
+from clonedb.templates.metadata import Template
+
+__all__ = ["Order"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be built: the template `name` for a fingerprint; `base` is what its configuration builds it upon.
+
+    With `layers`, a sealed template that is a beginning of the history is taken and only the rest migrated.
+    """
+
+    config: Config
+    project: Project
+    sources: Sources
+    wanted: Fingerprint
+    name: str
+    run: str
+    base: Template | None
+    layers: bool
+    edits: Edits

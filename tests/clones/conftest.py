@@ -1,0 +1,66 @@
+"""What the tests of the pool share: the project's template, opened in this process, and its pool."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import clonedb
+from clonedb.clones.pool import Pool
+from clonedb.postgres.cap import Cap
+from tests.projects import Project
+
+Open = Callable[..., clonedb.OpenTemplate]
+
+
+@pytest.fixture
+def opened(items: Project, variables: None) -> Iterator[Open]:
+    """A function that opens the template of the project, with settings."""
+    del variables
+    templates = []
+
+    def open_one(directory: Path | None = None, **settings: object) -> clonedb.OpenTemplate:
+        templates.append(clonedb.template(directory or items.directory, **settings))
+        return templates[-1]
+
+    yield open_one
+    for template in templates:
+        template.close()
+
+
+@pytest.fixture
+def template(opened: Open) -> clonedb.OpenTemplate:
+    """The template."""
+    return opened()
+
+
+@pytest.fixture
+def pool(template: clonedb.OpenTemplate) -> Iterator[Pool]:
+    """A pool of its clones."""
+    pool = pool_of(template)
+    yield pool
+    pool.close()
+
+
+def pool_of(template: clonedb.OpenTemplate, **more: Callable[[], int | None]) -> Pool:
+    """A pool of a template's clones."""
+    return Pool(template.server, template.record, Cap(template.server), **more)
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait for something that another thread or process does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.01)
+
+
+def sessions(dsn: str, application: str) -> list[int]:
+    """The server's processes for clients whose name begins so."""
+    query = "select pid from pg_stat_activity where starts_with(application_name, %s)"
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        return [row[0] for row in connection.execute(query, [application])]

@@ -1,0 +1,101 @@
+"""What waiting for an embedded server does when the clock is not what it was."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from clonedb.clones.clone import create_empty
+from clonedb.embedded.leases import _failure_since, _stamp
+from clonedb.embedded.places import Place, state_files
+from clonedb.errors import ServerError
+from clonedb.postgres import local_leases, message, sql
+from clonedb.postgres.local_leases import LocalLeases
+from clonedb.postgres.server import open_server
+from tests.embedded.sandbox import Sandbox
+
+
+def test_an_old_failure_is_old_whatever_the_clock_says(tmp_path: Path) -> None:
+    """A failure from the future, as a clock that was set back sees it, is no news; one after it is."""
+    place = Place(tmp_path / "servers" / "one")
+    place.prepare()
+    assert _failure_since(place, _stamp(place)) is None
+    place.files.write("failed", "no memory")
+    os.utime(place.file("failed"), (time.time() + 1e6,) * 2)
+    earlier = _stamp(place)
+    assert _failure_since(place, earlier) is None
+    place.files.write("failed", "no disk")
+    assert _failure_since(place, earlier) == "no disk"
+
+
+def test_a_stopped_process_of_the_server_stops_no_drop_for_ever(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DROP DATABASE waits for every process there is: within a limit, and with a message that says for what."""
+    monkeypatch.setattr(sql, "DROP_LIMIT", 1.0)
+    with contextlib.closing(open_server(sandbox.config)) as server:
+        clone = create_empty(server)
+        with contextlib.closing(server.connect("template1")) as other:
+            os.kill(other.info.backend_pid, signal.SIGSTOP)
+            try:
+                with pytest.raises(ServerError, match=r"could not be dropped within 1 s: the server waits for one"):
+                    clone.drop()
+            finally:
+                os.kill(other.info.backend_pid, signal.SIGCONT)
+        clone.drop()
+        assert server.run(lambda connection: sql.find_database(connection, clone.name)) is None
+
+
+def test_a_lease_file_that_a_stopped_process_holds(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was stopped while it looked at a lease keeps it locked: the wait has a limit and names the file."""
+    monkeypatch.setattr(local_leases, "_LIMIT", 0.2)
+    leases = state_files(sandbox.config) / "leases"
+    leases.make()
+    locked = leases.try_lock("owner", fcntl.LOCK_EX)
+    assert locked is not None
+    ours = LocalLeases(sandbox.config)
+    try:
+        with pytest.raises(
+            ServerError, match=r"waited 0\.2 s for the lock on '.+/leases/owner', which another process"
+        ):
+            ours.take("owner")
+    finally:
+        os.close(locked)
+    ours.take("owner")
+    assert local_leases.is_leased(sandbox.config, "owner")
+    ours.close()
+    assert not local_leases.is_leased(sandbox.config, "owner")
+
+
+def test_an_answer_that_does_not_come(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of the server that was stopped answers nothing: the wait has a limit and names the process."""
+    monkeypatch.setattr(message, "LIMIT", 0.2)
+    with (
+        contextlib.closing(open_server(sandbox.config)) as server,
+        contextlib.closing(server.connect("template1")) as other,
+    ):
+        os.kill(other.info.backend_pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(ServerError, match=f"process {other.info.backend_pid} has not answered for 0.2 s"):
+                message.ask(other.pgconn, ["select 1"])
+        finally:
+            os.kill(other.info.backend_pid, signal.SIGCONT)
+
+
+def test_a_lost_session_is_counted_until_another_is_there(sandbox: Sandbox) -> None:
+    """`crashes` counts a lost session once: when it is lost, while there is none, and when there is another."""
+    with contextlib.closing(open_server(sandbox.config)) as server:
+        assert server.crashes == 0
+        for number in (1, 2):
+            pid = server.run(sql.own_pid)
+            with contextlib.closing(server.connect("postgres")) as other:
+                other.execute("select pg_terminate_backend(%s, 5000)", [pid])
+            assert server.crashes == number
+            assert server.run(sql.own_pid) != pid
+            assert server.crashes == number
