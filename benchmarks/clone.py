@@ -13,7 +13,7 @@ from typing import TypeVar
 from benchmarks.apparatus.places import bases, configuration, state_dir
 from benchmarks.apparatus.schemas import write_medium_schema
 from benchmarks.apparatus.tables import Measurement, Table
-from clonedb.api import OpenTemplate, open_template
+from clonedb.api import Template, open_template
 
 __all__ = ["measure"]
 
@@ -54,7 +54,7 @@ def _measure(name: str, state: Path, project: Path, *, clones: int) -> Table:
     return Table(f"A clone of a medium schema, data in {name}", about, rows)
 
 
-def _round(opened: Mapping[str, OpenTemplate], directory: Path | None, copy: Path) -> dict[str, float]:
+def _round(opened: Mapping[str, Template], directory: Path | None, copy: Path) -> dict[str, float]:
     """A clone by each strategy and a copy of the directory: the milliseconds of each step, and the ratios."""
     found, ratios = {}, {}
     for strategy, template in opened.items():
@@ -69,7 +69,7 @@ def _round(opened: Mapping[str, OpenTemplate], directory: Path | None, copy: Pat
     return found | ratios
 
 
-def _clone(template: OpenTemplate) -> dict[str, float]:
+def _clone(template: Template) -> dict[str, float]:
     """The milliseconds of each step in a clone's life."""
     create, clone = _timed(template.clone)
     connect, connection = _timed(clone.connect)
@@ -86,7 +86,7 @@ def _timed(action: Callable[[], T]) -> tuple[float, T]:
     return (time.perf_counter() - start) * 1e3, result
 
 
-def _directory(template: OpenTemplate) -> Path:
+def _directory(template: Template) -> Path:
     """Where the server keeps the template's files."""
     lease = template.server.lease
     assert lease is not None  # the benchmark's server is an embedded one

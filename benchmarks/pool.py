@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.apparatus.places import configuration, environment, state_dir, timed
 from benchmarks.apparatus.schemas import write_medium_schema
 from benchmarks.apparatus.tables import Measurement, Table
-from clonedb.api import OpenTemplate, open_template
+from clonedb.api import Template, open_template
 from clonedb.clones.pool import Pool
 from clonedb.postgres.cap import Cap
 
@@ -61,7 +61,7 @@ def measure(*, quick: bool) -> Iterator[Table]:
             yield _suites(state, project, tests=30 if quick else 100, rounds=1 if quick else 3)
 
 
-def _waiting(template: OpenTemplate, takes: int) -> Table:
+def _waiting(template: Template, takes: int) -> Table:
     with contextlib.ExitStack() as stack:
         pool = Pool(template.server, template.record, Cap(template.server))
         stack.callback(pool.close)

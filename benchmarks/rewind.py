@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from benchmarks.apparatus.clusters import cluster
 from benchmarks.apparatus.crowd import Paid, crowd
-from benchmarks.apparatus.handing import ByRollback, ByStrategy, Way, milliseconds
+from benchmarks.apparatus.handing import ByMode, ByRollback, Way, milliseconds
 from benchmarks.apparatus.peers.pytest_postgresql import pytest_postgresql
 from benchmarks.apparatus.places import bases, configuration, state_dir
 from benchmarks.apparatus.schemas import write_medium_schema
 from benchmarks.apparatus.tables import Measurement, Table, ratio
 from benchmarks.apparatus.work import read, write
-from clonedb.api import OpenTemplate, open_template
+from clonedb.api import Template, open_template
 from clonedb.embedded import binaries
 from clonedb.settings.config import Config
 
@@ -56,14 +56,14 @@ def measure(*, quick: bool) -> Iterator[Table]:
     yield _default_settings(name, base, rounds, tests=3 if quick else 20)
 
 
-def _ways(template: OpenTemplate, rounds: int) -> Table:
+def _ways(template: Template, rounds: int) -> Table:
     with contextlib.ExitStack() as stack:
         ways: Mapping[str, tuple[Way, Callable[[Session], None]]] = {
-            "rewind: writes 3 rows to 2 tables": (ByStrategy(template, "auto", stack), write),
-            "rewind: only reads": (ByStrategy(template, "auto", stack), read),
+            "rewind: writes 3 rows to 2 tables": (ByMode(template, "auto", stack), write),
+            "rewind: only reads": (ByMode(template, "auto", stack), read),
             "rollback": (ByRollback(template, stack), write),
-            "clone": (ByStrategy(template, "clone", stack), write),
-            "truncate": (ByStrategy(template, "truncate", stack), write),
+            "clone": (ByMode(template, "clone", stack), write),
+            "truncate": (ByMode(template, "truncate", stack), write),
         }
         found = _in_turns({label: _timing(*way) for label, way in ways.items()}, rounds)
     writing, reading, *others = ways
@@ -85,7 +85,7 @@ def _ways(template: OpenTemplate, rounds: int) -> Table:
     return Table("What a test pays for a database in its template's state", about, rows)
 
 
-def _sizes(template: OpenTemplate, rounds: int) -> Table:
+def _sizes(template: Template, rounds: int) -> Table:
     from sqlalchemy import text
 
     numbers = count(1)
@@ -105,7 +105,7 @@ def _sizes(template: OpenTemplate, rounds: int) -> Table:
         return test
 
     with contextlib.ExitStack() as stack:
-        way = ByStrategy(template, "auto", stack)
+        way = ByMode(template, "auto", stack)
         tests = {f"one row into {size:,}": _timing(way, insert(size)) for size in SIZES}
         tests |= {f"update and delete in {size:,}": _timing(way, change(size)) for size in SIZES}
         found = _in_turns(tests, rounds)
@@ -133,7 +133,7 @@ def _default_settings(name: str, base: Path, rounds: int, *, tests: int) -> Tabl
             open_template(configuration(state, rootdir=project, url=url)) as template,
             contextlib.ExitStack() as stack,
         ):
-            way = ByStrategy(template, "auto", stack)
+            way = ByMode(template, "auto", stack)
             rewound = _in_turns({"rewind": _timing(way, write), "reads": _timing(way, read)}, rounds)
         theirs = pytest_postgresql(url.rpartition("=")[2], project, Path(directory) / "theirs", tests=tests)
     rows = [
@@ -161,7 +161,7 @@ def _default_settings(name: str, base: Path, rounds: int, *, tests: int) -> Tabl
     return Table("A server with default settings", about, rows)
 
 
-def _workers(template: OpenTemplate, state: Path, project: Path, *, seconds: float) -> Table:
+def _workers(template: Template, state: Path, project: Path, *, seconds: float) -> Table:
     one, many = (crowd(template, state, project, workers, seconds=seconds) for workers in (1, WORKERS))
     explained = max(1.0, WORKERS * one.processor / (many.cores * one.whole))
     growth = many.whole / one.whole

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.apparatus.crowd import crowd
 from benchmarks.apparatus.growth import Turns, in_turns, lines, room, times
-from benchmarks.apparatus.handing import ByStrategy, milliseconds
+from benchmarks.apparatus.handing import ByMode, milliseconds
 from benchmarks.apparatus.living import Living, slot
 from benchmarks.apparatus.places import configuration, state_dir
 from benchmarks.apparatus.processes import pytest_process
@@ -19,7 +19,7 @@ from benchmarks.apparatus.schemas import write_medium_schema
 from benchmarks.apparatus.seeded import SEEDS, changing, write_seeded
 from benchmarks.apparatus.tables import Chart, Table
 from benchmarks.apparatus.work import write
-from clonedb.api import OpenTemplate, open_template
+from clonedb.api import Template, open_template
 from clonedb.postgres.cap import Cap
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _megabytes(sizes: tuple[int, ...], *, rounds: int) -> Table:
             }
             actions: dict[tuple[str, int], Callable[[], float]] = {}
             for each, template in templates.items():
-                auto = ByStrategy(template, "auto", stack)
+                auto = ByMode(template, "auto", stack)
                 actions["auto", each] = partial(milliseconds, auto, write)
                 actions["auto: changes 2 rows of the seeds", each] = partial(milliseconds, auto, changing(each))
                 actions["clone", each] = _timing(template, "clone", write, stack)
@@ -242,7 +242,7 @@ def _tests(state: Path, project: Path, numbers: Sequence[int], ways: Sequence[st
     return Table("As tests grow", about, rows, Chart("lines", y="ms a test", x="tests in one run"))
 
 
-def _workers(template: OpenTemplate, state: Path, project: Path, numbers: tuple[int, ...], *, seconds: float) -> Table:
+def _workers(template: Template, state: Path, project: Path, numbers: tuple[int, ...], *, seconds: float) -> Table:
     found: dict[tuple[str, int], Turns] = {}
     for number in numbers:
         paid = crowd(template, state, project, number, seconds=seconds)
@@ -259,22 +259,22 @@ def _workers(template: OpenTemplate, state: Path, project: Path, numbers: tuple[
     return Table("As workers grow", about, rows, Chart("lines", y="ms a test", x="workers"))
 
 
-def _open(stack: contextlib.ExitStack, state: Path, project: Path, **settings: Any) -> OpenTemplate:
+def _open(stack: contextlib.ExitStack, state: Path, project: Path, **settings: Any) -> Template:
     return stack.enter_context(open_template(configuration(state, rootdir=project, keep_templates=50, **settings)))
 
 
 def _timing(
-    template: OpenTemplate, name: str, test: Callable[[Session], None], stack: contextlib.ExitStack
+    template: Template, name: str, test: Callable[[Session], None], stack: contextlib.ExitStack
 ) -> Callable[[], float]:
-    return partial(milliseconds, ByStrategy(template, name, stack), test)
+    return partial(milliseconds, ByMode(template, name, stack), test)
 
 
-def _first(template: OpenTemplate) -> Callable[[], float]:
+def _first(template: Template) -> Callable[[], float]:
     """A test that is the first of its process to be rewound; what is imported is there."""
 
     def action() -> float:
         with contextlib.ExitStack() as stack:
-            return milliseconds(ByStrategy(template, "auto", stack), write)
+            return milliseconds(ByMode(template, "auto", stack), write)
 
     return action
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from benchmarks.apparatus.by_hand import ByDump, ByMetadata, ByStatements, dump, reflected
 from benchmarks.apparatus.clusters import cluster
-from benchmarks.apparatus.handing import ByRollback, ByStrategy, Way
+from benchmarks.apparatus.handing import ByMode, ByRollback, Way
 from benchmarks.apparatus.places import bases, configuration, state_dir
 from benchmarks.apparatus.schemas import Size
 from benchmarks.apparatus.tables import Chart, Measurement, Table, ratio
 from benchmarks.apparatus.turns import Candidate, Found, in_turns, together
 from benchmarks.apparatus.work import create, read
-from clonedb.api import OpenTemplate, open_template
+from clonedb.api import Template, open_template
 from clonedb.embedded import binaries
 from clonedb.settings.config import Config
 
@@ -70,7 +70,7 @@ def _tables(
                 yield _table(where, size, template, together(plan, processes), processes)
 
 
-def _table(where: str, size: Size, template: OpenTemplate, found: Mapping[str, Found], processes: int) -> Table:
+def _table(where: str, size: Size, template: Template, found: Mapping[str, Found], processes: int) -> Table:
     title = f"{size}, -n {processes}: what a test pays for a clean database"
     rows = [Measurement(label, each.samples, "ms", series=each.series) for label, each in found.items() if each.samples]
     for label in (_TRUNCATE, _CLONE, _MIGRATE):
@@ -117,9 +117,9 @@ class _Plan:
     def carry_out(self, step: Callable[[], None], *, first: bool) -> Mapping[str, Found]:
         """Open the template as each isolation would be configured, which decides how clones are made; measure."""
         with contextlib.ExitStack() as stack:
-            opened: dict[str, OpenTemplate] = {}
+            opened: dict[str, Template] = {}
 
-            def template(isolation: str) -> OpenTemplate:
+            def template(isolation: str) -> Template:
                 if isolation not in opened:
                     values = {**self.settings, "isolation": isolation}
                     config = configuration(self.state, rootdir=self.project, **values)
@@ -135,7 +135,7 @@ class _Plan:
             return in_turns(candidates, **amount, settle=settle, step=step)
 
 
-def _candidates(size: Size, script: Path, template: Callable[[str], OpenTemplate]) -> Iterator[Candidate]:
+def _candidates(size: Size, script: Path, template: Callable[[str], Template]) -> Iterator[Candidate]:
     """The ways; `template` gives the template as it is opened under an isolation."""
     plain = template("clone")
     with plain.clone() as clone:
@@ -144,13 +144,13 @@ def _candidates(size: Size, script: Path, template: Callable[[str], OpenTemplate
 
     def ours(label: str, isolation: str, **more: Any) -> Candidate:
         opened = template(isolation)
-        return Candidate(label, "clonedb", lambda stack, _: ByStrategy(opened, isolation, stack), **more)
+        return Candidate(label, "clonedb", lambda stack, _: ByMode(opened, isolation, stack), **more)
 
     def pooled(label: str, isolation: str, *, refusals: bool = False, **more: Any) -> Candidate:
         opened = template(isolation)
 
-        def way(stack: contextlib.ExitStack, tests: int) -> ByStrategy:
-            return ByStrategy(opened, isolation, stack, pooled=tests, refusals=refusals)
+        def way(stack: contextlib.ExitStack, tests: int) -> ByMode:
+            return ByMode(opened, isolation, stack, pooled=tests, refusals=refusals)
 
         return Candidate(label, "clonedb", way, lasting=False, leaves=True, **more)
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clonedb.api import OpenTemplate, template
+    from clonedb.api import Template, template
     from clonedb.clones.clone import Clone
     from clonedb.errors import (
         BoundsError,
@@ -47,7 +47,6 @@ __all__ = [
     "MissingExtensionError",
     "NoMigrationsError",
     "NotOursError",
-    "OpenTemplate",
     "PermissionDeniedError",
     "ReadonlyWarning",
     "RewindError",
@@ -56,6 +55,7 @@ __all__ = [
     "ServerChangedWarning",
     "ServerError",
     "ServerNotFoundError",
+    "Template",
     "TemplateInUseError",
     "VerificationError",
     "fixture",
@@ -67,7 +67,7 @@ _HOMES = MappingProxyType(
         "Clone": "clones.clone",
         "Config": "settings.config",
         "LeakedConnectionWarning": "sessions.leaks",
-        "OpenTemplate": "api",
+        "Template": "api",
         "ReadonlyWarning": "sessions.leaks",
         "ServerChangedWarning": "sessions.leaks",
         "fixture": "pytest_plugin.scopes",

@@ -18,15 +18,15 @@ from clonedb.names import template_name
 from clonedb.originals import getpid
 from clonedb.postgres.roles import prepare_role
 from clonedb.postgres.server import Server, open_server
-from clonedb.postgres.url_driver import demand_driver
+from clonedb.postgres.url_driver import require_driver
 from clonedb.progress import Progress, Silence, Warnings
 from clonedb.project.find import Project, find_project
 from clonedb.project.fingerprint import Fingerprint, Sources
 from clonedb.settings.load import load
 from clonedb.templates.catalog import note_use
 from clonedb.templates.crash_losses import what_is_lost
-from clonedb.templates.ensure import Template, ensure, find, fingerprint_on, sources_of
-from clonedb.templates.run_pin import Pin
+from clonedb.templates.ensure import TemplateRecord, ensure, find, fingerprint_on, sources_of
+from clonedb.templates.run_pin import RunPin
 
 if TYPE_CHECKING:
     import logging
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     _Link: TypeAlias = tuple[Config, Project, Sources]
 
 __all__ = [
-    "OpenTemplate",
+    "Template",
     "fingerprint_of",
     "open_project_server",
     "open_template",
@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 
-class OpenTemplate:
+class Template:
     """A template that is ready, on a server that this process holds a lease on until `close()`.
 
     `name` is the template database's. `open_base` opens the template that it is built upon, if it is: one that was
@@ -58,11 +58,11 @@ class OpenTemplate:
     def __init__(
         self,
         server: Server,
-        record: Template,
+        record: TemplateRecord,
         project: Project,
         *,
-        base: OpenTemplate | None = None,
-        open_base: Callable[[], OpenTemplate] | None = None,
+        base: Template | None = None,
+        open_base: Callable[[], Template] | None = None,
         collector: Collector | None = None,
     ) -> None:
         self.server = server
@@ -79,7 +79,7 @@ class OpenTemplate:
         return self.record.name
 
     @property
-    def base(self) -> OpenTemplate | None:
+    def base(self) -> Template | None:
         """The template that this one is built upon, opened, and built if need be; None if it is built from nothing.
 
         Raises what opening a template does.
@@ -125,7 +125,7 @@ class OpenTemplate:
         self.close()
 
 
-def template(start: str | Path = ".", **settings: Any) -> OpenTemplate:
+def template(start: str | Path = ".", **settings: Any) -> Template:
     """The template of the project in a directory, built if it is not there.
 
     `settings` are the keys of `[tool.clonedb]`, and win over every other place. Use it as a context manager, or call
@@ -160,7 +160,7 @@ def open_project_server(config: Config, *, progress: Progress | None = None) -> 
 
 def open_template(
     config: Config, *, run: str | None = None, progress: Progress | None = None, rebuild: bool | None = None
-) -> OpenTemplate:
+) -> Template:
     """The template of a configured project; `run` names the test run that its workers share.
 
     One that is built upon another is opened after that, on the same server. Without a run, what dead processes left on
@@ -195,13 +195,13 @@ class _Opening(NamedTuple):
     rebuild: bool | None
     extensions: frozenset[str]
 
-    def open(self, chain: Sequence[_Link], *, collecting: bool = False) -> OpenTemplate:
+    def open(self, chain: Sequence[_Link], *, collecting: bool = False) -> Template:
         """Open the first template of a chain, and those that it is built upon if it is not there."""
         (config, project, sources), *below = chain
         server = open_server(config, self.extensions, progress=self.progress.say)
-        base: OpenTemplate | None = None
+        base: Template | None = None
         try:
-            demand_driver(config, server.public.driver)
+            require_driver(config, server.public.driver)
             prepare_role(server)
             record = _pinned(server, config, self.run)
             anew = config.rebuild if self.rebuild is None else self.rebuild
@@ -218,7 +218,7 @@ class _Opening(NamedTuple):
                     rebuild=anew,
                     base=base.record if base else None,
                 )
-            if self.run is not None and Pin(config, self.run).write(record.name) != record.name:
+            if self.run is not None and RunPin(config, self.run).write(record.name) != record.name:
                 record = _pinned(server, config, self.run) or record  # another worker was first
         except BaseException:
             server.close()
@@ -227,10 +227,10 @@ class _Opening(NamedTuple):
             raise
         open_below = functools.partial(self.open, below) if below else None
         collector = _collector(server) if collecting else None
-        return OpenTemplate(server, record, project, base=base, open_base=open_below, collector=collector)
+        return Template(server, record, project, base=base, open_base=open_below, collector=collector)
 
 
-def _whole(server: Server, chain: Sequence[_Link]) -> Template | None:
+def _whole(server: Server, chain: Sequence[_Link]) -> TemplateRecord | None:
     """The template of a chain that is there already, whether or not those are that it was built upon."""
     found = find(server, template_name(server.config.prefix, _fingerprint(server, chain).digest))
     if found is None or what_is_lost(server, found) is not None or not server.use(found.name):
@@ -302,9 +302,9 @@ def resolved(config: Config) -> Config:
     return config.of_template(config.template, config.source("template"))
 
 
-def _pinned(server: Server, config: Config, run: str | None) -> Template | None:
+def _pinned(server: Server, config: Config, run: str | None) -> TemplateRecord | None:
     """The template that this run began with, if another worker of the run has it and it is still there."""
-    if run is None or (name := Pin(config, run).read()) is None:
+    if run is None or (name := RunPin(config, run).read()) is None:
         return None
     found = find(server, name)
     return found if found and server.use(name) else None

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from clonedb.api import OpenTemplate, open_template, resolved
+from clonedb.api import Template, open_template, resolved
 from clonedb.clones.clone import Clone
 from clonedb.errors import ConfigError
-from clonedb.migrate.alembic import AlembicMigrator, Migrated, Session
+from clonedb.migrate.alembic import AlembicMigrator, Migrated, MigrationProcess
 from clonedb.migrate.blockers import Blockers
 from clonedb.project.find import Project, find_project
 from clonedb.settings.keys import nearest
@@ -37,7 +37,7 @@ class RevisionClone(Clone):
     """
 
     project: Project = field(kw_only=True, repr=False)
-    _session: Session | None = field(default=None, init=False, repr=False)
+    _session: MigrationProcess | None = field(default=None, init=False, repr=False)
     _blockers: Blockers | None = field(default=None, init=False, repr=False)
 
     def upgrade(self, revision: str = "heads") -> Migrated:
@@ -62,7 +62,7 @@ class RevisionClone(Clone):
             self._session.close()
         Clone.drop(self)
 
-    def _ready(self) -> Session:
+    def _ready(self) -> MigrationProcess:
         for engine in self._engines:
             engine.dispose()  # an idle transaction of a pool would block the DDL
         if self._session is None or self._blockers is None:
@@ -73,7 +73,7 @@ class RevisionClone(Clone):
         return self._session
 
 
-def at(config: Config, revision: str, *, run: str | None = None, progress: Progress | None = None) -> OpenTemplate:
+def at(config: Config, revision: str, *, run: str | None = None, progress: Progress | None = None) -> Template:
     """The template of a project at one revision, without seeds, built if it is not there: the second use is a clone.
 
     `revision` is what Alembic takes: a name, the beginning of one, "head", "heads", a branch; "base" is a database

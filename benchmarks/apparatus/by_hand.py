@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.apparatus.handing import connected_session
-from clonedb.api import OpenTemplate
+from clonedb.api import Template
 from clonedb.archive.dump import pg_dump
 from clonedb.clones.clone import Clone, create_empty
 
@@ -25,7 +25,7 @@ __all__ = ["ByDump", "ByMetadata", "ByStatements", "dump", "reflected"]
 class ByStatements:
     """One database and one connection that stays open; after each test it sends statements, in one message."""
 
-    def __init__(self, template: OpenTemplate, stack: contextlib.ExitStack, statements: str) -> None:
+    def __init__(self, template: Template, stack: contextlib.ExitStack, statements: str) -> None:
         clone = stack.enter_context(template.clone())
         self._engine = _connected(clone)
         self._committing = self._engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -45,7 +45,7 @@ class ByStatements:
 class ByMetadata:
     """One database and one connection; the models' tables are created and filled before a test, and dropped after."""
 
-    def __init__(self, template: OpenTemplate, stack: contextlib.ExitStack, metadata: MetaData, rows: str) -> None:
+    def __init__(self, template: Template, stack: contextlib.ExitStack, metadata: MetaData, rows: str) -> None:
         clone = stack.enter_context(create_empty(template.server))
         self._engine = _connected(clone)
         self._metadata = metadata
@@ -69,7 +69,7 @@ class ByMetadata:
 class ByDump:
     """A new database for each test, into which psql restores a dump in one transaction."""
 
-    def __init__(self, template: OpenTemplate, path: Path) -> None:
+    def __init__(self, template: Template, path: Path) -> None:
         self._server = template.server
         self._path = path
         self._psql = pg_dump(template.server).with_name("psql")

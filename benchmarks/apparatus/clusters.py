@@ -18,7 +18,7 @@ import psycopg
 from clonedb.embedded.account import account_for, within_reach
 from clonedb.embedded.binaries import Binaries
 from clonedb.embedded.cluster import environment
-from clonedb.embedded.places import Place
+from clonedb.embedded.places import ServerDirectory
 
 __all__ = ["TUNED", "cluster"]
 
@@ -46,7 +46,7 @@ def cluster(
     sockets = Path(tempfile.mkdtemp(prefix="clonedb-", dir="/tmp"))  # a socket's path has 107 bytes at most
     log = directory / "log"
     try:
-        place = Place(directory)
+        place = ServerDirectory(directory)
         account = account_for(place)
         programs = within_reach(binaries, place, account) if account else binaries.directory
         identity: dict[str, Any] = {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}

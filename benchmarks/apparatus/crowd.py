@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.apparatus.places import CHECKOUT, environment
-from clonedb.api import OpenTemplate
+from clonedb.api import Template
 
 __all__ = ["Paid", "crowd"]
 
@@ -53,7 +53,7 @@ class Paid:
     cores: float
 
 
-def crowd(template: OpenTemplate, state: Path, project: Path, workers: int, *, seconds: float) -> Paid:
+def crowd(template: Template, state: Path, project: Path, workers: int, *, seconds: float) -> Paid:
     """Run so many workers at once, for so long."""
     import json
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from clonedb.api import OpenTemplate
+from clonedb.api import Template
 from clonedb.clones.pool import Pool
 from clonedb.isolation.mode import Origin
-from clonedb.isolation.modes import make_strategy
+from clonedb.isolation.modes import make_isolation
 from clonedb.isolation.rollback import HeldClone
 from clonedb.postgres.cap import Cap
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
     from sqlalchemy.orm import Session
 
-__all__ = ["ByRollback", "ByStrategy", "Way", "connected_session", "milliseconds"]
+__all__ = ["ByMode", "ByRollback", "Way", "connected_session", "milliseconds"]
 
 
 class Way(Protocol):
@@ -47,7 +47,7 @@ def milliseconds(way: Way, test: Callable[[Session], None]) -> float:
 class ByRollback:
     """One clone and one connection, in a transaction around each test, which is rolled back."""
 
-    def __init__(self, template: OpenTemplate, stack: contextlib.ExitStack) -> None:
+    def __init__(self, template: Template, stack: contextlib.ExitStack) -> None:
         clone = stack.enter_context(template.clone())
         self._engine = clone.engine()
 
@@ -71,7 +71,7 @@ class ByRollback:
         connection.close()
 
 
-class ByStrategy:
+class ByMode:
     """What clonedb's fixtures do under an isolation: `auto` rewinds, and keeps the connection of its engine open.
 
     Under `auto` every clone has to be rewound, unless `refusals` are what is measured. `pooled` says how many tests
@@ -80,7 +80,7 @@ class ByStrategy:
 
     def __init__(
         self,
-        template: OpenTemplate,
+        template: Template,
         name: str,
         stack: contextlib.ExitStack,
         *,
@@ -103,14 +103,14 @@ class ByStrategy:
                 make=pool.take,
                 take=lambda ahead: pool.take(ahead=ahead),
                 drop=pool.drop,
-                crowded=lambda: pool.crowded,
+                others_wait=lambda: pool.others_wait,
             )
-        self._strategy = make_strategy(name, origin)
-        stack.callback(self._strategy.close)
+        self._mode = make_isolation(name, origin)
+        stack.callback(self._mode.close)
 
     def before(self) -> Session:
         """A database, and a session with it."""
-        self._clone = clone = self._strategy.acquire()
+        self._clone = clone = self._mode.acquire()
         if isinstance(clone, HeldClone):
             session = clone.sessionmaker()()
             session.connection()
@@ -120,7 +120,7 @@ class ByStrategy:
     def after(self, session: Session) -> None:
         """Close the session, and give the database back."""
         session.close()
-        self._strategy.release(self._clone)
+        self._mode.release(self._clone)
 
 
 def _demand_no_refusal(kind: str, why: str) -> None:

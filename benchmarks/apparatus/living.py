@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from clonedb.api import OpenTemplate
+from clonedb.api import Template
 from clonedb.postgres.cap import Cap
 
 __all__ = ["Living", "slot"]
@@ -15,7 +15,7 @@ __all__ = ["Living", "slot"]
 class Living:
     """The living clones of one session: they end with their server."""
 
-    template: OpenTemplate
+    template: Template
     number: int = field(default=0, init=False)
     _cap: Cap = field(init=False, repr=False)
 

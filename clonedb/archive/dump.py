@@ -20,7 +20,7 @@ from clonedb.archive.script import Span, as_insert, read_script
 from clonedb.errors import BuildError, ServerError
 from clonedb.postgres.libpq_variables import leading_to
 from clonedb.postgres.server import Server
-from clonedb.templates.metadata import Template
+from clonedb.templates.metadata import TemplateRecord
 from clonedb.url import redact
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _FEW = 64 * 1024  # bytes
 _TARGET = re.compile(rb"COPY (.* \(.*\)) FROM stdin;\n", re.DOTALL)
 
 
-def export(server: Server, template: Template, database: str, path: Path | None) -> Written:
+def export(server: Server, template: TemplateRecord, database: str, path: Path | None) -> Written:
     """Write a template to an archive, read from `database`, a clone of it: a template itself takes no connection.
 
     Without a `path` it goes to standard output.
@@ -53,7 +53,9 @@ def export(server: Server, template: Template, database: str, path: Path | None)
             ) from error
 
 
-def _read(server: Server, program: Path, template: Template, database: str, contents: io.BufferedRandom) -> Header:
+def _read(
+    server: Server, program: Path, template: TemplateRecord, database: str, contents: io.BufferedRandom
+) -> Header:
     """Write what is in a database to a file, in the steps of the header."""
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(tempfile.TemporaryFile()) for _ in _SECTIONS]
@@ -168,7 +170,7 @@ def _roles(connection: Connection[Any]) -> list[str]:
     return [row[0] for row in rows]
 
 
-def _named(template: Template) -> Iterator[str]:
+def _named(template: TemplateRecord) -> Iterator[str]:
     """Roles that the database's own settings and privileges name."""
     metadata = template.metadata
     yield from (str(row[0]) for row in (*metadata.settings, *(metadata.grants or ())) if row[0] is not None)

@@ -113,20 +113,20 @@ def _add(tar: tarfile.TarFile, name: str, size: int, content: IO[bytes]) -> None
 
 
 @contextlib.contextmanager
-def read_archive(path: Path, demand: Callable[[str], None]) -> Iterator[tuple[Header, io.BufferedRandom]]:
+def read_archive(path: Path, require: Callable[[str], None]) -> Iterator[tuple[Header, io.BufferedRandom]]:
     """The header and the contents of an archive, checked from its first byte to its last.
 
-    `demand` is given the SHA-256 of the file before anything in it is looked at, and raises to have it refused. What is
-    read is a copy, which nobody can change meanwhile. Raises BuildError for a file that is not there, damaged, somebody
-    else's, or of a newer clonedb.
+    `require` is given the SHA-256 of the file before anything in it is looked at, and raises to have it refused. What
+    is read is a copy, which nobody can change meanwhile. Raises BuildError for a file that is not there, damaged,
+    somebody else's, or of a newer clonedb.
     """
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(tempfile.TemporaryFile())
             with open(open_regular(path.resolve(), os.O_RDONLY), "rb") as original:  # noqa: PTH123  # a descriptor
                 shutil.copyfileobj(original, file)
-            demand(digest_of(file))
-            _demand_whole(file)
+            require(digest_of(file))
+            _require_whole(file)
             tar = stack.enter_context(tarfile.open(fileobj=_rewound(file), mode="r:gz"))
             data = _header(path, tar)
             header = Header(
@@ -139,7 +139,7 @@ def read_archive(path: Path, demand: Callable[[str], None]) -> Iterator[tuple[He
             )
             contents = stack.enter_context(tempfile.TemporaryFile())
             _copy(path, tar, _CONTENTS, contents, data["contents"])
-            _demand_all(header, contents.seek(0, os.SEEK_END))
+            _require_all(header, contents.seek(0, os.SEEK_END))
         except ServerError as error:  # no regular file
             raise BuildError(f"{str(path)!r} cannot be read: {error}") from None
         except _DAMAGES as error:
@@ -152,14 +152,14 @@ def read_archive(path: Path, demand: Callable[[str], None]) -> Iterator[tuple[He
         yield header, contents
 
 
-def _demand_whole(file: io.BufferedRandom) -> None:
+def _require_whole(file: io.BufferedRandom) -> None:
     """Read to the checksum at the end, before anything of it is believed."""
     with gzip.open(_rewound(file)) as unpacked:
         while unpacked.read(1 << 20):
             pass
 
 
-def _demand_all(header: Header, size: int) -> None:
+def _require_all(header: Header, size: int) -> None:
     """Raises ValueError unless the spans are the contents, from their first byte to their last, in order.
 
     That is how they are written. `size` is that of the contents, in bytes.

@@ -22,7 +22,7 @@ from clonedb.project.fingerprint import Fingerprint, differences
 from clonedb.templates.catalog import find
 from clonedb.templates.crash_losses import what_is_lost
 from clonedb.templates.locks import server_lock
-from clonedb.templates.metadata import Template
+from clonedb.templates.metadata import TemplateRecord
 from clonedb.templates.parallel import Crew
 from clonedb.templates.prepare import prepare_restored, settle
 from clonedb.templates.queue import BuildQueue
@@ -45,21 +45,21 @@ def restore(
     wanted: Fingerprint,
     path: Path,
     *,
-    demand: Callable[[str], None],
+    require: Callable[[str], None],
     run: str,
     progress: Progress,
-) -> Template:
+) -> TemplateRecord:
     """The template in an archive, put on the server unless it is there; `built` says whether it was not.
 
-    `demand` is given the digest of the archive, and raises to have it refused: an archive is code (trust.py).
+    `require` is given the digest of the archive, and raises to have it refused: an archive is code (trust.py).
 
     Raises BuildError for an archive that is unreadable, or of another fingerprint than the project's, and for what the
     server refuses; LockTimeoutError while somebody builds it.
     """
-    with read_archive(path, demand) as (header, contents):
-        _demand_same(path, header, wanted)
+    with read_archive(path, require) as (header, contents):
+        _require_same(path, header, wanted)
         name = template_name(config.prefix, wanted.digest)
-        server.demand_createdb()
+        server.require_createdb()
         with BuildQueue(config, name, run).turn(progress), server_lock(server, name, progress):
             found = find(server, name)
             if found is not None and what_is_lost(server, found) is None:
@@ -68,7 +68,7 @@ def restore(
             return _Restore(server, config, header, contents, name, path).carry_out(run)
 
 
-def _demand_same(path: Path, header: Header, wanted: Fingerprint) -> None:
+def _require_same(path: Path, header: Header, wanted: Fingerprint) -> None:
     if header.metadata.fingerprint == wanted.digest:
         return
     changes = [f"{each.kind} {each.name!r} {each.change}" for each in differences(header.metadata.inputs, wanted)]
@@ -88,7 +88,7 @@ class _Restore:
     name: str
     path: Path
 
-    def carry_out(self, run: str) -> Template:
+    def carry_out(self, run: str) -> TemplateRecord:
         """Restore under a private name and publish under the template's; on any failure nothing is left."""
         server, header, start = self.server, self.header, monotonic()
         private = unfinished_name(server.config.prefix, header.metadata.fingerprint, server.owner, server.next_number())
@@ -116,7 +116,7 @@ class _Restore:
             with contextlib.suppress(Exception):  # the first error is the one to see; gc drops what is left
                 server.run(lambda connection: drop(connection, private))
             raise
-        return Template(self.name, metadata, built=True, waited=monotonic() - start)
+        return TemplateRecord(self.name, metadata, built=True, waited=monotonic() - start)
 
     def _fill(self, private: str) -> None:
         import psycopg

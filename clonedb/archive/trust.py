@@ -11,7 +11,7 @@ from clonedb.errors import BuildError
 from clonedb.originals import now
 from clonedb.settings.config import Config
 
-__all__ = ["demand_trusted", "digest_of", "note_export"]
+__all__ = ["digest_of", "note_export", "require_trusted"]
 
 _REMEMBERED = 90 * 86400.0  # seconds for which an export is remembered
 
@@ -33,13 +33,13 @@ def note_export(config: Config, digest: str) -> None:
     files.write(digest, "")
 
 
-def demand_trusted(config: Config, path: str, *, trust: bool, digest: str | None) -> Callable[[str], None]:
+def require_trusted(config: Config, path: str, *, trust: bool, digest: str | None) -> Callable[[str], None]:
     """A function that is given an archive's digest, and raises BuildError unless it may be restored.
 
     It may if the user says so, or gave this digest, or exported it on this machine.
     """
 
-    def demand(found: str) -> None:
+    def require(found: str) -> None:
         if digest is not None and digest.strip().lower().removeprefix("sha256:") != found:
             raise BuildError(f"{path!r} is not what its digest says: it is sha256:{found}; fetch it again")
         if trust or digest is not None or (state_files(config) / "exported").stat(found) is not None:
@@ -50,4 +50,4 @@ def demand_trusted(config: Config, path: str, *, trust: bool, digest: str | None
             " --digest and the sha256 that `clonedb export` printed"
         )
 
-    return demand
+    return require

@@ -59,7 +59,7 @@ class _Group(click.Group):
 @click.pass_context
 def main(context: click.Context, directory: str, url: str | None, template: str | None) -> None:
     """A fresh, fully migrated PostgreSQL database for every test: migrate once, clone in milliseconds."""
-    context.obj = configuration.Place(directory, {"url": url, "template": template})
+    context.obj = configuration.Context(directory, {"url": url, "template": template})
 
 
 for command in (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clonedb.cli.configuration import Place
+from clonedb.cli.configuration import Context
 from clonedb.cli.progress import progress
 from clonedb.quantities import size
 
@@ -16,7 +16,7 @@ __all__ = ["COMMANDS"]
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
 @click.pass_obj
-def export(place: Place, *, file: Path) -> None:
+def export(context: Context, *, file: Path) -> None:
     """Write the project's template to FILE (- is standard output); it is built first if it is not there."""
     from clonedb.api import open_template
     from clonedb.archive.dump import export as write, pg_dump
@@ -26,7 +26,7 @@ def export(place: Place, *, file: Path) -> None:
     path = None if str(file) == "-" else file.absolute()
     if path is not None and not path.parent.is_dir():
         raise BuildError(f"{str(path)!r} cannot be written: there is no directory {str(path.parent)!r}")
-    with progress() as shown, open_template(place.config(), progress=shown) as template:
+    with progress() as shown, open_template(context.config(), progress=shown) as template:
         pg_dump(template.server)  # asked for before anything is done
         with template.clone() as clone:
             written = write(template.server, template.record, clone.name, path)
@@ -40,7 +40,7 @@ def export(place: Place, *, file: Path) -> None:
 @click.option("--trust", is_flag=True, help="Run what is in FILE although this user did not export it here.")
 @click.option("--digest", metavar="SHA256", help="Demand that FILE is what `clonedb export` printed this for.")
 @click.pass_obj
-def import_(place: Place, *, file: Path, trust: bool, digest: str | None) -> None:
+def import_(context: Context, *, file: Path, trust: bool, digest: str | None) -> None:
     """Put the template in FILE on the server, if it is the project's as the project is now.
 
     An archive is code: its statements run with the privileges of the server's role.
@@ -50,15 +50,15 @@ def import_(place: Place, *, file: Path, trust: bool, digest: str | None) -> Non
 
     from clonedb.api import fingerprint_of, resolved
     from clonedb.archive.restore import restore
-    from clonedb.archive.trust import demand_trusted
+    from clonedb.archive.trust import require_trusted
 
-    config = resolved(place.config())
+    config = resolved(context.config())
     with progress() as shown:
         server, _, wanted = fingerprint_of(config, progress=shown)
         try:
             run = f"{os.getpid()}-{secrets.token_hex(8)}"
-            demand = demand_trusted(config, str(file), trust=trust, digest=digest)
-            template = restore(server, config, wanted, file, demand=demand, run=run, progress=shown)
+            require = require_trusted(config, str(file), trust=trust, digest=digest)
+            template = restore(server, config, wanted, file, require=require, run=run, progress=shown)
         finally:
             server.close()
     metadata = template.metadata

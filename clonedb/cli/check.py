@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clonedb.cli.configuration import Place
+from clonedb.cli.configuration import Context
 from clonedb.cli.progress import progress
 from clonedb.cli.table import lines
 
 if TYPE_CHECKING:
-    from clonedb.api import OpenTemplate
+    from clonedb.api import Template
     from clonedb.clones.clone import Clone
-    from clonedb.migrate.alembic import AlembicMigrator, Session, Stair
+    from clonedb.migrate.alembic import AlembicMigrator, MigrationProcess, Stair
     from clonedb.postgres.server import Server
     from clonedb.progress import Progress
     from clonedb.project.find import Project
@@ -32,7 +32,7 @@ __all__ = ["COMMANDS"]
 @click.option("--allow-irreversible", is_flag=True, help="A revision without a downgrade is no failure.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 @click.pass_obj
-def check(place: Place, *, no_stairway: bool, allow_irreversible: bool, as_json: bool) -> None:
+def check(context: Context, *, no_stairway: bool, allow_irreversible: bool, as_json: bool) -> None:
     """Try the migrations: one head, models that fit, each revision up, down and up again.
 
     The models are those of env.py (target_metadata), compared with a clone of the template. The revisions are tried one
@@ -40,7 +40,7 @@ def check(place: Place, *, no_stairway: bool, allow_irreversible: bool, as_json:
     """
     found = _Findings(allow_irreversible=allow_irreversible, stairway=not no_stairway)
     with progress() as shown:
-        _Check(place, found, shown).carry_out()
+        _Check(context, found, shown).carry_out()
     click.echo(json.dumps(found.as_json(), indent=2) if as_json else "\n".join(found.text()))
     raise SystemExit(0 if found.ok else 1)
 
@@ -199,10 +199,10 @@ class _Findings:
 class _Check:
     """One run of all checks, each as far as the ones before let it."""
 
-    def __init__(self, place: Place, found: _Findings, shown: Progress) -> None:
+    def __init__(self, context: Context, found: _Findings, shown: Progress) -> None:
         from clonedb.api import resolved
 
-        self._config = resolved(place.config())
+        self._config = resolved(context.config())
         self._found = found
         self._shown = shown
 
@@ -254,7 +254,7 @@ class _Check:
         if self._config.target != "heads":
             self._config = self._config.replace("clonedb check", target="heads")
 
-    def _compare(self, template: OpenTemplate, migrator: AlembicMigrator) -> None:
+    def _compare(self, template: Template, migrator: AlembicMigrator) -> None:
         from clonedb.migrate.alembic import NoModelsError
 
         if self._found.labels and self._found.labels.keys() != {*template.heads}:
@@ -266,7 +266,7 @@ class _Check:
             except NoModelsError as error:
                 self._found.models = str(error)
 
-    def _climb(self, server: Server, migrator: AlembicMigrator, base: OpenTemplate | None) -> None:
+    def _climb(self, server: Server, migrator: AlembicMigrator, base: Template | None) -> None:
         from clonedb.errors import BuildError
 
         if not self._found.stairway:
@@ -279,7 +279,7 @@ class _Check:
             self._found.broken = str(error)
         self._found.seconds = time.monotonic() - start
 
-    def _stairs(self, server: Server, migrator: AlembicMigrator, base: OpenTemplate | None) -> Iterator[Stair]:
+    def _stairs(self, server: Server, migrator: AlembicMigrator, base: Template | None) -> Iterator[Stair]:
         """Every revision that a way leads to; after a failure that spoils the database, another goes on above it."""
         tried: list[str] = []
         while True:
@@ -292,7 +292,7 @@ class _Check:
                 return
 
 
-def _database(server: Server, base: OpenTemplate | None) -> Clone:
+def _database(server: Server, base: Template | None) -> Clone:
     """Where the first revision is to begin: an empty database, or what the template is built upon."""
     from clonedb.clones.clone import create_empty
 
@@ -302,7 +302,7 @@ def _database(server: Server, base: OpenTemplate | None) -> Clone:
 COMMANDS = (check,)
 
 
-def _session(server: Server, migrator: AlembicMigrator, database: Clone) -> Session:
+def _session(server: Server, migrator: AlembicMigrator, database: Clone) -> MigrationProcess:
     """An interpreter for a database that nobody else uses."""
     from clonedb.migrate.blockers import Blockers
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clonedb.cli.configuration import Place
+from clonedb.cli.configuration import Context
 from clonedb.cli.process import run_to_end
 from clonedb.cli.progress import progress
 from clonedb.postgres.libpq_variables import leading_to
@@ -46,13 +46,13 @@ def _server(config: Config) -> Iterator[Server]:
 @click.command()
 @click.option("--driver", help="Driver in the URL (psycopg, asyncpg, ...); without it a plain postgresql:// URL.")
 @click.pass_obj
-def clone(place: Place, driver: str | None) -> None:
+def clone(context: Context, driver: str | None) -> None:
     """Make a database in the template's state and print its URL; `clonedb drop` ends it."""
     from clonedb.api import open_template
     from clonedb.embedded import leases
     from clonedb.templates.metadata import Kept
 
-    with progress() as shown, open_template(place.config(), progress=shown) as template:
+    with progress() as shown, open_template(context.config(), progress=shown) as template:
         made = template.clone()
         run = secrets.token_hex(8)
         made.keep(Kept(project=template.project.key, run=run, when=time.time(), test=None))
@@ -68,14 +68,14 @@ def clone(place: Place, driver: str | None) -> None:
 @click.command(context_settings=dict(_OTHERS_OPTIONS))
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_obj
-def run(place: Place, command: tuple[str, ...]) -> None:
+def run(context: Context, command: tuple[str, ...]) -> None:
     """Run COMMAND with a fresh clone in DATABASE_URL, and drop it afterwards.
 
     The variables that [tool.clonedb] route names hold the URL too. The command's exit code is passed on.
     """
     from clonedb.api import open_template
 
-    with progress() as shown, open_template(place.config(), progress=shown) as template, template.clone() as database:
+    with progress() as shown, open_template(context.config(), progress=shown) as template, template.clone() as database:
         code = run_to_end(command, _environment(database, template.server.config))
     raise SystemExit(code)
 
@@ -83,7 +83,7 @@ def run(place: Place, command: tuple[str, ...]) -> None:
 @click.command(context_settings=dict(_OTHERS_OPTIONS))
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_obj
-def alembic(place: Place, arguments: tuple[str, ...]) -> None:
+def alembic(context: Context, arguments: tuple[str, ...]) -> None:
     """Run one of Alembic's own commands on a fresh clone: `clonedb alembic revision --autogenerate -m "..."`.
 
     The database is migrated to the target, and dropped afterwards; what stays are the files that Alembic writes.
@@ -91,7 +91,7 @@ def alembic(place: Place, arguments: tuple[str, ...]) -> None:
     from clonedb.api import open_template
     from clonedb.migrate.alembic import AlembicMigrator
 
-    with progress() as shown, open_template(place.config(), progress=shown) as template, template.clone() as database:
+    with progress() as shown, open_template(context.config(), progress=shown) as template, template.clone() as database:
         migrator = AlembicMigrator(template.server.config, template.project)
         program, environment = migrator.command(template.server.url(database.name), arguments)
         code = run_to_end(program, environment, directory=template.project.rootdir)
@@ -118,14 +118,14 @@ def _environment(database: Clone, config: Config) -> dict[str, str]:
 @click.argument("name", required=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
-def psql(place: Place, name: str | None, arguments: tuple[str, ...]) -> None:
+def psql(context: Context, name: str | None, arguments: tuple[str, ...]) -> None:
     """Open psql on a kept clone, or on a fresh one that is dropped afterwards."""
     import shutil
 
     from clonedb.api import open_template
     from clonedb.errors import NotOursError, ServerNotFoundError
 
-    config = place.config()
+    config = context.config()
     if name is not None and name.startswith("-"):  # an option of psql's, and no name
         arguments, name = (name, *arguments), None
     if arguments[:1] == ("--",):
@@ -137,7 +137,7 @@ def psql(place: Place, name: str | None, arguments: tuple[str, ...]) -> None:
             server, name = template.server, stack.enter_context(template.clone()).name
         else:
             server = stack.enter_context(_server(config))
-            if _demand_ours(server, name).kind == "template":
+            if _require_ours(server, name).kind == "template":
                 raise NotOursError(
                     f"{name!r} is a template, which takes no connections; `clonedb psql` without a name opens a fresh"
                     " clone of the project's"
@@ -155,7 +155,7 @@ def psql(place: Place, name: str | None, arguments: tuple[str, ...]) -> None:
     raise SystemExit(code)
 
 
-def _demand_ours(server: Server, name: str) -> Name:
+def _require_ours(server: Server, name: str) -> Name:
     """What a database's name says; raises NotOursError unless it is there and clonedb made it."""
     from clonedb.errors import NotOursError
     from clonedb.names import parse
@@ -178,17 +178,17 @@ def _demand_ours(server: Server, name: str) -> Name:
 @click.option("--everything", is_flag=True, help="Those of every project on the server; asks before.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def drop(place: Place, names: tuple[str, ...], *, of_project: bool, everything: bool, yes: bool) -> None:
+def drop(context: Context, names: tuple[str, ...], *, of_project: bool, everything: bool, yes: bool) -> None:
     """Drop databases that clonedb made: kept clones by NAME, or all that nobody uses or has open."""
     from clonedb.clones.gc import drop_one, inventory
     from clonedb.embedded.servers import end_hold
 
     if [bool(names), of_project, everything].count(True) != 1:
         raise click.UsageError("give the names of databases (`clonedb list` shows them), or --all, or --everything")
-    config = place.config()
+    config = context.config()
     with _server(config) as server:
         for name in names:
-            _demand_ours(server, name)
+            _require_ours(server, name)
         for name in dict.fromkeys(names):
             drop_one(server, name)
             click.echo(f"dropped {name}")
@@ -236,11 +236,11 @@ def _ask(server: Server) -> None:
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only say what would be dropped.")
 @click.pass_obj
-def gc(place: Place, *, dry_run: bool) -> None:
+def gc(context: Context, *, dry_run: bool) -> None:
     """Drop what dead processes left, and templates beyond keep_templates."""
     from clonedb.clones.gc import collect
 
-    with _server(place.config()) as server:
+    with _server(context.config()) as server:
         refused: list[Leftover] = []
         found = collect(server, dry_run=dry_run, refused=refused.append)
     for leftover in found:

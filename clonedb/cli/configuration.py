@@ -14,11 +14,11 @@ from clonedb.settings.config import Config
 from clonedb.settings.keys import KEYS
 from clonedb.settings.load import load
 
-__all__ = ["COMMANDS", "Place"]
+__all__ = ["COMMANDS", "Context"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Context:
     """What was said before the command's name: the directory and the options for all commands."""
 
     directory: str
@@ -32,9 +32,9 @@ class Place:
 @click.command()
 @click.option("--all", "everything", is_flag=True, help="Settings that have their default value too.")
 @click.pass_obj
-def config(place: Place, *, everything: bool) -> None:
+def config(context: Context, *, everything: bool) -> None:
     """Show each setting, its value, and where that was said."""
-    found = place.config()
+    found = context.config()
     rows = [(name, found.shown(name), found.source(name)) for name in KEYS if everything or name in found.sources]
     click.echo(f"project: {found.rootdir}")
     if rows:

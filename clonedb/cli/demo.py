@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from clonedb.cli.configuration import Place
+from clonedb.cli.configuration import Context
 from clonedb.cli.process import run_to_end
 from clonedb.settings.keys import KEYS
 
@@ -23,13 +23,13 @@ _PATHS = ("postgres_bin", "state_dir")  # relative ones start at the project tha
 @click.option("--rebuild", is_flag=True, help="Build the template anew, to see what that costs.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
-def demo(place: Place, workers: str, *, rebuild: bool, arguments: tuple[str, ...]) -> None:
+def demo(context: Context, workers: str, *, rebuild: bool, arguments: tuple[str, ...]) -> None:
     """Run the sample shop's tests in parallel, each on its own migrated database.
 
     ARGUMENTS are passed on to pytest.
     """
     directory = Path(__file__).parent.parent / "demo"
-    config = place.config()
+    config = context.config()
     command = [
         *(sys.executable, "-m", "pytest", "-c", str(directory / "pytest.ini"), "--rootdir", str(directory)),
         *("-p", "clonedb", "-p", "xdist", "-n", workers, "--clonedb-alembic-ini", str(directory / "alembic.ini")),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clonedb.cli.configuration import Place
+from clonedb.cli.configuration import Context
 from clonedb.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ __all__ = ["COMMANDS"]
 @click.command()
 @click.option("--yes", is_flag=True, help="Write without asking.")
 @click.pass_obj
-def init(place: Place, *, yes: bool) -> None:
+def init(context: Context, *, yes: bool) -> None:
     """Look at the project, and write the lines it needs into pyproject.toml.
 
     They are shown first. A project that has a [tool.clonedb] table is left as it is.
     """
     from clonedb.project.survey import survey
 
-    config = place.config()
+    config = context.config()
     file = config.rootdir / "pyproject.toml"
     if file.is_dir():
         raise ConfigError(f"{file} is a directory; clonedb's settings are in a file of that name")

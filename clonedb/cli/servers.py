@@ -6,7 +6,7 @@ import time
 
 import click
 
-from clonedb.cli.configuration import Place
+from clonedb.cli.configuration import Context
 from clonedb.quantities import duration, size
 
 __all__ = ["COMMANDS"]
@@ -19,13 +19,13 @@ def server() -> None:
 
 @server.command("status")
 @click.pass_obj
-def status(place: Place) -> None:
+def status(context: Context) -> None:
     """Say which embedded servers there are and whether they run, and which interpreters wait for migrations."""
     from clonedb.embedded import servers
     from clonedb.embedded.places import not_in_memory, state_dir
     from clonedb.migrate import standby
 
-    config = place.config()
+    config = context.config()
     if config.url:
         click.echo(f"url is set ({config.shown('url')} from {config.source('url')}): no embedded server is used")
     if why := not_in_memory(config):
@@ -47,12 +47,12 @@ def status(place: Place) -> None:
 
 @server.command("stop")
 @click.pass_obj
-def stop(place: Place) -> None:
+def stop(context: Context) -> None:
     """Stop the embedded server now, and the fork server for migrations; its data stays."""
     from clonedb.embedded import servers
     from clonedb.migrate import standby
 
-    config = place.config()
+    config = context.config()
     names = servers.stop(config)
     click.echo("\n".join(f"stopped {name}" for name in names) or "no embedded server was running")
     for each in standby.stop(config):
@@ -61,13 +61,13 @@ def stop(place: Place) -> None:
 
 @server.command("reset")
 @click.pass_obj
-def reset(place: Place) -> None:
+def reset(context: Context) -> None:
     """Stop the embedded server and delete its data: templates and kept clones are gone."""
     from clonedb.embedded import servers
     from clonedb.migrate import standby
 
-    names = servers.reset(place.config())
-    standby.stop(place.config())
+    names = servers.reset(context.config())
+    standby.stop(context.config())
     click.echo("\n".join(f"deleted {name}" for name in names) or "there was no embedded server")
 
 

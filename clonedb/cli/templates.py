@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clonedb.cli.configuration import Place
+from clonedb.cli.configuration import Context
 from clonedb.cli.progress import progress
 from clonedb.cli.table import lines
 from clonedb.quantities import duration, size
@@ -21,11 +21,11 @@ __all__ = ["COMMANDS"]
 @click.command()
 @click.option("--force", is_flag=True, help="Build anew even if the template is there.")
 @click.pass_obj
-def build(place: Place, *, force: bool) -> None:
+def build(context: Context, *, force: bool) -> None:
     """Build the project's template database, unless it is there already."""
     from clonedb.api import open_template
 
-    with progress() as shown, open_template(place.config(), progress=shown, rebuild=force) as template:
+    with progress() as shown, open_template(context.config(), progress=shown, rebuild=force) as template:
         metadata = template.record.metadata
         made = f"built in {metadata.seconds:.1f} s" if template.record.built else "already there"
         heads = ", ".join(metadata.heads) or "no revision"
@@ -35,11 +35,11 @@ def build(place: Place, *, force: bool) -> None:
 @click.command()
 @click.option("--explain", is_flag=True, help="List what goes in, and what differs from the newest template.")
 @click.pass_obj
-def fingerprint(place: Place, *, explain: bool) -> None:
+def fingerprint(context: Context, *, explain: bool) -> None:
     """Print the fingerprint of the project's template: usable as a cache key."""
     from clonedb.api import fingerprint_of, resolved
 
-    config = resolved(place.config())
+    config = resolved(context.config())
     with progress() as shown:
         server, project, found = fingerprint_of(config, progress=shown)
     try:
@@ -78,13 +78,13 @@ def _explain_difference(server: Server, project: str, lane: str, found: object) 
 
 @click.command()
 @click.pass_obj
-def status(place: Place) -> None:
+def status(context: Context) -> None:
     """Say whether the project's template is there, and what would happen next."""
     from clonedb.api import fingerprint_of
     from clonedb.names import template_name
     from clonedb.templates.ensure import find
 
-    config = place.config()
+    config = context.config()
     server, project, wanted = fingerprint_of(config)
     try:
         name = template_name(config.prefix, wanted.digest)
@@ -103,12 +103,12 @@ def status(place: Place) -> None:
 
 @click.command("list")
 @click.pass_obj
-def list_(place: Place) -> None:
+def list_(context: Context) -> None:
     """List every database that clonedb made on the server."""
     from clonedb.api import open_project_server
     from clonedb.clones.gc import inventory
 
-    server = open_project_server(place.config())
+    server = open_project_server(context.config())
     try:
         rows = inventory(server)
     finally:

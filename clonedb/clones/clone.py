@@ -14,9 +14,9 @@ from clonedb.originals import monotonic, sleep
 from clonedb.postgres import client_sessions, sql
 from clonedb.postgres.room import EMPTY, room_for
 from clonedb.postgres.server import Server
-from clonedb.postgres.unlogged import demand_filled
+from clonedb.postgres.unlogged import require_filled
 from clonedb.sessions.kept import LastingConnections
-from clonedb.templates.metadata import Kept, Template
+from clonedb.templates.metadata import Kept, TemplateRecord
 from clonedb.templates.properties import give, has_any
 from clonedb.url import Hidden
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from clonedb.sessions.loans import Loan
     from clonedb.url import DatabaseURL
 
-__all__ = ["Clone", "Session", "create", "create_empty"]
+__all__ = ["Clone", "MaintenanceSession", "create", "create_empty"]
 
 T = TypeVar("T")
 
 _PATIENCE = 10.0  # seconds that a clone waits for sessions to leave the template
 
 
-class Session(Protocol):
+class MaintenanceSession(Protocol):
     """Who runs statements on the maintenance database: the server, or a pool's session of its own."""
 
     def run(self, statement: Callable[[Connection[Any]], T], /) -> T:
@@ -55,7 +55,7 @@ class Clone:
     """
 
     server: Server = field(repr=False)
-    template: Template | None = field(repr=False)
+    template: TemplateRecord | None = field(repr=False)
     name: str
     seconds: float
     oid: int | None = None
@@ -158,7 +158,7 @@ class Clone:
         if (lasting := self.shared._lasting) is not None:  # noqa: SLF001 - of the same class
             lasting.close()
 
-    def end_sessions(self) -> list[client_sessions.Session]:
+    def end_sessions(self) -> list[client_sessions.ClientSession]:
         """End what is connected to the database, the engines of `engine` included: the sessions that nobody closed.
 
         One that its client has just closed takes its server a moment to end, so they are given 25 ms.
@@ -190,7 +190,7 @@ class Clone:
         """Drop the database, whoever is connected; nothing happens if it is kept or gone."""
         self.drop_by(self.server)
 
-    def drop_by(self, session: Session) -> None:
+    def drop_by(self, session: MaintenanceSession) -> None:
         """`drop`, by another session than the server's."""
         if self._shared is not None:
             self._shared.drop_by(session)
@@ -220,7 +220,9 @@ class Clone:
                 self.drop()
 
 
-def create(server: Server, template: Template, *, strategy: str | None = None, session: Session | None = None) -> Clone:
+def create(
+    server: Server, template: TemplateRecord, *, strategy: str | None = None, session: MaintenanceSession | None = None
+) -> Clone:
     """Make a clone: CREATE DATABASE ... TEMPLATE, then what that does not copy; `strategy` is chosen if not given.
 
     Raises TemplateInUseError when somebody stays connected to the template (SQLSTATE 55006), ServerError when the
@@ -234,7 +236,7 @@ def create(server: Server, template: Template, *, strategy: str | None = None, s
         _copy(server, own, template, name, strategy=chosen, deadline=start + _PATIENCE)
         note(server, template, chosen, monotonic() - start)
         if metadata.unlogged:
-            demand_filled(server, name, metadata.unlogged, template=template.name)
+            require_filled(server, name, metadata.unlogged, template=template.name)
         if has_any(metadata):
             own.run(lambda connection: give(connection, name, metadata))
         oid = own.run(lambda connection: sql.database_oid(connection, name))
@@ -264,7 +266,7 @@ def create_empty(server: Server) -> Clone:
 
 
 def _guard_disk(
-    server: Server, session: Session, name: str, size: int, statement: Callable[[Connection[Any]], None]
+    server: Server, session: MaintenanceSession, name: str, size: int, statement: Callable[[Connection[Any]], None]
 ) -> None:
     import psycopg
 
@@ -278,14 +280,20 @@ def _guard_disk(
         ) from None
 
 
-def _discard(session: Session, name: str) -> None:
+def _discard(session: MaintenanceSession, name: str) -> None:
     """Drop a database if it is there; the error that led here is the one to see, and gc drops what is left."""
     with contextlib.suppress(Exception):
         session.run(lambda connection: sql.drop_database(connection, name))
 
 
 def _copy(
-    server: Server, session: Session, template: Template, name: str, *, strategy: str | None, deadline: float
+    server: Server,
+    session: MaintenanceSession,
+    template: TemplateRecord,
+    name: str,
+    *,
+    strategy: str | None,
+    deadline: float,
 ) -> None:
     import psycopg
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from clonedb.embedded.places import state_files
 from clonedb.postgres.server import Server
-from clonedb.templates.metadata import Template
+from clonedb.templates.metadata import TemplateRecord
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -29,7 +29,7 @@ _NAME = "copying.json"
 _FICLONE = 0x40049409  # ioctl: let one file share the blocks of another
 
 
-def choose(server: Server, template: Template) -> str | None:
+def choose(server: Server, template: TemplateRecord) -> str | None:
     """The strategy for a clone of a template; None where the server has no choice (PostgreSQL 14).
 
     By file where nothing is flushed; with fsync on by WAL for a small template, because each FILE_COPY costs two
@@ -53,7 +53,7 @@ def choose(server: Server, template: Template) -> str | None:
     return min(took, key=lambda name: took[name]) if len(took) > 1 else _OTHERS[first]
 
 
-def note(server: Server, template: Template, strategy: str | None, seconds: float) -> None:
+def note(server: Server, template: TemplateRecord, strategy: str | None, seconds: float) -> None:
     """Remember what the first clone by a strategy took, where that decides anything."""
     if strategy is None or server.config.strategy != "auto" or not _is_unknown(server, template):
         return
@@ -91,7 +91,7 @@ def _can_share(directory: Path) -> bool:
     return True
 
 
-def _is_unknown(server: Server, template: Template) -> bool:
+def _is_unknown(server: Server, template: TemplateRecord) -> bool:
     return server.info.fsync and not server.embedded and template.metadata.size in _UNKNOWN
 
 
@@ -109,6 +109,6 @@ def _read(server: Server) -> dict[str, dict[str, float]]:
     }
 
 
-def _key(server: Server, template: Template) -> str:
+def _key(server: Server, template: TemplateRecord) -> str:
     """The server and the size of the template, to the power of two."""
     return f"{server.about}, PostgreSQL {server.info.major}, {template.metadata.size.bit_length()} bits"

@@ -10,10 +10,10 @@ from threading import Condition, Thread
 from clonedb.clones.clone import Clone, create
 from clonedb.errors import ServerError
 from clonedb.originals import getpid, monotonic
-from clonedb.postgres.background import OwnSession, Rest, drop_at_once, is_owned
+from clonedb.postgres.background import Backoff, OwnSession, drop_at_once, is_owned
 from clonedb.postgres.cap import Cap
 from clonedb.postgres.server import Server
-from clonedb.templates.metadata import Template
+from clonedb.templates.metadata import TemplateRecord
 
 __all__ = ["Pool"]
 
@@ -37,7 +37,7 @@ class Pool:
     """
 
     def __init__(
-        self, server: Server, template: Template, cap: Cap, total: Callable[[], int | None] = lambda: None
+        self, server: Server, template: TemplateRecord, cap: Cap, total: Callable[[], int | None] = lambda: None
     ) -> None:
         self._server = server
         self._template = template
@@ -59,13 +59,13 @@ class Pool:
         self._unwanted = False
         self._connects = False
         self._closing: float | None = None
-        self._make_rest = Rest()
-        self._drop_rest = Rest()
+        self._make_backoff = Backoff()
+        self._drop_backoff = Backoff()
         self._failed = 0
         self._error: Exception | None = None
 
     @property
-    def crowded(self) -> bool:
+    def others_wait(self) -> bool:
         """Whether another process waits for room for a clone, as this one knows half a second later at most."""
         if (now := monotonic()) - self._listened > _LISTEN:
             self._listened = now
@@ -104,7 +104,7 @@ class Pool:
             self._used.append(clone)
             self._changed.notify_all()
 
-    def give_way(self) -> None:
+    def release_spares(self) -> None:
         """Drop what was made ahead, and what is just being made: somebody waits for room, or it may be spoilt."""
         if self._thread is not None and self._pid == getpid():
             with self._changed:
@@ -206,10 +206,10 @@ class Pool:
         if self._depth and now - self._taken > _IDLE:
             self._depth, self._taken = self._depth - 1, now
             self._give_up(self._depth)
-        if len(self._used) < _BEHIND and now >= self._make_rest.end and self._is_wanted():
+        if len(self._used) < _BEHIND and now >= self._make_backoff.end and self._is_wanted():
             self._making = True
             return self._make_one
-        due = self._used and now >= self._drop_rest.end and not self._waits_for_more(now)
+        due = self._used and now >= self._drop_backoff.end and not self._waits_for_more(now)
         return self._drop_some if due else None
 
     def _is_wanted(self) -> bool:
@@ -225,7 +225,7 @@ class Pool:
     def _listen(self) -> None:
         with contextlib.suppress(Exception):  # whoever asks the server next meets it
             if self._cap.listen():
-                self.give_way()
+                self.release_spares()
 
     def _make_one(self) -> None:
         """One clone ahead, warm; without room, or when it fails, nothing is tried for a while."""
@@ -243,9 +243,9 @@ class Pool:
             self._making = False
             if clone is not None:
                 (self._used if self._unwanted else self._ready).append(clone)
-                self._make_rest.forget()
+                self._make_backoff.forget()
             else:
-                self._make_rest.begin()
+                self._make_backoff.begin()
             self._unwanted = False
             self._changed.notify_all()
 
@@ -278,10 +278,10 @@ class Pool:
         error = self._try_to_drop(clone)
         with self._changed:
             if error is None:
-                self._drop_rest.forget()
+                self._drop_backoff.forget()
             elif self._closing is None:
                 self._used.append(clone)
-                self._drop_rest.begin()
+                self._drop_backoff.begin()
             else:
                 self._failed += 1
                 self._error = self._error or error

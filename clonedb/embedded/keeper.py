@@ -2,7 +2,7 @@
 
 Started as `python -I -S keeper.py DIRECTORY` with its parameters as JSON on standard input; answers with one line of
 JSON on standard output, {} or {"error": ...}, when the server accepts connections or cannot. Standard library only and
-nothing of clonedb, so that it is up in 20 ms. The files of the directory are described in state.py (Place).
+nothing of clonedb, so that it is up in 20 ms. The files of the directory are described in places.py (ServerDirectory).
 
 Who lives is told by locks that the kernel holds, so that no kind of death leaves anything to clean up: each user of the
 server holds `lease`, the keeper `keeper` (which it inherits already locked), postgres and its children `server`.

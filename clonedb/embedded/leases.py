@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Self
 
 from clonedb.embedded.binaries import Binaries, build_of
 from clonedb.embedded.machine import host
-from clonedb.embedded.places import Place, Running, not_in_memory, state_dir
+from clonedb.embedded.places import Running, ServerDirectory, not_in_memory, state_dir
 from clonedb.embedded.servers import Status, hold_place, reset, servers, stop
-from clonedb.embedded.watchdog import Patience
+from clonedb.embedded.watchdog import Watchdog
 from clonedb.errors import ServerError
 from clonedb.originals import getpid, now
 from clonedb.private_files import same_file
@@ -55,7 +55,7 @@ class Lease:
 
     def ending(self) -> str:
         """What became of a server that does not answer any more: the end of its log, and what to do."""
-        place = Place(self.data_dir.parent)
+        place = ServerDirectory(self.data_dir.parent)
         running = place.running()
         if running is None:
             what = "the server has ended"
@@ -85,7 +85,7 @@ def lease(config: Config, binaries: Binaries, *, progress: Callable[[str], None]
 
     Raises ServerError when the server cannot be started, its log's last lines included.
     """
-    place = Place.of(config, binaries)
+    place = ServerDirectory.of(config, binaries)
     if progress and (why := not_in_memory(config)):
         progress(f"{why}; the data of the embedded server are in {str(place.directory)!r}")
     problem = "its files changed"
@@ -115,12 +115,14 @@ def _say_nothing(_: str) -> None:
     pass
 
 
-def _try_lease(place: Place, config: Config, binaries: Binaries, progress: Callable[[str], None]) -> Lease | None:
+def _try_lease(
+    place: ServerDirectory, config: Config, binaries: Binaries, progress: Callable[[str], None]
+) -> Lease | None:
     """A lease, or None when the directory was deleted or replaced meanwhile."""
     place.prepare()
-    patience = Patience(place, "to stop")
+    watchdog = Watchdog(place, "to stop")
     while (descriptor := place.files.try_lock("lease", fcntl.LOCK_SH)) is None:
-        patience.wait()  # a keeper that found no lease holds it alone until the server is down
+        watchdog.wait()  # a keeper that found no lease holds it alone until the server is down
     keep = False
     try:
         running, started = _running(place, config, binaries, progress)
@@ -145,13 +147,15 @@ def _try_lease(place: Place, config: Config, binaries: Binaries, progress: Calla
     )
 
 
-def _running(place: Place, config: Config, binaries: Binaries, progress: Callable[[str], None]) -> tuple[Running, bool]:
+def _running(
+    place: ServerDirectory, config: Config, binaries: Binaries, progress: Callable[[str], None]
+) -> tuple[Running, bool]:
     """The server, and whether it was started here."""
-    patience = Patience(place, "to start")
+    watchdog = Watchdog(place, "to start")
     starts, told, earlier = 0, False, _stamp(place)
     while True:
         running = place.running()
-        if running is not None and _is_reachable(place, running, patience):
+        if running is not None and _is_reachable(place, running, watchdog):
             return running, starts > 0
         if (failure := _failure_since(place, earlier)) is not None:
             raise ServerError(failure)
@@ -161,7 +165,7 @@ def _running(place: Place, config: Config, binaries: Binaries, progress: Callabl
 
                 os.ftruncate(start, 0)
                 os.pwrite(start, str(getpid()).encode(), 0)
-                started = start_server(place, config, binaries, patience, progress)
+                started = start_server(place, config, binaries, watchdog, progress)
             finally:
                 os.close(start)
             starts += started
@@ -169,19 +173,19 @@ def _running(place: Place, config: Config, binaries: Binaries, progress: Callabl
                 raise ServerError(f"embedded server {place.name!r} ends as soon as it is up; see {str(place.log)!r}")
             if started:
                 continue
-        if patience.waited > 1 and not told:
+        if watchdog.waited > 1 and not told:
             told = True
             progress(f"waiting for the embedded server {place.name!r}, which another process starts or stops")
-        patience.wait()
+        watchdog.wait()
 
 
-def _stamp(place: Place) -> tuple[int, int] | None:
+def _stamp(place: ServerDirectory) -> tuple[int, int] | None:
     """What tells the file of a failure from the one that replaces it; None when there is none."""
     found = place.files.stat("failed")
     return None if found is None else (found.st_ino, found.st_mtime_ns)
 
 
-def _failure_since(place: Place, earlier: tuple[int, int] | None) -> str | None:
+def _failure_since(place: ServerDirectory, earlier: tuple[int, int] | None) -> str | None:
     """Why another process's start failed while this one waited for it: the same would happen here.
 
     What failed before that is known by its file and not by its time: a clock may have been set back since.
@@ -189,7 +193,7 @@ def _failure_since(place: Place, earlier: tuple[int, int] | None) -> str | None:
     return None if _stamp(place) in (None, earlier) else place.read("failed") or None
 
 
-def _is_reachable(place: Place, running: Running, patience: Patience) -> bool:
+def _is_reachable(place: ServerDirectory, running: Running, watchdog: Watchdog) -> bool:
     """Whether the server takes connections on its socket.
 
     Raises ServerError when it is another container's or host's, and when its keeper does not notice that it is gone.
@@ -207,7 +211,7 @@ def _is_reachable(place: Place, running: Running, patience: Patience) -> bool:
         return False
     if _accepts(running):
         return True
-    if patience.waited > UNREACHABLE and now() - running.since > UNREACHABLE:
+    if watchdog.waited > UNREACHABLE and now() - running.since > UNREACHABLE:
         raise ServerError(
             f"embedded server {place.name!r} does not answer on its socket in {running.socket_dir!r}, or others own it"
             f" (a private /tmp?); its keeper is pid {running.keeper}, its log {str(place.log)!r}; run"

@@ -12,7 +12,7 @@ from clonedb.errors import ServerError
 from clonedb.private_files import PrivateDirectory
 from clonedb.settings.config import Config
 
-__all__ = ["SHARE", "Memory", "about", "demand_room", "memory_at", "memory_base", "refused_base", "settings_in_memory"]
+__all__ = ["SHARE", "Memory", "about", "memory_at", "memory_base", "refused_base", "require_room", "settings_in_memory"]
 
 SHARE = 0.5
 """Of the machine's memory, or of the container's when that is smaller: more is never taken by files in memory."""
@@ -100,7 +100,7 @@ def about(directory: Path) -> str:
     return "data on disk" if found is None else f"data in memory (at most {found.limit / 1024**3:.1f} GB)"
 
 
-def demand_room(directory: Path, config: Config) -> None:
+def require_room(directory: Path, config: Config) -> None:
     """Raises ServerError where the data of a new server would be in memory, and there is no room even for those."""
     found = memory_at(directory)
     if found is not None and found.left < _SERVER:

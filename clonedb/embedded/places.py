@@ -15,7 +15,7 @@ from clonedb.embedded.memory import about, memory_base, refused_base
 from clonedb.private_files import PrivateDirectory
 from clonedb.settings.config import Config
 
-__all__ = ["Place", "Running", "data_about", "not_in_memory", "state_dir", "state_files"]
+__all__ = ["Running", "ServerDirectory", "data_about", "not_in_memory", "state_dir", "state_files"]
 
 
 def state_files(config: Config) -> PrivateDirectory:
@@ -84,7 +84,7 @@ def default_state_dir() -> Path:
     return platformdirs.site_cache_path("clonedb") if root else platformdirs.user_cache_path("clonedb")
 
 
-class Place(NamedTuple):
+class ServerDirectory(NamedTuple):
     """The directory of one embedded server. Its files:
 
     lease     locked, shared, by every process that uses the server; its time is that of the last lease
@@ -104,7 +104,7 @@ class Place(NamedTuple):
     directory: Path
 
     @classmethod
-    def of(cls, config: Config, binaries: Binaries) -> Place:
+    def of(cls, config: Config, binaries: Binaries) -> ServerDirectory:
         """The place for a server of these binaries.
 
         Named by what makes data directories incompatible: the major version, and who built it.
@@ -119,7 +119,7 @@ class Place(NamedTuple):
         return cls((memory_base(config, state) or state) / "servers" / name)
 
     @classmethod
-    def all(cls, config: Config) -> list[Place]:
+    def all(cls, config: Config) -> list[ServerDirectory]:
         """Every place there is, by name."""
         servers = [PrivateDirectory(base) / "servers" for base in _bases(config)]
         return [cls(there.path / name) for there in servers for name in there.names() if there.is_directory(name)]

@@ -12,7 +12,7 @@ from collections.abc import Container
 from pathlib import Path
 
 from clonedb.embedded.machine import boot_id
-from clonedb.embedded.places import Place
+from clonedb.embedded.places import ServerDirectory
 from clonedb.errors import ServerError
 from clonedb.originals import monotonic, sleep
 from clonedb.private_files import read_regular
@@ -23,7 +23,7 @@ PATIENCE = 8.0
 """Seconds given to each of SIGINT (fast shutdown), SIGQUIT (immediate) and SIGKILL."""
 
 
-def clear(place: Place, lock: int) -> int:
+def clear(place: ServerDirectory, lock: int) -> int:
     """Make a place ready for a start, whatever death its last server died; the descriptor with the lock `server`.
 
     `lock` is the descriptor with the lock `keeper`, which proves that there is no keeper. Raises ServerError.
@@ -43,7 +43,7 @@ def clear(place: Place, lock: int) -> int:
     return server
 
 
-def _end_earlier(place: Place, lock: int) -> int:
+def _end_earlier(place: ServerDirectory, lock: int) -> int:
     """Wait until no process of an earlier server lives.
 
     With PR_SET_PDEATHSIG a server dies with its keeper; elsewhere, or when that takes its time, it is told to.
@@ -66,7 +66,7 @@ def _end_earlier(place: Place, lock: int) -> int:
     return server
 
 
-def _postmaster(place: Place) -> int | None:
+def _postmaster(place: ServerDirectory) -> int | None:
     """The pid in postmaster.pid, if that process is a server on these data and runs as the account that they belong to.
 
     The pid may be another process's by now; and when root asks, the file belongs to the account that runs PostgreSQL,
@@ -83,7 +83,7 @@ def _postmaster(place: Place) -> int | None:
     return pid if os.fsencode(place.data) in arguments and process.st_uid in _owners(place) else None
 
 
-def _owners(place: Place) -> set[int]:
+def _owners(place: ServerDirectory) -> set[int]:
     """The accounts that a server of this place runs as: this one, or for root the one that the data belong to."""
     data = place.files.stat("data")
     return {os.geteuid()} if data is None else {os.geteuid(), data.st_uid}

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from clonedb.embedded.machine import host
-from clonedb.embedded.places import Place
-from clonedb.embedded.watchdog import Patience
+from clonedb.embedded.places import ServerDirectory
+from clonedb.embedded.watchdog import Watchdog
 from clonedb.errors import ServerError
 from clonedb.originals import getpid, now
 from clonedb.settings.config import Config
@@ -36,10 +36,10 @@ class Status(NamedTuple):
 
 def servers(config: Config) -> list[Status]:
     """Every embedded server of this state directory, by name."""
-    return [_status(place) for place in Place.all(config)]
+    return [_status(place) for place in ServerDirectory.all(config)]
 
 
-def _status(place: Place) -> Status:
+def _status(place: ServerDirectory) -> Status:
     running = place.running()
     held_until = place.held_until()
     return Status(
@@ -66,7 +66,7 @@ def _size(directory: Path) -> int:
 
 def hold_place(config: Config, name: str, seconds: float) -> float:
     """See embedded.hold()."""
-    place = next((place for place in Place.all(config) if place.name == name), None)
+    place = next((place for place in ServerDirectory.all(config) if place.name == name), None)
     if place is None:
         raise ServerError(f"there is no embedded server {name!r}; `clonedb server status` lists them")
     until = max(now() + seconds, place.held_until())
@@ -76,7 +76,7 @@ def hold_place(config: Config, name: str, seconds: float) -> float:
 
 def end_hold(config: Config, name: str) -> None:
     """Let the server of a name stop again when nobody uses it; nothing happens when it is not held."""
-    for place in Place.all(config):
+    for place in ServerDirectory.all(config):
         if place.name == name:
             place.file("hold").unlink(missing_ok=True)
 
@@ -87,7 +87,7 @@ def stop(config: Config) -> list[str]:
     Raises ServerError when a keeper does not react.
     """
     stopped = []
-    for place in Place.all(config):
+    for place in ServerDirectory.all(config):
         with _stopped(place) as ran:
             if ran:
                 stopped.append(place.name)
@@ -100,36 +100,36 @@ def reset(config: Config) -> list[str]:
     Raises ServerError when a keeper does not react.
     """
     names = []
-    for place in Place.all(config):
+    for place in ServerDirectory.all(config):
         with _stopped(place), place.files.above.entered() as servers, place.files.top.entered() as base:
             # out of the way at once: whoever comes now starts with a new directory
             os.rename(place.name, f"removed-{place.name}-{getpid()}", src_dir_fd=servers, dst_dir_fd=base)
         names.append(place.name)
-    for directory, name in Place.removed(config):
+    for directory, name in ServerDirectory.removed(config):
         directory.remove_tree(name)
     return names
 
 
 @contextlib.contextmanager
-def _stopped(place: Place) -> Iterator[bool]:
+def _stopped(place: ServerDirectory) -> Iterator[bool]:
     """The server stays down in this context; whether it was up before."""
-    patience = Patience(place, "to stop")
+    watchdog = Watchdog(place, "to stop")
     while (start := place.files.try_lock("start", fcntl.LOCK_EX)) is None:
-        patience.wait()
+        watchdog.wait()
     try:
         os.ftruncate(start, 0)
         os.pwrite(start, str(getpid()).encode(), 0)
         ran = place.files.is_held("keeper")
         while place.files.is_held("keeper"):
             _ask_to_stop(place)
-            patience.wait()
+            watchdog.wait()
         place.files.unlink("hold")
         yield ran
     finally:
         os.close(start)
 
 
-def _ask_to_stop(place: Place) -> None:
+def _ask_to_stop(place: ServerDirectory) -> None:
     """Send the keeper a SIGTERM, if its pid means that process here."""
     keeper = place.keeper()
     if keeper and keeper["host"] != host():

@@ -18,10 +18,10 @@ from clonedb.embedded.account import Account, account_for, check_reach, within_r
 from clonedb.embedded.binaries import Binaries, build_of
 from clonedb.embedded.cluster import HBA, Cluster, environment, last_words, settings
 from clonedb.embedded.machine import boot_id, host
-from clonedb.embedded.memory import demand_room, settings_in_memory
-from clonedb.embedded.places import Place
+from clonedb.embedded.memory import require_room, settings_in_memory
+from clonedb.embedded.places import ServerDirectory
 from clonedb.embedded.recovery import clear
-from clonedb.embedded.watchdog import Patience
+from clonedb.embedded.watchdog import Watchdog
 from clonedb.errors import ServerError
 from clonedb.private_files import same_file
 from clonedb.settings.config import Config
@@ -35,7 +35,7 @@ LOG_LIMIT = 1 << 20
 
 
 def start_server(
-    place: Place, config: Config, binaries: Binaries, patience: Patience, progress: Callable[[str], None]
+    place: ServerDirectory, config: Config, binaries: Binaries, watchdog: Watchdog, progress: Callable[[str], None]
 ) -> bool:
     """Start the server, in the process that holds the place's lock `start`; False when a keeper still lives.
 
@@ -43,14 +43,14 @@ def start_server(
     """
     if place.files.is_held("keeper"):
         return False
-    if place.files.stat("ready"):  # a keeper was killed; before its lock is taken: see Place.running()
+    if place.files.stat("ready"):  # a keeper was killed; before its lock is taken: see running()
         place.files.rename("ready", "last")
     lock = place.files.try_lock("keeper", fcntl.LOCK_EX)
     if lock is None:
         return False
     os.ftruncate(lock, 0)  # the pid of a keeper that is dead may be anybody's by now
     try:
-        _start(place, config, binaries, lock, patience=patience, progress=progress)
+        _start(place, config, binaries, lock, watchdog=watchdog, progress=progress)
     except ServerError as error:
         place.files.write("failed", str(error))
         raise
@@ -60,12 +60,12 @@ def start_server(
 
 
 def _start(
-    place: Place,
+    place: ServerDirectory,
     config: Config,
     binaries: Binaries,
     lock: int,
     *,
-    patience: Patience,
+    watchdog: Watchdog,
     progress: Callable[[str], None],
 ) -> None:
     account = account_for(place)
@@ -75,14 +75,14 @@ def _start(
         programs = within_reach(binaries, place, account)
     if (log := place.files.stat("log")) is not None and log.st_size > LOG_LIMIT:
         os.close(place.files.open("log", os.O_WRONLY | os.O_TRUNC))
-    for directory, name in Place.removed(config):  # of a reset that was killed
+    for directory, name in ServerDirectory.removed(config):  # of a reset that was killed
         with contextlib.suppress(OSError):  # another one is at it
             directory.remove_tree(name)
     server = clear(place, lock)
     try:
         cluster = Cluster(place, programs, binaries.major, account, lock, server)
         if not place.data.exists():
-            demand_room(place.directory, config)
+            require_room(place.directory, config)
             progress(f"preparing an embedded PostgreSQL {binaries.version} (initdb)")
             cluster.make_data()
         else:
@@ -93,11 +93,11 @@ def _start(
     place.files.write("boot", parameters["mark"])
     place.files.write("pg_hba.conf", HBA, 0o644)
     place.files.write("socket", parameters["socket_dir"])
-    _set_keeper_to_work(place, {**parameters, "lock": lock}, patience)
+    _set_keeper_to_work(place, {**parameters, "lock": lock}, watchdog)
 
 
 def _parameters(
-    place: Place, config: Config, binaries: Binaries, programs: Path, account: Account | None
+    place: ServerDirectory, config: Config, binaries: Binaries, programs: Path, account: Account | None
 ) -> dict[str, Any]:
     """What the keeper is told."""
     uid = account.uid if account else os.geteuid()
@@ -131,7 +131,7 @@ def _temporary() -> str:
     return "/tmp" if os.access("/tmp", os.W_OK | os.X_OK) else tempfile.gettempdir()  # noqa: S108  # a name nobody knows
 
 
-def _set_keeper_to_work(place: Place, parameters: dict[str, Any], patience: Patience) -> None:
+def _set_keeper_to_work(place: ServerDirectory, parameters: dict[str, Any], watchdog: Watchdog) -> None:
     """Start a keeper, which inherits the lock, and wait for its answer. Raises ServerError."""
     log = place.files.open("log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     begin = os.fstat(log).st_size
@@ -152,7 +152,7 @@ def _set_keeper_to_work(place: Place, parameters: dict[str, Any], patience: Pati
         os.close(log)
     with process:
         try:
-            answer = _ask(process, json.dumps(parameters), patience)
+            answer = _ask(process, json.dumps(parameters), watchdog)
         except BaseException:
             process.kill()
             raise
@@ -164,7 +164,7 @@ def _set_keeper_to_work(place: Place, parameters: dict[str, Any], patience: Pati
         )
 
 
-def _ask(process: subprocess.Popen[bytes], text: str, patience: Patience) -> dict[str, str]:
+def _ask(process: subprocess.Popen[bytes], text: str, watchdog: Watchdog) -> dict[str, str]:
     """Give the keeper its parameters and read its answer."""
     assert process.stdin is not None  # noqa: S101  # for the type checker: Popen was told to make pipes
     assert process.stdout is not None  # noqa: S101
@@ -178,7 +178,7 @@ def _ask(process: subprocess.Popen[bytes], text: str, patience: Patience) -> dic
     answer = b""
     while True:
         if not poll.poll(500):
-            patience.check()
+            watchdog.check()
             continue
         if not (more := os.read(process.stdout.fileno(), 4096)):
             break

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from clonedb.embedded.places import Place
+from clonedb.embedded.places import ServerDirectory
 from clonedb.errors import ServerError
 from clonedb.originals import now, sleep
 
-__all__ = ["Patience"]
+__all__ = ["Watchdog"]
 
 PATIENCE = 30.0
 """Seconds without a sign of life after which a process that holds a lock counts as hung."""
 
 
-class Patience:
+class Watchdog:
     """Waiting for another process, for as long as it gives signs of life."""
 
-    def __init__(self, place: Place, what: str) -> None:
+    def __init__(self, place: ServerDirectory, what: str) -> None:
         self.place = place
         self.what = what
         self.begin = now()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from clonedb.clones.clone import Clone
 from clonedb.isolation.mode import Origin
 from clonedb.isolation.server_changes import settle
-from clonedb.postgres.client_sessions import Session
+from clonedb.postgres.client_sessions import ClientSession
 from clonedb.postgres.server import Server
 from clonedb.rewind.rewinder import why_not
 from clonedb.rewind.server_changes import find_changes
@@ -37,7 +37,7 @@ class CloneEach:
             self._last = self._before[clone] = self._last or clone.server.run(read_state)
         return clone
 
-    def release(self, clone: Clone) -> Sequence[Session]:
+    def release(self, clone: Clone) -> Sequence[ClientSession]:
         """Drop it, behind the test."""
         left_open = () if clone.kept else clone.end_sessions()
         if self._watches:
@@ -51,7 +51,7 @@ class CloneEach:
             settle(self._origin, clone, found)
         self._last = found.now if found is not None and not found.changes else None
 
-    def give_way(self) -> None:
+    def release_spares(self) -> None:
         """Nothing is held for later."""
 
     def close(self) -> None:
@@ -76,13 +76,13 @@ class CloneWorker:
             self._clone = self._origin.make()
         return self._clone
 
-    def release(self, clone: Clone) -> Sequence[Session]:
+    def release(self, clone: Clone) -> Sequence[ClientSession]:
         """Leave it as it is, for the next test; if the test renamed, dropped or closed it, there will be another."""
         if not clone.is_sound():
             self.close()
         return ()
 
-    def give_way(self) -> None:
+    def release_spares(self) -> None:
         """It is to be the same one until the end."""
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from clonedb.isolation.changes import Changes
 from clonedb.isolation.mode import Origin, Reusable
 from clonedb.isolation.objects import Object, objects
 from clonedb.isolation.own_session import open_session
-from clonedb.migrate.alembic import AlembicMigrator, Session
+from clonedb.migrate.alembic import AlembicMigrator, MigrationProcess
 from clonedb.migrate.blockers import Blockers
 from clonedb.postgres import client_sessions
 from clonedb.progress import Silence
@@ -30,7 +30,7 @@ class _Own:
     `base` is what was there at first, `target` what was there after the last upgrade.
     """
 
-    migrations: Session
+    migrations: MigrationProcess
     connection: Connection[Any]
     changes: Changes
     base: frozenset[Object]
@@ -72,7 +72,7 @@ class Migrate(Reusable):
         own.migrations.migrate(config.target, config.seed, progress=Silence())
         own.target = frozenset(objects(own.connection))
 
-    def end_sessions(self, clone: Clone) -> Sequence[client_sessions.Session]:
+    def end_sessions(self, clone: Clone) -> Sequence[client_sessions.ClientSession]:
         """All but the one that looks for what is left."""
         clone.dispose_all()
         keep = [self._own[clone].connection.info.backend_pid]
@@ -91,7 +91,7 @@ class Migrate(Reusable):
             ours = _oids_of(own.connection, versions)
             left = {one: name for one, name in after.items() if one not in own.base and one.oid not in ours}
             by_test = tested - own.target
-            _demand_nothing_left([name for one, name in left.items() if one not in by_test])
+            _require_nothing_left([name for one, name in left.items() if one not in by_test])
             return not left and own.base <= after.keys() and not own.changes.changed_contents(leave_out=versions)
         except psycopg.Error:  # the test may have ended the session
             return False
@@ -109,7 +109,7 @@ def _oids_of(connection: Connection[Any], tables: Collection[str]) -> Collection
     return {row[0] for row in rows}
 
 
-def _demand_nothing_left(names: Sequence[str]) -> None:
+def _require_nothing_left(names: Sequence[str]) -> None:
     if names:
         listed = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
         raise MigrationError(

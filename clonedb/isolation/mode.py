@@ -1,4 +1,4 @@
-"""What every strategy is: its two moments, what it is made of, and the clones that several tests use in turn."""
+"""What every mode is: its two moments, what it is made of, and the clones that several tests use in turn."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from clonedb.clones.clone import Clone
-from clonedb.postgres.client_sessions import Session
+from clonedb.postgres.client_sessions import ClientSession
 from clonedb.postgres.server import Server
 from clonedb.project.find import Project
-from clonedb.templates.metadata import Template
+from clonedb.templates.metadata import TemplateRecord
 
-__all__ = ["Origin", "Reusable", "Strategy"]
+__all__ = ["Isolation", "Origin", "Reusable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a strategy's databases come from; `make` makes a clone of the template, and counts it.
+    """Where a mode's databases come from; `make` makes a clone of the template, and counts it.
 
     `take` gives one of many, and is told how many more it pays to make ahead; `drop` drops one in the background; both
-    may be missing. `beside` makes a database of another kind, by a function; `spare` makes a clone for the strategy
-    itself, or none if there is no room. `crowded` says whether another process waits for room, so that nothing should
-    be held for later. `base` opens the template that this one is built upon, None for one that is built from nothing.
+    may be missing. `beside` makes a database of another kind, by a function; `spare` makes a clone for the mode itself,
+    or none if there is no room. `others_wait` says whether another process waits for room, so that nothing should be
+    held for later. `base` opens the template that this one is built upon, None for one that is built from nothing.
     `note` is told what became of a used clone (`rewound`, `untouched`, `refused`) and why. `changed` is called when the
     test that ended has changed what belongs to the whole server, with what stays of that, or None: sessions that were
     opened meanwhile for later tests may have it.
@@ -31,8 +31,8 @@ class Origin:
 
     server: Server
     project: Project
-    template: Template
-    base: Callable[[], Template | None]
+    template: TemplateRecord
+    base: Callable[[], TemplateRecord | None]
     make: Callable[[], Clone]
     note: Callable[[str, str], None] = lambda _kind, _why: None
     changed: Callable[[str | None], None] = lambda _what: None
@@ -40,26 +40,26 @@ class Origin:
     drop: Callable[[Clone], None] = Clone.drop
     beside: Callable[[Callable[[], Clone]], Clone] = lambda make: make()
     spare: Callable[[], Clone | None] | None = None
-    crowded: Callable[[], bool] = lambda: False
+    others_wait: Callable[[], bool] = lambda: False
 
     def one_of_many(self, ahead: int) -> Clone:
         """A clone for one test, with so many made ahead for the next ones."""
         return self.make() if self.take is None else self.take(ahead)
 
 
-class Strategy(Protocol):
+class Isolation(Protocol):
     """Gives each test its database."""
 
     def acquire(self) -> Clone:
         """The database of the test that begins."""
 
-    def release(self, clone: Clone) -> Sequence[Session]:
+    def release(self, clone: Clone) -> Sequence[ClientSession]:
         """The test has ended; a clone that is to be kept is marked so already.
 
         Returns the sessions that the test left open, which were ended.
         """
 
-    def give_way(self) -> None:
+    def release_spares(self) -> None:
         """Somebody waits for room: drop what no test has at the moment."""
 
     def close(self) -> None:
@@ -100,7 +100,7 @@ class Reusable:
         """Whether a free clone is still as it was when it was brought back."""
         return not clone.may_lack_rows
 
-    def release(self, clone: Clone) -> Sequence[Session]:
+    def release(self, clone: Clone) -> Sequence[ClientSession]:
         """Bring it back for the next test; one that is kept is nobody's from now on."""
         if clone.kept:
             self.drop(clone)
@@ -120,17 +120,17 @@ class Reusable:
     def hand_on(self, clone: Clone) -> None:
         """The next test gets it, unless another process waits for room."""
         self._free.append(clone)
-        if self.origin.crowded():
-            self.give_way()
+        if self.origin.others_wait():
+            self.release_spares()
 
-    def give_way(self) -> None:
+    def release_spares(self) -> None:
         """Drop those that are free."""
         while self._free:
             self.drop(self._free.pop())
 
     def close(self) -> None:
         """Drop them."""
-        self.give_way()
+        self.release_spares()
 
     def make(self) -> Clone:
         """A new one."""
@@ -139,7 +139,7 @@ class Reusable:
     def begin(self, clone: Clone) -> None:
         """A test is about to get it."""
 
-    def end_sessions(self, clone: Clone) -> Sequence[Session]:
+    def end_sessions(self, clone: Clone) -> Sequence[ClientSession]:
         """End what is connected to it: the sessions that nobody closed."""
         return clone.end_sessions()
 

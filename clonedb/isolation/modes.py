@@ -1,4 +1,4 @@
-"""The strategies by their names, as `isolation` says them; each is imported when it is first asked for."""
+"""The modes by their names, as `isolation` says them; each is imported when it is first asked for."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import importlib
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from clonedb.isolation.mode import Origin, Strategy
+from clonedb.isolation.mode import Isolation, Origin
 
-__all__ = ["STRATEGIES", "make_strategy"]
+__all__ = ["MODES", "make_isolation"]
 
-STRATEGIES: Mapping[str, tuple[str, str]] = MappingProxyType(
+MODES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "auto": ("rewind", "Rewind"),
         "clone": ("clones", "CloneEach"),
@@ -23,8 +23,8 @@ STRATEGIES: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 
 
-def make_strategy(name: str, origin: Origin) -> Strategy:
-    """The strategy of a name, for one template."""
-    module, kind = STRATEGIES[name]
-    strategy: Strategy = getattr(importlib.import_module(f"clonedb.isolation.{module}"), kind)(origin)
-    return strategy
+def make_isolation(name: str, origin: Origin) -> Isolation:
+    """The mode of a name, for one template."""
+    module, kind = MODES[name]
+    mode: Isolation = getattr(importlib.import_module(f"clonedb.isolation.{module}"), kind)(origin)
+    return mode

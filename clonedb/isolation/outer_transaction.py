@@ -59,7 +59,7 @@ class Hold:
         self._stays = False
         event.listen(engine, "do_connect", self._open_gate)
         event.listen(engine, "connect", self._close_gate)
-        event.listen(engine, "checkout", _demand_alive)
+        event.listen(engine, "checkout", _require_alive)
         event.listen(engine, "commit", self._refuse_commit)
         event.listen(engine, "after_cursor_execute", self._look)
         self.engine = engine
@@ -119,7 +119,7 @@ class Hold:
         raise refusal(what)
 
 
-def _demand_alive(_connection: object, entry: ConnectionPoolEntry, _proxy: object) -> None:
+def _require_alive(_connection: object, entry: ConnectionPoolEntry, _proxy: object) -> None:
     """The pool is about to hand out a connection: one that the server has ended between two tests is replaced."""
     from sqlalchemy.exc import DisconnectionError
 

@@ -50,7 +50,7 @@ class Readonly(Reusable):
             raise
         return clone
 
-    def end_sessions(self, clone: Clone) -> Sequence[client_sessions.Session]:
+    def end_sessions(self, clone: Clone) -> Sequence[client_sessions.ClientSession]:
         """All but the one that looks for what was written."""
         clone.dispose_all()
         keep = [self._own[clone][0].info.backend_pid]

@@ -8,7 +8,7 @@ from clonedb.clones.clone import Clone
 from clonedb.errors import RewindError
 from clonedb.isolation.mode import Origin, Reusable
 from clonedb.isolation.server_changes import CHANGED, settle
-from clonedb.isolation.template_reset import Renewing
+from clonedb.isolation.template_reset import TemplateReset
 from clonedb.postgres import client_sessions
 from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder, why_not
 
@@ -27,7 +27,7 @@ class Rewind(Reusable):
     def __init__(self, origin: Origin) -> None:
         super().__init__(origin)
         self._watched: dict[Clone, Rewinder] = {}
-        self._renewing = Renewing()
+        self._template_reset = TemplateReset()
         self._refusals = 0
         self._unable = why_not(origin.server)
         self._pristine = None if self._unable else Pristine(origin.server, origin.template, origin.spare)
@@ -47,7 +47,7 @@ class Rewind(Reusable):
         rewinder = self._watched.get(clone)
         return rewinder is not None and rewinder.is_intact
 
-    def release(self, clone: Clone) -> Sequence[client_sessions.Session]:
+    def release(self, clone: Clone) -> Sequence[client_sessions.ClientSession]:
         """Rewind it, or drop it."""
         clone.dispose()
         rewinder = self._watched.get(clone)
@@ -60,7 +60,7 @@ class Rewind(Reusable):
             self.drop(clone)
             return ()
         try:
-            renewal = self._renewing.begin(clone)
+            renewal = self._template_reset.begin(clone)
             try:
                 outcome = rewinder.rewind(keep=renewal.pids, meanwhile=renewal.end)
             finally:
@@ -112,11 +112,11 @@ class Rewind(Reusable):
             rewinder.close()
         self.origin.drop(clone)
 
-    def give_way(self) -> None:
+    def release_spares(self) -> None:
         """Drop what rows were read from, too."""
-        super().give_way()
+        super().release_spares()
         if self._pristine is not None:
-            self._pristine.give_way()
+            self._pristine.release_spares()
 
     def close(self) -> None:
         """Drop what is left, and what rows were read from."""

@@ -62,7 +62,7 @@ class HeldClone(Clone):
             return self.shared.sessionmaker(self.loan)
         if self._hold is None:
             self._hold = Hold(self.allow_connections, Clone.engine(self))
-        self._demand_one_of(self._hold, self._async_hold)
+        self._require_one_of(self._hold, self._async_hold)
         if self._sessionmakers is None:
             options = {"class_": _session_class(self._hold), "join_transaction_mode": "create_savepoint"}
             self._sessionmakers = Sessionmakers(options)
@@ -76,7 +76,7 @@ class HeldClone(Clone):
 
         if self._async_hold is None or self._async_hold.engine is not engine.sync_engine:
             self._async_hold = Hold(self.allow_connections, engine.sync_engine)
-        self._demand_one_of(self._async_hold, self._hold)
+        self._require_one_of(self._async_hold, self._hold)
         return async_sessionmaker(
             sync_session_class=_session_class(self._async_hold),
             join_transaction_mode="create_savepoint",
@@ -84,7 +84,7 @@ class HeldClone(Clone):
             loan=loan,
         )
 
-    def _demand_one_of(self, wanted: Hold, other: Hold | None) -> None:
+    def _require_one_of(self, wanted: Hold, other: Hold | None) -> None:
         wanted.wanted = True
         if other is not None and other.wanted:
             raise refusal("a test asks for a synchronous and an asynchronous session, which are two connections")
@@ -132,7 +132,7 @@ def _session_class(hold: Hold) -> type[Session]:
 
         def get_bind(self, *_: Any, **__: Any) -> EngineConnection:
             if self._loan is not None:
-                self._loan.demand()
+                self._loan.require()
             return hold.connection()
 
     return HeldSession
@@ -162,7 +162,7 @@ class Rollback(Reusable):
             raise
         return clone
 
-    def release(self, clone: Clone) -> Sequence[client_sessions.Session]:
+    def release(self, clone: Clone) -> Sequence[client_sessions.ClientSession]:
         """Roll back; a test that left its transaction costs a new clone."""
         assert isinstance(clone, HeldClone)  # noqa: S101 - made above
         left, told = clone.roll_back()

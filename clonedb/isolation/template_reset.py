@@ -14,7 +14,7 @@ from clonedb.sessions.reset import SessionReset
 if TYPE_CHECKING:
     from psycopg import Connection
 
-__all__ = ["Renewing"]
+__all__ = ["TemplateReset"]
 
 # Functions, views, policies, defaults, constraints and triggers that may set or read settings, and whether each is an
 # extension's. An expression that does so has a call of current_setting or set_config in its tree.
@@ -73,7 +73,7 @@ order by name
 """
 
 
-class Renewing:
+class TemplateReset:
     """Resets what stays connected to the clones of one template from test to test."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ from clonedb.isolation.changes import Changes, Found
 from clonedb.isolation.contents import Contents
 from clonedb.isolation.mode import Origin, Reusable
 from clonedb.isolation.own_session import open_session
-from clonedb.isolation.template_reset import Renewing
+from clonedb.isolation.template_reset import TemplateReset
 from clonedb.postgres import client_sessions
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Truncate(Reusable):
     def __init__(self, origin: Origin) -> None:
         super().__init__(origin)
         self._own: dict[Clone, tuple[Connection[Any], Changes]] = {}
-        self._renewing = Renewing()
+        self._template_reset = TemplateReset()
         self._known: Changes | None = None
         self._contents: Contents | None = None
 
@@ -54,10 +54,10 @@ class Truncate(Reusable):
         clone.lasting.reused = True
         return clone
 
-    def end_sessions(self, clone: Clone) -> Sequence[client_sessions.Session]:
+    def end_sessions(self, clone: Clone) -> Sequence[client_sessions.ClientSession]:
         """All but those that stay open until the next test."""
         clone.dispose()
-        renewal = self._renewing.begin(clone)
+        renewal = self._template_reset.begin(clone)
         try:
             keep = {*renewal.pids, self._own[clone][0].info.backend_pid}
             return clone.server.run(

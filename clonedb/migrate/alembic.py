@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clonedb.migrate.inside import command
-from clonedb.migrate.process import REMEDY, Session
+from clonedb.migrate.process import REMEDY, MigrationProcess
 from clonedb.migrate.results import Migrated, Migrator, NoModelsError, Stair
 from clonedb.postgres.libpq_variables import leading_to
 from clonedb.progress import Progress
@@ -22,7 +22,7 @@ from clonedb.routing.environment import variables_in
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
 
-__all__ = ["AlembicMigrator", "Migrated", "Migrator", "NoModelsError", "Session", "Stair"]
+__all__ = ["AlembicMigrator", "Migrated", "MigrationProcess", "Migrator", "NoModelsError", "Stair"]
 
 
 def _named(text: str | None, rootdir: Path) -> str | None:
@@ -130,13 +130,15 @@ class AlembicMigrator:
         program = [sys.executable, "-P", str(command.__file__), *arguments]
         return program, {**self._environment(url), command.VARIABLE: json.dumps(self._setup(url))}
 
-    def session(self, url: DatabaseURL, *, remedy: str = REMEDY, waiting: Callable[[], None] | None = None) -> Session:
+    def session(
+        self, url: DatabaseURL, *, remedy: str = REMEDY, waiting: Callable[[], None] | None = None
+    ) -> MigrationProcess:
         """An interpreter for several requests on one database; after its start each costs what env.py costs.
 
         It takes 0.4 s to start, and 0.02 where a fork server waits.
         """
         setup = self._setup(url)
-        return Session(self.config, setup, self._environment(url), remedy=remedy, waiting=waiting)
+        return MigrationProcess(self.config, setup, self._environment(url), remedy=remedy, waiting=waiting)
 
     def _setup(self, url: DatabaseURL) -> dict[str, Any]:
         project = self.project

@@ -17,12 +17,12 @@ from clonedb.settings.config import Config
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["REMEDY", "Session"]
+__all__ = ["REMEDY", "MigrationProcess"]
 
 REMEDY = "install it on the server, or use another one"
 
 
-class Session:
+class MigrationProcess:
     """An interpreter in which a project's env.py is run on one database, as often as it is asked.
 
     It is started on first need, with the caller's sys.path, directory and environment, and ends with `close()` or with

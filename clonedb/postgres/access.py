@@ -14,10 +14,10 @@ from clonedb.url import DatabaseURL, Hidden
 if TYPE_CHECKING:
     from clonedb.embedded.leases import Lease
 
-__all__ = ["Way", "embedded_way", "external"]
+__all__ = ["Access", "embedded_access", "external_access"]
 
 
-class Way(NamedTuple):
+class Access(NamedTuple):
     """How a server is reached: `own` are clonedb's keywords for libpq, `public` is the URL handed out (no database).
 
     `answers` are the parameters that take back what libpq's variables would make of such a URL.
@@ -43,7 +43,7 @@ class Way(NamedTuple):
         return url.replace(query=(*url.query, *named))
 
 
-def external(config: Config) -> Way:
+def external_access(config: Config) -> Access:
     """How the server of the configured URL is reached; what libpq's variables say now is said from now on."""
     url = DatabaseURL.parse(config.url or "", config.source("url"))
     driver = config.driver or url.driver or "psycopg"
@@ -53,10 +53,10 @@ def external(config: Config) -> Way:
         for name in ("service", "servicefile"):
             keywords.pop(name, None)
     own = {name: Hidden(value) if name == "password" else value for name, value in keywords.items()}
-    return Way(own, url.replace(database=None, driver=driver), f"server {str(url)!r}")
+    return Access(own, url.replace(database=None, driver=driver), f"server {str(url)!r}")
 
 
-def embedded_way(config: Config, lease: Lease) -> Way:
+def embedded_access(config: Config, lease: Lease) -> Access:
     """How the embedded server is reached: on its socket by clonedb, on loopback TCP by everybody else."""
     # a PGHOSTADDR of the environment would win over the socket, and a PGREQUIREPEER refuse its owner
     answers = libpq_variables.against_environment()
@@ -71,4 +71,4 @@ def embedded_way(config: Config, lease: Lease) -> Way:
     public = DatabaseURL(
         driver=config.driver or "psycopg", user=lease.user, password=lease.password, host="127.0.0.1", port=lease.port
     )
-    return Way(own, public, f"embedded server (PostgreSQL {lease.binaries.version})", answers)
+    return Access(own, public, f"embedded server (PostgreSQL {lease.binaries.version})", answers)

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from clonedb.url import DatabaseURL
 
 __all__ = [
+    "ADDRESS",
     "NO_DATABASE",
     "NO_DIRECTORY",
     "NO_HOST",
-    "PLACE",
-    "Place",
+    "Address",
     "aimed_at",
     "current_database",
     "reached",
     "redirect",
 ]
 
-PLACE = frozenset(
+ADDRESS = frozenset(
     {
         *("host", "hostaddr", "port", "user", "password", "passfile", "dbname", "database", "service", "dsn"),
         *("unix_sock", "target_session_attrs", "load_balance_hosts", "channel_binding", "requirepeer", "require_auth"),
@@ -50,14 +50,14 @@ _ASYNCPG_SENDS = ("application_name", "options")  # what asyncpg takes from a co
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Address:
     """A database and the addresses it may be reached at; all ways to this machine are one address."""
 
     addresses: frozenset[tuple[str, str]]
     database: str
 
     @classmethod
-    def of(cls, keywords: Mapping[str, Any], defaults: Mapping[str, str]) -> Place:
+    def of(cls, keywords: Mapping[str, Any], defaults: Mapping[str, str]) -> Address:
         """The place that a driver's keywords lead to, libpq's defaults filled in.
 
         A list of hosts or ports (asyncpg's) and one text with commas (libpq's) are the same.
@@ -78,7 +78,7 @@ class Place:
         """Whether that is the place that variables name while no test has a clone."""
         return self.database == NO_DATABASE or any(host in (NO_HOST, NO_DIRECTORY) for host, _ in self.addresses)
 
-    def is_at(self, other: Place) -> bool:
+    def is_at(self, other: Address) -> bool:
         """Whether both may be the same database."""
         if self.database != other.database:
             return False
@@ -125,25 +125,25 @@ def _host(name: str) -> str:
     return "localhost" if local else name
 
 
-def aimed_at(positional: list[Any], keywords: Mapping[str, Any], defaults: Mapping[str, str]) -> Place:
+def aimed_at(positional: list[Any], keywords: Mapping[str, Any], defaults: Mapping[str, str]) -> Address:
     """The place that the arguments of a driver's connect() lead to; a keyword wins over a connection string."""
     found: dict[str, Any] = {}
     for text in _connection_strings(positional, keywords):
         found |= _parsed(text)
-    given = {name: value for name, value in keywords.items() if name in PLACE and value is not None}
+    given = {name: value for name, value in keywords.items() if name in ADDRESS and value is not None}
     if "database" in given:  # asyncpg's word for dbname, and psycopg2's second one
         given["dbname"] = given.pop("database")
     found |= given
-    return Place.of(found, defaults)
+    return Address.of(found, defaults)
 
 
 def redirect(url: DatabaseURL, driver: str, positional: list[Any], keywords: dict[str, Any]) -> None:
     """Change the arguments of a driver's connect() so that they lead to a URL, and nothing else about them."""
     rest: dict[str, str] = {}
     for text in _connection_strings(positional, keywords):
-        rest |= {name: value for name, value in _parsed(text).items() if name not in PLACE}
+        rest |= {name: value for name, value in _parsed(text).items() if name not in ADDRESS}
     positional[:] = [part for part in positional if not isinstance(part, str)]
-    for name in PLACE.intersection(keywords):
+    for name in ADDRESS.intersection(keywords):
         del keywords[name]
     if driver.startswith("psycopg"):
         keywords |= {**rest, **keywords}
@@ -192,7 +192,7 @@ def _directions(url: DatabaseURL, driver: str) -> dict[str, Any]:
     return plain
 
 
-def reached(dbapi_connection: Any, defaults: Mapping[str, str]) -> Place | None:
+def reached(dbapi_connection: Any, defaults: Mapping[str, str]) -> Address | None:
     """The place that an open connection reached, as far as its driver knows; None for another database system's.
 
     Nothing is sent to the server for psycopg, psycopg2 and asyncpg, which has it in private attributes only.
@@ -201,14 +201,14 @@ def reached(dbapi_connection: Any, defaults: Mapping[str, str]) -> Place | None:
     package = type(connection).__module__.partition(".")[0]
     if package in ("psycopg", "psycopg2"):
         info = connection.info
-        return Place.of({"host": info.host, "port": info.port, "dbname": info.dbname}, defaults)
+        return Address.of({"host": info.host, "port": info.port, "dbname": info.dbname}, defaults)
     if package == "asyncpg":
         database = getattr(getattr(connection, "_params", None), "database", None)
         address = getattr(connection, "_addr", None)
         host, port = address if isinstance(address, tuple) else (address, None)
-        return Place.of({"host": host, "port": port, "dbname": database}, defaults) if database else None
+        return Address.of({"host": host, "port": port, "dbname": database}, defaults) if database else None
     if package == "pg8000" and (name := current_database(dbapi_connection)) is not None:
-        return Place.of({"dbname": name}, defaults)
+        return Address.of({"dbname": name}, defaults)
     return None
 
 

@@ -15,7 +15,7 @@ from clonedb.postgres.server import Server
 if TYPE_CHECKING:
     from psycopg import Connection
 
-__all__ = ["OwnSession", "Rest", "drop_at_once", "is_owned"]
+__all__ = ["Backoff", "OwnSession", "drop_at_once", "is_owned"]
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class OwnSession:
             self._connection.close()
 
 
-class Rest:
+class Backoff:
     """When to try again what has failed: 0.1 s after the first time, in the end every 5 s."""
 
     def __init__(self) -> None:

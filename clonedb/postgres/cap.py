@@ -163,7 +163,7 @@ class Cap:
                     )
                 if now - start >= said + 1.0:
                     said += 1
-                    self._demand_that_somebody_works(say_so=said == 1)
+                    self._require_that_somebody_works(say_so=said == 1)
                     self._say(
                         f"waiting for room for a clone: {self._full()}"
                         f" ({now - start:.0f} s; lock_timeout = {config.lock_timeout:g} s)"
@@ -178,7 +178,7 @@ class Cap:
         source = self._server.config.source("max_clones")
         return f"{self._limit} {'is' if self._limit == 1 else 'are'} in use, which is max_clones ({source})"
 
-    def _demand_that_somebody_works(self, *, say_so: bool) -> None:
+    def _require_that_somebody_works(self, *, say_so: bool) -> None:
         """Raises ConfigError when nobody who has a clone goes on without one more.
 
         That a session waits is said by a lock, which it shares from its first second of waiting on.

@@ -13,14 +13,14 @@ from clonedb.postgres import sql
 if TYPE_CHECKING:
     from psycopg import Connection
 
-__all__ = ["Session", "end_open_sessions", "given_time", "left_open"]
+__all__ = ["ClientSession", "end_open_sessions", "given_time", "left_open"]
 
 _GRACE = 0.025  # seconds in which a session may go by itself, even one that its client holds open at the moment
 _LONGEST = 1.0  # seconds for one whose client has closed it, or of which nobody here knows
 _HELD = ("01", "08")  # the kernel's ESTABLISHED and CLOSE_WAIT: a TCP socket that this side has not closed
 
 
-class Session(NamedTuple):
+class ClientSession(NamedTuple):
     """A client's session: its process, what it calls itself, what it is doing (`idle in transaction`), and its last
     statement. `address` and `port` are the client's as the server sees them; None and -1 with a Unix socket.
 
@@ -38,7 +38,7 @@ class Session(NamedTuple):
     closed: bool = False
 
 
-def end_open_sessions(connection: Connection[Any], name: str, *, keep: Collection[int] = ()) -> list[Session]:
+def end_open_sessions(connection: Connection[Any], name: str, *, keep: Collection[int] = ()) -> list[ClientSession]:
     """End every session of a database that its client has not closed, but those to `keep`, and say which those were."""
     found = left_open(connection, name, keep=keep)
     if found:
@@ -46,12 +46,12 @@ def end_open_sessions(connection: Connection[Any], name: str, *, keep: Collectio
     return [one for one in found if not one.closed]
 
 
-def left_open(connection: Connection[Any], name: str, *, keep: Collection[int] = ()) -> list[Session]:
+def left_open(connection: Connection[Any], name: str, *, keep: Collection[int] = ()) -> list[ClientSession]:
     """The client sessions of a database, but those to `keep`, that are still there after they were given time."""
     return given_time(lambda: [one for one in _open_sessions(connection, name) if one.pid not in keep])
 
 
-def given_time(look: Callable[[], list[Session]]) -> list[Session]:
+def given_time(look: Callable[[], list[ClientSession]]) -> list[ClientSession]:
     """What `look` finds after those sessions had time to go by themselves.
 
     A client's close() returns before its server process has ended, on a loaded machine long before: 25 ms are given to
@@ -70,7 +70,7 @@ def given_time(look: Callable[[], list[Session]]) -> list[Session]:
     return []
 
 
-def _states(sessions: Iterable[Session]) -> dict[int, str]:
+def _states(sessions: Iterable[ClientSession]) -> dict[int, str]:
     """The states of the clients' ends of TCP connections, by the pids of the server's processes.
 
     Missing are connections by Unix sockets, clients on other machines, and all of them where there is no /proc.
@@ -96,7 +96,7 @@ def _hexadecimal(address: str) -> str:
     return "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)
 
 
-def _open_sessions(connection: Connection[Any], name: str) -> list[Session]:
+def _open_sessions(connection: Connection[Any], name: str) -> list[ClientSession]:
     # what SQL_ASCII lets through may be no text at all
     rows = connection.execute(
         "select pid, application_name, coalesce(state, ''), coalesce(case when getdatabaseencoding() = 'SQL_ASCII'"
@@ -105,4 +105,4 @@ def _open_sessions(connection: Connection[Any], name: str) -> list[Session]:
         " where datname = %s and pid <> pg_backend_pid() and backend_type = 'client backend'",
         [name],
     )
-    return [Session(*row) for row in rows]
+    return [ClientSession(*row) for row in rows]

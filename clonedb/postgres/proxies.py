@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
-__all__ = ["demand_sessions", "is_proxied"]
+__all__ = ["is_proxied", "require_sessions"]
 
 
 def is_proxied(connection: Connection[Any]) -> bool:
@@ -21,7 +21,7 @@ def is_proxied(connection: Connection[Any]) -> bool:
     return sql.own_pid(connection) != connection.info.backend_pid
 
 
-def demand_sessions(connection: Connection[Any], connect: Callable[[], Connection[Any]], about: str) -> None:
+def require_sessions(connection: Connection[Any], connect: Callable[[], Connection[Any]], about: str) -> None:
     """Raises ServerError for a proxy that gives one session of the server to several clients (transaction pooling).
 
     A lock taken through it belongs to nobody. It gives a second client the session that the first one, `connection`,

@@ -26,7 +26,7 @@ def prepare_role(server: Server) -> None:
     if role is None:
         return
     if server.lease is None:
-        server.run(lambda connection: _demand_login(connection, server, role))
+        server.run(lambda connection: _require_login(connection, server, role))
         return
     from clonedb.embedded.cluster import ROLE_ITERATIONS, verifier
 
@@ -40,7 +40,7 @@ def prepare_role(server: Server) -> None:
         server.run(lambda connection: locks.release(connection, key))
 
 
-def _demand_login(connection: Connection[Any], server: Server, role: str) -> None:
+def _require_login(connection: Connection[Any], server: Server, role: str) -> None:
     row = connection.execute("select rolcanlogin from pg_roles where rolname = %s", [role]).fetchone()
     if row is not None and row[0]:
         return

@@ -33,7 +33,7 @@ _PAUSE = 0.02  # seconds between two looks
 _TURN, _WAITING = locks.room_key("turn"), locks.room_key("waiting")
 
 
-class Session(Protocol):
+class MaintenanceSession(Protocol):
     """Who runs statements on the maintenance database."""
 
     def run(self, statement: Callable[[Connection[Any]], T], /) -> T:
@@ -41,7 +41,7 @@ class Session(Protocol):
 
 
 @contextlib.contextmanager
-def room_for(server: Server, session: Session, size: int, what: str) -> Iterator[None]:
+def room_for(server: Server, session: MaintenanceSession, size: int, what: str) -> Iterator[None]:
     """Room for a database of `size` bytes, which is made in this context; nothing to do unless the data are in memory.
 
     The share of the memory that they may take is looked at before every database (0.2 ms), by its size in the
@@ -72,7 +72,7 @@ def has_ample_room(server: Server, size: int) -> bool:
 class _Seeker:
     """One who needs room where there is little: in line, then looking, each 20 ms."""
 
-    def __init__(self, server: Server, session: Session, size: int, *, wait: bool) -> None:
+    def __init__(self, server: Server, session: MaintenanceSession, size: int, *, wait: bool) -> None:
         self._server = server
         self._session = session
         self._size = size

@@ -11,11 +11,11 @@ from clonedb.errors import MissingExtensionError, PermissionDeniedError, ServerE
 from clonedb.names import new_owner
 from clonedb.originals import getpid
 from clonedb.postgres import locks, sql
-from clonedb.postgres.access import Way, embedded_way, external
+from clonedb.postgres.access import Access, embedded_access, external_access
 from clonedb.postgres.connector import Connector
 from clonedb.postgres.local_leases import LocalLeases
 from clonedb.postgres.message import is_alive
-from clonedb.postgres.proxies import demand_sessions, is_proxied
+from clonedb.postgres.proxies import is_proxied, require_sessions
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL, redact
 
@@ -42,7 +42,7 @@ class Server:
     def __init__(
         self,
         config: Config,
-        way: Way,
+        access: Access,
         lease: Lease | None = None,
         binaries: Binaries | None = None,
         say: Callable[[str], None] | None = None,
@@ -50,12 +50,12 @@ class Server:
         self.config = config
         self.lease = lease
         self.binaries = binaries
-        self.public = way.public
-        self.about = way.about
+        self.public = access.public
+        self.about = access.about
         self.say = say or (lambda _message: None)
-        self._way = way
+        self._access = access
         self._connector = Connector(
-            way.own, config, way.about, self.say, ending=None if lease is None else lease.ending
+            access.own, config, access.about, self.say, ending=None if lease is None else lease.ending
         )
         self._maintenance: Connection[Any] | None = None
         self._pid = getpid()
@@ -159,7 +159,7 @@ class Server:
     def _is_proxied(self, connection: Connection[Any]) -> bool:
         if not is_proxied(connection):
             return False
-        demand_sessions(connection, lambda: self.connect(self.config.maintenance_database), self.about)
+        require_sessions(connection, lambda: self.connect(self.config.maintenance_database), self.about)
         return True
 
     def _session(self) -> Connection[Any]:
@@ -203,7 +203,7 @@ class Server:
             f"grant it with `ALTER ROLE ... CREATEDB` as a superuser (role {user!r}), or use another url"
         )
 
-    def demand_createdb(self) -> None:
+    def require_createdb(self) -> None:
         """Raises PermissionDeniedError unless the role may create databases."""
         if not self.info.may_create_databases:
             raise PermissionDeniedError(
@@ -211,7 +211,7 @@ class Server:
                 f'run `ALTER ROLE "{self.info.user}" CREATEDB` as a superuser, or use another url'
             )
 
-    def demand_extensions(self, extensions: Collection[str]) -> None:
+    def require_extensions(self, extensions: Collection[str]) -> None:
         """Raises MissingExtensionError unless the server can create every one of the extensions."""
         if not extensions or self.binaries is not None:  # an embedded server was chosen by what it has
             return
@@ -237,7 +237,7 @@ class Server:
         the embedded server it says what variables of libpq in the environment would make it something else.
         """
         url, config = self.url(database, driver=driver), self.config
-        url = self._way.answered(url)
+        url = self._access.answered(url)
         if config.role is None:
             return url
         return url.replace(user=config.role, password=self.lease.password if self.lease else config.role_password)
@@ -279,9 +279,9 @@ def open_server(
     Of several installed PostgreSQLs the first that has all of `extensions` is run. Raises ServerError.
     """
     if config.url is not None:
-        server = Server(config, external(config), say=progress)
+        server = Server(config, external_access(config), say=progress)
         try:
-            server.demand_extensions(extensions)
+            server.require_extensions(extensions)
         except BaseException:
             server.close()
             raise
@@ -291,7 +291,7 @@ def open_server(
     chosen = binaries.choose(config, extensions)
     lease = leases.lease(config, chosen, progress=progress)
     try:
-        return Server(config, embedded_way(config, lease), lease, chosen, progress)
+        return Server(config, embedded_access(config, lease), lease, chosen, progress)
     except BaseException:
         lease.close()
         raise

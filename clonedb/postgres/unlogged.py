@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from clonedb.postgres.server import Server
 
-__all__ = ["demand_filled", "emptied", "filled"]
+__all__ = ["emptied", "filled", "require_filled"]
 
 
 def filled(connection: Connection[Any]) -> list[list[str]]:
@@ -37,7 +37,7 @@ def emptied(connection: Connection[Any], known: Sequence[Sequence[str]]) -> str 
     return next((".".join(one) for one in known if [*one] not in left), None)
 
 
-def demand_filled(server: Server, database: str, known: Sequence[Sequence[str]], *, template: str) -> None:
+def require_filled(server: Server, database: str, known: Sequence[Sequence[str]], *, template: str) -> None:
     """Raises ServerError when a clone lacks rows: the server has crashed since its template was opened."""
     with contextlib.closing(server.connect(database)) as connection:
         lost = emptied(connection, known)

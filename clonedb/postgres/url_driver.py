@@ -10,7 +10,7 @@ from clonedb.errors import ConfigError
 from clonedb.settings.config import Config
 from clonedb.settings.keys import nearest
 
-__all__ = ["demand_driver"]
+__all__ = ["require_driver"]
 
 _PACKAGES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -25,7 +25,7 @@ _PACKAGES: Mapping[str, tuple[str, str]] = MappingProxyType(
 """SQLAlchemy's names of the drivers that it has a dialect for: the module of each, and what to install."""
 
 
-def demand_driver(config: Config, driver: str | None) -> None:
+def require_driver(config: Config, driver: str | None) -> None:
     """Raises ConfigError for a driver, of the setting `driver` or else of the URL, that no engine could load here."""
     source = "driver" if config.driver else "url"
     if driver is None or driver == "psycopg":  # which clonedb itself needs

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from clonedb.errors import CloneDBError
-from clonedb.pytest_plugin.process_state import world_of
+from clonedb.pytest_plugin.process_state import process_state_of
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -49,7 +49,7 @@ def clonedb_async_engine(request: pytest.FixtureRequest, clonedb: Clone) -> Iter
     database is handed on to the next test and the loop is, too, connections that are idle after the test stay open.
     """
     __tracebackhide__ = True
-    _demand_not_held(clonedb, "clonedb_async_engine opens connections of its own")
+    _require_not_held(clonedb, "clonedb_async_engine opens connections of its own")
     with _engine(request, clonedb) as engine:
         yield engine
 
@@ -57,23 +57,23 @@ def clonedb_async_engine(request: pytest.FixtureRequest, clonedb: Clone) -> Iter
 @contextlib.contextmanager
 def _engine(request: pytest.FixtureRequest, clone: Clone) -> Iterator[AsyncEngine]:
     __tracebackhide__ = True
-    _demand_backend(request)
+    _require_backend(request)
     if "event_loop" in request.fixturenames:  # pytest-asyncio's before 1.0, or the project's own: it has to outlive us
         request.getfixturevalue("event_loop")
     url, arguments = _address(clone.shared)
-    _demand_installed("greenlet", *(["asyncpg"] if url.startswith("postgresql+asyncpg:") else []))
+    _require_installed("greenlet", *(["asyncpg"] if url.startswith("postgresql+asyncpg:") else []))
     from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
     from sqlalchemy.pool import NullPool
 
     from clonedb.sessions.async_engine import LastingAsyncEngine
     from clonedb.sessions.lent_engine import hide_password_in_tracebacks, lend, refuse_late_statements
 
-    world = world_of(request.config)
+    process_state = process_state_of(request.config)
 
     def make(**keywords: Any) -> Engine:
         engine = hide_password_in_tracebacks(create_async_engine(url, connect_args=arguments, **keywords).sync_engine)
         # asyncpg connects by Python's sockets, which a test may have blocked for what it tests
-        engine.dialect.connect = world.unpatched()(engine.dialect.connect)  # type: ignore[method-assign]
+        engine.dialect.connect = process_state.unpatched()(engine.dialect.connect)  # type: ignore[method-assign]
         refuse_late_statements(engine)
         return engine
 
@@ -131,8 +131,8 @@ def clonedb_async_connection(request: pytest.FixtureRequest, clonedb: Clone) -> 
     bound to a loop, so it serves the test on whichever that has.
     """
     __tracebackhide__ = True
-    _demand_not_held(clonedb, "clonedb_async_connection opens a connection of its own")
-    _demand_backend(request)
+    _require_not_held(clonedb, "clonedb_async_connection opens a connection of its own")
+    _require_backend(request)
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
 
@@ -140,7 +140,7 @@ def clonedb_async_connection(request: pytest.FixtureRequest, clonedb: Clone) -> 
 
     from clonedb.sessions.retired import retire
 
-    with world_of(request.config).unpatched(), ThreadPoolExecutor(1) as thread:
+    with process_state_of(request.config).unpatched(), ThreadPoolExecutor(1) as thread:
         opening = AsyncConnection.connect(clonedb.shared.dsn, **clonedb.server.proof_only("psycopg"))
         connection = thread.submit(asyncio.run, opening).result()
     yield connection
@@ -148,7 +148,7 @@ def clonedb_async_connection(request: pytest.FixtureRequest, clonedb: Clone) -> 
     retire(connection, clonedb.loan)
 
 
-def _demand_not_held(clone: Clone, what: str) -> None:
+def _require_not_held(clone: Clone, what: str) -> None:
     """Raises BoundsError under `rollback`."""
     from clonedb.isolation.outer_transaction import refusal
     from clonedb.isolation.rollback import HeldClone
@@ -157,7 +157,7 @@ def _demand_not_held(clone: Clone, what: str) -> None:
         raise refusal(what)
 
 
-def _demand_backend(request: pytest.FixtureRequest) -> None:
+def _require_backend(request: pytest.FixtureRequest) -> None:
     """Raises CloneDBError when anyio runs the test on another loop than asyncio's."""
     if "anyio_backend" not in request.fixturenames:
         return
@@ -206,7 +206,7 @@ def _is_installed(package: str) -> bool:
     return find_spec(package) is not None
 
 
-def _demand_installed(*packages: str) -> None:
+def _require_installed(*packages: str) -> None:
     missing = [package for package in packages if not _is_installed(package)]
     if missing:
         raise CloneDBError(
@@ -224,12 +224,12 @@ class _InUse:
         from clonedb.sessions.loops import OpenOnLoops
 
         self._on_loops = OpenOnLoops()
-        event.listen(engine, "do_connect", self._demand_loop)
+        event.listen(engine, "do_connect", self._require_loop)
         event.listen(engine, "checkout", self._add)
         event.listen(engine, "checkin", self._remove)
         event.listen(engine, "detach", self._remove)
 
-    def _demand_loop(self, *_: object) -> None:
+    def _require_loop(self, *_: object) -> None:
         from clonedb.sessions.loops import running_loop
 
         running_loop()

@@ -11,7 +11,7 @@ from clonedb.pytest_plugin.routing import entered, is_routed, left, taken_back
 from clonedb.pytest_plugin.run import run_of
 
 if TYPE_CHECKING:
-    from clonedb.api import OpenTemplate
+    from clonedb.api import Template
     from clonedb.clones.clone import Clone
 
 __all__ = ["between_tests", "pytest_itemcollected", "without_asking"]
@@ -20,20 +20,20 @@ _BETWEEN, _FOR_TEST = "_clonedb_between_tests", "_clonedb_without_asking"  # pyt
 
 
 @pytest.fixture(scope="session", autouse=True, name=_BETWEEN)
-def between_tests(request: pytest.FixtureRequest, clonedb_template: OpenTemplate) -> Iterator[None]:
+def between_tests(request: pytest.FixtureRequest, clonedb_template: Template) -> Iterator[None]:
     """What the project's own fixtures of a wider scope than a test reach: the process's clone, never reset."""
     __tracebackhide__ = True
     if not is_routed(request.config):  # nothing would lead there
         yield
         return
     run = run_of(request.config)
-    with run.world.unpatched():
-        strategy = run.strategy("worker", clonedb_template, request.session.addfinalizer)
-        clone = strategy.acquire()
+    with run.process_state.unpatched():
+        mode = run.mode("worker", clonedb_template, request.session.addfinalizer)
+        clone = mode.acquire()
     entered(request.config, clone, stands_in=True)
     yield
     left(request.config, clone)
-    strategy.release(clone)
+    mode.release(clone)
     taken_back(request.config)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clonedb.pytest_plugin.lending import Paid, Wish, demand_on, hand_out, let_go
+from clonedb.pytest_plugin.lending import Paid, Request, lend, let_go, require_on
 from clonedb.pytest_plugin.options import configuration, marker_of
 from clonedb.pytest_plugin.run import CLONES, run_of
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
     from sqlalchemy.orm import Session, sessionmaker
 
-    from clonedb.api import OpenTemplate
+    from clonedb.api import Template
     from clonedb.clones.clone import Clone
     from clonedb.project.find import Project
     from clonedb.settings.config import Config
@@ -41,15 +41,15 @@ __all__ = [
 def clonedb_config(pytestconfig: pytest.Config) -> Config:
     """The configuration; override it to set keys in code: `return clonedb_config.replace("conftest.py", url=...)`."""
     __tracebackhide__ = True
-    with run_of(pytestconfig).world.session():
+    with run_of(pytestconfig).process_state.session():
         return configuration(pytestconfig)
 
 
 @pytest.fixture(scope="session")
-def clonedb_template(pytestconfig: pytest.Config, clonedb_config: Config) -> Iterator[OpenTemplate]:
+def clonedb_template(pytestconfig: pytest.Config, clonedb_config: Config) -> Iterator[Template]:
     """The project's template, built if it is not there; of all the workers of all runs, one builds it."""
     __tracebackhide__ = True
-    demand_on(clonedb_config)
+    require_on(clonedb_config)
     run = run_of(pytestconfig)
     opened = run.open(clonedb_config)
     yield opened
@@ -61,7 +61,7 @@ def clonedb(request: pytest.FixtureRequest) -> Iterator[Clone]:
     """The test's database: a Clone with `name`, `url`, `dsn`, `connect()` and `engine()`."""
     __tracebackhide__ = True
     said = marker_of(request.node)
-    yield from hand_out(request, Wish(said.isolation, said.template, said.seed))
+    yield from lend(request, Request(said.isolation, said.template, said.seed))
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def clonedb_dsn(clonedb: Clone) -> str:
 @pytest.fixture
 def clonedb_connection(request: pytest.FixtureRequest, clonedb: Clone) -> Iterator[Connection[Any]]:
     """A psycopg connection to the database; what the test did not commit is gone after it."""
-    world = run_of(request.config).world
-    with world.unpatched():
+    process_state = run_of(request.config).process_state
+    with process_state.unpatched():
         connection = clonedb.lasting.connection()
     yield connection
     if not clonedb.lasting.give_back(connection, clonedb.loan):
@@ -92,7 +92,7 @@ def clonedb_connection(request: pytest.FixtureRequest, clonedb: Clone) -> Iterat
 @pytest.fixture
 def clonedb_engine(request: pytest.FixtureRequest, clonedb: Clone) -> Engine:
     """A SQLAlchemy engine on the database; what its pool holds is reset, or closed, after the test."""
-    with run_of(request.config).world.unpatched():  # this may be the first to import SQLAlchemy
+    with run_of(request.config).process_state.unpatched():  # this may be the first to import SQLAlchemy
         return clonedb.lasting.engine(clonedb.loan)
 
 
@@ -122,12 +122,12 @@ def clonedb_session(
 
 @pytest.fixture
 def clonedb_factory(
-    request: pytest.FixtureRequest, clonedb_config: Config, clonedb_template: OpenTemplate
+    request: pytest.FixtureRequest, clonedb_config: Config, clonedb_template: Template
 ) -> Iterator[Callable[[], Clone]]:
     """A function that makes one more database for the test each time it is called."""
     __tracebackhide__ = True
     run, paid, made = run_of(request.config), Paid(request), list[tuple["Clone", "Project"]]()
-    run.demand_own(clonedb_template, clonedb_config)
+    run.require_own(clonedb_template, clonedb_config)
     clones = request.node.stash.setdefault(CLONES, [])
 
     def make() -> Clone:

@@ -14,19 +14,19 @@ from clonedb.pytest_plugin.routing import entered, hold_loop, left, taken_back
 from clonedb.pytest_plugin.run import CLONES, run_of
 
 if TYPE_CHECKING:
-    from clonedb.api import OpenTemplate
+    from clonedb.api import Template
     from clonedb.clones.clone import Clone
-    from clonedb.postgres.client_sessions import Session
+    from clonedb.postgres.client_sessions import ClientSession
     from clonedb.settings.config import Config
 
-__all__ = ["Paid", "Seed", "Wish", "demand_on", "hand_out", "let_go"]
+__all__ = ["Paid", "Request", "Seed", "lend", "let_go", "require_on"]
 
 Seed = str | Callable[..., Any]
 
 _PLACE_IN_PAID = pytest.StashKey[int]()
 
 
-class Wish:
+class Request:
     """What database is wanted; None where the project's setting holds. Callables among the seeds run for each test."""
 
     __slots__ = ("isolation", "seed", "template")
@@ -47,13 +47,13 @@ class Paid:
 
     def __init__(self, request: pytest.FixtureRequest) -> None:
         run = run_of(request.config)
-        self._statistics, self._world = run.statistics, run.world
+        self._statistics, self._process_state = run.statistics, run.process_state
         self._node: pytest.Item | pytest.Collector = request.node
         self.milliseconds = 0.0
 
     def __enter__(self) -> None:
         self._start = monotonic()
-        self._unpatched = self._world.unpatched()
+        self._unpatched = self._process_state.unpatched()
         self._unpatched.__enter__()
 
     def __exit__(self, *error: object) -> None:
@@ -71,33 +71,33 @@ class Paid:
         paid[index] = round(paid[index] + self.milliseconds, 3)
 
 
-def demand_on(config: Config) -> None:
+def require_on(config: Config) -> None:
     """Skips what needs a database when clonedb is off."""
     if config.off:
         pytest.skip(f"needs a database, and clonedb is off ({config.source('off')})")
 
 
-def hand_out(request: pytest.FixtureRequest, wish: Wish) -> Iterator[Clone]:
+def lend(request: pytest.FixtureRequest, wanted: Request) -> Iterator[Clone]:
     """The body of a fixture that gives a clone: for one test, or for as many as the fixture's scope has."""
     __tracebackhide__ = True
     config: Config = request.getfixturevalue("clonedb_config")
-    demand_on(config)
+    require_on(config)
     run, node, paid = run_of(request.config), request.node, Paid(request)
-    isolation = wish.isolation or config.isolation
-    at_once, for_each = _sorted(wish, isolation, node.nodeid)
-    template = _template(request, config, wish.template, at_once)
+    isolation = wanted.isolation or config.isolation
+    at_once, for_each = _sorted(wanted, isolation, node.nodeid)
+    template = _template(request, config, wanted.template, at_once)
     if isolation == "auto" and request.session.testscollected == 1:
         isolation = "clone"  # nobody comes after it: getting ready to rewind would cost more than a drop
-    lend = _lender(request, isolation)
-    with run.world.unpatched():
-        strategy = run.strategy(isolation, template, request.session.addfinalizer)
+    as_lent = _lender(request, isolation)
+    with run.process_state.unpatched():
+        mode = run.mode(isolation, template, request.session.addfinalizer)
         with paid:
-            clone = strategy.acquire()
-            lent = lend(clone)
+            clone = mode.acquire()
+            lent = as_lent(clone)
     with contextlib.ExitStack() as stack:
         # what fails from here on must not keep the clone from being released
         stack.callback(taken_back, request.config, _holder(request))
-        stack.callback(_release, node, paid, strategy.release, lent)
+        stack.callback(_release, node, paid, mode.release, lent)
         hold_loop(request)
         entered(request.config, clone)
         stack.callback(left, request.config, clone)
@@ -139,7 +139,7 @@ def _holder(request: pytest.FixtureRequest) -> str:
 
 
 def _release(
-    node: pytest.Item | pytest.Collector, paid: Paid, release: Callable[[Clone], Sequence[Session]], lent: Clone
+    node: pytest.Item | pytest.Collector, paid: Paid, release: Callable[[Clone], Sequence[ClientSession]], lent: Clone
 ) -> None:
     run = run_of(node.config)
     with paid:
@@ -150,31 +150,31 @@ def _release(
 
         warnings.warn(ServerChangedWarning(f"{node.nodeid} {run.changed.pop(0)}"), stacklevel=2)
     if open_still and not lent.server.proxied:  # a proxy's sessions stay open when its clients have closed theirs
-        from clonedb.sessions.leaks import leaks
+        from clonedb.sessions.leaks import leaked_connection_warnings
 
-        for warning in leaks(node.nodeid, lent.loan, open_still, run.loans):
+        for warning in leaked_connection_warnings(node.nodeid, lent.loan, open_still, run.loans):
             warnings.warn(warning, stacklevel=2)
 
 
-def _sorted(wish: Wish, isolation: str, test: str) -> tuple[tuple[str, ...], list[Callable[..., Any]]]:
+def _sorted(wanted: Request, isolation: str, test: str) -> tuple[tuple[str, ...], list[Callable[..., Any]]]:
     """The seeds that make a template of their own, and the functions that run for each test."""
     from clonedb.errors import ConfigError
 
-    for_each = [seed for seed in wish.seed if not isinstance(seed, str)]
+    for_each = [seed for seed in wanted.seed if not isinstance(seed, str)]
     if for_each and isolation == "readonly":
         name = getattr(for_each[0], "__name__", repr(for_each[0]))
         raise ConfigError(
             f"{test}: a readonly database cannot be seeded for each test, as {name}() would; name the seed as a text"
             " ('package.module:function' or an SQL file), which makes a template of it, or use isolation 'auto'"
         )
-    return tuple(seed for seed in wish.seed if isinstance(seed, str)), for_each
+    return tuple(seed for seed in wanted.seed if isinstance(seed, str)), for_each
 
 
-def _template(request: pytest.FixtureRequest, config: Config, name: str | None, seeds: tuple[str, ...]) -> OpenTemplate:
+def _template(request: pytest.FixtureRequest, config: Config, name: str | None, seeds: tuple[str, ...]) -> Template:
     run = run_of(request.config)
     if (name is None or name == config.template) and not seeds:
-        opened: OpenTemplate = request.getfixturevalue("clonedb_template")
-        run.demand_own(opened, config)
+        opened: Template = request.getfixturevalue("clonedb_template")
+        run.require_own(opened, config)
         return opened
     return run.template(config, name or config.template, seeds, request.session.addfinalizer)
 

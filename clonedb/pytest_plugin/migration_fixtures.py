@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import pytest
 
-from clonedb.pytest_plugin.lending import Paid, demand_on
+from clonedb.pytest_plugin.lending import Paid, require_on
 from clonedb.pytest_plugin.options import marker_of
 from clonedb.pytest_plugin.run import CLONES, run_of
 
 if TYPE_CHECKING:
-    from clonedb.api import OpenTemplate
+    from clonedb.api import Template
     from clonedb.clones.clone import Clone
     from clonedb.postgres.server import Server
     from clonedb.project.find import Project
@@ -24,7 +24,7 @@ __all__ = ["clonedb_at", "clonedb_empty"]
 
 C = TypeVar("C", bound="Clone")
 
-_AT = pytest.StashKey[dict[tuple[int, str, str], "OpenTemplate"]]()
+_AT = pytest.StashKey[dict[tuple[int, str, str], "Template"]]()
 _SERVERS = pytest.StashKey[dict[tuple[int, str], "Server"]]()
 
 
@@ -39,7 +39,7 @@ def clonedb_at(request: pytest.FixtureRequest, clonedb_config: Config) -> Iterat
         db.upgrade("+1")
     """
     __tracebackhide__ = True
-    demand_on(clonedb_config)
+    require_on(clonedb_config)
     with _Taken(request) as taken:
 
         def make(revision: str) -> RevisionClone:
@@ -54,13 +54,13 @@ def clonedb_at(request: pytest.FixtureRequest, clonedb_config: Config) -> Iterat
         yield make
 
 
-def _template_at(request: pytest.FixtureRequest, config: Config, revision: str) -> OpenTemplate:
+def _template_at(request: pytest.FixtureRequest, config: Config, revision: str) -> Template:
     """The template at a revision, opened once in a session."""
     from clonedb.revisions import config_at
 
     __tracebackhide__ = True
     meant, run = _meant(request, config), run_of(request.config)
-    with run.world.session():
+    with run.process_state.session():
         wanted = config_at(meant, revision)
     opened, key = request.session.stash.setdefault(_AT, {}), (id(config), meant.template, wanted.target)
     if key not in opened:
@@ -81,9 +81,9 @@ def clonedb_empty(request: pytest.FixtureRequest, clonedb_config: Config) -> Ite
     from clonedb.clones.clone import create_empty
     from clonedb.project.find import find_project
 
-    demand_on(clonedb_config)
+    require_on(clonedb_config)
     meant, run = _meant(request, clonedb_config), run_of(request.config)
-    with run.world.session():
+    with run.process_state.session():
         server, project = _server(request, clonedb_config, meant), find_project(meant)
     with _Taken(request) as taken:
         clone = taken.take(lambda: run.beside(server, lambda: create_empty(server)), project)

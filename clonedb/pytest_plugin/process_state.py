@@ -29,7 +29,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["LED", "World", "pytest_fixture_setup", "pytest_runtestloop", "world_of"]
+__all__ = ["LED", "ProcessState", "process_state_of", "pytest_fixture_setup", "pytest_runtestloop"]
 
 # pytest has imported all of these by itself; the clock may be frozen for the whole session, by the first conftest.py
 _EARLY = (dt, threading, time)
@@ -39,7 +39,7 @@ _CLASSES = (pathlib.Path, pathlib.PurePath, socket.socket, subprocess.Popen, thr
 LED = pytest.StashKey[Callable[[], Mapping[str, str | None]]]()
 """Gives what the variables held that lead to a test's database at the moment; None for those that were not set."""
 
-_WORLD = pytest.StashKey["World"]()
+_STATE = pytest.StashKey["ProcessState"]()
 
 
 def _functions(homes: Iterable[ModuleType | type]) -> Iterator[tuple[Any, str, Any]]:
@@ -59,7 +59,7 @@ def _functions(homes: Iterable[ModuleType | type]) -> Iterator[tuple[Any, str, A
 _AT_IMPORT = tuple(_functions(_EARLY))
 
 
-class World:
+class ProcessState:
     """The environment, the directory, `sys.path` and the functions of the session, as they were before any test.
 
     What the session's own fixtures set in the environment belongs to it, too (`follow`).
@@ -154,18 +154,18 @@ class World:
             self._variables[name] = value
 
 
-def world_of(config: pytest.Config) -> World:
-    """The process's world, which is looked at before the first test changes anything."""
-    if _WORLD not in config.stash:
-        config.stash[_WORLD] = World(config.stash.get(LED, dict))
+def process_state_of(config: pytest.Config) -> ProcessState:
+    """The process's state, which is looked at before the first test changes anything."""
+    if _STATE not in config.stash:
+        config.stash[_STATE] = ProcessState(config.stash.get(LED, dict))
         _leave_alone()
-    return config.stash[_WORLD]
+    return config.stash[_STATE]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Look at the world before the first test, and before any plugin's hook for it (pytest-socket's)."""
-    world_of(session.config)
+    process_state_of(session.config)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -175,7 +175,7 @@ def pytest_fixture_setup(
     """Follow the fixtures of the session."""
     if fixturedef.scope != "session":
         return (yield)
-    with world_of(request.config).follow():
+    with process_state_of(request.config).follow():
         return (yield)
 
 

@@ -60,7 +60,7 @@ def _router(settings: Config, config: pytest.Config) -> Router:
     from clonedb.routing.application import Router
 
     def look(*parameters: object) -> None:
-        run_of(config).loans.demand(*parameters)
+        run_of(config).loans.require(*parameters)
 
     return Router(settings.route, source=settings.source("route"), prefix=settings.prefix, look=look)
 
@@ -116,7 +116,7 @@ def left(config: pytest.Config, clone: Clone) -> None:
 def taken_back(config: pytest.Config, holder: str = "") -> None:
     """A holder's clone was given back, and what was open on it still was reported: close that on this side, too."""
     if (router := config.stash.get(_ROUTER, None)) is not None:
-        router.hang_up(holder)
+        router.close_leaked(holder)
 
 
 def is_routed(config: pytest.Config) -> bool:

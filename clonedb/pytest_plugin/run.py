@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from clonedb.originals import getpid, now
-from clonedb.pytest_plugin.process_state import world_of
+from clonedb.pytest_plugin.process_state import process_state_of
 from clonedb.pytest_plugin.secrets import Secrets
 
 if TYPE_CHECKING:
-    from clonedb.api import OpenTemplate
+    from clonedb.api import Template
     from clonedb.clones.clone import Clone
     from clonedb.clones.pool import Pool
-    from clonedb.isolation.mode import Strategy
+    from clonedb.isolation.mode import Isolation
     from clonedb.postgres.cap import Cap
     from clonedb.postgres.server import Server
     from clonedb.project.find import Project
@@ -66,7 +66,7 @@ class Run:
 
     def __init__(self, config: pytest.Config) -> None:
         self.pytest_config = config
-        self.world = world_of(config)
+        self.process_state = process_state_of(config)
         self.statistics = Statistics()
         self.from_workers = Statistics()
         self.shown_errors: set[str] = set()
@@ -75,12 +75,12 @@ class Run:
         self.changed: list[str] = []
         worker = getattr(config, "workerinput", None)
         self.id = worker["testrunuid"] if worker else f"{getpid()}-{os.urandom(8).hex()}"
-        self._strategies: dict[tuple[str, OpenTemplate], Strategy] = {}
-        self._pools: dict[OpenTemplate, Pool] = {}
+        self._modes: dict[tuple[str, Template], Isolation] = {}
+        self._pools: dict[Template, Pool] = {}
         self._caps: dict[Server, Cap] = {}
-        self._opened: dict[OpenTemplate, tuple[Config, Collecting]] = {}
-        self._named: dict[tuple[int, str, tuple[str, ...]], OpenTemplate] = {}
-        self._drops: dict[OpenTemplate, list[Dropping]] = {}
+        self._opened: dict[Template, tuple[Config, Collecting]] = {}
+        self._named: dict[tuple[int, str, tuple[str, ...]], Template] = {}
+        self._drops: dict[Template, list[Dropping]] = {}
         self._loans: Loans | None = None
 
     @property
@@ -91,15 +91,15 @@ class Run:
             from clonedb.sessions.loans import Loans
 
             self._loans = Loans()
-            watched = WatchedDrivers(self._loans.demand)
-            with self.world.unpatched():  # pyfakefs takes the first of sys.meta_path for its own
+            watched = WatchedDrivers(self._loans.require)
+            with self.process_state.unpatched():  # pyfakefs takes the first of sys.meta_path for its own
                 watched.install()
             self.pytest_config.add_cleanup(watched.uninstall)
         return self._loans
 
-    def open(self, config: Config) -> OpenTemplate:
+    def open(self, config: Config) -> Template:
         """Open the template, build it if need be, and begin to collect what earlier runs left."""
-        with self.world.session():
+        with self.process_state.session():
             from clonedb.api import open_template
             from clonedb.progress import Lines
             from clonedb.pytest_plugin.collecting import Collecting
@@ -112,7 +112,7 @@ class Run:
 
     def template(
         self, config: Config, name: str, seeds: tuple[str, ...], at_end: Callable[[Callable[[], None]], None]
-    ) -> OpenTemplate:
+    ) -> Template:
         """A named template, or one with further seeds, opened when a test first asks for it.
 
         Raises ConfigError for a name that is not configured.
@@ -127,7 +127,7 @@ class Run:
             at_end(lambda: self.close(opened))
         return self._named[key]
 
-    def demand_own(self, template: OpenTemplate, config: Config) -> None:
+    def require_own(self, template: Template, config: Config) -> None:
         """Raises ConfigError when a test would get the template of another directory's clonedb_config.
 
         pytest caches a session fixture for all directories, whichever of them override the fixtures it asks for.
@@ -140,7 +140,7 @@ class Run:
                 " write `from clonedb.pytest_plugin import clonedb_template` in each of them, below the override"
             )
 
-    def _note(self, template: OpenTemplate) -> None:
+    def _note(self, template: Template) -> None:
         built = template.record.metadata.seconds if template.record.built else None
         self.statistics.templates[template.name] = template.server.about, built
 
@@ -154,7 +154,7 @@ class Run:
             lead = "" if hasattr(self.pytest_config, "workerinput") else "\n"  # after a line of dots
             os.write(2, f"{lead}{line}\n".encode())
 
-    def clone(self, template: OpenTemplate, *, ahead: int = 1) -> Clone:
+    def clone(self, template: Template, *, ahead: int = 1) -> Clone:
         """A new clone, counted; `ahead` is how many it pays to make ahead for the next times."""
         self._note(template)
         if template.server.config.template == "revision":  # of which there are many, each asked for rarely
@@ -163,7 +163,7 @@ class Run:
         self.statistics.clones += 1
         return clone
 
-    def _pool(self, template: OpenTemplate) -> Pool:
+    def _pool(self, template: Template) -> Pool:
         if template not in self._pools:
             from clonedb.clones.pool import Pool
 
@@ -185,10 +185,10 @@ class Run:
 
     def _make_room(self) -> None:
         """Give up every clone of this process that no test has."""
-        for strategy in self._strategies.values():
-            strategy.give_way()
+        for mode in self._modes.values():
+            mode.release_spares()
         for pool in self._pools.values():
-            pool.give_way()
+            pool.release_spares()
 
     def _expected(self) -> int | None:
         """How many tests of this process may ask for a database; a worker does not know which of all it will get."""
@@ -197,12 +197,12 @@ class Run:
             return None
         return sum("clonedb" in getattr(item, "fixturenames", ()) for item in session.items) or None
 
-    def strategy(self, name: str, template: OpenTemplate, at_end: Callable[[Callable[[], None]], None]) -> Strategy:
-        """The process's strategy of a name for a template; `at_end` is told what to call before that is closed."""
+    def mode(self, name: str, template: Template, at_end: Callable[[Callable[[], None]], None]) -> Isolation:
+        """The process's mode of a name for a template; `at_end` is told what to call before that is closed."""
         from clonedb.isolation.mode import Origin
-        from clonedb.isolation.modes import make_strategy
+        from clonedb.isolation.modes import make_isolation
 
-        if (name, template) not in self._strategies:
+        if (name, template) not in self._modes:
             origin = Origin(
                 server=template.server,
                 project=template.project,
@@ -213,21 +213,21 @@ class Run:
                 changed=self._server_changed,
                 take=lambda ahead: self.clone(template, ahead=ahead),
                 drop=lambda clone: self.drop(template, clone),
-                crowded=lambda: self._pool(template).crowded,
+                others_wait=lambda: self._pool(template).others_wait,
                 beside=lambda make: self.beside(template.server, make),
                 spare=lambda: self._pool(template).spare(),
             )
-            strategy = make_strategy(name, origin)
-            self._strategies[name, template] = strategy
-            at_end(strategy.close)
-        return self._strategies[name, template]
+            mode = make_isolation(name, origin)
+            self._modes[name, template] = mode
+            at_end(mode.close)
+        return self._modes[name, template]
 
     def _server_changed(self, what: str | None) -> None:
         """Hold nothing for later whose sessions may have been opened meanwhile; what stays is told with the test."""
         self.changed += [what] if what else []
         self._make_room()
 
-    def drop(self, template: OpenTemplate, clone: Clone) -> None:
+    def drop(self, template: Template, clone: Clone) -> None:
         """Drop a used clone behind the test; the only test's while pytest reports and clears up, and `finish` waits.
 
         That is on the embedded server, which nobody's fixture stops meanwhile.
@@ -262,7 +262,7 @@ class Run:
         if policy == "none" or (policy == "failed" and not failed) or not clone.worth_keeping:
             return False
         if not clone.kept:
-            with self.world.unpatched():
+            with self.process_state.unpatched():
                 kept = Kept(project=project.key, run=self.id, when=now(), test=item.nodeid)
                 if not keep(clone, kept, limited=policy == "failed"):
                     return False
@@ -282,15 +282,15 @@ class Run:
             finally:
                 server.close()
 
-    def close(self, template: OpenTemplate) -> None:
-        """Give an opened template back, and what its strategies hold."""
-        with self.world.unpatched(), contextlib.ExitStack() as stack:
+    def close(self, template: Template) -> None:
+        """Give an opened template back, and what its modes hold."""
+        with self.process_state.unpatched(), contextlib.ExitStack() as stack:
             if template not in self._drops:
                 stack.callback(self._close_rest, template)
-            for key in [key for key in self._strategies if key[1] is template]:
-                self._strategies.pop(key).close()
+            for key in [key for key in self._modes if key[1] is template]:
+                self._modes.pop(key).close()
 
-    def _close_rest(self, template: OpenTemplate) -> None:
+    def _close_rest(self, template: Template) -> None:
         try:
             if template in self._pools:
                 self._pools.pop(template).close()

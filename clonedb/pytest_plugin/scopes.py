@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import pytest
 
 from clonedb.errors import ConfigError
-from clonedb.pytest_plugin.lending import Seed, Wish, hand_out
+from clonedb.pytest_plugin.lending import Request, Seed, lend
 from clonedb.settings.keys import check, nearest
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ def fixture(
         raise ConfigError(f"{place}: scope is {scope!r}{hint}; it takes one of {', '.join(get_args(Scope))}")
     if isolation is not None:
         check("isolation", isolation, place)
-    wish = Wish(isolation, template, seed)
+    wanted = Request(isolation, template, seed)
 
     def database(request: pytest.FixtureRequest) -> Iterator[Clone]:
         __tracebackhide__ = True
-        yield from hand_out(request, wish)
+        yield from lend(request, wanted)
 
     database.__doc__ = f"A database of clonedb's: {isolation or 'isolation as configured'}, {template or 'default'}."
     return pytest.fixture(scope=scope, name=name, autouse=autouse)(database)

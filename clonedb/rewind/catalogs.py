@@ -107,7 +107,7 @@ def look_at_catalogs(
         if number(count) != rows[name]:
             raise RefusedError(CHANGED)
         if name != "pg_class" and new != b"0":
-            _demand_same_contents(ask, template, name, rows[name])
+            _require_same_contents(ask, template, name, rows[name])
     if text(mapped) != files or any(text(digest) != digests.get(number(oid)) for oid, *_, digest in found):
         raise RefusedError(CHANGED)
     moved = {
@@ -118,7 +118,7 @@ def look_at_catalogs(
     return _with_new_files(written, facts, moved)
 
 
-def _demand_same_contents(
+def _require_same_contents(
     ask: Callable[[Iterable[str]], Results], template: TemplateCatalogs, catalog: str, rows: int
 ) -> None:
     if rows > _MOST_ROWS:

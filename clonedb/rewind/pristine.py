@@ -13,7 +13,7 @@ from clonedb.rewind.large_objects import Objects
 from clonedb.rewind.own_session import open_session
 from clonedb.rewind.reference import Reference
 from clonedb.rewind.witness import Witness
-from clonedb.templates.ensure import Template
+from clonedb.templates.ensure import TemplateRecord
 
 __all__ = ["Pristine"]
 
@@ -25,7 +25,9 @@ class Pristine:
     template's relfilenodes. May be used by several threads.
     """
 
-    def __init__(self, server: Server, template: Template, make: Callable[[], Clone | None] | None = None) -> None:
+    def __init__(
+        self, server: Server, template: TemplateRecord, make: Callable[[], Clone | None] | None = None
+    ) -> None:
         """`make` makes the clone that rows are read from, when there is room."""
         self.server = server
         self.template = template
@@ -43,10 +45,10 @@ class Pristine:
             if self._facts is None:
                 with open_session(self.server, database) as connection:
                     self._facts = read_facts(connection)
-                self._reference = Reference(self.server, self._make, lambda: self.demand_same(self._template_oid()))
+                self._reference = Reference(self.server, self._make, lambda: self.require_same(self._template_oid()))
             return self._facts
 
-    def demand_same(self, oid: int) -> None:
+    def require_same(self, oid: int) -> None:
         """Raises RefusedError when the template has another oid by now: one of the same name was built anew."""
         if oid != self._oid:
             raise RefusedError("the template was built anew")
@@ -97,7 +99,7 @@ class Pristine:
         with self._lock:
             return self._known().large_object(oid)
 
-    def give_way(self) -> None:
+    def release_spares(self) -> None:
         """Drop the clone that rows were read from, if there is one; it is made again on need."""
         with self._lock:
             if self._reference is not None:

@@ -37,11 +37,11 @@ class Reference:
     survive being text: an XML declaration, some extensions' types. That is asked of each row (`*=` compares images).
     """
 
-    def __init__(self, server: Server, make: Callable[[], Clone | None], demand_same: Callable[[], None]) -> None:
-        """`make` makes the clone; `demand_same` raises RefusedError if it is of another template of the same name."""
+    def __init__(self, server: Server, make: Callable[[], Clone | None], require_same: Callable[[], None]) -> None:
+        """`make` makes the clone; `require_same` raises RefusedError if it is of another template of the same name."""
         self._server = server
         self._make = make
-        self._demand_same = demand_same
+        self._require_same = require_same
         self._pid = getpid()
         self._clone: Clone | None = None
         self._connection: Connection[Any] | None = None
@@ -169,7 +169,7 @@ class Reference:
             self._clone = self._make()
             if self._clone is None:
                 raise RefusedError("there was no room for a clone to read rows from (max_clones)")
-            self._demand_same()
+            self._require_same()
             self._connection = open_session(self._server, self._clone.name)
         return self._connection
 

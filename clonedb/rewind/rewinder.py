@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from clonedb.clones.clone import Clone
 from clonedb.originals import getpid, monotonic
-from clonedb.postgres.client_sessions import Session
+from clonedb.postgres.client_sessions import ClientSession
 from clonedb.postgres.server import Server
 from clonedb.rewind.facts import RefusedError
 from clonedb.rewind.pristine import Pristine
@@ -43,7 +43,7 @@ class Outcome:
 
     kind: Literal["untouched", "rewound", "refused"]
     why: str = ""
-    left_open: tuple[Session, ...] = field(default=(), compare=False)
+    left_open: tuple[ClientSession, ...] = field(default=(), compare=False)
     reshaped: bool = field(default=False, compare=False)
 
 
@@ -74,7 +74,7 @@ class Rewinder:
             self._oid, template, self._about, self._mark = self._witness.mark(clone.name, pristine.template.name)
             self._start = self._mark.position
             self._server_state = pristine.server.run(read_state)
-            pristine.demand_same(template)
+            pristine.require_same(template)
             self._lost = self._facts.refusal
 
     @property
@@ -97,7 +97,7 @@ class Rewinder:
         'untouched' and 'rewound' the clone has the template's exact contents, and the next window has begun; after
         'refused' it is of no use any more. Nothing that a test did raises.
         """
-        left_open: list[Session] = []
+        left_open: list[ClientSession] = []
         self._reshaped = False
         if self._lost is None:
             with self._losing():
@@ -138,7 +138,7 @@ class Rewinder:
                 self.close()
 
     def _rewind(
-        self, keep: Collection[int], left_open: list[Session], meanwhile: Callable[[], None] | None
+        self, keep: Collection[int], left_open: list[ClientSession], meanwhile: Callable[[], None] | None
     ) -> Literal["untouched", "rewound"]:
         if getpid() != self._pid:
             raise RefusedError("the process was forked")
@@ -169,7 +169,7 @@ class Rewinder:
         self._facts = self._open().look_at_catalogs(written, self._facts, since)
 
     def _look(
-        self, keep: Collection[int], left_open: list[Session], meanwhile: Callable[[], None] | None = None
+        self, keep: Collection[int], left_open: list[ClientSession], meanwhile: Callable[[], None] | None = None
     ) -> tuple[Written, Mark]:
         """What was written, when nobody else is connected any more, and the mark after it."""
         self._shared = None

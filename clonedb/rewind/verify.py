@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 
 from clonedb.clones.clone import Clone, create
 from clonedb.postgres.server import Server
-from clonedb.templates.ensure import Template
+from clonedb.templates.ensure import TemplateRecord
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -55,7 +55,7 @@ class _Relation:
     secret: bool
 
 
-def verify(server: Server, template: Template, clone: Clone) -> list[str]:
+def verify(server: Server, template: TemplateRecord, clone: Clone) -> list[str]:
     """Compare a clone that was brought back with a new clone of its template: the differences in words, none if equal.
 
     Rows are compared by the binary forms of their values, in any order; sequences by their next value; the catalogs

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from clonedb.originals import monotonic, sleep
-from clonedb.postgres.client_sessions import Session, given_time
+from clonedb.postgres.client_sessions import ClientSession, given_time
 from clonedb.postgres.message import answer, is_alive, number, send, text
 from clonedb.postgres.server import Server
 from clonedb.rewind.facts import Facts, RefusedError
@@ -158,7 +158,7 @@ class Witness:
         quiet, own = text(silent) if silent else since.quiet, 0 if self._flushes else 1
         return written, Mark(position, number(xid), quiet, count, own)
 
-    def send_away(self, oid: int, keep: Collection[int], *, at_once: bool, deadline: float) -> list[Session]:
+    def send_away(self, oid: int, keep: Collection[int], *, at_once: bool, deadline: float) -> list[ClientSession]:
         """End a database's sessions but the idle ones to keep and wait until they are gone: those that clients left.
 
         Before that they have time to go by themselves, unless `at_once`. Raises RefusedError when one is still there at
@@ -185,9 +185,9 @@ def _pids(keep: Collection[int]) -> str:
     return "'{" + ",".join(str(int(pid)) for pid in keep) + "}'"
 
 
-def _others(connection: Connection[Any], what: str, oid: int, keep: Collection[int]) -> list[Session]:
+def _others(connection: Connection[Any], what: str, oid: int, keep: Collection[int]) -> list[ClientSession]:
     rows = connection.execute(f"execute clonedb_{what}({oid}, {_pids(keep)})".encode()).fetchall()
-    return [Session(*row) for row in rows]
+    return [ClientSession(*row) for row in rows]
 
 
 # Autovacuum changes no contents and cannot be ended for good. A session is kept only while it says that it is idle:

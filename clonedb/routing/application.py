@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from clonedb.errors import ConfigError, RoutingError
 from clonedb.names import parse
 from clonedb.postgres import libpq_variables
-from clonedb.postgres.address import Place, aimed_at, reached, redirect
+from clonedb.postgres.address import Address, aimed_at, reached, redirect
 from clonedb.postgres.drivers import WatchedDrivers
 from clonedb.routing.environment import EVERYTHING, Environment, variables_in
 from clonedb.sessions import idle_connections
 from clonedb.sessions.kept import OWN, LastingConnections
-from clonedb.sessions.pooled import Connections, Idle, Mark, mark_of
+from clonedb.sessions.pooled import CloneMark, Connections, Idle, mark_of
 from clonedb.settings.keys import nearest
 from clonedb.url import DatabaseURL, redact_url
 
@@ -65,7 +65,7 @@ class Router:
         self._defaults = libpq_variables.defaults()
         variables = {name: _variable(name, source) for name in variables_in(route)}
         urls = [DatabaseURL.parse(entry, f"{source}: route") for entry in route if "://" in entry]
-        self._places = [Place.of(url.conninfo(), self._defaults) for url in (*variables.values(), *urls)]
+        self._addresses = [Address.of(url.conninfo(), self._defaults) for url in (*variables.values(), *urls)]
         self._environment = Environment(variables, self._defaults)
         self._connections = Connections()
         self._drivers = WatchedDrivers(lambda *_: None, self._guard)
@@ -156,7 +156,7 @@ class Router:
             else:
                 self._connections.close_idle(url.database)
 
-    def hang_up(self, holder: str = "") -> None:
+    def close_leaked(self, holder: str = "") -> None:
         """Close what `holder` left in use on clones that were left, after whoever counts that has seen it."""
         self._connections.close_in_use(lambda database: not self._is_entered(database), holder)
 
@@ -166,15 +166,15 @@ class Router:
     def _current(self) -> str | None:
         return self._entered[-1].database if self._entered else None
 
-    def _is_meant(self, place: Place) -> bool:
+    def _is_meant(self, address: Address) -> bool:
         """Whether connections to a place are the application's, to be routed."""
-        if parse(self._prefix, place.database) is not None or self._is_entered(place.database):
-            return place.database in self._standing_in
-        return self._everything or self._is_applications(place)
+        if parse(self._prefix, address.database) is not None or self._is_entered(address.database):
+            return address.database in self._standing_in
+        return self._everything or self._is_applications(address)
 
-    def _is_applications(self, place: Place) -> bool:
+    def _is_applications(self, address: Address) -> bool:
         """Whether it is what `route` names, or what the variables name while there is no clone."""
-        return place.is_nowhere or any(place.is_at(other) for other in self._places)
+        return address.is_nowhere or any(address.is_at(other) for other in self._addresses)
 
     def _send(
         self, dialect: Dialect, entry: ConnectionPoolEntry | None, positional: list[Any], keywords: dict[str, Any]
@@ -186,16 +186,16 @@ class Router:
         """
         __tracebackhide__ = True  # pytest would show the keywords, and with them a password
         if dialect.name != "postgresql":
-            Mark().put_on(entry)
+            CloneMark().put_on(entry)
             return None
         self._look_at(*positional, *keywords.values())
-        place = aimed_at(positional, keywords, self._defaults)
-        if not self._is_meant(place):
-            Mark(place.database if self._is_entered(place.database) else None).put_on(entry)
+        address = aimed_at(positional, keywords, self._defaults)
+        if not self._is_meant(address):
+            CloneMark(address.database if self._is_entered(address.database) else None).put_on(entry)
             return None
         if not self._entered:
             raise self._refuse(
-                f"a connection to database {place} was refused: {self._shown} sends it to the clone of the test, and"
+                f"a connection to database {address} was refused: {self._shown} sends it to the clone of the test, and"
                 " there is none now; ask for the fixture `clonedb` in the test or the fixture that connects, or write"
                 " `autouse = true` in [tool.clonedb] to give every test a clone; code that runs at import cannot have"
                 " one"
@@ -204,7 +204,7 @@ class Router:
         to = self._entered[-1]
         redirect(to, dialect.driver, positional, keywords)
         keywords.update(self._proofs[str(to.database)](dialect.driver))
-        Mark(self._current(), routed=True).put_on(entry)
+        CloneMark(self._current(), routed=True).put_on(entry)
         try:
             return dialect.connect(*positional, **keywords)
         except Exception as error:  # noqa: BLE001 - of whatever driver
@@ -216,10 +216,10 @@ class Router:
         __tracebackhide__ = True
         if str(keywords.get("application_name", "")).startswith("clonedb"):
             return
-        place = aimed_at(positional, keywords, libpq_variables.defaults())
-        if self._is_applications(place):
+        address = aimed_at(positional, keywords, libpq_variables.defaults())
+        if self._is_applications(address):
             raise self._refuse(
-                f"a connection to database {place} was refused: {self._shown} means the clone of the test, and only"
+                f"a connection to database {address} was refused: {self._shown} means the clone of the test, and only"
                 " SQLAlchemy's engines that are made from a URL can be led there; use `clonedb_dsn`, or read the"
                 " variable when you connect, in a test that has a clone"
             )
@@ -227,22 +227,27 @@ class Router:
     def _look(self, dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:
         """A connection was opened: if it was not by its engine, but by a `creator`, then see where it leads."""
         if OWN in entry.info:  # whoever made it watches over it
-            Mark().put_on(entry)
+            CloneMark().put_on(entry)
             return
         mark = mark_of(entry)
         if mark is None or (mark.database is None and not mark.routed):
-            place = reached(dbapi_connection, self._defaults)
-            if place is not None and self._is_meant(place) and not self._is_entered(place.database):
+            address = reached(dbapi_connection, self._defaults)
+            if address is not None and self._is_meant(address) and not self._is_entered(address.database):
                 dbapi_connection.close()
                 raise self._refuse(
-                    f"an engine that makes its connections itself (a creator, a service file) reached database {place}:"
+                    f"an engine that makes its connections itself (a creator, a service file) reached database"
+                    f" {address}:"
                     f" {self._shown} means the clone of the test, so it was refused; make the engine from a URL, or let"
                     " its creator ask for a clone's (`clonedb.dsn`, or the environment while a test has a clone)"
                 )
             if mark is None:
-                ours = place is not None and self._is_entered(place.database)
+                ours = address is not None and self._is_entered(address.database)
                 # what a creator got between tests, it got from the environment
-                mark = Mark(place.database, routed=self._is_meant(place)) if ours and place is not None else Mark()
+                mark = (
+                    CloneMark(address.database, routed=self._is_meant(address))
+                    if ours and address is not None
+                    else CloneMark()
+                )
                 mark.put_on(entry)
         if mark.database is not None:
             self._connections.opened(entry)
@@ -253,8 +258,8 @@ class Router:
 
         mark = mark_of(entry)
         if mark is None:  # opened before anybody listened
-            place = reached(dbapi_connection, self._defaults)
-            mark = Mark(routed=place is not None and self._is_meant(place))
+            address = reached(dbapi_connection, self._defaults)
+            mark = CloneMark(routed=address is not None and self._is_meant(address))
             mark.put_on(entry)
         if mark.routed:
             stale = mark.database is None or mark.database != self._current()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from clonedb.postgres.address import NO_DATABASE, NO_DIRECTORY, NO_HOST, PLACE
+from clonedb.postgres.address import ADDRESS, NO_DATABASE, NO_DIRECTORY, NO_HOST
 from clonedb.postgres.libpq_variables import ASYNCPG, PLACE_VARIABLES, answering
 
 if TYPE_CHECKING:
@@ -113,11 +113,11 @@ def _set(name: str, value: str | None) -> None:
 
 def _like(was: DatabaseURL, url: DatabaseURL) -> DatabaseURL:
     """A URL with another one's driver and query, but for the part of the query that says how to reach its server."""
-    query = tuple(pair for pair in was.query if pair[0] not in PLACE)
-    place = tuple(pair for pair in url.query if pair[0] in PLACE)
+    query = tuple(pair for pair in was.query if pair[0] not in ADDRESS)
+    address = tuple(pair for pair in url.query if pair[0] in ADDRESS)
     if was.driver == "asyncpg":  # SQLAlchemy hands a query on as asyncpg's own keywords, in which sslmode is ssl
-        place = tuple((ASYNCPG[name], value) for name, value in place if name in ASYNCPG)
-    return url.replace(driver=was.driver, query=(*place, *query))
+        address = tuple((ASYNCPG[name], value) for name, value in address if name in ASYNCPG)
+    return url.replace(driver=was.driver, query=(*address, *query))
 
 
 def _nowhere(was: DatabaseURL) -> DatabaseURL:

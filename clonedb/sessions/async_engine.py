@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from clonedb.sessions import idle_connections
 from clonedb.sessions.kept import OWN, shared_listeners
 from clonedb.sessions.loops import running_loop
-from clonedb.sessions.pooled import Connections, Mark
+from clonedb.sessions.pooled import CloneMark, Connections
 from clonedb.sessions.renewal import Renewal
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class LastingAsyncEngine:
         entry.info[OWN] = True
 
     def _open(self, _connection: object, entry: ConnectionPoolEntry) -> None:
-        Mark(self._database).put_on(entry)
+        CloneMark(self._database).put_on(entry)
         self._connections.opened(entry)
 
     def _hand_out(self, _connection: object, entry: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from clonedb.postgres.client_sessions import Session
+    from clonedb.postgres.client_sessions import ClientSession
     from clonedb.sessions.loans import Loan, Loans
 
-__all__ = ["LeakedConnectionWarning", "ReadonlyWarning", "ServerChangedWarning", "held", "leaks"]
+__all__ = ["LeakedConnectionWarning", "ReadonlyWarning", "ServerChangedWarning", "held", "leaked_connection_warnings"]
 
 
 class LeakedConnectionWarning(UserWarning):
@@ -31,13 +31,15 @@ class ServerChangedWarning(UserWarning):
     """
 
 
-def leaks(test: str, own: Loan | None, sessions: Sequence[Session], loans: Loans) -> Iterator[LeakedConnectionWarning]:
+def leaked_connection_warnings(
+    test: str, own: Loan | None, sessions: Sequence[ClientSession], loans: Loans
+) -> Iterator[LeakedConnectionWarning]:
     """The warnings of what was open when a test, whose loan is `own`, had ended.
 
     What has the token of an earlier loan is not this test's, but another one's, which is named.
     """
-    left: list[Session] = []
-    late: dict[Loan, list[Session]] = {}
+    left: list[ClientSession] = []
+    late: dict[Loan, list[ClientSession]] = {}
     for session in sessions:
         loan = loans.find(session.application)
         if loan is not None:
@@ -60,11 +62,11 @@ def leaks(test: str, own: Loan | None, sessions: Sequence[Session], loans: Loans
         )
 
 
-def _count(sessions: Sequence[Session]) -> str:
+def _count(sessions: Sequence[ClientSession]) -> str:
     return "an open connection" if len(sessions) == 1 else f"{len(sessions)} open connections"
 
 
-def _listed(sessions: Sequence[Session]) -> str:
+def _listed(sessions: Sequence[ClientSession]) -> str:
     """What the connections call themselves, and their last statements without a password."""
     from clonedb.url import redact
 

@@ -25,7 +25,7 @@ class LentEngine(OptionEngine):
         """A connection of the pool, by which SQLAlchemy opens every connection of an engine; EndedTestError."""
         __tracebackhide__ = True
         if (loan := _loan_of(self)) is not None:
-            loan.demand()
+            loan.require()
         return super().raw_connection()
 
     def dispose(self, close: bool = True) -> None:  # noqa: FBT001, FBT002 - SQLAlchemy's
@@ -50,14 +50,14 @@ def refuse_late_statements(engine: Engine, loan: Loan | None = None) -> None:
     """
     if loan is not None:
         engine.update_execution_options(**{_LOAN: loan})
-    event.listen(engine, "before_execute", _demand)  # before there is a cursor, which may be refused with less to say
-    event.listen(engine, "before_cursor_execute", _demand)  # of what is executed as text, by exec_driver_sql()
+    event.listen(engine, "before_execute", _require)  # before there is a cursor, which may be refused with less to say
+    event.listen(engine, "before_cursor_execute", _require)  # of what is executed as text, by exec_driver_sql()
 
 
-def _demand(connection: Connection, *_: object) -> None:
+def _require(connection: Connection, *_: object) -> None:
     __tracebackhide__ = True
     if (loan := _loan_of(connection)) is not None:
-        loan.demand()
+        loan.require()
 
 
 def _loan_of(lent: Engine | Connection) -> Loan | None:

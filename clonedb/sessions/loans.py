@@ -69,7 +69,7 @@ class Loan:
                 # all that psycopg sends and reads, by whatever cursor, goes through this method
                 connection.wait = self.refuse  # type: ignore[method-assign]
 
-    def demand(self) -> None:
+    def require(self) -> None:
         """Raises EndedTestError when the test has ended."""
         if self.ended:
             self.refuse()
@@ -124,8 +124,8 @@ class Loans:
         match = _TOKEN.search(text)
         return self._by_token.get(match[0]) if match else None
 
-    def demand(self, *texts: object) -> None:
+    def require(self, *texts: object) -> None:
         """Raises EndedTestError when one of the parameters of a new connection has the token of an ended loan."""
         for text in texts:
             if (loan := self.find(text)) is not None:
-                loan.demand()
+                loan.require()

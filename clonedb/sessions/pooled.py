@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     _InUse: TypeAlias = weakref.ref[PoolProxiedConnection]
 
-__all__ = ["Connections", "Idle", "Mark", "mark_of"]
+__all__ = ["CloneMark", "Connections", "Idle", "mark_of"]
 
 _MARK = "clonedb"  # the key of a connection's `info`, which SQLAlchemy empties when the connection is replaced
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class CloneMark:
     """The clone that a connection leads to, None for any other place, and whether routing has sent it there."""
 
     database: str | None = None
@@ -39,9 +39,9 @@ class Mark:
             entry.info[_MARK] = self
 
 
-def mark_of(entry: OpenEntry) -> Mark | None:
+def mark_of(entry: OpenEntry) -> CloneMark | None:
     """The mark of an entry's connection; None for one that was made unseen."""
-    mark: Mark | None = entry.info.get(_MARK)
+    mark: CloneMark | None = entry.info.get(_MARK)
     return mark
 
 

@@ -34,7 +34,7 @@ class SessionReset:
     """Makes an idle session as new, in one message to the server, which fails if the session is not as new after it.
 
     What stays are the statements that drivers have prepared and go on using, and libraries that functions have loaded.
-    `leftovers` are conditions in SQL, each true for a session that is not as new: `Renewing` finds those that a
+    `leftovers` are conditions in SQL, each true for a session that is not as new: `TemplateReset` finds those that a
     template needs.
 
     Plans of functions and of prepared statements hold what literals meant under the settings of the test. Making them

@@ -115,7 +115,7 @@ class Config(NamedTuple):
         if values["base"]:
             values.setdefault("seed", ())
         place = f"{whole.source('templates')}.templates.{name}"
-        whole._demand_no_circle(name)  # noqa: SLF001
+        whole._require_no_circle(name)  # noqa: SLF001
         return whole.replace(place, **{"template": name, **values})._replace(project_wide=whole)
 
     def of_revision(self, revision: str, source: str) -> Config:
@@ -148,7 +148,7 @@ class Config(NamedTuple):
         base: str | None = self.templates[name].get("base", inherited)
         return base or None
 
-    def _demand_no_circle(self, name: str) -> None:
+    def _require_no_circle(self, name: str) -> None:
         bases = {"default": self.base, **{key: self._base_of(key) for key in self.templates}}
         seen = [name]
         while (base := bases.get(seen[-1])) is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 from clonedb.errors import ServerError
 from clonedb.postgres import message, sql
 from clonedb.postgres.server import Server
-from clonedb.templates.metadata import Template
+from clonedb.templates.metadata import TemplateRecord
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -23,7 +23,7 @@ class Guess:
     waited for. Leaving the context ends it.
     """
 
-    def __init__(self, server: Server, name: str, template: Template, strategy: str | None) -> None:
+    def __init__(self, server: Server, name: str, template: TemplateRecord, strategy: str | None) -> None:
         self._template = template.name
         self._given_up = False
         self._made: bool | None = None

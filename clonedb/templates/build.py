@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from clonedb.aside import Aside
 from clonedb.embedded.places import state_dir
 from clonedb.errors import BuildError, MigrationError, ServerError
-from clonedb.migrate.alembic import AlembicMigrator, Migrated, Migrator, Session
+from clonedb.migrate.alembic import AlembicMigrator, Migrated, MigrationProcess, Migrator
 from clonedb.migrate.blockers import Blockers
 from clonedb.names import unfinished_name
 from clonedb.originals import monotonic, now
@@ -25,7 +25,7 @@ from clonedb.quantities import counted
 from clonedb.templates import layers
 from clonedb.templates.ahead import Guess
 from clonedb.templates.catalog import note, note_use
-from clonedb.templates.metadata import Metadata, Template
+from clonedb.templates.metadata import Metadata, TemplateRecord
 from clonedb.templates.order import Order
 from clonedb.templates.prepare import next_transaction, prepare, prepare_changed
 from clonedb.templates.properties import give
@@ -42,7 +42,7 @@ __all__ = ["build"]
 class _UnfitError(Exception):
     """A layer cannot be built upon after all, and why; it is given where migrating found that out."""
 
-    def __init__(self, reason: str, layer: Template | None = None) -> None:
+    def __init__(self, reason: str, layer: TemplateRecord | None = None) -> None:
         super().__init__(reason)
         self.layer = layer
 
@@ -52,7 +52,7 @@ class _Filled:
     """A migrated database: what was done, what it was begun with, and how what changed since then is prepared."""
 
     migrated: Migrated
-    upon: Template | None
+    upon: TemplateRecord | None
     history: layers.History | None
     prepare: Callable[[Callable[[], Connection[Any]]], None]
 
@@ -107,7 +107,7 @@ class _Build:
     def _looked_at(self, filled: _Filled) -> list[str]:
         """What there is to warn of, when the files are still the same."""
         heard, order = Warnings(), self.order
-        for message in order.edits.demand_none_since(filled.migrated.scripts):
+        for message in order.edits.require_none_since(filled.migrated.scripts):
             heard.warn(message)
         complete = filled.upon is None or order.config.base is not None
         remark(order.project, order.wanted, filled.migrated, heard, complete=complete)
@@ -117,7 +117,7 @@ class _Build:
         order, migrator = self.order, self.migrator
         if order.base is not None or not isinstance(migrator, AlembicMigrator):
             self._say_that_it_begins()
-            self.order.edits.demand_none()
+            self.order.edits.require_none()
             return self._filled(private, order.base, lambda: self._migrate(private), history=None)
         with migrator.session(self.server.url(private), waiting=Blockers(self.server, private, alone=True)) as session:
             session.start()
@@ -125,7 +125,7 @@ class _Build:
                 with contextlib.ExitStack() as stack:
                     guess = self._guessed(private, stack) if order.layers else None
                     session.remedy = remedy(self.server)
-                    order.edits.demand_none()
+                    order.edits.require_none()
                     wanted = self._history(private, session, guess)
                     if wanted is not None and (found := self._layered(private, session, wanted, guess)):
                         return found
@@ -137,7 +137,12 @@ class _Build:
             return self._from_nothing(private, session, wanted)
 
     def _from_nothing(
-        self, private: str, session: Session, wanted: layers.History | None, *, instead_of: Template | None = None
+        self,
+        private: str,
+        session: MigrationProcess,
+        wanted: layers.History | None,
+        *,
+        instead_of: TemplateRecord | None = None,
     ) -> _Filled:
         """Migrate an empty database; what comes of it says whether a layer that failed was to blame.
 
@@ -163,7 +168,7 @@ class _Build:
         create_roles(server, self.order.config)
         return stack.enter_context(Guess(server, private, template, strategy(server)))
 
-    def _history(self, private: str, session: Session, guess: Guess | None) -> layers.History | None:
+    def _history(self, private: str, session: MigrationProcess, guess: Guess | None) -> layers.History | None:
         """The revisions on the way to the target; None when Alembic cannot say, which migrating will show again."""
         order = self.order
 
@@ -175,7 +180,7 @@ class _Build:
             return layers.history(surroundings(order.wanted, order.sources), plan, digests.result())
         return None
 
-    def _plan(self, private: str, session: Session, guess: Guess | None) -> Sequence[tuple[str, Path]]:
+    def _plan(self, private: str, session: MigrationProcess, guess: Guess | None) -> Sequence[tuple[str, Path]]:
         """The revisions in Alembic's order; if they cannot be loaded yet, env.py runs first, on an empty database."""
         try:
             return session.plan(self.order.config.target)
@@ -187,7 +192,9 @@ class _Build:
             finally:
                 self.server.run(lambda connection: drop(connection, private))
 
-    def _layered(self, private: str, session: Session, wanted: layers.History, guess: Guess | None) -> _Filled | None:
+    def _layered(
+        self, private: str, session: MigrationProcess, wanted: layers.History, guess: Guess | None
+    ) -> _Filled | None:
         """Fill the database upon the deepest layer; None when there is none. Raises _UnfitError."""
         if not self.order.layers:
             return None
@@ -225,7 +232,7 @@ class _Build:
     def _filled(
         self,
         private: str,
-        below: Template | None,
+        below: TemplateRecord | None,
         migrate: Callable[[], Migrated],
         *,
         history: layers.History | None,
@@ -249,7 +256,7 @@ class _Build:
 
         return _Filled(migrated, below, history, prepared)
 
-    def _create(self, private: str, below: Template | None) -> None:
+    def _create(self, private: str, below: TemplateRecord | None) -> None:
         import psycopg
 
         try:
@@ -264,7 +271,7 @@ class _Build:
         with self.migrator.session(url, remedy=hint, waiting=Blockers(self.server, private, alone=True)) as session:
             return self._run(session)
 
-    def _run(self, session: Session) -> Migrated:
+    def _run(self, session: MigrationProcess) -> Migrated:
         return session.migrate(self.order.config.target, self.order.config.seed, progress=self.progress)
 
     def _metadata(self, private: str, filled: _Filled, start: float) -> Metadata:

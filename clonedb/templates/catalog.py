@@ -10,29 +10,29 @@ from clonedb.errors import PermissionDeniedError
 from clonedb.originals import now
 from clonedb.postgres import sql
 from clonedb.postgres.server import Server
-from clonedb.templates.metadata import Metadata, Template
+from clonedb.templates.metadata import Metadata, TemplateRecord
 
 __all__ = ["find", "note", "note_use", "templates"]
 
 
-def find(server: Server, name: str) -> Template | None:
+def find(server: Server, name: str) -> TemplateRecord | None:
     """The sealed template of this name, or None."""
     database = server.run(lambda connection: sql.find_database(connection, name))
     if database is None or not database.is_template:
         return None
     metadata = Metadata.from_json(database.comment)
-    return Template(name, metadata) if metadata else None
+    return TemplateRecord(name, metadata) if metadata else None
 
 
-def templates(server: Server) -> list[Template]:
+def templates(server: Server) -> list[TemplateRecord]:
     """All sealed templates under the configured prefix, the newest first."""
     found = server.run(lambda connection: sql.databases(connection, server.config.prefix))
     known = [(d.name, Metadata.from_json(d.comment)) for d in found if d.is_template]
-    listed = [Template(name, metadata) for name, metadata in known if metadata is not None]
+    listed = [TemplateRecord(name, metadata) for name, metadata in known if metadata is not None]
     return sorted(listed, key=lambda template: template.metadata.made, reverse=True)
 
 
-def note(server: Server, template: Template, **changes: Any) -> None:
+def note(server: Server, template: TemplateRecord, **changes: Any) -> None:
     """Change what a template's comment says of it, if this account may: another worker notes it, or the owner will."""
     import psycopg
 
@@ -41,7 +41,7 @@ def note(server: Server, template: Template, **changes: Any) -> None:
         server.run(lambda connection: sql.comment(connection, template.name, text))
 
 
-def note_use(server: Server, template: Template) -> None:
+def note_use(server: Server, template: TemplateRecord) -> None:
     """Note once an hour that a template was used: the least recently used are collected."""
     if now() - template.metadata.used > 3600:
         note(server, template, used=now())

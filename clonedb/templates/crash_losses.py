@@ -8,13 +8,13 @@ from clonedb.names import unfinished_name
 from clonedb.postgres import sql
 from clonedb.postgres.server import Server
 from clonedb.postgres.unlogged import emptied
-from clonedb.templates.metadata import Template
+from clonedb.templates.metadata import TemplateRecord
 from clonedb.templates.seal import create
 
 __all__ = ["what_is_lost"]
 
 
-def what_is_lost(server: Server, template: Template) -> str | None:
+def what_is_lost(server: Server, template: TemplateRecord) -> str | None:
     """What a crash took from a template, for a person; None if it has all that it had.
 
     Nobody may connect to a template, so that a copy is looked at; one without unlogged tables is not.

@@ -32,11 +32,11 @@ class Edits:
         self._lenient = lenient
         self._stamps: Mapping[str, tuple[int, ...]] = {}
 
-    def demand_none(self) -> None:
+    def require_none(self) -> None:
         """Raises StaleError when the files are no longer those of the fingerprint; the build begins now."""
         self._stamps = self._look()
 
-    def demand_none_since(self, scripts: Sequence[Path]) -> list[str]:
+    def require_none_since(self, scripts: Sequence[Path]) -> list[str]:
         """Raises StaleError when a file was written since the build began; what there is to warn of.
 
         A file that was changed and changed back has its digest again, and what was migrated may be another's. So may a

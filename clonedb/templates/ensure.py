@@ -16,12 +16,12 @@ from clonedb.quantities import counted
 from clonedb.settings.config import Config
 from clonedb.templates.catalog import find, note_use, templates
 from clonedb.templates.crash_losses import what_is_lost
-from clonedb.templates.metadata import Template
+from clonedb.templates.metadata import TemplateRecord
 
 if TYPE_CHECKING:
     from clonedb.migrate.alembic import Migrator
 
-__all__ = ["Template", "ensure", "find", "fingerprint_on", "sources_of", "templates"]
+__all__ = ["TemplateRecord", "ensure", "find", "fingerprint_on", "sources_of", "templates"]
 
 _ATTEMPTS = 3  # builds that edits may spoil before somebody is told to stop editing
 
@@ -48,10 +48,10 @@ def ensure(
     run: str,
     progress: Progress,
     rebuild: bool = False,
-    base: Template | None = None,
+    base: TemplateRecord | None = None,
     config: Config | None = None,
     migrator: Migrator | None = None,
-) -> Template:
+) -> TemplateRecord:
     """The project's template, built if it is not there; of any number of processes that ask, exactly one builds it.
 
     `run` names the test run: a rebuild happens once for it, and a build that failed in it is not tried again by its
@@ -94,10 +94,10 @@ def _ensure(
     run: str,
     progress: Progress,
     rebuild: bool,
-    base: Template | None,
+    base: TemplateRecord | None,
     migrator: Migrator | None,
     lenient: bool,
-) -> Template:
+) -> TemplateRecord:
     """One attempt; raises StaleError when the sources were edited meanwhile."""
 
     def wanted_of(sources: Sources) -> Fingerprint:
@@ -113,7 +113,7 @@ def _ensure(
 
     lost: str | None = None
 
-    def ready() -> Template | None:
+    def ready() -> TemplateRecord | None:
         nonlocal lost
         found = find(server, name)
         if found is None or (rebuild and found.metadata.run != run):
@@ -132,11 +132,11 @@ def _ensure(
     from clonedb.templates.order import Order
     from clonedb.templates.queue import BuildQueue
 
-    server.demand_createdb()
+    server.require_createdb()
     queue = BuildQueue(config, name, run)
     with queue.turn(progress), server_lock(server, name, progress):
         if template := ready():
-            return _in_use(server, Template(name, template.metadata, waited=monotonic() - start))
+            return _in_use(server, TemplateRecord(name, template.metadata, waited=monotonic() - start))
         queue.raise_if_failed()
         if lost:
             progress.say(f"template {name!r} has lost {lost} in a crash of the server; building it anew")
@@ -154,12 +154,12 @@ def _ensure(
             )
             metadata = build(server, order, progress=progress, migrator=migrator)
     progress.say(f"template {name!r} is ready: {counted(metadata.revisions, 'revision')} in {metadata.seconds:.1f} s")
-    return _in_use(server, Template(name, metadata, built=True, waited=monotonic() - start))
+    return _in_use(server, TemplateRecord(name, metadata, built=True, waited=monotonic() - start))
 
 
 def _schema(
     server: Server, project: Project, config: Config, run: str, progress: Progress, *, rebuild: bool
-) -> Template | None:
+) -> TemplateRecord | None:
     """The template without seeds that one with seeds is built upon, so that a changed seed costs only the seeds."""
     schema = config.of_schema()
     if schema is None:
@@ -179,7 +179,7 @@ def _frozen(config: Config, server: Server, name: str, lost: str | None) -> str:
     )
 
 
-def _in_use(server: Server, template: Template) -> Template:
+def _in_use(server: Server, template: TemplateRecord) -> TemplateRecord:
     """Share the template's lock, and note that it was used."""
     server.use(template.name)
     note_use(server, template)

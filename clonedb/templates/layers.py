@@ -20,7 +20,7 @@ from clonedb.project.fingerprint import OF_REVISIONS, Fingerprint, differences
 from clonedb.project.real_paths import RealPaths
 from clonedb.templates.catalog import templates
 from clonedb.templates.crash_losses import what_is_lost
-from clonedb.templates.metadata import Template
+from clonedb.templates.metadata import TemplateRecord
 
 __all__ = ["History", "deepest", "history", "likeliest", "unfit", "why_none"]
 
@@ -68,7 +68,7 @@ def unfit(history: History | None, migrated: Migrated, settings: Sequence[Sequen
     return ""
 
 
-def deepest(server: Server, wanted: History) -> Iterator[Template]:
+def deepest(server: Server, wanted: History) -> Iterator[TemplateRecord]:
     """The sealed templates that are a beginning of a history, the deepest first."""
     for template in _by_depth(server):
         metadata = template.metadata
@@ -77,7 +77,7 @@ def deepest(server: Server, wanted: History) -> Iterator[Template]:
             yield template
 
 
-def likeliest(server: Server, wanted: Fingerprint) -> Template | None:
+def likeliest(server: Server, wanted: Fingerprint) -> TemplateRecord | None:
     """The template that will most likely be the deepest, guessed from the inputs alone, before Alembic has said.
 
     Copying it while Alembic is imported saves what the copy takes.
@@ -112,12 +112,12 @@ def why_none(server: Server, project: str, lane: str, wanted: Fingerprint) -> st
     return ", ".join(named[:3]) + (f" and {len(named) - 3} more" if len(named) > 3 else "") + f" since {newest.name!r}"
 
 
-def _is_of_revisions(template: Template) -> bool:
+def _is_of_revisions(template: TemplateRecord) -> bool:
     """Whether revisions alone made it: seeds and bases are layers of their own."""
     return all(kind not in ("base", "seed") for kind, *_ in template.metadata.inputs)
 
 
-def _by_depth(server: Server) -> list[Template]:
+def _by_depth(server: Server) -> list[TemplateRecord]:
     """Templates that something may be built upon; of several as deep the newest."""
     found = [template for template in templates(server) if template.metadata.layer and template.metadata.depth > 0]
     return sorted(found, key=lambda template: template.metadata.depth, reverse=True)

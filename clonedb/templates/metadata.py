@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["Kept", "Metadata", "Template"]
+__all__ = ["Kept", "Metadata", "TemplateRecord"]
 
 
 def _is_rows(value: object, kinds: tuple[type, ...]) -> bool:
@@ -87,7 +87,7 @@ class Metadata:
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
+class TemplateRecord:
     """A sealed template on a server; `built` says whether this call built it, `waited` how long that or a wait took."""
 
     name: str

@@ -8,7 +8,7 @@ from clonedb.project.find import Project
 from clonedb.project.fingerprint import Fingerprint, Sources
 from clonedb.settings.config import Config
 from clonedb.templates.edits import Edits
-from clonedb.templates.metadata import Template
+from clonedb.templates.metadata import TemplateRecord
 
 __all__ = ["Order"]
 
@@ -26,6 +26,6 @@ class Order:
     wanted: Fingerprint
     name: str
     run: str
-    base: Template | None
+    base: TemplateRecord | None
     layers: bool
     edits: Edits

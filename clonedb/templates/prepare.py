@@ -94,7 +94,7 @@ def prepare(connection: Connection[Any]) -> None:
         _vacuum(connection, "analyze {}", everything)
         _vacuum(connection, "vacuum (full, freeze) {}", everything)
     except _psycopg_error() as error:
-        _demand_function(error)
+        _require_function(error)
         _vacuum(connection, "vacuum (full, freeze, analyze) {}", catalogs)
         _one_by_one(connection, connection.execute(_RELATIONS).fetchall())
     _vacuum(connection, "vacuum (freeze) {}", catalogs)
@@ -126,7 +126,7 @@ def prepare_changed(connection: Connection[Any], since: str) -> None:
             _vacuum(connection, "analyze {}", tables)
             _vacuum(connection, "vacuum (full, freeze) {}", tables)
         except _psycopg_error() as error:
-            _demand_function(error)
+            _require_function(error)
             _one_by_one(connection, tables)
         catalogs = sorted({*catalogs, *(("pg_catalog", name) for name in _REWRITTEN)})
     if catalogs:
@@ -157,7 +157,7 @@ def _psycopg_error() -> type[psycopg.Error]:
     return psycopg.Error
 
 
-def _demand_function(error: psycopg.Error) -> None:
+def _require_function(error: psycopg.Error) -> None:
     """Raise an error that cannot be a function's that an index calls.
 
     Such a function may find what it calls through search_path only. ANALYZE and VACUUM FULL compute the index anew, and
@@ -178,7 +178,7 @@ def _one_by_one(connection: Connection[Any], tables: Sequence[tuple[str, str]]) 
         try:
             _vacuum(connection, "vacuum (full, freeze, analyze) {}", [table])
         except _psycopg_error() as error:
-            _demand_function(error)
+            _require_function(error)
             columns = connection.execute(_COLUMNS, list(table)).fetchall()
             _vacuum(connection, "vacuum (freeze) {}", [table])
             if columns:

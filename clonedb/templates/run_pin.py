@@ -9,12 +9,12 @@ from clonedb.originals import now
 from clonedb.settings.config import Config
 from clonedb.settings.keys import KEYS
 
-__all__ = ["Pin"]
+__all__ = ["RunPin"]
 
 _DAY = 86400.0  # seconds after which a run is over, whatever it was
 
 
-class Pin:
+class RunPin:
     """The name of a run's template, left for the run's other workers in a small file.
 
     A migration edited while a run is going must not give the workers that come to it later another schema than those

@@ -15,7 +15,7 @@ from clonedb.postgres import properties, sql
 from clonedb.postgres.room import EMPTY, room_for
 from clonedb.postgres.server import Server
 from clonedb.postgres.unlogged import filled
-from clonedb.templates.metadata import Metadata, Template
+from clonedb.templates.metadata import Metadata, TemplateRecord
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -27,7 +27,9 @@ __all__ = ["Described", "create", "create_empty", "create_roles", "describe", "d
 Described = dict[str, Any]  # the fields of Metadata that the server knows
 
 
-def create(server: Server, config: Config, private: str, *, below: Template | None = None, size: int = EMPTY) -> None:
+def create(
+    server: Server, config: Config, private: str, *, below: TemplateRecord | None = None, size: int = EMPTY
+) -> None:
     """Create a database under a private name, empty or as a copy, and the roles that the configuration names.
 
     `size` is how many bytes it will have at least, if it is no copy. Raises BuildError when the server cannot,

@@ -14,7 +14,7 @@ from clonedb.clones.pool import Pool
 from clonedb.postgres.cap import Cap
 from tests.projects import Project
 
-Open = Callable[..., clonedb.OpenTemplate]
+Open = Callable[..., clonedb.Template]
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def opened(items: Project, variables: None) -> Iterator[Open]:
     del variables
     templates = []
 
-    def open_one(directory: Path | None = None, **settings: object) -> clonedb.OpenTemplate:
+    def open_one(directory: Path | None = None, **settings: object) -> clonedb.Template:
         templates.append(clonedb.template(directory or items.directory, **settings))
         return templates[-1]
 
@@ -33,20 +33,20 @@ def opened(items: Project, variables: None) -> Iterator[Open]:
 
 
 @pytest.fixture
-def template(opened: Open) -> clonedb.OpenTemplate:
+def template(opened: Open) -> clonedb.Template:
     """The template."""
     return opened()
 
 
 @pytest.fixture
-def pool(template: clonedb.OpenTemplate) -> Iterator[Pool]:
+def pool(template: clonedb.Template) -> Iterator[Pool]:
     """A pool of its clones."""
     pool = pool_of(template)
     yield pool
     pool.close()
 
 
-def pool_of(template: clonedb.OpenTemplate, **more: Callable[[], int | None]) -> Pool:
+def pool_of(template: clonedb.Template, **more: Callable[[], int | None]) -> Pool:
     """A pool of a template's clones."""
     return Pool(template.server, template.record, Cap(template.server), **more)
 

@@ -124,7 +124,7 @@ def test_a_template_that_somebody_dropped(items: Project, admin_dsn: str) -> Non
             clone.keep(Kept(project="project", run="1", when=0.0, test=None))
 
 
-def collected(template: clonedb.OpenTemplate, names: set[str]) -> bool:
+def collected(template: clonedb.Template, names: set[str]) -> bool:
     """Whether collections drop databases within seconds: the server has to notice that their owners are gone."""
     deadline = time.monotonic() + 10
     while names & {item.name for item in inventory(template.server)}:

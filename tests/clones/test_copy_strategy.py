@@ -15,7 +15,7 @@ from clonedb.clones.copy_strategy import choose, note
 from clonedb.embedded import leases
 from clonedb.postgres.server import Server, open_server
 from clonedb.settings.config import Config
-from clonedb.templates.metadata import Metadata, Template
+from clonedb.templates.metadata import Metadata, TemplateRecord
 from tests.mounts import sharing_blocks
 from tests.projects import Project, one
 from tests.rewind.ordinary import ordinary_server
@@ -38,10 +38,10 @@ def unknown(config: Config, url: str, tmp_path: Path) -> Iterator[Server]:
     server.close()
 
 
-def template(size: int) -> Template:
+def template(size: int) -> TemplateRecord:
     """A template of so many bytes, as far as its comment says."""
     values = {field.name: () for field in dataclasses.fields(Metadata)}
-    return Template("of_the_test", Metadata(**{**values, "size": size}), built=False)  # type: ignore[arg-type]
+    return TemplateRecord("of_the_test", Metadata(**{**values, "size": size}), built=False)  # type: ignore[arg-type]
 
 
 def test_nothing_is_flushed(server: Server, tmp_path: Path) -> None:

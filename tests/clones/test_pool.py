@@ -39,7 +39,7 @@ def test_one_taker_pays_for_one(pool: Pool, admin_dsn: str, prefix: str) -> None
 
 
 def test_takers_who_do_not_come_again(pool: Pool) -> None:
-    """Strategies that need one clone for a whole run take as many as they are without starting a thread."""
+    """Modes that need one clone for a whole run take as many as they are without starting a thread."""
     for taken in [pool.take() for _ in range(3)]:
         pool.drop(taken)
     assert workers() == []
@@ -73,7 +73,7 @@ def test_it_makes_no_more_than_it_pays(pool: Pool, admin_dsn: str, prefix: str) 
     assert len(clones(admin_dsn, prefix)) == len(used) + 2
 
 
-def test_it_makes_no_more_than_will_be_needed(template: clonedb.OpenTemplate, admin_dsn: str, prefix: str) -> None:
+def test_it_makes_no_more_than_will_be_needed(template: clonedb.Template, admin_dsn: str, prefix: str) -> None:
     """Where it is known how many tests there are, nothing is made ahead for those that never come."""
     pool = pool_of(template, total=lambda: 4)
     used = [pool.take(ahead=3) for _ in range(3)]

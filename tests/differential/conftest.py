@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clonedb.api import OpenTemplate
+from clonedb.api import Template
 from clonedb.embedded.binaries import Binaries
 from tests.differential import template
 from tests.differential.laboratory import Laboratory
@@ -26,7 +26,7 @@ def pg_dump(installation: Binaries) -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def opened(installation: Binaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenTemplate]:
+def opened(installation: Binaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Template]:
     """The template, on a server whose data nobody will miss."""
     with (
         template.server(installation) as url,
@@ -36,7 +36,7 @@ def opened(installation: Binaries, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def laboratory(opened: OpenTemplate, pg_dump: Path | None) -> Iterator[Laboratory]:
+def laboratory(opened: Template, pg_dump: Path | None) -> Iterator[Laboratory]:
     """Runs programs, one after the other on a clone, and compares after each."""
     with Laboratory(opened, pg_dump=pg_dump) as ready:
         yield ready

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from clonedb.api import OpenTemplate
+from clonedb.api import Template
 from clonedb.clones.clone import Clone
 from clonedb.postgres.server import Server
 from clonedb.rewind.rewinder import Pristine, Rewinder, why_not
@@ -92,7 +92,7 @@ class Laboratory:
     each `every`-th one, and by `finish`. As a context manager it drops what it made.
     """
 
-    def __init__(self, template: OpenTemplate, *, pg_dump: Path | None, every: int = 10) -> None:
+    def __init__(self, template: Template, *, pg_dump: Path | None, every: int = 10) -> None:
         self.tally = Tally()
         self._template = template
         self._pg_dump = pg_dump

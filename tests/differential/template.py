@@ -12,7 +12,7 @@ from types import MappingProxyType
 import psycopg
 
 from benchmarks.apparatus.clusters import TUNED, cluster
-from clonedb.api import OpenTemplate, open_template
+from clonedb.api import Template, open_template
 from clonedb.embedded import binaries
 from clonedb.embedded.binaries import Binaries
 from clonedb.settings.config import Config
@@ -89,7 +89,7 @@ def server(found: Binaries, kind: str = "tuned", *, checksums: bool = False) -> 
 
 
 @contextlib.contextmanager
-def opened(url: str, directory: Path, parts: Collection[str] = ()) -> Iterator[OpenTemplate]:
+def opened(url: str, directory: Path, parts: Collection[str] = ()) -> Iterator[Template]:
     """The template with some parts on a server; the first process builds it, from a project in this directory."""
     if not (directory / "alembic.ini").exists():
         Project(directory, {}).revision("one", "pass")

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from clonedb.api import OpenTemplate
+from clonedb.api import Template
 from clonedb.embedded.binaries import Binaries
 from tests.differential import template
 from tests.differential.grammar import Program, Step, draw_step, filled
@@ -22,7 +22,7 @@ _AT_ONCE = 3
 @pytest.fixture(params=["tuned", "as initdb makes it, with checksums"])
 def either(
     request: pytest.FixtureRequest, installation: Binaries, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OpenTemplate]:
+) -> Iterator[Template]:
     """The template on a tuned server, and on one with PostgreSQL's own settings, where reads write hint bits."""
     tuned = request.param == "tuned"
     with (
@@ -32,7 +32,7 @@ def either(
         yield found
 
 
-def test_programs_that_read_are_not_undone(either: OpenTemplate) -> None:
+def test_programs_that_read_are_not_undone(either: Template) -> None:
     """Neither each statement alone, nor programs of several with sessions that stay open."""
     random = Random("reads")
     with Laboratory(either, pg_dump=None) as laboratory:
@@ -63,7 +63,7 @@ def test_an_ordinary_suite_keeps_its_clone(laboratory: Laboratory) -> None:
     assert laboratory.tally.refused.total() == 0, laboratory.tally.examples
 
 
-def test_other_databases_change_nothing(opened: OpenTemplate, laboratory: Laboratory, pg_dump: Path | None) -> None:
+def test_other_databases_change_nothing(opened: Template, laboratory: Laboratory, pg_dump: Path | None) -> None:
     """What another worker does to its clone, drops, and makes is not undone here."""
     reading = Program((Step(0, "select * from account", None, "read"),), ("commit", "close", "keep"))
     laboratory.run(reading)

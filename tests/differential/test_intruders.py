@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from clonedb.api import OpenTemplate
+from clonedb.api import Template
 from clonedb.embedded.binaries import Binaries
 from tests.differential import template
 from tests.differential.chaos import late_stranger, strangers
@@ -28,7 +28,7 @@ _WRITING = Program((Step(0, "update account set name = 'other' where id < 9", No
 
 
 @pytest.fixture(scope="module")
-def slow(installation: Binaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenTemplate]:
+def slow(installation: Binaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Template]:
     """The template on a server whose every flush of WAL takes a while, in which others may come."""
     with (
         template.server(installation, "slow") as url,
@@ -46,7 +46,7 @@ def test_an_intruder_leaves_nothing_behind(laboratory: Laboratory) -> None:
         laboratory.run(NOTHING)
 
 
-def test_a_late_stranger_leaves_nothing_behind(slow: OpenTemplate) -> None:
+def test_a_late_stranger_leaves_nothing_behind(slow: Template) -> None:
     """It connects once, somewhere around the end of a program that only reads."""
     random = Random("late")
     with Laboratory(slow, pg_dump=None, every=1000) as laboratory:

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from clonedb.api import OpenTemplate
+from clonedb.api import Template
 from clonedb.embedded.binaries import Binaries
 from tests.differential import indexes, template
 from tests.differential.grammar import MIXES, Program, Step, draw_program
@@ -61,7 +61,7 @@ def parts(installation: Binaries) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def world(
     installation: Binaries, parts: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OpenTemplate]:
+) -> Iterator[Template]:
     """The template with all of them."""
     with (
         template.server(installation, "stock") as url,
@@ -71,7 +71,7 @@ def world(
 
 
 @pytest.fixture(scope="module")
-def busy(world: OpenTemplate) -> Iterator[Laboratory]:
+def busy(world: Template) -> Iterator[Laboratory]:
     """A laboratory on that server; catalogs and indexes are compared when a life has ended, and now and then."""
     with Laboratory(world, pg_dump=None, every=5) as ready:
         yield ready
@@ -99,7 +99,7 @@ def test_random_programs_leave_nothing_behind(
     busy.finish()
 
 
-def test_each_index_is_asked(world: OpenTemplate) -> None:
+def test_each_index_is_asked(world: Template) -> None:
     """Every kind of index answers the query that was made for it, so that a wrong answer would be seen."""
     with world.clone() as clone, contextlib.closing(indexes.connect(clone.dsn)) as connection:
         asked = indexes.queries(connection)

@@ -22,7 +22,7 @@ import pytest
 from clonedb.embedded import leases
 from clonedb.embedded.binaries import Binaries, choose
 from clonedb.embedded.leases import Lease
-from clonedb.embedded.places import Place, Running
+from clonedb.embedded.places import Running, ServerDirectory
 from clonedb.settings.config import Config
 
 ROOT = os.geteuid() == 0
@@ -63,8 +63,8 @@ class Sandbox:
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
-    def place(self) -> Place:
-        return Place.of(self.config, self.binaries)
+    def place(self) -> ServerDirectory:
+        return ServerDirectory.of(self.config, self.binaries)
 
     def lease(self, *, progress: Callable[[str], None] | None = None) -> Lease:
         return leases.lease(self.config, self.binaries, progress=progress)
@@ -100,7 +100,7 @@ class Sandbox:
         for process in self.processes:
             process.kill()
             process.communicate()
-        for place in Place.all(self.config):
+        for place in ServerDirectory.all(self.config):
             if keeper := place.keeper():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(keeper["pid"], signal.SIGCONT)  # a test may have stopped it

@@ -10,7 +10,7 @@ import pytest
 
 from clonedb.embedded import binaries
 from clonedb.embedded.memory import about, memory_at, memory_base, settings_in_memory
-from clonedb.embedded.places import Place
+from clonedb.embedded.places import ServerDirectory
 from clonedb.embedded.servers import reset
 from clonedb.settings.config import Config
 from tests.embedded.sandbox import Sandbox
@@ -62,7 +62,7 @@ def test_a_server_in_memory_is_listed_and_deleted(in_memory: Config) -> None:
     with leases.lease(in_memory, binaries.choose(in_memory, ())) as lease:
         assert lease.data_dir.is_relative_to(SHM)
         assert [one.state for one in servers(in_memory) if one.directory.is_relative_to(SHM)] == ["running"]
-    place = Place.of(in_memory, lease.binaries)
+    place = ServerDirectory.of(in_memory, lease.binaries)
     reset(in_memory)
     assert not place.directory.exists()
 

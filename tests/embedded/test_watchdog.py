@@ -13,7 +13,7 @@ import pytest
 
 from clonedb.clones.clone import create_empty
 from clonedb.embedded.leases import _failure_since, _stamp
-from clonedb.embedded.places import Place, state_files
+from clonedb.embedded.places import ServerDirectory, state_files
 from clonedb.errors import ServerError
 from clonedb.postgres import local_leases, message, sql
 from clonedb.postgres.local_leases import LocalLeases
@@ -23,7 +23,7 @@ from tests.embedded.sandbox import Sandbox
 
 def test_an_old_failure_is_old_whatever_the_clock_says(tmp_path: Path) -> None:
     """A failure from the future, as a clock that was set back sees it, is no news; one after it is."""
-    place = Place(tmp_path / "servers" / "one")
+    place = ServerDirectory(tmp_path / "servers" / "one")
     place.prepare()
     assert _failure_since(place, _stamp(place)) is None
     place.files.write("failed", "no memory")

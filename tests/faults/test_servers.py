@@ -42,7 +42,7 @@ def tested(alone: Project) -> Project:
 
 
 @pytest.fixture
-def template(items: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[clonedb.OpenTemplate]:
+def template(items: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[clonedb.Template]:
     """The project's template, opened in this process."""
     for name, value in items.environment.items():
         if name.startswith("CLONEDB_"):
@@ -108,7 +108,7 @@ def test_the_state_directory_removed_in_a_run(tested: Project, sandbox: Sandbox,
     demand_nothing_left(tested, sandbox_dsn(sandbox))
 
 
-def test_the_maintenance_session_ended_in_a_run(template: clonedb.OpenTemplate, admin_dsn: str) -> None:
+def test_the_maintenance_session_ended_in_a_run(template: clonedb.Template, admin_dsn: str) -> None:
     """pg_terminate_backend: the next clone is made on a new session, which holds the owner's lock at once again."""
     server = template.server
     with psycopg.connect(admin_dsn, autocommit=True) as admin:
@@ -197,9 +197,7 @@ def test_the_template_dropped_by_hand_in_a_run(items: Project, admin_dsn: str) -
     demand_nothing_left(items, admin_dsn)
 
 
-def test_a_session_on_the_template(
-    template: clonedb.OpenTemplate, admin_dsn: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_session_on_the_template(template: clonedb.Template, admin_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """While somebody is connected to it nothing can be cloned; the error says who, and cloning works when he is gone."""
     monkeypatch.setattr(clone, "_PATIENCE", 1.0)  # 10 s, and PostgreSQL itself waits 5 s each time
     with psycopg.connect(admin_dsn, autocommit=True) as admin:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import pytest
 
 import clonedb
-from clonedb.api import OpenTemplate, open_template
+from clonedb.api import Template, open_template
 from clonedb.errors import BuildError, ServerError
-from clonedb.isolation.modes import make_strategy
+from clonedb.isolation.modes import make_isolation
 from clonedb.postgres.sql import databases
 from clonedb.progress import Warnings
 from clonedb.settings.config import Config
@@ -36,7 +36,7 @@ class Said(Warnings):
         self.messages.append(message)
 
 
-Open = Callable[..., tuple[OpenTemplate, list[str]]]
+Open = Callable[..., tuple[Template, list[str]]]
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def cache(alone: Project) -> Project:
 def opened(cache: Project, sandbox: Sandbox) -> Open:
     """A function that opens the project's template, and gives what was said."""
 
-    def make(**settings: object) -> tuple[OpenTemplate, list[str]]:
+    def make(**settings: object) -> tuple[Template, list[str]]:
         said = Said()
         base = sandbox.config
         names = ("state_dir", "postgres_bin", "idle_timeout", "standby")
@@ -61,7 +61,7 @@ def opened(cache: Project, sandbox: Sandbox) -> Open:
     return make
 
 
-def crash(template: clonedb.OpenTemplate) -> None:
+def crash(template: clonedb.Template) -> None:
     """Kill a session, after which the server ends all others and recovers.
 
     A clone was made before, which flushed the WAL: with synchronous_commit off the template's name might be lost, too.
@@ -72,7 +72,7 @@ def crash(template: clonedb.OpenTemplate) -> None:
         eventually(lambda: template.server.crashes > before)
 
 
-def rows(template: clonedb.OpenTemplate) -> tuple[object, ...]:
+def rows(template: clonedb.Template) -> tuple[object, ...]:
     """Count the rows of a new clone's unlogged table."""
     with template.clone() as clone:
         return one(clone, "select count(*) from cache")
@@ -115,16 +115,16 @@ def test_no_clone_that_lost_rows_is_handed_on(opened: Open) -> None:
     template, _ = opened()
     lost = r"has lost the rows of its unlogged relation 'public.cache', as .* again"
     with template, contextlib.closing(pool_of(template)) as pool:
-        strategies = [make_strategy(isolation, origin(template)) for isolation in ("truncate", "rollback", "auto")]
-        for strategy in strategies:
-            strategy.release(strategy.acquire())
+        modes = [make_isolation(isolation, origin(template)) for isolation in ("truncate", "rollback", "auto")]
+        for mode in modes:
+            mode.release(mode.acquire())
         used = [pool.take(ahead=1) for _ in range(3)]
         eventually(lambda: len(pool._ready) == 1)
         crash(template)
-        for strategy in strategies:
+        for mode in modes:
             with pytest.raises(ServerError, match=lost):
-                strategy.acquire()
-            strategy.close()
+                mode.acquire()
+            mode.close()
         with pytest.raises(ServerError, match=lost):
             pool.take(ahead=1)
         for clone in used:

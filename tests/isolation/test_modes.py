@@ -1,4 +1,4 @@
-"""Strategies: what acquire() gives each test of a worker, and what is left after release() and close()."""
+"""Modes: what acquire() gives each test of a worker, and what is left after release() and close()."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import clonedb
 from clonedb.errors import MigrationError
 from clonedb.isolation.clones import CloneEach, CloneWorker
 from clonedb.isolation.mode import Origin
-from clonedb.isolation.modes import STRATEGIES, make_strategy
+from clonedb.isolation.modes import MODES, make_isolation
 from clonedb.settings.config import Config
 from clonedb.settings.keys import KEYS
 from clonedb.templates.metadata import Kept
@@ -20,7 +20,7 @@ from tests.projects import Project, databases, one
 
 
 @pytest.fixture
-def template(items: Project, config: Config, prefix: str) -> Iterator[clonedb.OpenTemplate]:
+def template(items: Project, config: Config, prefix: str) -> Iterator[clonedb.Template]:
     """The project's template on the run's server."""
     settings = {
         name: getattr(config, name) for name in ("state_dir", "postgres_bin", "salt", "idle_timeout", "standby")
@@ -29,8 +29,8 @@ def template(items: Project, config: Config, prefix: str) -> Iterator[clonedb.Op
         yield opened
 
 
-def origin(template: clonedb.OpenTemplate) -> Origin:
-    """Where the strategies' databases come from."""
+def origin(template: clonedb.Template) -> Origin:
+    """Where the modes' databases come from."""
     return Origin(
         server=template.server,
         project=template.project,
@@ -49,44 +49,44 @@ def rows(clone: clonedb.Clone) -> int:
     return int(found[0])
 
 
-def test_every_strategy_of_the_configuration_is_there(template: clonedb.OpenTemplate) -> None:
+def test_every_mode_of_the_configuration_is_there(template: clonedb.Template) -> None:
     """What `isolation` may be said to be is what there is."""
-    assert set(STRATEGIES) == set(KEYS["isolation"].choices)
-    for name in STRATEGIES:
-        strategy = make_strategy(name, origin(template))
-        clone = strategy.acquire()
+    assert set(MODES) == set(KEYS["isolation"].choices)
+    for name in MODES:
+        mode = make_isolation(name, origin(template))
+        clone = mode.acquire()
         with contextlib.suppress(MigrationError):  # the project's downgrades do nothing
-            strategy.release(clone)
-        strategy.close()
+            mode.release(clone)
+        mode.close()
 
 
-def test_clone_gives_each_test_its_own(template: clonedb.OpenTemplate, admin_dsn: str, prefix: str) -> None:
+def test_clone_gives_each_test_its_own(template: clonedb.Template, admin_dsn: str, prefix: str) -> None:
     """Two tests at once have two databases; each is gone when it is released, but for one that is kept."""
-    strategy = CloneEach(origin(template))
-    first, second = strategy.acquire(), strategy.acquire()
+    mode = CloneEach(origin(template))
+    first, second = mode.acquire(), mode.acquire()
     assert [rows(first), rows(first), rows(second)] == [1, 2, 1]
-    strategy.release(first)
+    mode.release(first)
     assert databases(admin_dsn, f"{prefix}_c") == [second.name]
     second.keep(Kept(project="items", run="1", when=0.0, test="test"))
-    strategy.release(second)
-    strategy.close()
+    mode.release(second)
+    mode.close()
     assert databases(admin_dsn, f"{prefix}_c") == [second.name]
 
 
-def test_worker_gives_all_tests_the_same(template: clonedb.OpenTemplate, admin_dsn: str, prefix: str) -> None:
+def test_worker_gives_all_tests_the_same(template: clonedb.Template, admin_dsn: str, prefix: str) -> None:
     """It is made for the first, never reset, and dropped at the end; after that the next gets a new one."""
-    strategy = CloneWorker(origin(template))
+    mode = CloneWorker(origin(template))
     assert databases(admin_dsn, f"{prefix}_c") == []
-    first = strategy.acquire()
+    first = mode.acquire()
     assert rows(first) == 1
-    strategy.release(first)
-    assert strategy.acquire() is first
+    mode.release(first)
+    assert mode.acquire() is first
     assert rows(first) == 2
-    strategy.close()
-    strategy.close()
+    mode.close()
+    mode.close()
     assert databases(admin_dsn, f"{prefix}_c") == []
-    assert rows(strategy.acquire()) == 1
-    strategy.close()
+    assert rows(mode.acquire()) == 1
+    mode.close()
     assert databases(admin_dsn, f"{prefix}_c") == []
 
 
@@ -113,19 +113,19 @@ def limited(name: str) -> list[str]:
 @pytest.mark.parametrize("deed", [renamed, dropped, made_again, closed, limited])
 @pytest.mark.parametrize("isolation", ["auto", "clone", "truncate", "worker", "readonly"])
 def test_a_test_that_does_away_with_its_database(
-    template: clonedb.OpenTemplate, isolation: str, deed: Callable[[str], list[str]], admin_dsn: str, prefix: str
+    template: clonedb.Template, isolation: str, deed: Callable[[str], list[str]], admin_dsn: str, prefix: str
 ) -> None:
     """The next test gets another one, and nothing is left behind, whatever its name is by now."""
     before = databases(admin_dsn, prefix)
-    strategy = make_strategy(isolation, origin(template))
-    clone = strategy.acquire()
+    mode = make_isolation(isolation, origin(template))
+    clone = mode.acquire()
     with psycopg.connect(admin_dsn, autocommit=True) as admin:
         for statement in deed(clone.name):
             admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [clone.name])
             admin.execute(statement.encode())
-    strategy.release(clone)
-    following = strategy.acquire()
+    mode.release(clone)
+    following = mode.acquire()
     assert one(following, "select count(*) from item") == (1,)
-    strategy.release(following)
-    strategy.close()
+    mode.release(following)
+    mode.close()
     assert databases(admin_dsn, prefix) == before

@@ -8,11 +8,11 @@ import psycopg
 import pytest
 
 from clonedb.postgres import libpq_variables
-from clonedb.postgres.address import Place, aimed_at, reached, redirect
+from clonedb.postgres.address import Address, aimed_at, reached, redirect
 from clonedb.url import DatabaseURL
 
 DEFAULTS = {"user": "me", "port": "5433"}
-SHOP = Place(frozenset({("localhost", "5433")}), "shop")
+SHOP = Address(frozenset({("localhost", "5433")}), "shop")
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_another_place(keywords: dict[str, Any]) -> None:
 
 def test_one_of_several_hosts() -> None:
     """A list of hosts is the place of each of them, as libpq and asyncpg write it."""
-    several = Place(frozenset({("a", "1"), ("b", "2")}), "shop")
+    several = Address(frozenset({("a", "1"), ("b", "2")}), "shop")
     assert aimed_at([], {"host": "a,b", "port": "1,2", "dbname": "shop"}, {}) == several
     assert aimed_at([], {"host": ["a", "b"], "port": [1, 2], "database": "shop"}, {}) == several
     assert aimed_at([], {"host": "b", "port": 2, "dbname": "shop"}, {}).is_at(several)
@@ -87,7 +87,7 @@ def test_reached(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> No
     """An open connection says where it is, and a service is looked up as libpq does."""
     url = DatabaseURL.parse(empty_database_url)
     with psycopg.connect(url.replace(driver=None).render()) as connection:
-        assert reached(connection, {}) == Place.of(url.conninfo(), {})
+        assert reached(connection, {}) == Address.of(url.conninfo(), {})
     assert reached(object(), {}) is None
     monkeypatch.setenv("PGDATABASE", "shop")
     assert libpq_variables.defaults()["dbname"] == "shop"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 
-from clonedb.postgres.client_sessions import _HELD, Session, _states
+from clonedb.postgres.client_sessions import _HELD, ClientSession, _states
 
 
 def connected(listener: socket.socket, port: int = 0) -> tuple[socket.socket, socket.socket]:
@@ -28,7 +28,7 @@ def test_a_port_that_was_used_with_another_server() -> None:
             client.close()
             server.close()
         client, server = connected(listeners[-1], port)
-        session = Session(1, "", "", "", "127.0.0.1", port)
+        session = ClientSession(1, "", "", "", "127.0.0.1", port)
         assert _states([session])[1] in _HELD
         client.close()
         server.close()

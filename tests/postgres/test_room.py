@@ -23,7 +23,7 @@ from tests.mounts import tmpfs
 from tests.projects import PYTEST, Project, one
 
 MB = 1024**2
-Open = Callable[..., clonedb.OpenTemplate]
+Open = Callable[..., clonedb.Template]
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def opened(items: Project, small: Path) -> Iterator[Open]:
     """A function that opens the template of the project on the server there, as another process would."""
     templates = []
 
-    def open_one(**settings: object) -> clonedb.OpenTemplate:
+    def open_one(**settings: object) -> clonedb.Template:
         templates.append(clonedb.template(items.directory, state_dir=str(small), **settings))
         return templates[-1]
 
@@ -50,7 +50,7 @@ def opened(items: Project, small: Path) -> Iterator[Open]:
         template.close()
 
 
-def fill(template: clonedb.OpenTemplate) -> list[Clone]:
+def fill(template: clonedb.Template) -> list[Clone]:
     """As many clones as there is room for; the share is not exceeded by any of them."""
     clones: list[Clone] = []
     with contextlib.suppress(ServerError):
@@ -60,7 +60,7 @@ def fill(template: clonedb.OpenTemplate) -> list[Clone]:
     return clones
 
 
-def used(template: clonedb.OpenTemplate) -> int:
+def used(template: clonedb.Template) -> int:
     """The bytes that files take on the file system of a template's server."""
     assert template.server.lease is not None
     found = memory_at(template.server.lease.data_dir.parent)
@@ -153,7 +153,7 @@ def test_two_at_the_same_moment_do_not_take_the_same_room(opened: Open) -> None:
     clones.pop().drop()
     most, numbers = [used(templates[0])], []
 
-    def take(template: clonedb.OpenTemplate) -> None:
+    def take(template: clonedb.Template) -> None:
         with template.clone():
             most.append(used(template))
             numbers.append(1)

@@ -12,14 +12,14 @@ EACH_FIXTURE = """
 import psycopg, pytest, sqlalchemy as sa
 from urllib.parse import urlsplit
 from sqlalchemy.orm import Session
-from clonedb import Clone, Config, OpenTemplate
+from clonedb import Clone, Config, Template
 
 def test_config(clonedb_config):
     assert isinstance(clonedb_config, Config)
     assert clonedb_config.source("prefix") == "CLONEDB_PREFIX"
 
 def test_template(clonedb_template):
-    assert isinstance(clonedb_template, OpenTemplate)
+    assert isinstance(clonedb_template, Template)
     assert clonedb_template.heads == ("two",)
     with clonedb_template.clone() as clone, clone.connect() as connection:
         assert connection.execute("select name from item").fetchall() == [("seeded",)]

@@ -13,7 +13,7 @@ from clonedb.postgres import sql
 from clonedb.postgres.server import Server, open_server
 from clonedb.rewind.rewinder import Pristine, Rewinder, why_not
 from clonedb.settings.config import Config
-from clonedb.templates.ensure import Template
+from clonedb.templates.ensure import TemplateRecord
 from tests.rewind.shapes import SCHEMA, contents, make_template
 
 
@@ -29,19 +29,19 @@ def shared(config: Config, lease: Lease) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def make(shared: Server) -> Callable[[str], Template]:
+def make(shared: Server) -> Callable[[str], TemplateRecord]:
     """A function that makes a template of a schema."""
     return lambda schema: make_template(shared, schema, secrets.token_hex(32))
 
 
 @pytest.fixture(scope="module")
-def template(make: Callable[[str], Template]) -> Template:
+def template(make: Callable[[str], TemplateRecord]) -> TemplateRecord:
     """The template with every shape of table."""
     return make(SCHEMA)
 
 
 @pytest.fixture(scope="module")
-def pristine(shared: Server, template: Template) -> Iterator[Pristine]:
+def pristine(shared: Server, template: TemplateRecord) -> Iterator[Pristine]:
     """What the template holds."""
     found = Pristine(shared, template)
     yield found
@@ -49,14 +49,14 @@ def pristine(shared: Server, template: Template) -> Iterator[Pristine]:
 
 
 @pytest.fixture(scope="module")
-def fresh(shared: Server, template: Template) -> dict[str, list[str]]:
+def fresh(shared: Server, template: TemplateRecord) -> dict[str, list[str]]:
     """The contents of a clone that nobody wrote to."""
     with create(shared, template) as clone:
         return contents(clone)
 
 
 @pytest.fixture
-def clone(shared: Server, template: Template) -> Iterator[Clone]:
+def clone(shared: Server, template: TemplateRecord) -> Iterator[Clone]:
     """A fresh clone of the template."""
     with create(shared, template) as made:
         yield made

@@ -15,7 +15,7 @@ import psycopg
 
 from clonedb.embedded.account import account_for, within_reach
 from clonedb.embedded.binaries import choose
-from clonedb.embedded.places import Place
+from clonedb.embedded.places import ServerDirectory
 from clonedb.settings.config import Config
 from tests.embedded.sandbox import wait_until
 
@@ -30,7 +30,7 @@ def ordinary_server(postgres_bin: str | None, *options: str, encoding: str = "UT
         "the test", state_dir=str(directory), postgres_bin=postgres_bin, standby=0.0
     )
     binaries = choose(config, ())
-    place = Place.of(config, binaries)
+    place = ServerDirectory.of(config, binaries)
     place.prepare()
     account = account_for(place)
     programs = within_reach(binaries, place, account) if account else binaries.directory

@@ -10,7 +10,7 @@ from clonedb.clones.clone import Clone
 from clonedb.names import template_name
 from clonedb.postgres import sql
 from clonedb.postgres.server import Server
-from clonedb.templates.ensure import Template
+from clonedb.templates.ensure import TemplateRecord
 from clonedb.templates.metadata import Metadata
 from clonedb.templates.prepare import prepare
 
@@ -125,7 +125,7 @@ create table unseen ();
 """
 
 
-def make_template(server: Server, schema: str, digest: str) -> Template:
+def make_template(server: Server, schema: str, digest: str) -> TemplateRecord:
     """A sealed template of this schema; the digest names it."""
     name = template_name(server.config.prefix, digest)
     server.run(lambda connection: sql.create_database(connection, name))
@@ -147,7 +147,7 @@ def make_template(server: Server, schema: str, digest: str) -> Template:
     )
     server.run(lambda connection: sql.comment(connection, name, metadata.to_json()))
     server.run(lambda connection: sql.seal(connection, name))
-    return Template(name, metadata)
+    return TemplateRecord(name, metadata)
 
 
 def contents(clone: Clone) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ from clonedb.clones.clone import Clone, create
 from clonedb.postgres.server import Server
 from clonedb.rewind import rewinder as module
 from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder
-from clonedb.templates.ensure import Template
+from clonedb.templates.ensure import TemplateRecord
 from tests.rewind.shapes import contents
 from tests.rewind.test_shapes import write
 
@@ -123,7 +123,7 @@ OBJECT_CONTENTS = "select oid, lo_get(oid), lomacl from pg_largeobject_metadata 
         "begin; select lo_unlink(4242); rollback; select lo_create(1)",
     ],
 )
-def test_large_objects_are_put_back(make: Callable[[str], Template], shared: Server, statement: str) -> None:
+def test_large_objects_are_put_back(make: Callable[[str], TemplateRecord], shared: Server, statement: str) -> None:
     """Those of the template are as they were, and others are gone."""
     template = make(OBJECTS)
     with contextlib.closing(Pristine(shared, template)) as pristine, create(shared, template) as clone:
@@ -140,7 +140,7 @@ def test_large_objects_are_put_back(make: Callable[[str], Template], shared: Ser
 
 @pytest.mark.parametrize("statement", ["select lo_unlink(4242)", "grant select on large object 4242 to public"])
 def test_a_large_object_with_other_rights_is_refused(
-    make: Callable[[str], Template], shared: Server, statement: str
+    make: Callable[[str], TemplateRecord], shared: Server, statement: str
 ) -> None:
     """Owner and privileges are not made again."""
     template = make(OBJECTS)

@@ -13,7 +13,7 @@ import pytest
 from clonedb.clones.gc import collect
 from clonedb.postgres import sql
 from clonedb.postgres.server import Server
-from clonedb.templates.ensure import Template
+from clonedb.templates.ensure import TemplateRecord
 
 WORKER = """
 import json, sys
@@ -40,7 +40,7 @@ with clone.connect(autocommit=True) as connection:
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.003, 0.01])
-def test_a_worker_killed_while_it_rewinds(delay: float, shared: Server, template: Template) -> None:
+def test_a_worker_killed_while_it_rewinds(delay: float, shared: Server, template: TemplateRecord) -> None:
     """Its clone and the one that it read rows from have no owner any more, and are collected."""
     names = ("state_dir", "postgres_bin", "idle_timeout", "standby", "prefix")
     settings = {name: value for name in names if (value := getattr(shared.config, name)) is not None}

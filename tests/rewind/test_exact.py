@@ -14,7 +14,7 @@ from clonedb.clones.clone import Clone, create
 from clonedb.postgres import message
 from clonedb.postgres.server import Server
 from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder
-from clonedb.templates.ensure import Template
+from clonedb.templates.ensure import TemplateRecord
 from tests.rewind.shapes import contents
 from tests.rewind.test_shapes import write
 
@@ -22,7 +22,7 @@ Watched = tuple[Clone, Rewinder]
 
 
 @pytest.fixture
-def watched(make: Callable[[str], Template], shared: Server) -> Iterator[Callable[[str], Watched]]:
+def watched(make: Callable[[str], TemplateRecord], shared: Server) -> Iterator[Callable[[str], Watched]]:
     """A function that makes a clone of a template of some schema, and watches it."""
     with contextlib.ExitStack() as stack:
 
@@ -115,7 +115,7 @@ def test_an_index_by_a_function_of_the_project(watched: Callable[[str], Watched]
     assert rewinder.rewind() == Outcome("refused", expected)
 
 
-def test_the_time_zone_of_the_database(make: Callable[[str], Template], shared: Server) -> None:
+def test_the_time_zone_of_the_database(make: Callable[[str], TemplateRecord], shared: Server) -> None:
     """A generated column that depends on it is computed in the zone that the tests' sessions have."""
     template = make(
         "set timezone = 'Asia/Tokyo';"
@@ -152,7 +152,7 @@ def test_a_text_that_loses_something(watched: Callable[[str], Watched], shared: 
     assert rewinder.rewind() == Outcome("refused", "a row was changed that does not survive being text")
 
 
-def test_a_setting_that_changes_texts(make: Callable[[str], Template], shared: Server) -> None:
+def test_a_setting_that_changes_texts(make: Callable[[str], TemplateRecord], shared: Server) -> None:
     """NULL in an array is no text 'NULL' where the database says so."""
     template = make("create table item (id int, tags text[]); insert into item values (1, array['a', null])")
     with create(shared, template) as clone, contextlib.closing(Pristine(shared, template)) as pristine:

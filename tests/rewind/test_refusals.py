@@ -15,7 +15,7 @@ from clonedb.postgres import sql
 from clonedb.postgres.server import Server
 from clonedb.rewind import rewinder as module, undo
 from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder
-from clonedb.templates.ensure import Template
+from clonedb.templates.ensure import TemplateRecord
 from tests.embedded.sandbox import wait_until
 from tests.rewind.shapes import contents, make_template
 from tests.rewind.test_shapes import write
@@ -97,7 +97,7 @@ def test_too_many_rows_were_changed(
     assert rewinder.rewind() == Outcome("refused", "too much was written")
 
 
-def test_no_room_for_a_clone_to_read_from(shared: Server, template: Template, clone: Clone) -> None:
+def test_no_room_for_a_clone_to_read_from(shared: Server, template: TemplateRecord, clone: Clone) -> None:
     """Rows that a test took cannot be put back then; those that it made can be taken away."""
     with contextlib.closing(Pristine(shared, template, lambda: None)) as pristine:
         rewinder = Rewinder(clone, pristine)
@@ -122,7 +122,7 @@ def test_a_clone_retires(clone: Clone, rewinder: Rewinder, monkeypatch: pytest.M
         assert rewinder.rewind() == expected
 
 
-def test_a_constraint_in_the_way(make: Callable[[str], Template], shared: Server) -> None:
+def test_a_constraint_in_the_way(make: Callable[[str], TemplateRecord], shared: Server) -> None:
     """Rows that the template's own constraint would not let in again cannot be put back."""
     template = make("create table t (n int); insert into t values (-1); alter table t add check (n > 0) not valid")
     with contextlib.closing(Pristine(shared, template)) as pristine, create(shared, template) as clone:
@@ -156,7 +156,7 @@ def test_the_witness_ended(clone: Clone, pristine: Pristine, rewinder: Rewinder,
         again.close()
 
 
-def test_a_template_built_anew(shared: Server, make: Callable[[str], Template], prefix: str) -> None:
+def test_a_template_built_anew(shared: Server, make: Callable[[str], TemplateRecord], prefix: str) -> None:
     """A clone of another template by the same name is told from the clones of the first."""
     schema = "create table t (n int); insert into t values (1)"
     template = make(schema)
@@ -176,7 +176,7 @@ def test_a_template_built_anew(shared: Server, make: Callable[[str], Template], 
             assert rewinder.rewind().kind == "refused"
 
 
-def test_unlogged_relations(make: Callable[[str], Template], shared: Server) -> None:
+def test_unlogged_relations(make: Callable[[str], TemplateRecord], shared: Server) -> None:
     """No WAL tells of them, so they are looked at: reading is no alarm, and writing is undone."""
     template = make(
         "create unlogged table u (id serial primary key, name text); insert into u (name) values ('a'), ('b');"

@@ -15,7 +15,7 @@ from clonedb.postgres.server import Server, open_server
 from clonedb.rewind.rewinder import Pristine, Rewinder, why_not
 from clonedb.rewind.server_changes import find_changes
 from clonedb.rewind.server_state import read_state
-from clonedb.templates.ensure import Template
+from clonedb.templates.ensure import TemplateRecord
 from tests.embedded.sandbox import make_sandbox
 from tests.rewind.shapes import make_template
 from tests.rewind.test_shapes import write
@@ -63,20 +63,20 @@ def own(postgres_bin: str | None) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def template(own: Server) -> Template:
+def template(own: Server) -> TemplateRecord:
     """The template: a table."""
     return make_template(own, "create table t (n int)", secrets.token_hex(32))
 
 
 @pytest.fixture(scope="module")
-def pristine(own: Server, template: Template) -> Iterator[Pristine]:
+def pristine(own: Server, template: TemplateRecord) -> Iterator[Pristine]:
     """What it holds."""
     with contextlib.closing(Pristine(own, template)) as found:
         yield found
 
 
 @pytest.fixture
-def clone(own: Server, template: Template) -> Iterator[Clone]:
+def clone(own: Server, template: TemplateRecord) -> Iterator[Clone]:
     """A fresh clone."""
     with create(own, template) as made:
         yield made
@@ -134,7 +134,7 @@ def test_it_is_undone(name: str, own: Server, rewinder: Rewinder, clone: Clone) 
     assert state(own) == before
 
 
-def test_what_others_do_is_theirs(own: Server, rewinder: Rewinder, clone: Clone, template: Template) -> None:
+def test_what_others_do_is_theirs(own: Server, rewinder: Rewinder, clone: Clone, template: TemplateRecord) -> None:
     """Whether in the maintenance database or in another clone; a row that both changed is the last one's."""
     with create(own, template) as another:
         write(another, "create role of_another; alter role one set work_mem = '7MB'; grant one to of_another")

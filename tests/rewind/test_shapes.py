@@ -11,7 +11,7 @@ import pytest
 from clonedb.clones.clone import Clone, create
 from clonedb.postgres.server import Server
 from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder
-from clonedb.templates.ensure import Template
+from clonedb.templates.ensure import TemplateRecord
 from tests.rewind.shapes import contents
 
 WRITING = {
@@ -131,7 +131,7 @@ def test_idle_sessions_are_kept(clone: Clone, rewinder: Rewinder, fresh: dict[st
         assert contents(clone) == fresh
 
 
-def test_virtual_columns(make: Callable[[str], Template], shared: Server) -> None:
+def test_virtual_columns(make: Callable[[str], TemplateRecord], shared: Server) -> None:
     """A generated column that is not stored (PostgreSQL 18) is no column to put back."""
     if shared.info.major < 18:
         pytest.skip("the server knows none")

@@ -16,7 +16,7 @@ from clonedb.postgres import sql
 from clonedb.postgres.server import Server
 from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder
 from clonedb.rewind.undo import Undoing
-from clonedb.templates.ensure import Template
+from clonedb.templates.ensure import TemplateRecord
 from tests.embedded.sandbox import wait_until
 from tests.rewind.shapes import contents
 from tests.rewind.test_shapes import write
@@ -109,7 +109,7 @@ def test_what_was_undone_is_no_change(clone: Clone, rewinder: Rewinder, fresh: d
 
 
 def test_a_thread_that_comes_again_and_again(
-    shared: Server, template: Template, pristine: Pristine, fresh: dict[str, list[str]]
+    shared: Server, template: TemplateRecord, pristine: Pristine, fresh: dict[str, list[str]]
 ) -> None:
     """Clones are refused; one that is not has the template's contents as soon as the thread is gone."""
     outcomes: Counter[str] = Counter()

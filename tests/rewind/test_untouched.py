@@ -14,7 +14,7 @@ from clonedb.postgres import sql
 from clonedb.postgres.server import Server, open_server
 from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder, why_not
 from clonedb.settings.config import Config
-from clonedb.templates.ensure import Template
+from clonedb.templates.ensure import TemplateRecord
 from tests.embedded.sandbox import wait_until
 from tests.projects import one
 from tests.rewind.ordinary import ordinary_server
@@ -61,7 +61,7 @@ def ordinary(postgres_bin: str | None, config: Config) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def ordinary_template(ordinary: Server) -> Template:
+def ordinary_template(ordinary: Server) -> TemplateRecord:
     """The template of every shape, on it."""
     return make_template(ordinary, SCHEMA, secrets.token_hex(32))
 
@@ -73,7 +73,7 @@ def test_reading_leaves_a_clone_untouched(clone: Clone, rewinder: Rewinder) -> N
         assert rewinder.rewind() == Outcome("untouched"), statements
 
 
-def test_reading_writes_wal_on_an_ordinary_server(ordinary: Server, ordinary_template: Template) -> None:
+def test_reading_writes_wal_on_an_ordinary_server(ordinary: Server, ordinary_template: TemplateRecord) -> None:
     """With checksums a hint bit writes a page, after a checkpoint each of them again."""
     with contextlib.closing(Pristine(ordinary, ordinary_template)) as pristine:
         for _ in range(2):
@@ -85,7 +85,7 @@ def test_reading_writes_wal_on_an_ordinary_server(ordinary: Server, ordinary_tem
                 rewinder.close()
 
 
-def test_writing_and_then_reading_on_an_ordinary_server(ordinary: Server, ordinary_template: Template) -> None:
+def test_writing_and_then_reading_on_an_ordinary_server(ordinary: Server, ordinary_template: TemplateRecord) -> None:
     """What was undone leaves hint bits to set and dead rows to prune: none of that is a change."""
     with (
         contextlib.closing(Pristine(ordinary, ordinary_template)) as pristine,
@@ -101,7 +101,7 @@ def test_writing_and_then_reading_on_an_ordinary_server(ordinary: Server, ordina
         rewinder.close()
 
 
-def test_autovacuum_is_no_test(ordinary: Server, ordinary_template: Template) -> None:
+def test_autovacuum_is_no_test(ordinary: Server, ordinary_template: TemplateRecord) -> None:
     """It writes statistics, which are no contents, and moves no row; a clone lives on."""
     with (
         contextlib.closing(Pristine(ordinary, ordinary_template)) as pristine,
@@ -119,7 +119,7 @@ def test_autovacuum_is_no_test(ordinary: Server, ordinary_template: Template) ->
 
 
 def test_what_happens_in_other_databases(
-    shared: Server, template: Template, clone: Clone, rewinder: Rewinder, admin_dsn: str
+    shared: Server, template: TemplateRecord, clone: Clone, rewinder: Rewinder, admin_dsn: str
 ) -> None:
     """Writing, tables, clones, settings and roles elsewhere are none of this clone's business."""
     role = f"role_{secrets.token_hex(4)}"
@@ -136,7 +136,7 @@ def test_what_happens_in_other_databases(
 
 
 def test_a_position_in_the_middle_of_traffic(
-    shared: Server, template: Template, pristine: Pristine, fresh: dict[str, list[str]]
+    shared: Server, template: TemplateRecord, pristine: Pristine, fresh: dict[str, list[str]]
 ) -> None:
     """Two clones written to and rewound by turns: each window is its own clone's."""
     with create(shared, template) as one, create(shared, template) as two:
@@ -154,7 +154,7 @@ def test_a_position_in_the_middle_of_traffic(
         second.close()
 
 
-def test_the_reference_is_dropped(shared: Server, template: Template) -> None:
+def test_the_reference_is_dropped(shared: Server, template: TemplateRecord) -> None:
     """The clone from which rows are read is made when one is missing, and gone after close()."""
 
     def databases() -> int:

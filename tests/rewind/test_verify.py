@@ -8,7 +8,7 @@ from clonedb.clones.clone import Clone
 from clonedb.postgres.server import Server
 from clonedb.rewind.rewinder import Rewinder
 from clonedb.rewind.verify import verify
-from clonedb.templates.ensure import Template
+from clonedb.templates.ensure import TemplateRecord
 
 
 def _write(clone: Clone, statement: str) -> None:
@@ -16,7 +16,9 @@ def _write(clone: Clone, statement: str) -> None:
         connection.execute(statement.encode())
 
 
-def test_a_rewound_clone_equals_a_new_one(shared: Server, template: Template, clone: Clone, rewinder: Rewinder) -> None:
+def test_a_rewound_clone_equals_a_new_one(
+    shared: Server, template: TemplateRecord, clone: Clone, rewinder: Rewinder
+) -> None:
     """Also after rows were written, and though statistics and places on disk are others."""
     _write(clone, "update plain set n = n + 1; insert into plain (n) values (7)")
     assert rewinder.rewind().kind == "rewound"
@@ -24,14 +26,14 @@ def test_a_rewound_clone_equals_a_new_one(shared: Server, template: Template, cl
 
 
 def test_the_clone_can_be_rewound_after_it_was_compared(
-    shared: Server, template: Template, clone: Clone, rewinder: Rewinder
+    shared: Server, template: TemplateRecord, clone: Clone, rewinder: Rewinder
 ) -> None:
     """Comparing writes nothing and leaves no session behind."""
     assert verify(shared, template, clone) == []
     assert rewinder.rewind().kind == "untouched"
 
 
-def test_rows_that_differ_are_shown(shared: Server, template: Template, clone: Clone) -> None:
+def test_rows_that_differ_are_shown(shared: Server, template: TemplateRecord, clone: Clone) -> None:
     """A row more and a row less, with the table's name."""
     _write(clone, "insert into plain (id, n) values (1234, 77)")
     differences = verify(shared, template, clone)
@@ -39,7 +41,7 @@ def test_rows_that_differ_are_shown(shared: Server, template: Template, clone: C
     assert any(line.startswith("  + (1234,") for line in differences)
 
 
-def test_a_row_that_is_there_twice_is_shown(shared: Server, template: Template, clone: Clone) -> None:
+def test_a_row_that_is_there_twice_is_shown(shared: Server, template: TemplateRecord, clone: Clone) -> None:
     """Though no value is new."""
     _write(clone, "insert into keyless values (1, 'x')")
     differences = verify(shared, template, clone)
@@ -57,14 +59,14 @@ def test_a_row_that_is_there_twice_is_shown(shared: Server, template: Template, 
     ],
 )
 def test_what_is_no_row_of_a_table_is_named(
-    shared: Server, template: Template, clone: Clone, statement: str, told: str
+    shared: Server, template: TemplateRecord, clone: Clone, statement: str, told: str
 ) -> None:
     """Sequences, the catalogs, tables that came or went, large objects."""
     _write(clone, statement)
     assert any(line.startswith(told) for line in verify(shared, template, clone))
 
 
-def test_a_setting_of_the_database_is_told(shared: Server, template: Template, clone: Clone) -> None:
+def test_a_setting_of_the_database_is_told(shared: Server, template: TemplateRecord, clone: Clone) -> None:
     """It stands outside of the database."""
     shared.run(lambda connection: connection.execute(f"alter database {clone.name} set work_mem = '5MB'".encode()))
     assert verify(shared, template, clone) == ["the settings or privileges of the database itself differ"]

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from clonedb.errors import ConfigError, RoutingError
-from clonedb.postgres.address import Place
+from clonedb.postgres.address import Address
 from clonedb.routing.application import Router
 from clonedb.url import DatabaseURL
 from tests.routing.conftest import MakeRouter
@@ -139,7 +139,7 @@ def test_clones_nest(
     assert reached(engine) == two.database
     assert os.environ["SHOP_URL"] == two.render()
     router.leave(two)
-    assert Place.of(DatabaseURL.parse(os.environ["SHOP_URL"]).conninfo(), {}).is_nowhere
+    assert Address.of(DatabaseURL.parse(os.environ["SHOP_URL"]).conninfo(), {}).is_nowhere
     explicit.dispose()
 
 

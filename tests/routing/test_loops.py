@@ -147,7 +147,7 @@ def test_a_connection_left_open(
         router.leave(one)
         assert not is_free(one)
         if hung_up:
-            router.hang_up()
+            router.close_leaked()
             assert is_free(one)
     assert is_free(one)
 

@@ -51,7 +51,7 @@ def test_a_connection_left_open(
     assert connection.scalar(WHERE) == one.database
     router.leave(one)
     assert not is_free(one)
-    router.hang_up()
+    router.close_leaked()
     assert is_free(one)
     router.enter(two)
     assert reached(engine) == two.database
@@ -70,7 +70,7 @@ def test_a_session_that_nobody_closed(
     router.enter(one)
     assert scoped.scalar(WHERE) == one.database
     router.leave(one)
-    router.hang_up("test 'test_it.py::test_one'")
+    router.close_leaked("test 'test_it.py::test_one'")
     router.enter(two)
     with pytest.raises(
         sa.exc.StatementError, match=r"EndedTestError\) test 'test_it.py::test_one' has ended with this"

@@ -113,16 +113,16 @@ def test_the_token_of_another_run_means_nothing(loan: Loan) -> None:
     other = Loans()
     other.begin("test 'test_it.py::test_zero'", "db", "test_zero").end()
     other.begin("test 'test_it.py::test_one[a b]'", "db", "test_one[a b/ü?&]").end()
-    other.demand(loan.token)
+    other.require(loan.token)
 
 
 def test_a_test_that_runs_again_has_a_loan_of_its_own(loans: Loans, loan: Loan) -> None:
     """What its first attempt left behind is refused."""
     loan.end()
     again = loans.begin(loan.holder, "db", "test_one[a b/ü?&]")
-    loans.demand(again.token, None)
+    loans.require(again.token, None)
     with pytest.raises(EndedTestError, match=r"test 'test_it.py::test_one\[a b\]' has ended: its database 'db'"):
-        loans.demand(None, loan.token)
+        loans.require(None, loan.token)
 
 
 def test_each_of_very_many_loans_ends_by_itself(loans: Loans) -> None:

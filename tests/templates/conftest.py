@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from clonedb.api import OpenTemplate, open_template
+from clonedb.api import Template, open_template
 from clonedb.progress import Silence
 from clonedb.settings.config import Config
 from tests.projects import Project
@@ -32,7 +32,7 @@ class Heard(Silence):
         return found[-1].rpartition(": ")[2].removesuffix(" revisions") if " upon " in found[-1] else "from zero"
 
 
-Open = Callable[..., tuple[OpenTemplate, Heard]]
+Open = Callable[..., tuple[Template, Heard]]
 
 
 @pytest.fixture
@@ -50,13 +50,13 @@ def configured(project: Project, config: Config, prefix: str) -> Callable[..., C
     return make
 
 
-def opened(config: Config, *, rebuild: bool = False) -> tuple[OpenTemplate, Heard]:
+def opened(config: Config, *, rebuild: bool = False) -> tuple[Template, Heard]:
     """Open a template; what was said on the way."""
     heard = Heard()
     return open_template(config, progress=heard, rebuild=rebuild), heard
 
 
-def contents(template: OpenTemplate) -> list[str]:
+def contents(template: Template) -> list[str]:
     """What pg_dump says of a clone, without what differs between any two dumps; rows have no order of their own."""
     with template.clone() as clone:
         assert template.server.binaries is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from clonedb.api import OpenTemplate, fingerprint_of
+from clonedb.api import Template, fingerprint_of
 from clonedb.archive.dump import export
 from clonedb.archive.restore import restore
 from clonedb.progress import Silence
@@ -109,7 +109,7 @@ select lo_from_bytea(4711, 'large');
 
 
 @pytest.fixture
-def both(project: Project, configured: Configured, prefix: str, tmp_path: Path) -> Iterator[list[OpenTemplate]]:
+def both(project: Project, configured: Configured, prefix: str, tmp_path: Path) -> Iterator[list[Template]]:
     """A template that was built, and the same restored from an archive."""
     project.revision("tangled", f"op.get_bind().exec_driver_sql({TANGLED!r})")
     for number in range(25):
@@ -124,7 +124,7 @@ def both(project: Project, configured: Configured, prefix: str, tmp_path: Path) 
         config = configured(prefix=f"{prefix}_r")
         server, _, wanted = fingerprint_of(config)
         found = restore(
-            server, config, wanted, tmp_path / "archive", demand=lambda _: None, run="x", progress=Silence()
+            server, config, wanted, tmp_path / "archive", require=lambda _: None, run="x", progress=Silence()
         )
         assert found.built
         server.close()
@@ -133,7 +133,7 @@ def both(project: Project, configured: Configured, prefix: str, tmp_path: Path) 
         yield [built, restored]
 
 
-def test_it_has_what_was_built(both: list[OpenTemplate]) -> None:
+def test_it_has_what_was_built(both: list[Template]) -> None:
     """pg_dump finds no difference, whatever order things had to be made in, and the planner knows as much."""
     built, restored = both
     assert contents(restored) == contents(built)
@@ -150,7 +150,7 @@ def test_it_has_what_was_built(both: list[OpenTemplate]) -> None:
     assert known[0] == known[1]
 
 
-def test_its_clones_cost_no_more(both: list[OpenTemplate]) -> None:
+def test_its_clones_cost_no_more(both: list[Template]) -> None:
     """A clone has no more files, and no more bytes: that is what making it costs."""
     found = []
     for template in both:
@@ -165,7 +165,7 @@ def test_its_clones_cost_no_more(both: list[OpenTemplate]) -> None:
     assert more_size <= size * 1.02
 
 
-def test_reading_its_clones_changes_nothing(both: list[OpenTemplate]) -> None:
+def test_reading_its_clones_changes_nothing(both: list[Template]) -> None:
     """The first to read a table or a catalog finds nothing to note on its pages: with checksums that would be WAL."""
     for template in both:
         with template.clone() as clone, clone.connect() as connection:

@@ -16,14 +16,14 @@ def main() -> None:
     """Run the command; exits as `alembic` does."""
     setup = json.loads(os.environ.pop(VARIABLE))
     sys.path[:] = setup["sys_path"]
-    from clonedb.migrate.inside.environment import Environment
+    from clonedb.migrate.inside.environment import AlembicEnvironment
     from clonedb.migrate.inside.routing import route_everything
     from clonedb.migrate.inside.server_objects import share_server
     from clonedb.url import DatabaseURL
 
     share_server(set())
     route_everything(DatabaseURL.parse(setup["url"]))
-    Environment(setup).command(sys.argv[1:])
+    AlembicEnvironment(setup).command(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from clonedb.migrate.inside.environment import Environment
+from clonedb.migrate.inside.environment import AlembicEnvironment
 
 __all__ = ["differences"]
 
 
-def differences(environment: Environment) -> dict[str, Any]:
+def differences(environment: AlembicEnvironment) -> dict[str, Any]:
     """What `alembic check` finds, `lines` of it, or `missing` if env.py gives Alembic no models to compare with.
 
     `missing` is what there is instead: "None", or "empty", where no module with models was imported.

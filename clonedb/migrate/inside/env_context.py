@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from alembic.config import CommandLine, Config
 
-__all__ = ["Attributes", "PrepareError", "asked_variables", "command_options", "demand_postgresql", "prepared"]
+__all__ = ["Attributes", "PrepareError", "asked_variables", "command_options", "prepared", "require_postgresql"]
 
 
 class PrepareError(Exception):
@@ -124,7 +124,7 @@ def asked_variables() -> Iterator[dict[str, None]]:
         environment.encodekey = encode
 
 
-def demand_postgresql(context: Any, asked: Mapping[str, None]) -> None:
+def require_postgresql(context: Any, asked: Mapping[str, None]) -> None:
     """Refuse another database system's connection before Alembic makes its version table there."""
     name = context.dialect.name
     if name == "postgresql":

@@ -9,7 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from clonedb.migrate.inside.env_context import Attributes, asked_variables, command_options, demand_postgresql, prepared
+from clonedb.migrate.inside.env_context import (
+    Attributes,
+    asked_variables,
+    command_options,
+    prepared,
+    require_postgresql,
+)
 from clonedb.migrate.inside.failure import NotMigratedError
 from clonedb.migrate.inside.revision_files import RevisionFiles
 
@@ -17,7 +23,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
-__all__ = ["Environment"]
+__all__ = ["AlembicEnvironment"]
 
 _LOGGING_INI = """
 [loggers]
@@ -48,7 +54,7 @@ class _NoConnectionError(Exception):
         self.reason = reason
 
 
-class Environment:
+class AlembicEnvironment:
     """A project's migrations, run as often as need be; every run reads env.py anew, as every `alembic` command does.
 
     `version_tables` are those that the last run used, each with its schema.
@@ -159,20 +165,20 @@ class Environment:
                 nonlocal configured
                 configure(*arguments, **keywords)
                 configured = environment.get_context().connection is not None
-                demand_postgresql(environment.get_context(), asked)
+                require_postgresql(environment.get_context(), asked)
 
             environment.configure = configure_postgresql  # type: ignore[method-assign]
             try:
                 with prepared(self._setup, config), environment:
                     script.run_env()
-                self._demand_run()
+                self._require_run()
             except BaseException as error:
                 attributes: Any = config.attributes
                 if attributes.was_asked and not configured:
                     raise _NoConnectionError(error) from error
                 raise
 
-    def _demand_run(self) -> None:
+    def _require_run(self) -> None:
         if not self.version_tables:
             raise NotMigratedError(
                 "env.py ran to its end but never called context.run_migrations() with a connection, so nothing was"

@@ -26,16 +26,16 @@ from typing import Any
 _RELATIVE = ("+", "-")
 
 
-class Work:
+class Program:
     """Requests carried out one after the other; `step` says what is being done when something fails."""
 
     def __init__(self, setup: dict[str, Any], events: int, requests: int) -> None:
-        from clonedb.migrate.inside.environment import Environment
+        from clonedb.migrate.inside.environment import AlembicEnvironment
         from clonedb.migrate.inside.session_settings import SessionSettings
 
         self.setup = setup
         self.step: dict[str, Any] = {}
-        self._environment = Environment(setup)
+        self._environment = AlembicEnvironment(setup)
         self._settings = SessionSettings()
         self._events = os.fdopen(events, "w", buffering=1)
         self._routed = False
@@ -127,7 +127,7 @@ class Work:
         self._environment.run(steps, command=("upgrade", target), destination_rev=target)
         self._note("verify")
         found = self._environment.heads()
-        self._demand_at(target, found)
+        self._require_at(target, found)
         return _heads(found)
 
     def _downgrade(self, target: str) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class Work:
         self._environment.run(steps, command=("downgrade", target), destination_rev=target)
         self._note("verify")
         found = self._environment.heads()
-        self._demand_expected(found)
+        self._require_expected(found)
         return _heads(found)
 
     def _current(self) -> dict[str, Any]:
@@ -195,7 +195,7 @@ class Work:
         self._note()
         self._expected[context.version_table, context.version_table_schema] = context.get_current_heads()
 
-    def _demand_at(self, target: str, found: Mapping[tuple[str, str | None], tuple[str, ...]]) -> None:
+    def _require_at(self, target: str, found: Mapping[tuple[str, str | None], tuple[str, ...]]) -> None:
         """Look at the version table as another session sees it.
 
         env.py may have forgotten to commit, or may have migrated another place.
@@ -203,7 +203,7 @@ class Work:
         from clonedb.migrate.inside.failure import NotMigratedError
 
         if target == "base" or any(sign in target for sign in _RELATIVE):
-            self._demand_expected(found)
+            self._require_expected(found)
             return
         for (table, schema), heads in found.items():
             left = self._environment.script._upgrade_revs(target, heads)  # type: ignore[arg-type]  # noqa: SLF001
@@ -216,7 +216,7 @@ class Work:
                     f" {target!r} are missing ({names}); does env.py commit what it did, and on this connection?"
                 )
 
-    def _demand_expected(self, found: Mapping[tuple[str, str | None], tuple[str, ...]]) -> None:
+    def _require_expected(self, found: Mapping[tuple[str, str | None], tuple[str, ...]]) -> None:
         """Demand what the migrations' own session saw at their end."""
         from clonedb.migrate.inside.failure import NotMigratedError
 
@@ -296,7 +296,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # what was printed before a sudden death is to be seen
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)
-    work = Work(setup, int(sys.argv[1]), parent)
+    program = Program(setup, int(sys.argv[1]), parent)
     gc.disable()  # there is nothing to collect yet, and looking for it costs a tenth of the imports
     with contextlib.suppress(Exception):  # what fails here fails again, and is told of, when it is asked for
         importlib.import_module("alembic.context")  # most of a short build is this: it begins before it is asked for
@@ -305,7 +305,7 @@ def main() -> None:
     gc.enable()
     while True:
         request = json.loads(requests.get())
-        work.carry_out(request.pop("action"), request)
+        program.carry_out(request.pop("action"), request)
 
 
 if __name__ == "__main__":

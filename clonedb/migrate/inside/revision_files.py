@@ -38,9 +38,9 @@ class RevisionFiles:
         for revision in self._load():
             self._loaded.append(revision)
             yield revision
-        self._demand_complete()
+        self._require_complete()
 
-    def _demand_complete(self) -> None:
+    def _require_complete(self) -> None:
         labels = {label for revision in self._loaded for label in _names(revision.branch_labels)}
         known = {revision.revision for revision in self._loaded} | labels
         for revision in self._loaded:

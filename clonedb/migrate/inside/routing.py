@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from clonedb.errors import CloneDBError
 from clonedb.postgres import libpq_variables
-from clonedb.postgres.address import Place, aimed_at, current_database, redirect
+from clonedb.postgres.address import Address, aimed_at, current_database, redirect
 from clonedb.postgres.drivers import WatchedDrivers
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ def route_everything(url: DatabaseURL) -> None:
     from sqlalchemy.engine import Engine
     from sqlalchemy.pool import Pool
 
-    database, own = url.database, Place.of(url.conninfo(), libpq_variables.defaults())
+    database, own = url.database, Address.of(url.conninfo(), libpq_variables.defaults())
 
     def guard(positional: list[Any], keywords: Mapping[str, Any]) -> None:
-        place = aimed_at(positional, keywords, libpq_variables.defaults())
-        if not place.is_at(own):
+        address = aimed_at(positional, keywords, libpq_variables.defaults())
+        if not address.is_at(own):
             raise MisroutedError(
-                f"a connection to database {place} was refused: it is not the one being built; let migrations use"
+                f"a connection to database {address} was refused: it is not the one being built; let migrations use"
                 " op.get_bind(), or read the URL from DATABASE_URL or a variable that `route` names"
             )
 

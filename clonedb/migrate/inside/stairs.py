@@ -15,7 +15,7 @@ from clonedb.migrate.inside.failure import describe
 if TYPE_CHECKING:
     from alembic.script import Script
 
-    from clonedb.migrate.inside.environment import Environment
+    from clonedb.migrate.inside.environment import AlembicEnvironment
 
 __all__ = ["Stairs"]
 
@@ -30,7 +30,7 @@ class Stairs:
     undoes that. `step` is told of each step before it is taken.
     """
 
-    def __init__(self, environment: Environment, setup: Mapping[str, Any], step: Callable[..., None]) -> None:
+    def __init__(self, environment: AlembicEnvironment, setup: Mapping[str, Any], step: Callable[..., None]) -> None:
         self._environment = environment
         self._setup = setup
         self._step = step
