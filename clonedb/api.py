@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import logging
     from types import TracebackType
 
-    from clonedb.clones.gc import Collector
+    from clonedb.clones.collector import Collector
     from clonedb.settings.config import Config
 
     _Link: TypeAlias = tuple[Config, Project, Sources]
@@ -240,7 +240,7 @@ def _whole(server: Server, chain: Sequence[_Link]) -> TemplateRecord | None:
 
 
 def _collector(server: Server) -> Collector:
-    from clonedb.clones.gc import Collector
+    from clonedb.clones.collector import Collector
 
     return Collector(server)
 

@@ -94,7 +94,7 @@ class _Restore:
         private = unfinished_name(server.config.prefix, header.metadata.fingerprint, server.owner, server.next_number())
         try:
             for role in header.roles:
-                server.run(lambda connection, role=role: sql.create_role_if_missing(connection, role))  # type: ignore[misc]
+                server.run(sql.create_role_if_missing, role)
             create(server, self.config, private, size=header.metadata.size)
             self._fill(private)
             unlogged = seal(server, private, lambda _: None)
@@ -114,7 +114,7 @@ class _Restore:
             publish(server, private, self.name, metadata)
         except BaseException:
             with contextlib.suppress(Exception):  # the first error is the one to see; gc drops what is left
-                server.run(lambda connection: drop(connection, private))
+                server.run(drop, private)
             raise
         return TemplateRecord(self.name, metadata, built=True, waited=monotonic() - start)
 

@@ -167,7 +167,7 @@ def _require_ours(server: Server, name: str) -> Name:
             f"database {name!r} was not made by clonedb (prefix {server.config.prefix!r}), so it is left alone;"
             " `clonedb list` shows those that were"
         )
-    if server.run(lambda connection: sql.find_database(connection, name)) is None:
+    if server.run(sql.find_database, name) is None:
         raise NotOursError(f"there is no database {name!r} on {server.about}; `clonedb list` shows what is there")
     return found
 

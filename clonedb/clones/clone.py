@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from clonedb.clones.copy_strategy import choose, note, share_blocks
 from clonedb.errors import ServerError, TemplateInUseError
 from clonedb.names import clone_name
 from clonedb.originals import monotonic, sleep
 from clonedb.postgres import client_sessions, sql
+from clonedb.postgres.background import MaintenanceSession
 from clonedb.postgres.room import EMPTY, room_for
 from clonedb.postgres.server import Server
 from clonedb.postgres.unlogged import require_filled
@@ -29,18 +30,10 @@ if TYPE_CHECKING:
     from clonedb.sessions.loans import Loan
     from clonedb.url import DatabaseURL
 
-__all__ = ["Clone", "MaintenanceSession", "create", "create_empty"]
+__all__ = ["Clone", "create", "create_empty"]
 
-T = TypeVar("T")
 
 _PATIENCE = 10.0  # seconds that a clone waits for sessions to leave the template
-
-
-class MaintenanceSession(Protocol):
-    """Who runs statements on the maintenance database: the server, or a pool's session of its own."""
-
-    def run(self, statement: Callable[[Connection[Any]], T], /) -> T:
-        """Run a statement."""
 
 
 @dataclass(slots=True, eq=False)
@@ -164,11 +157,11 @@ class Clone:
         One that its client has just closed takes its server a moment to end, so they are given 25 ms.
         """
         self.dispose_all()
-        return self.server.run(lambda connection: client_sessions.end_open_sessions(connection, self.name))
+        return self.server.run(client_sessions.end_open_sessions, self.name)
 
     def is_sound(self) -> bool:
         """Whether the database is still the one that was made, under its name, and lets everybody in."""
-        return self.server.run(lambda connection: sql.is_open(connection, self.name, self.oid))
+        return self.server.run(sql.is_open, self.name, self.oid)
 
     @property
     def may_lack_rows(self) -> bool:
@@ -181,8 +174,8 @@ class Clone:
 
         Raises ServerError when somebody dropped it: COMMENT ON DATABASE only warns of that.
         """
-        self.server.run(lambda connection: sql.comment(connection, self.name, kept.to_json()))
-        if self.server.run(lambda connection: sql.find_database(connection, self.name)) is None:
+        self.server.run(sql.comment, self.name, kept.to_json())
+        if self.server.run(sql.find_database, self.name) is None:
             raise ServerError(f"database {self.name!r} is gone from {self.server.about}: somebody dropped it")
         self.kept = self.shared.kept = True
 
@@ -198,7 +191,7 @@ class Clone:
         self.dispose_all()
         try:
             if not self.kept:
-                session.run(lambda connection: sql.drop_database(connection, self.name, oid=self.oid))
+                session.run(sql.drop_database, self.name, oid=self.oid)
         except KeyboardInterrupt:  # which cancelled the statement
             _discard(session, self.name)
             raise
@@ -238,8 +231,8 @@ def create(
         if metadata.unlogged:
             require_filled(server, name, metadata.unlogged, template=template.name)
         if has_any(metadata):
-            own.run(lambda connection: give(connection, name, metadata))
-        oid = own.run(lambda connection: sql.database_oid(connection, name))
+            own.run(give, name, metadata)
+        oid = own.run(sql.database_oid, name)
     except BaseException:  # Ctrl-C, too: it may come too late to cancel the statement
         _discard(own, name)
         raise
@@ -258,7 +251,7 @@ def create_empty(server: Server) -> Clone:
             with contextlib.closing(server.connect(name)) as connection:
                 for extension in server.config.extensions:
                     sql.create_extension(connection, extension)
-        oid = server.run(lambda connection: sql.database_oid(connection, name))
+        oid = server.run(sql.database_oid, name)
     except BaseException:
         _discard(server, name)
         raise
@@ -283,7 +276,7 @@ def _guard_disk(
 def _discard(session: MaintenanceSession, name: str) -> None:
     """Drop a database if it is there; the error that led here is the one to see, and gc drops what is left."""
     with contextlib.suppress(Exception):
-        session.run(lambda connection: sql.drop_database(connection, name))
+        session.run(sql.drop_database, name)
 
 
 def _copy(
@@ -306,7 +299,7 @@ def _copy(
             _guard_disk(server, session, name, template.metadata.size, make)
         except psycopg.errors.ObjectInUse as error:
             if monotonic() > deadline:
-                found = session.run(lambda connection: sql.sessions(connection, template.name))
+                found = session.run(sql.sessions, template.name)
                 raise TemplateInUseError(
                     f"template {template.name!r} cannot be cloned while it has sessions:"
                     f" {'; '.join(found) or str(error).strip()}; end them, and let nobody connect to a template"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from clonedb.url import redact
 if TYPE_CHECKING:
     from psycopg import Connection
 
-__all__ = ["Collector", "Item", "Leftover", "collect", "drop_one", "enforce_retention", "inventory", "keep"]
+__all__ = ["Item", "Leftover", "collect", "drop_one", "enforce_retention", "inventory", "keep"]
 
 
 _REVISIONS = 8  # times keep_templates: how many templates that stop at a revision a project has at most
@@ -82,11 +81,16 @@ def _lease_of(name: Name) -> str:
     return name.owner or name.text
 
 
-def _found(connection: Connection[Any], prefix: str) -> Iterator[_Found]:
-    for database in sql.databases(connection, prefix):
-        if name := parse(prefix, database.name):
-            template = Metadata.from_json(database.comment) if name.kind == "template" else None
-            yield _Found(name, template, Kept.from_json(database.comment) if name.kind == "clone" else None)
+def _found(connection: Connection[Any], prefix: str) -> list[_Found]:
+    return [
+        _Found(
+            name,
+            Metadata.from_json(database.comment) if name.kind == "template" else None,
+            Kept.from_json(database.comment) if name.kind == "clone" else None,
+        )
+        for database in sql.databases(connection, prefix)
+        if (name := parse(prefix, database.name))
+    ]
 
 
 def collect(
@@ -122,7 +126,7 @@ def collect(
             if monotonic() > deadline:
                 break
             try:
-                if dry_run or _drop(server, own, name, kept_too=everything):
+                if dry_run or _drop(own, server, name, kept_too=everything):
                     gone.append(leftover)
             except (psycopg.Error, ServerError) as error:  # another role's, or somebody has it open
                 if own.closed:
@@ -138,7 +142,7 @@ def collect(
 
 def _leftovers(server: Server, own: Connection[Any], all_of: Callable[[str], bool]) -> list[tuple[Leftover, Name]]:
     """What may go, with what its name says; `all_of` says whether all of a project does."""
-    found = list(_found(own, server.config.prefix))
+    found = _found(own, server.config.prefix)
     held = locks.held_keys(own)
     gone = [*_clones(found, all_of), *_templates(found, server.config.keep_templates, all_of)]
     return [(Leftover(one.name.text, why, one.project), one.name) for one, why in gone if not one.is_used(server, held)]
@@ -179,7 +183,7 @@ def _too_large(templates: Iterable[tuple[bool, float, _Found]]) -> Iterator[_Fou
             yield found
 
 
-def _drop(server: Server, own: Connection[Any], found: Name, *, kept_too: bool) -> bool:
+def _drop(own: Connection[Any], server: Server, found: Name, *, kept_too: bool) -> bool:
     """Drop a database while holding the lock that proves nobody uses it; False when somebody does.
 
     Raises ServerError when a client is connected to it: a person to a kept one, or tests to one whose owner on another
@@ -223,14 +227,14 @@ def drop_one(server: Server, name: str) -> None:
 
     def drop(connection: Connection[Any]) -> bool:
         try:
-            return _drop(server, connection, found, kept_too=True)
+            return _drop(connection, server, found, kept_too=True)
         except psycopg.Error as error:
             if connection.closed:
                 raise
             raise ServerError(f"database {name!r} cannot be dropped: {_reason(error)}") from error
 
     if not server.run(drop):
-        who = server.run(lambda connection: locks.holder(connection, _lock_of(found)))
+        who = server.run(locks.holder, _lock_of(found))
         raise ServerError(
             f"database {name!r} is in use by {who or 'a process of this machine'}; end that process first"
         )
@@ -273,7 +277,7 @@ def keep(clone: Clone, kept: Kept, *, limited: bool = True) -> bool:
     One process at a time decides: the workers of a run whose tests fail all at once would each find room.
     """
     server, key = clone.server, locks.keep_key(f"{clone.server.config.prefix} {kept.project}")
-    held = server.run(lambda connection: locks.wait_for_lock(connection, key, timeout=5.0))
+    held = server.run(locks.wait_for_lock, key, timeout=5.0)
     try:
         if not enforce_retention(server, kept.project, kept.run) and limited:
             return False
@@ -281,7 +285,7 @@ def keep(clone: Clone, kept: Kept, *, limited: bool = True) -> bool:
         return True
     finally:
         if held:
-            server.run(lambda connection: locks.release(connection, key))
+            server.run(locks.release, key)
 
 
 def enforce_retention(server: Server, project: str, run: str) -> bool:
@@ -292,29 +296,11 @@ def enforce_retention(server: Server, project: str, run: str) -> bool:
     import psycopg
 
     count = server.config.keep_count
-    found = server.run(lambda connection: list(_found(connection, server.config.prefix)))
+    found = server.run(_found, server.config.prefix)
     ours = [(f.kept.when, f) for f in found if f.kept and f.kept.project == project and f.kept.test is not None]
     here = [f for _, f in ours if f.kept and f.kept.run == run]
     older = [f for _, f in sorted(ours, key=lambda pair: pair[0], reverse=True) if f not in here]
     for old in older[max(0, count - 1 - len(here)) :]:
         with contextlib.suppress(psycopg.Error, ServerError):  # `clonedb list` says why; or somebody looks into it
-            server.run(lambda connection, old=old: _drop(server, connection, old.name, kept_too=True))  # type: ignore[misc]
+            server.run(_drop, server, old.name, kept_too=True)
     return len(here) < count
-
-
-class Collector:
-    """Collects in the background, once, so that no test waits for it."""
-
-    def __init__(self, server: Server, *, seconds: float = 10.0) -> None:
-        self._server = server
-        self._seconds = seconds
-        self._thread = threading.Thread(target=self._collect, name="clonedb-gc", daemon=True)
-        self._thread.start()
-
-    def _collect(self) -> None:
-        with contextlib.suppress(Exception):  # leftovers are no reason to fail anybody's tests
-            collect(self._server, seconds=self._seconds)
-
-    def join(self) -> None:
-        """Wait until it is done, no longer than its time."""
-        self._thread.join(self._seconds)

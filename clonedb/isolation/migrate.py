@@ -76,7 +76,7 @@ class Migrate(Reusable):
         """All but the one that looks for what is left."""
         clone.dispose_all()
         keep = [self._own[clone].connection.info.backend_pid]
-        return clone.server.run(lambda connection: client_sessions.end_open_sessions(connection, clone.name, keep=keep))
+        return clone.server.run(client_sessions.end_open_sessions, clone.name, keep=keep)
 
     def reset(self, clone: Clone) -> bool:
         """Downgrade it to base; False if the test left something that its migrations know nothing of."""

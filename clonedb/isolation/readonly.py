@@ -37,11 +37,7 @@ class Readonly(Reusable):
         """A clone with the setting."""
         clone = super().make()
         try:
-            clone.server.run(
-                lambda connection: apply_settings(
-                    connection, clone.name, [[None, "default_transaction_read_only", "on"]]
-                )
-            )
+            clone.server.run(apply_settings, clone.name, [[None, "default_transaction_read_only", "on"]])
             connection = open_session(clone)
             self._known = changes = self._known.of_clone(connection) if self._known else Changes(connection)
             self._own[clone] = connection, changes
@@ -54,7 +50,7 @@ class Readonly(Reusable):
         """All but the one that looks for what was written."""
         clone.dispose_all()
         keep = [self._own[clone][0].info.backend_pid]
-        return clone.server.run(lambda connection: client_sessions.end_open_sessions(connection, clone.name, keep=keep))
+        return clone.server.run(client_sessions.end_open_sessions, clone.name, keep=keep)
 
     def reset(self, clone: Clone) -> bool:
         """Whether nothing was written."""

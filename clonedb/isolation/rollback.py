@@ -54,7 +54,7 @@ class HeldClone(Clone):
 
     def allow_connections(self, allowed: bool) -> None:  # noqa: FBT001 - it is the one thing that is said
         """Let a connection in, or nobody."""
-        self.server.run(lambda connection: sql.allow_connections(connection, self.name, allowed=allowed))
+        self.server.run(sql.allow_connections, self.name, allowed=allowed)
 
     def sessionmaker(self, loan: Loan | None = None) -> sessionmaker[Session]:
         """A sessionmaker whose sessions are savepoints inside the outer transaction: commits are seen, and undone."""
@@ -117,7 +117,7 @@ class HeldClone(Clone):
         self._async_hold = None
         if self._hold is not None:
             self._hold.engine.dispose()
-        self.server.run(lambda connection: sql.end_sessions(connection, self.name, keep=[keep]))
+        self.server.run(sql.end_sessions, self.name, keep=[keep])
 
 
 def _session_class(hold: Hold) -> type[Session]:

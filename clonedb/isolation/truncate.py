@@ -60,9 +60,7 @@ class Truncate(Reusable):
         renewal = self._template_reset.begin(clone)
         try:
             keep = {*renewal.pids, self._own[clone][0].info.backend_pid}
-            return clone.server.run(
-                lambda connection: client_sessions.end_open_sessions(connection, clone.name, keep=keep)
-            )
+            return clone.server.run(client_sessions.end_open_sessions, clone.name, keep=keep)
         finally:
             renewal.end()
 

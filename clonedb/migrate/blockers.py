@@ -45,12 +45,12 @@ class Blockers:
     def __call__(self) -> None:
         """Look once; the waiting session is ended, because whoever wants the table next would wait behind it."""
         __tracebackhide__ = True
-        rows = self._server.run(lambda connection: connection.execute(_BLOCKED, [self._database]).fetchall())
+        rows = self._server.rows(_BLOCKED, [self._database])
         before, self._suspects = self._suspects, frozenset(row[1] for row in rows)
         lasting = [row for row in rows if row[1] in before]
         if lasting:
             waiting, _, application, statement = lasting[0]
-            self._server.run(lambda connection: connection.execute("select pg_terminate_backend(%s)", [waiting]))
+            self._server.rows("select pg_terminate_backend(%s)", [waiting])
             raise MigrationError(
                 f"the migration of {self._database!r} waits for a transaction that is left open, and would do so for"
                 f" ever (application {application!r}, last statement"

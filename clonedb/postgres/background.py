@@ -6,7 +6,7 @@ import contextlib
 import select
 import socket
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from clonedb.originals import getpid, monotonic
 from clonedb.postgres import sql
@@ -15,11 +15,21 @@ from clonedb.postgres.server import Server
 if TYPE_CHECKING:
     from psycopg import Connection
 
-__all__ = ["Backoff", "OwnSession", "drop_at_once", "is_owned"]
+__all__ = ["Backoff", "MaintenanceSession", "OwnSession", "drop_at_once", "is_owned"]
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _LONGEST = 5.0  # seconds between two attempts, in the end, when the server makes no clones
+
+
+class MaintenanceSession(Protocol):
+    """Who runs statements on the maintenance database: the server, or a pool's session of its own."""
+
+    def run(
+        self, function: Callable[Concatenate[Connection[Any], P], T], /, *arguments: P.args, **named: P.kwargs
+    ) -> T:
+        """Call a function with the session."""
 
 
 class OwnSession:
@@ -29,11 +39,13 @@ class OwnSession:
         self._server = server
         self._connection: Connection[Any] | None = None
 
-    def run(self, statement: Callable[[Connection[Any]], T], /) -> T:
-        """Run a statement; what it raises is the caller's."""
+    def run(
+        self, function: Callable[Concatenate[Connection[Any], P], T], /, *arguments: P.args, **named: P.kwargs
+    ) -> T:
+        """Call a function with the session; what it raises is the caller's."""
         if self._connection is None or self._connection.closed:
             self._connection = _connect(self._server)
-        return statement(self._connection)
+        return function(self._connection, *arguments, **named)
 
     def close(self) -> None:
         """End it."""

@@ -75,7 +75,7 @@ class Cap:
 
     def listen(self) -> bool:
         """`called`, after having listened: for a process that asks the server nothing else at the moment."""
-        self._server.run(lambda connection: self._attend(connection).execute("select"))
+        self._server.run(self._ask)
         return self.called
 
     def try_take(self) -> int | None:
@@ -130,6 +130,10 @@ class Cap:
             self._backend = backend
         return connection
 
+    def _ask(self, connection: Connection[Any]) -> None:
+        """The next answer of the server brings what was said."""
+        self._attend(connection).execute("select")
+
     def _hear(self, notify: Notify) -> None:
         if notify.channel == self._channel and notify.pid != self._backend:
             self._heard = monotonic()
@@ -149,13 +153,13 @@ class Cap:
         first, said, pause, call = False, 0, 0.005, start
         try:
             while True:
-                first = first or self._server.run(lambda connection: self._lock(connection, _QUEUE))
+                first = first or self._server.run(self._lock, _QUEUE)
                 if first and (slot := self.try_take()) is not None:
                     return slot
                 now = monotonic()
                 if first and now >= call:
                     call = now + _CALLS
-                    self._server.run(lambda connection: connection.execute("select pg_notify(%s, '')", [self._channel]))
+                    self._server.rows("select pg_notify(%s, '')", [self._channel])
                 if now - start >= config.lock_timeout:
                     raise LockTimeoutError(
                         f"waited {now - start:.0f} s for room for a clone on {self._server.about}: {self._full()};"
@@ -172,7 +176,7 @@ class Cap:
                 pause = min(pause * 1.3, 0.02 if first else 0.1)
         finally:
             with contextlib.suppress(Exception):  # of a session that is gone nothing is left to be released
-                self._server.run(lambda connection: self._leave(connection, first=first, said_so=said > 0))
+                self._server.run(self._leave, first=first, said_so=said > 0)
 
     def _full(self) -> str:
         source = self._server.config.source("max_clones")

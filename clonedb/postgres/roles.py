@@ -26,18 +26,18 @@ def prepare_role(server: Server) -> None:
     if role is None:
         return
     if server.lease is None:
-        server.run(lambda connection: _require_login(connection, server, role))
+        server.run(_require_login, server, role)
         return
     from clonedb.embedded.cluster import ROLE_ITERATIONS, verifier
 
     password = verifier(server.lease.password, ROLE_ITERATIONS)
     key = locks.role_key(role)
     # of two processes that alter one role at the same moment, one fails: "tuple concurrently updated"
-    server.run(lambda connection: locks.wait_for_lock(connection, key, timeout=5.0))
+    server.run(locks.wait_for_lock, key, timeout=5.0)
     try:
-        server.run(lambda connection: sql.let_role_log_in(connection, role, password))
+        server.run(sql.let_role_log_in, role, password)
     finally:
-        server.run(lambda connection: locks.release(connection, key))
+        server.run(locks.release, key)
 
 
 def _require_login(connection: Connection[Any], server: Server, role: str) -> None:

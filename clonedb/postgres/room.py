@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from clonedb.embedded.memory import SHARE, Memory, memory_at
 from clonedb.errors import ServerError
 from clonedb.names import parse
 from clonedb.originals import monotonic, sleep
 from clonedb.postgres import locks, sql
+from clonedb.postgres.background import MaintenanceSession
 from clonedb.quantities import size as shown
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EMPTY", "has_ample_room", "room_for"]
 
-T = TypeVar("T")
 
 EMPTY = 8 * 1024**2
 """Bytes of a database that nothing is in: 7.3 to 7.9 MB, from PostgreSQL 15 to 18."""
@@ -31,13 +31,6 @@ _LONGEST = 60.0  # seconds to wait for those of others
 _CALLS = 0.5  # seconds between two calls for room
 _PAUSE = 0.02  # seconds between two looks
 _TURN, _WAITING = locks.room_key("turn"), locks.room_key("waiting")
-
-
-class MaintenanceSession(Protocol):
-    """Who runs statements on the maintenance database."""
-
-    def run(self, statement: Callable[[Connection[Any]], T], /) -> T:
-        """Run a statement."""
 
 
 @contextlib.contextmanager

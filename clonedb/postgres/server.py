@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, LiteralString, ParamSpec, TypeVar
 
 from clonedb.errors import MissingExtensionError, PermissionDeniedError, ServerError
 from clonedb.names import new_owner
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Server", "open_server"]
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class Server:
@@ -84,7 +85,7 @@ class Server:
             if self._owner is None:
                 owner = new_owner()
                 self._local.take(owner)
-                self.run(lambda connection: locks.try_lock(connection, locks.owner_key(owner)))
+                self.run(locks.try_lock, locks.owner_key(owner))
                 self._owner = owner
             return self._owner
 
@@ -92,7 +93,7 @@ class Server:
         """Share a template's lock until the server is closed, so that nobody collects it: False if somebody does so."""
         with self._lock:
             if template not in self._used:
-                if not self.run(lambda connection: locks.try_lock(connection, locks.use_key(template), shared=True)):
+                if not self.run(locks.try_lock, locks.use_key(template), shared=True):
                     return False
                 self._local.take(template)
                 self._used.add(template)
@@ -111,8 +112,12 @@ class Server:
         """
         return self._connector.connect(database, **keywords)
 
-    def run(self, statement: Callable[[Connection[Any]], T]) -> T:
-        """Run a statement on this process's one session with the maintenance database, and hold its lock meanwhile.
+    def run(
+        self, function: Callable[Concatenate[Connection[Any], P], T], /, *arguments: P.args, **named: P.kwargs
+    ) -> T:
+        """Call a function with this process's one session with the maintenance database, and hold its lock meanwhile.
+
+        `server.run(sql.comment, name, text)` is `sql.comment(connection, name, text)`.
 
         A session that the server ended while it was idle is replaced once. Raises PermissionDeniedError when the role
         may not do it.
@@ -122,7 +127,7 @@ class Server:
         with self._lock:
             connection = self._session()
             try:
-                return statement(connection)
+                return function(connection, *arguments, **named)
             except psycopg.errors.InsufficientPrivilege as error:
                 raise self._denied(error, connection.info.user) from error
             except psycopg.OperationalError as error:
@@ -131,13 +136,17 @@ class Server:
                 self._maintenance = None
                 reason = str(error).strip().splitlines()[0]
                 try:
-                    return statement(self._session())
+                    return function(self._session(), *arguments, **named)
                 except psycopg.OperationalError:
                     raise ServerError(f"{self.about} went away: {redact(reason)}") from error
             except BaseException:  # an interrupt may have come in the middle of a statement, which nobody can resume
                 if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
                     connection.close()
                 raise
+
+    def rows(self, query: LiteralString, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The rows of one query on that session."""
+        return self.run(lambda connection: connection.execute(query, parameters).fetchall())
 
     @property
     def crashes(self) -> int:
@@ -217,7 +226,7 @@ class Server:
             return
         icu = "select 'ICU' where exists (select from pg_collation where collname = 'und-x-icu')"
         query = f"select name from pg_available_extensions where name = any(%s) union all {icu}"  # noqa: S608 - ours
-        rows = self.run(lambda connection: connection.execute(query, [list(extensions)]).fetchall())
+        rows = self.rows(query, [list(extensions)])
         missing = sorted(set(extensions) - {row[0] for row in rows})
         if missing:
             raise MissingExtensionError(

@@ -94,7 +94,7 @@ def clonedb_empty(request: pytest.FixtureRequest, clonedb_config: Config) -> Ite
 def _server(request: pytest.FixtureRequest, config: Config, meant: Config) -> Server:
     """The server alone, opened once in a session: migrations that do not run keep no test of them from starting."""
     from clonedb.api import open_project_server
-    from clonedb.clones.gc import Collector
+    from clonedb.clones.collector import Collector
     from clonedb.postgres.roles import prepare_role
 
     __tracebackhide__ = True

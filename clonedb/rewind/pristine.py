@@ -54,9 +54,8 @@ class Pristine:
             raise RefusedError("the template was built anew")
 
     def _template_oid(self) -> int:
-        query = "select oid::bigint from pg_database where datname = %s"
-        row = self.server.run(lambda connection: connection.execute(query, [self.template.name]).fetchone())
-        return int(row[0]) if row else 0
+        rows = self.server.rows("select oid::bigint from pg_database where datname = %s", [self.template.name])
+        return int(rows[0][0]) if rows else 0
 
     def witness(self) -> Witness:
         """The session that reads the WAL; another one when the server ended the last, or a parent process has it."""

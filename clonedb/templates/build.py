@@ -88,7 +88,7 @@ class _Build:
             publish(server, private, order.name, metadata)
         except BaseException as error:
             with contextlib.suppress(Exception):  # the first error is the one to see; gc drops what is left
-                server.run(lambda connection: drop(connection, private))
+                server.run(drop, private)
             if isinstance(error, _UnfitError):
                 raise ServerError(f"{error}; run again to rebuild it") from error
             raise
@@ -148,7 +148,7 @@ class _Build:
 
         If not, what fails upon it is an error at once from then on: the whole history is not run again each time.
         """
-        self.server.run(lambda connection: drop(connection, private))
+        self.server.run(drop, private)
         try:
             filled = self._filled(private, None, lambda: self._run(session), history=wanted)
         except BuildError:
@@ -190,7 +190,7 @@ class _Build:
             try:
                 return session.plan(self.order.config.target, with_env_py=True)
             finally:
-                self.server.run(lambda connection: drop(connection, private))
+                self.server.run(drop, private)
 
     def _layered(
         self, private: str, session: MigrationProcess, wanted: layers.History, guess: Guess | None
@@ -227,7 +227,7 @@ class _Build:
         """Make room for what is to be there instead of a wrong guess."""
         if guess is not None:
             guess.give_up()
-        self.server.run(lambda connection: drop(connection, private))
+        self.server.run(drop, private)
 
     def _filled(
         self,
@@ -243,7 +243,7 @@ class _Build:
             self._create(private, below)
         since = server.run(next_transaction)
         if below is not None:
-            server.run(lambda connection: give(connection, private, below.metadata))
+            server.run(give, private, below.metadata)
         if config.extensions:
             with contextlib.closing(server.connect(private)) as connection:
                 for extension in config.extensions:

@@ -17,7 +17,7 @@ __all__ = ["find", "note", "note_use", "templates"]
 
 def find(server: Server, name: str) -> TemplateRecord | None:
     """The sealed template of this name, or None."""
-    database = server.run(lambda connection: sql.find_database(connection, name))
+    database = server.run(sql.find_database, name)
     if database is None or not database.is_template:
         return None
     metadata = Metadata.from_json(database.comment)
@@ -26,7 +26,7 @@ def find(server: Server, name: str) -> TemplateRecord | None:
 
 def templates(server: Server) -> list[TemplateRecord]:
     """All sealed templates under the configured prefix, the newest first."""
-    found = server.run(lambda connection: sql.databases(connection, server.config.prefix))
+    found = server.run(sql.databases, server.config.prefix)
     known = [(d.name, Metadata.from_json(d.comment)) for d in found if d.is_template]
     listed = [TemplateRecord(name, metadata) for name, metadata in known if metadata is not None]
     return sorted(listed, key=lambda template: template.metadata.made, reverse=True)
@@ -38,7 +38,7 @@ def note(server: Server, template: TemplateRecord, **changes: Any) -> None:
 
     text = replace(template.metadata, **changes).to_json()
     with contextlib.suppress(psycopg.Error, PermissionDeniedError):
-        server.run(lambda connection: sql.comment(connection, template.name, text))
+        server.run(sql.comment, template.name, text)
 
 
 def note_use(server: Server, template: TemplateRecord) -> None:

@@ -32,5 +32,5 @@ def what_is_lost(server: Server, template: TemplateRecord) -> str | None:
         return None
     finally:
         with contextlib.suppress(Exception):  # an error before is the one to see, and gc drops what is left
-            server.run(lambda connection: sql.drop_database(connection, private))
+            server.run(sql.drop_database, private)
     return None if lost is None else f"the rows of its unlogged relation {lost!r}"

@@ -43,9 +43,9 @@ def create(
     try:
         with room_for(server, server, below.metadata.size if below else size, f"template {private!r}"):
             if below is None:
-                server.run(lambda connection: create_empty(connection, server, config, private))
+                server.run(create_empty, server, config, private)
             else:
-                server.run(lambda connection: sql.create_database(connection, private, template=name, strategy=how))
+                server.run(sql.create_database, private, template=name, strategy=how)
     except (psycopg.errors.DiskFull, psycopg.errors.ObjectInUse, psycopg.errors.InternalError) as error:
         raise BuildError(
             f"{server.about} could not create a database: {' '.join(str(error).split())}; "
@@ -77,7 +77,7 @@ def create_empty(connection: Connection[Any], server: Server, config: Config, na
 def create_roles(server: Server, config: Config) -> None:
     """Create the roles that the configuration names."""
     for role in dict.fromkeys((*config.roles, *filter(None, [config.role]))):
-        server.run(lambda connection, role=role: sql.create_role_if_missing(connection, role))  # type: ignore[misc]
+        server.run(sql.create_role_if_missing, role)
 
 
 def strategy(server: Server) -> str | None:
@@ -107,18 +107,18 @@ def seal(server: Server, private: str, prepare: Callable[[Callable[[], Connectio
 
     `prepare` gets what opens a connection to it. Returns the unlogged relations that have contents.
     """
-    server.run(lambda connection: sql.end_sessions(connection, private))
+    server.run(sql.end_sessions, private)
     prepare(lambda: server.connect(private))
     with contextlib.closing(server.connect(private)) as connection:
         unlogged = filled(connection)
-    server.run(lambda connection: sql.end_sessions(connection, private))
+    server.run(sql.end_sessions, private)
     return unlogged
 
 
 def publish(server: Server, private: str, name: str, metadata: Metadata) -> None:
     """Close a finished database and give it its name; one of that name steps aside in the same transaction."""
-    server.run(lambda connection: sql.comment(connection, private, metadata.to_json()))
-    server.run(lambda connection: sql.seal(connection, private))
+    server.run(sql.comment, private, metadata.to_json())
+    server.run(sql.seal, private)
     aside = unfinished_name(server.config.prefix, metadata.fingerprint, server.owner, server.next_number())
 
     def rename(connection: Connection[Any]) -> None:
@@ -129,10 +129,10 @@ def publish(server: Server, private: str, name: str, metadata: Metadata) -> None
 
     try:
         server.run(rename)
-        server.run(lambda connection: drop(connection, aside))
+        server.run(drop, aside)
     except BaseException:  # Ctrl-C, too: it may come when it is renamed already
         with contextlib.suppress(Exception):
-            server.run(lambda connection: drop(connection, aside))
+            server.run(drop, aside)
         raise
 
 

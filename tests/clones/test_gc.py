@@ -122,9 +122,9 @@ def test_a_living_owner_keeps_what_it_has(
             name = parse(server.config.prefix, lives[0])
             assert name
             assert name.owner
-            (pid,) = server.run(lambda connection: locks.holders(connection, [locks.owner_key(name.owner or "")]))
+            (pid,) = server.run(locks.holders, [locks.owner_key(name.owner or "")])
             server.run(lambda connection: connection.execute("select pg_terminate_backend(%s)", [pid]))
-            wait_until(lambda: not server.run(lambda connection: locks.holder(connection, locks.use_key(template))))
+            wait_until(lambda: not server.run(locks.holder, locks.use_key(template)))
         assert collect(server, everything=True) == []
         assert {item.about for item in inventory(server) if item.kind == "clone"} == {"its owner lives"}
         for each in (*lives, template):
@@ -191,7 +191,7 @@ def test_a_database_that_is_being_dropped_is_no_item(server: Server, prefix: str
     """Its directory goes before its name does; PostgreSQL says NULL of its size then."""
     name = clone_name(prefix, "0" * 12, "a" * 10, 1)
     strategy = "file_copy" if server.info.major >= 15 else None  # nothing of it waits in memory to be written
-    server.run(lambda connection: sql.create_database(connection, name, strategy=strategy))
+    server.run(sql.create_database, name, strategy=strategy)
     row = server.run(lambda connection: connection.execute(OID, [name]).fetchone())
     assert row
     assert server.lease
@@ -202,7 +202,7 @@ def test_a_database_that_is_being_dropped_is_no_item(server: Server, prefix: str
         assert inventory(server) == []
     finally:
         directory.with_name("away").rename(directory)
-        server.run(lambda connection: sql.drop_database(connection, name))
+        server.run(sql.drop_database, name)
 
 
 def test_only_the_templates_used_last_are_kept(items: Project, config: Config, server: Server, prefix: str) -> None:

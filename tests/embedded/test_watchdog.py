@@ -49,7 +49,7 @@ def test_a_stopped_process_of_the_server_stops_no_drop_for_ever(
             finally:
                 os.kill(other.info.backend_pid, signal.SIGCONT)
         clone.drop()
-        assert server.run(lambda connection: sql.find_database(connection, clone.name)) is None
+        assert server.run(sql.find_database, clone.name) is None
 
 
 def test_a_lease_file_that_a_stopped_process_holds(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:

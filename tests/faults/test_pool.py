@@ -146,7 +146,7 @@ def test_no_more_connections_while_pooling(alone: Project, sandbox: Sandbox, pre
             pool = Pool(template.server, template.record, Cap(template.server))
 
             def there() -> set[str]:
-                found = template.server.run(lambda connection: sql.databases(connection, prefix))
+                found = template.server.run(sql.databases, prefix)
                 return {database.name for database in found} - {template.name}
 
             used = [pool.take(ahead=1)]
@@ -185,7 +185,7 @@ def test_a_full_disk_while_pooling(
             pool = Pool(template.server, template.record, Cap(template.server))
             used = [pool.take(ahead=1) for _ in range(2)]
             prefix = template.server.config.prefix
-            wait_until(lambda: len(template.server.run(lambda connection: sql.databases(connection, prefix))) == 4)
+            wait_until(lambda: len(template.server.run(sql.databases, prefix)) == 4)
             with (disk / "filler").open("wb") as filler:
                 while shutil.disk_usage(disk).free > 4 << 20:  # with none at all the server could write no WAL
                     filler.write(bytes(1 << 20))
@@ -199,7 +199,7 @@ def test_a_full_disk_while_pooling(
             for clone in used:
                 pool.drop(clone)
             pool.close()
-            names = template.server.run(lambda connection: sql.databases(connection, prefix))
+            names = template.server.run(sql.databases, prefix)
             assert [database.name for database in names] == [template.name]
     finally:
         leases.stop(Config(rootdir=items.directory).replace("the test", **settings))

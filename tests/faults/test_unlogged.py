@@ -94,7 +94,7 @@ def test_a_template_that_lost_rows_is_built_anew(opened: Open) -> None:
             third, said = opened()
             with third:
                 assert not third.record.built
-                found = third.server.run(lambda connection: databases(connection, third.server.config.prefix))
+                found = third.server.run(databases, third.server.config.prefix)
                 assert [database.name for database in found] == [third.name]
 
 

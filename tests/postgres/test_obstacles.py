@@ -44,7 +44,7 @@ def make(server: Server) -> Iterator[Callable[[], str]]:
 
     def create() -> str:
         name = clone_name(server.config.prefix, "0" * 12, f"aaaaaaa{secrets.token_hex(2)[:3]}".replace("0", "z"), 1)
-        server.run(lambda connection: sql.create_database(connection, name))
+        server.run(sql.create_database, name)
         names.append(name)
         with server.connect(name) as connection:
             connection.execute("create table item (id int)")
@@ -52,12 +52,12 @@ def make(server: Server) -> Iterator[Callable[[], str]]:
 
     yield create
     for name in names:
-        server.run(lambda connection, name=name: sql.drop_database(connection, name))  # type: ignore[misc]
+        server.run(sql.drop_database, name)
 
 
 def there(server: Server, name: str) -> bool:
     """Look whether a database is there."""
-    return server.run(lambda connection: sql.find_database(connection, name)) is not None
+    return server.run(sql.find_database, name) is not None
 
 
 def prepare(server: Server, name: str) -> None:
@@ -68,7 +68,7 @@ def prepare(server: Server, name: str) -> None:
 
 def drop(server: Server, name: str) -> None:
     """Drop a database as clones are dropped."""
-    server.run(lambda connection: sql.drop_database(connection, name))
+    server.run(sql.drop_database, name)
 
 
 def test_prepared_transactions_are_rolled_back(server: Server, make: Callable[[], str]) -> None:
@@ -175,10 +175,10 @@ def test_what_cannot_be_dropped_is_said_with_the_reason(
 def test_a_renamed_database_is_found_by_its_number(server: Server, make: Callable[[], str]) -> None:
     """And what was made under its name meanwhile goes with it."""
     name = make()
-    oid = server.run(lambda connection: sql.database_oid(connection, name))
-    server.run(lambda connection: sql.rename_database(connection, name, "anything"))
-    server.run(lambda connection: sql.create_database(connection, name))
-    server.run(lambda connection: sql.drop_database(connection, name, oid=oid))
+    oid = server.run(sql.database_oid, name)
+    server.run(sql.rename_database, name, "anything")
+    server.run(sql.create_database, name)
+    server.run(sql.drop_database, name, oid=oid)
     assert not there(server, name)
     assert not there(server, "anything")
 

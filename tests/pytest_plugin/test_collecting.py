@@ -67,7 +67,7 @@ def test_a_clone_that_could_not_be_dropped_is_named(
     )
     outcome = items.pytest().demand()
     (left,) = clones()
-    server.run(lambda connection: sql.unseal(connection, left))
+    server.run(sql.unseal, left)
     assert f"could not drop {left!r}: cannot drop a template database; the next run does" in outcome.text
 
 
@@ -77,7 +77,7 @@ def test_a_run_of_one_test_collects_what_a_dead_owner_left(
     """It begins when the first clone is on its way, and however short the test, the run waits for it."""
     items.write("test_it.py", "def test_reads(clonedb_connection):\n    clonedb_connection.execute('select 1')\n")
     left = clone_name(prefix, "0" * 12, "a" * 10, 1)
-    server.run(lambda connection: sql.create_database(connection, left))
+    server.run(sql.create_database, left)
     assert clones() == [left]
     items.pytest().demand()
     assert clones() == []

@@ -23,8 +23,8 @@ def shared(config: Config, lease: Lease) -> Iterator[Server]:
     server = open_server(config.replace("tests", prefix=f"r{secrets.token_hex(4)}"))
     assert why_not(server) is None
     yield server
-    for database in server.run(lambda connection: sql.databases(connection, server.config.prefix)):
-        server.run(lambda connection, found=database: sql.drop_whatever(connection, found))  # type: ignore[misc]
+    for database in server.run(sql.databases, server.config.prefix):
+        server.run(sql.drop_whatever, database)
     server.close()
 
 

@@ -128,7 +128,7 @@ create table unseen ();
 def make_template(server: Server, schema: str, digest: str) -> TemplateRecord:
     """A sealed template of this schema; the digest names it."""
     name = template_name(server.config.prefix, digest)
-    server.run(lambda connection: sql.create_database(connection, name))
+    server.run(sql.create_database, name)
     with server.connect(name) as connection:
         connection.execute(schema.encode())
         prepare(connection)
@@ -145,8 +145,8 @@ def make_template(server: Server, schema: str, digest: str) -> TemplateRecord:
         seconds=0,
         size=0,
     )
-    server.run(lambda connection: sql.comment(connection, name, metadata.to_json()))
-    server.run(lambda connection: sql.seal(connection, name))
+    server.run(sql.comment, name, metadata.to_json())
+    server.run(sql.seal, name)
     return TemplateRecord(name, metadata)
 
 

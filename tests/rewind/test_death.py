@@ -60,8 +60,4 @@ def test_a_worker_killed_while_it_rewinds(delay: float, shared: Server, template
 
 
 def _clones(server: Server) -> set[str]:
-    return {
-        found.name
-        for found in server.run(lambda connection: sql.databases(connection, server.config.prefix))
-        if not found.is_template
-    }
+    return {found.name for found in server.run(sql.databases, server.config.prefix) if not found.is_template}

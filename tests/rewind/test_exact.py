@@ -129,7 +129,7 @@ def test_the_time_zone_of_the_database(make: Callable[[str], TemplateRecord], sh
     ):
         with create(shared, template) as clone, contextlib.closing(Pristine(shared, template)) as pristine:
             setting = f"alter database \"{clone.name}\" set timezone = '{zone}'"
-            shared.run(lambda c, setting=setting: c.execute(setting.encode()))  # type: ignore[misc]
+            shared.run(_execute, setting)
             with contextlib.closing(Rewinder(clone, pristine)) as rewinder:
                 write(clone, "update visit set at = at + interval '1 hour'")
                 assert rewinder.rewind() == expected
@@ -156,7 +156,7 @@ def test_a_setting_that_changes_texts(make: Callable[[str], TemplateRecord], sha
     """NULL in an array is no text 'NULL' where the database says so."""
     template = make("create table item (id int, tags text[]); insert into item values (1, array['a', null])")
     with create(shared, template) as clone, contextlib.closing(Pristine(shared, template)) as pristine:
-        shared.run(lambda c: c.execute(f'alter database "{clone.name}" set array_nulls = off'.encode()))
+        shared.run(_execute, f'alter database "{clone.name}" set array_nulls = off')
         with contextlib.closing(Rewinder(clone, pristine)) as rewinder:
             write(clone, "update item set id = 2")
             assert rewinder.rewind() == Outcome("rewound")
@@ -229,3 +229,7 @@ def test_many_blocks_with_few_rows(watched: Callable[[str], Watched]) -> None:
     write(clone, "update page set id = -id")
     assert rewinder.rewind() == Outcome("rewound")
     assert contents(clone) == fresh
+
+
+def _execute(connection: psycopg.Connection[Any], statement: str) -> None:
+    connection.execute(statement.encode())

@@ -77,7 +77,7 @@ def test_a_refused_clone_has_no_session(shared: Server, clone: Clone, rewinder: 
     assert rewinder.rewind() == Outcome("rewound")
     write(clone, "create table new (id int)")
     assert rewinder.rewind().kind == "refused"
-    wait_until(lambda: not shared.run(lambda connection: sql.backend_pids(connection, clone.name)))
+    wait_until(lambda: not shared.run(sql.backend_pids, clone.name))
 
 
 def test_too_much_was_written(clone: Clone, rewinder: Rewinder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,8 +166,8 @@ def test_a_template_built_anew(shared: Server, make: Callable[[str], TemplateRec
             write(clone, "insert into t values (2)")
             assert first.rewind() == Outcome("rewound")
             first.close()
-        shared.run(lambda connection: sql.unseal(connection, template.name))
-        shared.run(lambda connection: sql.drop_database(connection, template.name))
+        shared.run(sql.unseal, template.name)
+        shared.run(sql.drop_database, template.name)
         anew = make_template(shared, schema, template.metadata.fingerprint)
         assert anew.name == template.name
         with create(shared, anew) as clone:

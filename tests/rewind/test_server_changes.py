@@ -56,7 +56,7 @@ def own(postgres_bin: str | None) -> Iterator[Server]:
     server = open_server(sandbox.config)
     assert why_not(server) is None
     for statement in ROLES.strip().splitlines():
-        server.run(lambda connection, statement=statement: connection.execute(statement.encode()))  # type: ignore[misc]
+        server.run(_execute, statement)
     yield server
     server.close()
     sandbox.close()
@@ -235,3 +235,7 @@ def test_records_that_go_over_a_page(clone: Clone, own: Server) -> None:
             "do $$ begin for i in 1..1500 loop execute 'drop role many_' || i; end loop; end $$"
         )
     )
+
+
+def _execute(connection: psycopg.Connection[Any], statement: str) -> None:
+    connection.execute(statement.encode())

@@ -158,7 +158,7 @@ def test_the_reference_is_dropped(shared: Server, template: TemplateRecord) -> N
     """The clone from which rows are read is made when one is missing, and gone after close()."""
 
     def databases() -> int:
-        return len(shared.run(lambda connection: sql.databases(connection, shared.config.prefix)))
+        return len(shared.run(sql.databases, shared.config.prefix))
 
     with create(shared, template) as clone:
         before = databases()
