@@ -18,14 +18,26 @@ from clonedb.embedded import binaries, leases
 from clonedb.postgres.server import Server, open_server
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
+from tests import campaigns
 from tests.mounts import tmpfs
 from tests.projects import Project, clean_environment, lean_pytest
 
 _RUN = "RUN_OF_CLONEDBS_TESTS"  # the variable in which xdist's workers inherit the run's name
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--campaign`."""
+    campaigns.add_option(parser)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the campaigns that were not named."""
+    campaigns.select(config, items)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Name the run, in the process that begins it, and leave what the programs under test print to their own care."""
+    campaigns.add_marker(config)
     os.environ.pop("PYTHONUNBUFFERED", None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # so a shell starts what is to run in the background, and every program under test would ignore Ctrl-C, too

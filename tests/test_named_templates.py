@@ -9,6 +9,7 @@ import pytest
 
 from clonedb.errors import ConfigError
 from clonedb.settings.config import Config
+from tests.campaigns import VARIANT
 from tests.projects import ALEMBIC_INI, ENV_PY, Project
 
 TESTS = """
@@ -83,7 +84,7 @@ def named(items: Project) -> Project:
     return items
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"])
 def test_each_name_is_a_template(named: Project, arguments: tuple[str, ...]) -> None:
     """Markers choose; what is built upon another holds all of it, and only the rest was migrated."""
     named.write("test_it.py", TESTS)

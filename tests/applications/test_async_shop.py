@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.applications.shops import ASYNC_APP, SOMEBODYS, write_shop
+from tests.campaigns import VARIANT
 from tests.projects import Project
 from tests.pytest_plugin.plugins import ANYIO, AUTO, STRICT, XDIST, anyio_backends, mark, run
 
@@ -69,10 +70,10 @@ def test_nothing_was_left_to_the_garbage_collector():
 """
 
 
-@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+@pytest.mark.parametrize("driver", ["asyncpg", pytest.param("psycopg", marks=VARIANT)])
 @pytest.mark.parametrize(
     ("plugin", "distributed"),
-    [(STRICT, ()), (AUTO, XDIST), (ANYIO, XDIST)],
+    [(STRICT, ()), (AUTO, XDIST), pytest.param(ANYIO, XDIST, marks=VARIANT)],
     ids=["strict-alone", "auto-n2", "anyio-n2"],
 )
 def test_requests_reach_the_tests_clone(

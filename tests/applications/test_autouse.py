@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.applications.shops import ASYNC_APP, SOMEBODYS, SYNC_APP, write_shop
+from tests.campaigns import VARIANT
 from tests.projects import Project
 from tests.pytest_plugin.plugins import STRICT, XDIST, run
 
@@ -111,7 +112,9 @@ def documented():
 """
 
 
-@pytest.mark.parametrize("options", [("-p", "no:xdist"), (), XDIST], ids=["no-xdist", "alone", "n2"])
+@pytest.mark.parametrize(
+    "options", [("-p", "no:xdist"), pytest.param((), marks=VARIANT), XDIST], ids=["no-xdist", "alone", "n2"]
+)
 def test_every_test_has_a_clone(shop: Project, clones: Callable[[], list[str]], options: tuple[str, ...]) -> None:
     """Functions, unittest's classes and doctests; the project's wider fixtures have the process's own."""
     shop.write("conftest.py", CONFTEST)
@@ -174,8 +177,8 @@ async def test_fresh(engine_of_the_session, scope, n):
 """
 
 
-@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
-@pytest.mark.parametrize("distributed", [(), XDIST], ids=["alone", "n2"])
+@pytest.mark.parametrize("driver", ["asyncpg", pytest.param("psycopg", marks=VARIANT)])
+@pytest.mark.parametrize("distributed", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "n2"])
 def test_loops_of_any_scope(
     shop: Project, clones: Callable[[], list[str]], driver: str, distributed: tuple[str, ...]
 ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.applications.shops import SOMEBODYS, SYNC_APP, write_shop
+from tests.campaigns import VARIANT
 from tests.projects import Project
 from tests.pytest_plugin.plugins import STRICT, XDIST, run
 
@@ -44,7 +45,7 @@ def test_a_wider_fixture(company, clonedb):
 """
 
 
-@pytest.mark.parametrize("options", [(), XDIST], ids=["alone", "n2"])
+@pytest.mark.parametrize("options", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "n2"])
 def test_outside_a_clone_it_is_refused(shop: Project, options: tuple[str, ...]) -> None:
     """Nobody's database is reached by a test that forgot the fixture; the message says what to write."""
     shop.write("test_it.py", REFUSED)
@@ -163,7 +164,11 @@ def test_below_again(of_the_module):
 """
 
 
-@pytest.mark.parametrize("route", ["DATABASE_URL", "*", URL], ids=["variable", "everything", "url"])
+@pytest.mark.parametrize(
+    "route",
+    ["DATABASE_URL", pytest.param("*", marks=VARIANT), pytest.param(URL, marks=VARIANT)],
+    ids=["variable", "everything", "url"],
+)
 def test_many_clones(shop: Project, clones: Callable[[], list[str]], route: str) -> None:
     """One after another, one above another and side by side: each engine reaches the one that it is meant to."""
     shop.settings(route=[route])
@@ -173,7 +178,11 @@ def test_many_clones(shop: Project, clones: Callable[[], list[str]], route: str)
     assert clones() == []
 
 
-@pytest.mark.parametrize("options", [("-p", "no:xdist"), (), XDIST], ids=["no-xdist", "alone", "n2"])
+@pytest.mark.parametrize(
+    "options",
+    [("-p", "no:xdist"), pytest.param((), marks=VARIANT), pytest.param(XDIST, marks=VARIANT)],
+    ids=["no-xdist", "alone", "n2"],
+)
 @pytest.mark.parametrize(
     ("route", "message"),
     [

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.applications.shops import SOMEBODYS, SYNC_APP, write_shop
+from tests.campaigns import VARIANT
 from tests.projects import Project
 from tests.pytest_plugin.plugins import XDIST, run
 
@@ -41,7 +42,7 @@ def test_nothing_is_left():
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
-@pytest.mark.parametrize("distributed", [(), XDIST], ids=["alone", "n2"])
+@pytest.mark.parametrize("distributed", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "n2"])
 def test_requests_reach_the_tests_clone(
     items: Project, clones: Callable[[], list[str]], driver: str, distributed: tuple[str, ...]
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.apparatus.tables import Chart, Measurement, Table, ratio
 from benchmarks.pictures import PICTURES, draw
+from tests.campaigns import VARIANT
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -31,7 +32,7 @@ def measured(*words: str, timeout: float = 300) -> subprocess.CompletedProcess[s
     )
 
 
-@pytest.mark.parametrize("name", ["fingerprint", "inner"])
+@pytest.mark.parametrize("name", ["fingerprint", pytest.param("inner", marks=VARIANT)])
 def test_a_benchmark_runs(tmp_path: Path, name: str) -> None:
     """A benchmark is run by its name, prints its targets, and writes every sample into one file with the others."""
     file = tmp_path / "found.json"

@@ -146,6 +146,7 @@ def test_without_pg_dump(items: Project, cli: Command, tmp_path: Path) -> None:
     assert not (items.directory / "x.clonedb").exists()
 
 
+@pytest.mark.campaign("kills")
 @pytest.mark.parametrize("command", ["export", "import"])
 def test_killed_at_any_time(items: Project, cli: Command, admin_dsn: str, prefix: str, command: str) -> None:
     """kill -9 in the middle: no partial file, and no database after the next start."""

@@ -22,6 +22,7 @@ from clonedb.errors import ConfigError, NoMigrationsError, ServerError
 from clonedb.sessions.loans import Loans
 from clonedb.templates.metadata import Kept
 from clonedb.url import DatabaseURL
+from tests.campaigns import VARIANT
 from tests.projects import Project, databases, one
 
 pytestmark = pytest.mark.usefixtures("variables")
@@ -208,7 +209,7 @@ def test_asynchronous_engine(clonedb_async_engine):
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg"])
-@pytest.mark.parametrize("options", [(), ("--full-trace", "-vv")], ids=["long", "full"])
+@pytest.mark.parametrize("options", [pytest.param((), marks=VARIANT), ("--full-trace", "-vv")], ids=["long", "full"])
 def test_an_engine_that_cannot_connect_shows_no_password(items: Project, driver: str, options: tuple[str, ...]) -> None:
     """Not in SQLAlchemy's variables, nor the driver's, whatever pytest is asked to show."""
     items.settings(driver=driver)

@@ -30,29 +30,31 @@ def programs() -> st.SearchStrategy[Program]:
 LIVES = st.lists(programs(), min_size=4, max_size=6)
 
 
-@settings(
-    max_examples=18,
+_SETTINGS = settings(
     deadline=None,
     derandomize=True,
     database=None,
     phases=(Phase.generate, Phase.shrink),
     suppress_health_check=list(HealthCheck),
 )
-@given(life=LIVES)
+
+
 def _look_for_differences(laboratory: Laboratory, life: list[Program]) -> None:
     laboratory.retire()
     for program in life:
         laboratory.run(program)
 
 
-def test_rewound_clones_equal_fresh_ones(laboratory: Laboratory) -> None:
-    """Some eighty programs, several in a row on each clone; `python -m tests.differential` runs thousands."""
-    _look_for_differences(laboratory)
+@pytest.mark.parametrize("lives", [4, pytest.param(18, marks=pytest.mark.campaign("differential"))])
+def test_rewound_clones_equal_fresh_ones(laboratory: Laboratory, lives: int) -> None:
+    """Programs, several in a row on each of some clones; `python -m tests.differential` runs thousands."""
+    settings(_SETTINGS, max_examples=lives)(given(life=LIVES)(_look_for_differences))(laboratory)
     tally = laboratory.tally
-    assert tally.programs >= 70
+    assert tally.programs >= 4 * lives - 2
     assert tally.dumps > 0 or laboratory.dumps_nothing
 
 
+@pytest.mark.campaign("differential")
 def test_programs_do_what_they_say(laboratory: Laboratory) -> None:
     """Most of their statements succeed, and most programs are undone: else little would be proven."""
     for number in range(40):

@@ -19,7 +19,12 @@ _ORDINARY = ("dml", "bulk", "sequences", "transactions", "errors", "session", "h
 _AT_ONCE = 3
 
 
-@pytest.fixture(params=["tuned", "as initdb makes it, with checksums"])
+@pytest.fixture(
+    params=[
+        pytest.param("tuned", marks=pytest.mark.campaign("differential")),
+        "as initdb makes it, with checksums",
+    ]
+)
 def either(
     request: pytest.FixtureRequest, installation: Binaries, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Template]:
@@ -54,6 +59,7 @@ def test_ordinary_statements_take_no_new_clone(laboratory: Laboratory) -> None:
     assert laboratory.tally.refused.total() == 0, laboratory.tally.examples
 
 
+@pytest.mark.campaign("differential")
 def test_an_ordinary_suite_keeps_its_clone(laboratory: Laboratory) -> None:
     """Programs of ordinary statements in several sessions, one after the other."""
     random = Random("suite")

@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from clonedb.embedded.binaries import Binaries
 from tests.differential import template
@@ -23,9 +24,19 @@ _WITHIN = 200
 _WITHIN_WORLD = 500
 
 _PLAIN = [name for name, fault in FAULTS.items() if fault == Fault(fault.broken)]
+_QUICK = ("skip-table", "skip-sequence", "unlogged-tail", "text-only")  # the others are a campaign
 
 
-@pytest.mark.parametrize("fault", _PLAIN)
+def _cases(*, plain: bool) -> list[ParameterSet]:
+    """The faults of either kind, those that take long marked as a campaign."""
+    return [
+        pytest.param(name, marks=() if name in _QUICK else pytest.mark.campaign("differential"))
+        for name in FAULTS
+        if (name in _PLAIN) == plain
+    ]
+
+
+@pytest.mark.parametrize("fault", _cases(plain=True))
 def test_a_seeded_fault_is_found(laboratory: Laboratory, fault: str) -> None:
     """And the program that finds it can be made small."""
     with seeded(fault):
@@ -53,7 +64,7 @@ def url_of(installation: Binaries) -> Iterator[Callable[[str], str]]:
         yield cache(lambda kind: stack.enter_context(template.server(installation, kind)))
 
 
-@pytest.mark.parametrize("name", [name for name in FAULTS if name not in _PLAIN])
+@pytest.mark.parametrize("name", _cases(plain=False))
 def test_what_once_went_wrong_is_found(
     installation: Binaries, url_of: Callable[[str], str], name: str, tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ def test_an_intruder_leaves_nothing_behind(laboratory: Laboratory) -> None:
         laboratory.run(NOTHING)
 
 
+@pytest.mark.campaign("differential")
 def test_a_late_stranger_leaves_nothing_behind(slow: Template) -> None:
     """It connects once, somewhere around the end of a program that only reads."""
     random = Random("late")

@@ -89,6 +89,7 @@ def test_nothing_is_left_behind(busy: Laboratory, parts: tuple[str, ...], part: 
     assert busy.fails([*life, NOTHING, NOTHING]) is None
 
 
+@pytest.mark.campaign("differential")
 @pytest.mark.parametrize(("mix", "programs"), [("chain", 25), ("needless", 15)])
 def test_random_programs_leave_nothing_behind(
     busy: Laboratory, parts: tuple[str, ...], mix: str, programs: int

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaigns import VARIANT
 from tests.embedded.sandbox import wait_until
 from tests.faults.conftest import Start
 from tests.faults.processes import HANG, HANG_IN_SQL, demand_nothing_left, processes_of
@@ -68,7 +69,7 @@ def test_ctrl_c_while_waiting_for_a_builder(project: Project, start: Start, admi
     demand_nothing_left(project, admin_dsn)
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["plain", "xdist"])
+@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["plain", "xdist"])
 def test_ctrl_c_in_pytest_during_the_build(
     project: Project, start: Start, admin_dsn: str, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
@@ -87,7 +88,7 @@ def test_ctrl_c_in_pytest_during_the_build(
     assert "2 passed" in project.run(*PYTEST, *arguments).demand().out
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["plain", "xdist"])
+@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["plain", "xdist"])
 def test_ctrl_c_during_a_test(
     items: Project, start: Start, admin_dsn: str, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
@@ -136,6 +137,7 @@ def test_a_worker_killed_in_a_test(items: Project, admin_dsn: str) -> None:
     demand_nothing_left(items, admin_dsn)
 
 
+@pytest.mark.campaign("kills")
 def test_a_whole_xdist_run_killed(items: Project, start: Start, admin_dsn: str, tmp_path: Path) -> None:
     """kill -9 of controller and workers: the next run collects what they left."""
     items.write("test_items.py", TWO_TESTS)
@@ -169,6 +171,7 @@ with clonedb.template() as template:
 """
 
 
+@pytest.mark.campaign("kills")
 def test_interrupts_at_any_time_while_cloning(items: Project) -> None:
     """An interrupt within CREATE DATABASE or DROP DATABASE leaves no clone, though the server may have finished it.
 

@@ -21,6 +21,7 @@ from clonedb.postgres import sql
 from clonedb.postgres.cap import Cap
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
+from tests.campaigns import VARIANT
 from tests.embedded.sandbox import Sandbox, by_socket, is_alive, wait_until
 from tests.faults.conftest import Start
 from tests.faults.processes import demand_nothing_left
@@ -87,7 +88,7 @@ def test_killed_while_pooling(pooling: Project, start: Start, admin_dsn: str, tm
     demand_nothing_left(pooling, admin_dsn)
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=VARIANT)])
 def test_interrupted_while_pooling(
     pooling: Project, start: Start, admin_dsn: str, tmp_path: Path, workers: str
 ) -> None:
@@ -205,7 +206,7 @@ def test_a_full_disk_while_pooling(
         leases.stop(Config(rootdir=items.directory).replace("the test", **settings))
 
 
-@pytest.mark.parametrize("isolation", ["clone", "auto", "truncate"])
+@pytest.mark.parametrize("isolation", ["clone", pytest.param("auto", marks=VARIANT), "truncate"])
 def test_fewer_clones_than_workers(items: Project, admin_dsn: str, isolation: str) -> None:
     """Three workers with room for one clone: each goes on in its turn, and there are never two."""
     items.write("test_it.py", CROWD)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaigns import VARIANT
 from tests.projects import Project, lean_pytest
 
 README = Path(__file__).parents[2] / "README.md"
@@ -129,7 +130,7 @@ def test_a_guide_fits_on_a_screen(name: str) -> None:
     assert text[start + 1 :].partition("\n### ")[0].partition("\n## ")[0].count("\n") <= 50
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"])
 def test_from_db_session(items: Project, arguments: tuple[str, ...]) -> None:
     """An engine bound at import, a fixture `db_session`, tests that never asked for a database."""
     code = guide("db_session")
@@ -142,7 +143,7 @@ def test_from_db_session(items: Project, arguments: tuple[str, ...]) -> None:
     assert "5 passed" in outcome.out
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"])
 def test_from_asynchronous_fixtures(items: Project, arguments: tuple[str, ...]) -> None:
     """A session manager built on `clonedb_url`, and the application's own, which was made at import."""
     code = guide("asynchronous")

@@ -81,6 +81,7 @@ def test_a_flow_is_stored(clonedb_url, number):
 TESTS = {"optuna": OPTUNA, "dstack": DSTACK, "prefect": PREFECT}
 
 
+@pytest.mark.campaign("histories")
 def test_a_clone_is_at_the_head(usage: Usage, admin_dsn: str) -> None:
     """Every revision has run, and a clone has the head in its version table and the tables of that head."""
     history = usage.environment.history
@@ -92,6 +93,7 @@ def test_a_clone_is_at_the_head(usage: Usage, admin_dsn: str) -> None:
     assert len(found["tables"]) == history.tables
 
 
+@pytest.mark.campaign("histories")
 def test_a_second_build_does_nothing(usage: Usage, admin_dsn: str) -> None:
     """The template of the first build is found by its fingerprint, and left as it is."""
     usage.clonedb("build")
@@ -102,6 +104,7 @@ def test_a_second_build_does_nothing(usage: Usage, admin_dsn: str) -> None:
     assert metadata_of(admin_dsn, usage.prefix) == before
 
 
+@pytest.mark.campaign("histories")
 def test_an_edited_revision_is_built_anew(copy: tuple[Usage, Path], admin_dsn: str) -> None:
     """A statement added to the newest revision gives another template, whose clones have what it made."""
     usage, directory = copy
@@ -117,6 +120,7 @@ def test_an_edited_revision_is_built_anew(copy: tuple[Usage, Path], admin_dsn: s
     assert changed == {("revision", newest.relative_to(usage.directory).as_posix())}
 
 
+@pytest.mark.campaign("histories")
 def test_parallel_tests_store_rows(usage: Usage) -> None:
     """The package's own code stores rows in six tests of two workers, and each finds its own only."""
     name = usage.environment.history.name
@@ -132,6 +136,7 @@ def test_parallel_tests_store_rows(usage: Usage) -> None:
     assert ("not rewound" in ran.out) == (name == "optuna"), ran.out
 
 
+@pytest.mark.campaign("histories")
 def test_installing_again_does_nothing(published: Environment) -> None:
     """An environment is found by the digest of its pins, and used as it is."""
     again = install(published.history)
@@ -148,6 +153,7 @@ def test_every_distribution_is_pinned() -> None:
         assert all(re.fullmatch(r"[\w.-]+==[\w.]+( ; .*)?", pin) for pin in pins)
 
 
+@pytest.mark.campaign("histories")
 def test_an_installation_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a package index the error has pip's words and the way to leave these tests out; nothing counts as done."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")

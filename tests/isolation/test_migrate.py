@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.campaigns import VARIANT
 from tests.projects import ALEMBIC_INI, ENV_PY, Project
 
 TESTS = """
@@ -19,7 +20,7 @@ def test_writes(clonedb, clonedb_session, number):
 """
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"])
 def test_each_test_is_migrated_for(items: Project, arguments: tuple[str, ...]) -> None:
     """What the tests before wrote went away with its tables."""
     items.revision("three", "pass")

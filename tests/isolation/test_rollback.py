@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.campaigns import VARIANT
 from tests.projects import Project, lean_pytest
 
 SYNC = """
@@ -103,7 +104,7 @@ async def test_the_next_has_the_templates_rows(clonedb_async_session):
 """
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize("arguments", [pytest.param((), marks=VARIANT), ("-n", "2")], ids=["alone", "xdist"])
 def test_sessions_commit_and_lose_it_at_the_end(shop: Project, arguments: tuple[str, ...]) -> None:
     """Several sessions of a test share the one transaction; one clone serves all tests."""
     shop.write("test_it.py", SYNC)
@@ -137,7 +138,7 @@ def test_whoever_leaves_the_transaction_is_told(shop: Project) -> None:
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
-@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"])
 def test_asynchronous_sessions(shop: Project, arguments: tuple[str, ...], driver: str) -> None:
     """The same on the test's loop; the fixtures that cannot hold one transaction say so."""
     shop.environment["PYTEST_ADDOPTS"] = lean_pytest("asyncio") + " -o asyncio_default_fixture_loop_scope=function"

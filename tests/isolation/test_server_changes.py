@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
+from tests.campaigns import VARIANT
 from tests.projects import Project
 
 # Each statement is run by one test, and the next one looks. `old` are roles that were there before.
@@ -132,7 +133,7 @@ def roles(dsn: str, name: str) -> list[str]:
         return [role.removeprefix(f"{name}_") for (role,) in found]
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"])
 def test_what_tests_make_is_undone(
     items: Project,
     name: str,

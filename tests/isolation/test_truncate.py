@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.campaigns import VARIANT
 from tests.projects import Project
 
 TESTS = """
@@ -41,7 +42,7 @@ def test_after_that_there_is_a_new_clone(clonedb):
 """
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize("arguments", [pytest.param((), marks=VARIANT), ("-n", "2")], ids=["alone", "xdist"])
 def test_the_templates_rows_are_back(shop: Project, arguments: tuple[str, ...]) -> None:
     """Rows, generated columns, identities, partitions and cycles are the template's, and no trigger has fired."""
     shop.write("test_it.py", TESTS)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaigns import VARIANT
 from tests.projects import Project
 from tests.pytest_plugin.plugins import ANYIO, AUTO, STRICT, XDIST, anyio_backends, mark, run
 
@@ -80,7 +81,7 @@ def test_nothing_was_left_to_the_garbage_collector():
 """
 
 
-@pytest.mark.parametrize("distributed", [(), XDIST], ids=["alone", "n2"])
+@pytest.mark.parametrize("distributed", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "n2"])
 @pytest.mark.parametrize("plugin", [STRICT, AUTO, ANYIO], ids=["strict", "auto", "anyio"])
 def test_each_fixture_keeps_its_word(
     items: Project, clones: Callable[[], list[str]], plugin: tuple[str, ...], distributed: tuple[str, ...]
@@ -212,7 +213,7 @@ def test_what_is_not_installed_is_named(items: Project) -> None:
     )
 
 
-@pytest.mark.parametrize("distributed", [(), XDIST], ids=["alone", "n2"])
+@pytest.mark.parametrize("distributed", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "n2"])
 def test_no_plugin_is_needed(items: Project, clones: Callable[[], list[str]], distributed: tuple[str, ...]) -> None:
     """Synchronous tests may run a loop of their own; of an asynchronous one pytest says what to install."""
     items.write(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.campaigns import VARIANT
 from tests.projects import Project
 from tests.pytest_plugin.plugins import STRICT, run
 
@@ -44,7 +45,7 @@ class TestClass:
 """
 
 
-@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+@pytest.mark.parametrize("driver", ["asyncpg", pytest.param("psycopg", marks=VARIANT)])
 def test_loops_of_any_scope(items: Project, clones: Callable[[], list[str]], driver: str) -> None:
     """A test may run on a wider loop than that of the fixtures, and nobody has to configure anything for it."""
     items.settings(driver=driver)

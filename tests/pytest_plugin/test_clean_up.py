@@ -7,6 +7,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
+from tests.campaigns import VARIANT
 from tests.projects import Project
 
 
@@ -20,7 +21,7 @@ def sessions(dsn: str, prefix: str, pids: list[str]) -> list[tuple[str, ...]]:
         ).fetchall()
 
 
-@pytest.mark.parametrize("arguments", [("-n", "0"), ("-n", "2")], ids=["n0", "n2"])
+@pytest.mark.parametrize("arguments", [pytest.param(("-n", "0"), marks=VARIANT), ("-n", "2")], ids=["n0", "n2"])
 def test_nothing_is_left_after_a_run(
     items: Project, clones: Callable[[], list[str]], admin_dsn: str, prefix: str, arguments: tuple[str, ...]
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.campaigns import VARIANT
 from tests.projects import Project
 
 EACH_FIXTURE = """
@@ -100,7 +101,11 @@ def test_fresh(clonedb_connection, havoc):
 """
 
 
-@pytest.mark.parametrize("arguments", [("-n", "0"), ("-n", "2"), ("-p", "no:xdist")], ids=["n0", "n2", "no-xdist"])
+@pytest.mark.parametrize(
+    "arguments",
+    [pytest.param(("-n", "0"), marks=VARIANT), ("-n", "2"), ("-p", "no:xdist")],
+    ids=["n0", "n2", "no-xdist"],
+)
 def test_each_fixture_keeps_its_word(items: Project, clones: Callable[[], list[str]], arguments: tuple[str]) -> None:
     """Every test is given the migrated state, by each fixture, whatever the tests before it committed."""
     items.write("test_it.py", EACH_FIXTURE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.campaigns import VARIANT
 from tests.projects import Project
 
 TESTS = """
@@ -28,7 +29,7 @@ def test_at(clonedb_at): clonedb_at("one")
 """
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize("arguments", [pytest.param((), marks=VARIANT), ("-n", "2")], ids=["alone", "xdist"])
 def test_off_skips_what_needs_a_database(items: Project, arguments: tuple[str, ...]) -> None:
     """And says so; no server is asked for anything."""
     items.write("test_it.py", TESTS)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.campaigns import VARIANT
 from tests.projects import Project
 
 NAMES = """
@@ -126,7 +127,7 @@ def test_right(clonedb): pass
 """
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"])
 def test_wrong_marker_arguments(
     items: Project, clones: Callable[[], list[str]], arguments: tuple[str, ...], tmp_path: object
 ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.campaigns import VARIANT
 from tests.projects import Project
 
 FAILURES = """
@@ -37,7 +38,7 @@ def kept_in(out: str) -> list[str]:
     return re.findall(r"^database kept: (.+)$", out, re.MULTILINE)
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"])
 def test_a_failed_tests_database_can_be_looked_into(
     items: Project, clones: Callable[[], list[str]], arguments: tuple[str, ...]
 ) -> None:

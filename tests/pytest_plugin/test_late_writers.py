@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.campaigns import VARIANT
 from tests.projects import Project
 from tests.pytest_plugin.plugins import STRICT
 
@@ -176,7 +177,7 @@ async def test_second(way, clonedb_async_session):
 """
 
 
-@pytest.mark.parametrize("isolation", ["auto", "clone"])
+@pytest.mark.parametrize("isolation", ["auto", pytest.param("clone", marks=VARIANT)])
 @pytest.mark.parametrize("loop", ["function", "module"])
 def test_tasks_are_refused_what_an_ended_test_was_handed(items: Project, isolation: str, loop: str) -> None:
     """On a loop of their own, and on one that goes from test to test with the connections that were opened on it."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import clonedb.demo
+from tests.campaigns import VARIANT
 from tests.projects import ENV_PY, Project
 from tests.pytest_plugin.plugins import XDIST, run
 
@@ -66,7 +67,7 @@ from pytest_alembic.tests import (
 PLUGIN = ("-p", "pytest_alembic.plugin")
 
 
-@pytest.mark.parametrize("arguments", [(), XDIST], ids=["alone", "xdist"])
+@pytest.mark.parametrize("arguments", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "xdist"])
 def test_clones_at_revisions(items: Project, clones: Callable[[], list[str]], arguments: tuple[str, ...]) -> None:
     """Several in one test, each at its revision; a revision's template is built once, and no clone is left."""
     items.write("test_it.py", AT_REVISIONS)
@@ -203,7 +204,7 @@ def test_without_a_database_both_are_skipped(items: Project) -> None:
 
 
 @needs_pytest_alembic
-@pytest.mark.parametrize("arguments", [(), XDIST], ids=["alone", "xdist"])
+@pytest.mark.parametrize("arguments", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "xdist"])
 def test_the_four_tests_of_pytest_alembic_pass_on_the_sample_shop(
     make_project: Callable[[str], Project], clones: Callable[[], list[str]], arguments: tuple[str, ...]
 ) -> None:
@@ -218,7 +219,7 @@ def test_the_four_tests_of_pytest_alembic_pass_on_the_sample_shop(
 
 
 @needs_pytest_alembic
-@pytest.mark.parametrize("arguments", [(), XDIST], ids=["alone", "xdist"])
+@pytest.mark.parametrize("arguments", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "xdist"])
 def test_pytest_alembic_on_an_ordinary_project(
     items: Project, clones: Callable[[], list[str]], arguments: tuple[str, ...]
 ) -> None:

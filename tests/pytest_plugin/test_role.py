@@ -7,6 +7,7 @@ import pytest
 from psycopg.sql import SQL, Identifier
 
 from clonedb.url import DatabaseURL
+from tests.campaigns import VARIANT
 from tests.projects import Project
 
 REVISION = """
@@ -68,7 +69,7 @@ def roled(project: Project, prefix: str) -> Project:
 
 
 @pytest.mark.parametrize("isolation", ["auto", "clone", "truncate", "worker"])
-@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"])
 def test_what_the_role_may_not_is_refused(roled: Project, arguments: tuple[str, ...], isolation: str) -> None:
     """On the embedded server the role is created and may log in; extensions and resets are the maintenance role's."""
     if isolation == "worker":
