@@ -15,6 +15,7 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from clonedb.clones.clone import Clone
+from tests.prefork import Prefork
 
 TIMEOUT = 120.0  # seconds that any program of a test may take
 
@@ -64,6 +65,7 @@ class Project:
     def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
         self.directory = directory
         self.environment = dict(environment)
+        self.starts_anew = False  # whether each program is an interpreter of its own, for tests of what it imports
         self._last: str | None = None
         self.write("alembic.ini", ALEMBIC_INI)
         self.write("migrations/env.py", ENV_PY)
@@ -117,6 +119,16 @@ class Project:
 
     def run(self, *command: str, **more: str) -> Outcome:
         """Run a program in the project's directory to its end."""
+        if not self.starts_anew and command[:2] == (sys.executable, "-m") and command[2] in ("pytest", "clonedb"):
+            environment = {**self.environment, **more}
+            try:
+                found = prefork(environment).run(
+                    command[2], command[3:], cwd=str(self.directory), environment=environment, timeout=TIMEOUT
+                )
+            except TimeoutError as error:
+                raise AssertionError(f"{command} took longer than {TIMEOUT} s\n{error}") from None
+            if found is not None:
+                return Outcome(*found)
         process = self.popen(*command, **more)
         try:
             out, err = process.communicate(timeout=TIMEOUT)
@@ -133,6 +145,16 @@ class Project:
     def pytest(self, *arguments: str, **more: str) -> Outcome:
         """Run `pytest ARGUMENTS`."""
         return self.run(*PYTEST, *arguments, **more)
+
+
+_preforked: list[Prefork] = []
+
+
+def prefork(environment: Mapping[str, str]) -> Prefork:
+    """The process that forks this worker's programs; it ends with the worker."""
+    if not _preforked:
+        _preforked.append(Prefork(environment))
+    return _preforked[0]
 
 
 class Outcome:
