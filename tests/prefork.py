@@ -107,7 +107,7 @@ def _import_all() -> None:
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
     ):
-        pytest.main(["-q", "-p", "no:cacheprovider", "--rootdir", empty, empty])
+        pytest.main(["-q", "-p", "clonedb", "-p", "no:cacheprovider", "--rootdir", empty, empty])
     import psycopg
     import rich.console
     import sqlalchemy.dialects.postgresql.psycopg

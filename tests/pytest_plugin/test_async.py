@@ -265,6 +265,7 @@ def test_registering_them_imports_nothing(items: Project, tmp_path: Path) -> Non
                 json.dump(sorted(sys.modules), file)
         """,
     )
+    items.starts_anew = True
     run(items).demand()
     modules = {name.partition(".")[0] for name in json.loads((tmp_path / "modules").read_text())}
     assert "clonedb" in modules

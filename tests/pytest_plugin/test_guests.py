@@ -101,6 +101,13 @@ def test_the_test_keeps_its_world(fs, clonedb):
 
 
 @pytest.fixture
+def items(items: Project) -> Project:
+    """The project, whose programs do their imports themselves: when and what is imported matters here."""
+    items.starts_anew = True
+    return items
+
+
+@pytest.fixture
 def guests(project: Project) -> Project:
     """A project whose template depends on the environment."""
     project.revision("one", 'op.execute("create table item (id serial primary key, name text not null)")')

@@ -24,6 +24,13 @@ HEAVY = ("sqlalchemy", "alembic", "psycopg", "filelock", "click", "rich", "platf
 
 
 @pytest.fixture
+def items(items: Project) -> Project:
+    """The project, whose programs do their imports themselves: when and what is imported matters here."""
+    items.starts_anew = True
+    return items
+
+
+@pytest.fixture
 def port() -> Iterator[socket.socket]:
     """A socket on which somebody would be seen who connects."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
