@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from clonedb.api import Template, template
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from clonedb.pytest_plugin.scopes import fixture
     from clonedb.sessions.leaks import LeakedConnectionWarning, ReadonlyWarning, ServerChangedWarning
     from clonedb.settings.config import Config
+    from clonedb.settings.typed import Settings, TemplateSettings
+
+    __version__: str
 
 __all__ = [
     "BoundsError",
@@ -55,8 +58,10 @@ __all__ = [
     "ServerChangedWarning",
     "ServerError",
     "ServerNotFoundError",
+    "Settings",
     "Template",
     "TemplateInUseError",
+    "TemplateSettings",
     "VerificationError",
     "fixture",
     "template",
@@ -67,7 +72,9 @@ _HOMES = MappingProxyType(
         "Clone": "clones.clone",
         "Config": "settings.config",
         "LeakedConnectionWarning": "sessions.leaks",
+        "Settings": "settings.typed",
         "Template": "api",
+        "TemplateSettings": "settings.typed",
         "ReadonlyWarning": "sessions.leaks",
         "ServerChangedWarning": "sessions.leaks",
         "fixture": "pytest_plugin.scopes",
@@ -76,15 +83,17 @@ _HOMES = MappingProxyType(
 )
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for: pytest imports this package in every run there is (PEP 562)."""
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # a type checker that sees it takes every wrong name for a right one
 
-        return version("clonedb")
-    if name in __all__:
-        return getattr(importlib.import_module(f"clonedb.{_HOMES.get(name, 'errors')}"), name)
-    raise AttributeError(f"module 'clonedb' has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        """Import a public name when it is first used: every pytest run imports this package (PEP 562)."""
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("clonedb")
+        if name in __all__:
+            return getattr(importlib.import_module(f"clonedb.{_HOMES.get(name, 'errors')}"), name)
+        raise AttributeError(f"module 'clonedb' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -10,7 +10,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias, Unpack
 
 from clonedb.clones.clone import Clone, create
 from clonedb.errors import NoMigrationsError, ServerError
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from clonedb.clones.collector import Collector
     from clonedb.settings.config import Config
+    from clonedb.settings.typed import Settings
 
     _Link: TypeAlias = tuple[Config, Project, Sources]
 
@@ -125,7 +126,7 @@ class Template:
         self.close()
 
 
-def template(start: str | Path = ".", **settings: Any) -> Template:
+def template(start: str | Path = ".", **settings: Unpack[Settings]) -> Template:
     """The template of the project in a directory, built if it is not there.
 
     `settings` are the keys of `[tool.clonedb]`, and win over every other place. Use it as a context manager, or call

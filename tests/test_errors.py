@@ -74,7 +74,7 @@ def test_version_is_that_of_the_installed_package() -> None:
 def test_name_that_is_not_there_is_an_attribute_error() -> None:
     """As with any module; hasattr() and pickle rely on it."""
     with pytest.raises(AttributeError, match="module 'clonedb' has no attribute 'nothing'"):
-        clonedb.nothing  # noqa: B018
+        clonedb.nothing  # type: ignore[attr-defined]  # noqa: B018
     assert not hasattr(clonedb, "TEMPLATE")
 
 

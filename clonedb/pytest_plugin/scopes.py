@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import pytest
 
@@ -13,6 +13,7 @@ from clonedb.settings.keys import check, nearest
 
 if TYPE_CHECKING:
     from clonedb.clones.clone import Clone
+    from clonedb.settings.typed import Isolation
 
 __all__ = ["Scope", "fixture"]
 
@@ -23,11 +24,11 @@ def fixture(
     scope: Scope | Callable[[str, pytest.Config], Scope] = "function",
     *,
     name: str | None = None,
-    isolation: str | None = None,
+    isolation: Isolation | None = None,
     template: str | None = None,
     seed: Seed | Sequence[Seed] | None = None,
     autouse: bool = False,
-) -> Any:
+) -> object:
     """A pytest fixture that gives a Clone for as long as its scope lasts.
 
         shop = clonedb.fixture(scope="module", seed="tests/shop.sql")

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from clonedb.errors import ConfigError
 from clonedb.settings.keys import KEYS, check, nearest, shown
+
+if TYPE_CHECKING:
+    from clonedb.settings.typed import Settings
 
 __all__ = ["Config"]
 
@@ -83,7 +86,7 @@ class Config(NamedTuple):
         value = getattr(self, name)
         return repr("***") if KEYS[name].secret and value else shown(value)
 
-    def replace(self, source: str, /, **values: Any) -> Config:
+    def replace(self, source: str, /, **values: Unpack[Settings]) -> Config:
         """A copy with some keys set, after checking them.
 
         `source` is what `clonedb config` shows as their place of origin.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -23,7 +24,7 @@ def opened(items: Project, variables: None) -> Iterator[Open]:
     del variables
     templates = []
 
-    def open_one(directory: Path | None = None, **settings: object) -> clonedb.Template:
+    def open_one(directory: Path | None = None, **settings: Any) -> clonedb.Template:
         templates.append(clonedb.template(directory or items.directory, **settings))
         return templates[-1]
 

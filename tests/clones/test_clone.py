@@ -57,7 +57,7 @@ def test_settings_as_arguments(items: Project, prefix: str, server_url: str, mon
     """The keys of [tool.clonedb], which win over every other place; a wrong one is an error that says so."""
     items.settings(target="base", isolation="worker")
     monkeypatch.setenv("CLONEDB_DRIVER", "psycopg2")
-    options = {"target": "one", "driver": "asyncpg", "prefix": f"{prefix}_x", "url": server_url}
+    options: clonedb.Settings = {"target": "one", "driver": "asyncpg", "prefix": f"{prefix}_x", "url": server_url}
     with clonedb.template(items.directory, **options) as template, template.clone() as clone:
         assert template.heads == ("one",)
         assert clone.name.startswith(f"{prefix}_x_c_")
@@ -65,9 +65,9 @@ def test_settings_as_arguments(items: Project, prefix: str, server_url: str, mon
         assert template.server.config.source("target") == "argument of clonedb.template()"
         assert not template.server.embedded
     with pytest.raises(ConfigError, match=r"argument of clonedb.template\(\): unknown setting 'tagret' \(did you mean"):
-        clonedb.template(items.directory, tagret="one")
+        clonedb.template(items.directory, tagret="one")  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match="strategy is 'copy'"):
-        clonedb.template(items.directory, strategy="copy")
+        clonedb.template(items.directory, strategy="copy")  # type: ignore[arg-type]
     with pytest.raises(NoMigrationsError, match="no Alembic migrations were found"):
         clonedb.template(Path("/"))
 

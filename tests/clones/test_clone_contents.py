@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from typing import Any
 
 import psycopg
 import pytest
@@ -152,7 +153,7 @@ def test_extensions_are_there_before_the_migrations(project: Project) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["auto", "wal_log", "file_copy"])
-def test_the_strategy_is_chosen(items: Project, strategy: str, admin_dsn: str) -> None:
+def test_the_strategy_is_chosen(items: Project, strategy: Any, admin_dsn: str) -> None:
     """`strategy` decides how CREATE DATABASE copies; by itself it is by file where nothing is flushed."""
     query = """
         select record_type from pg_get_wal_records_info(%s, pg_current_wal_insert_lsn())

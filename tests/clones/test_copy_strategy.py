@@ -133,7 +133,7 @@ def test_a_clone_that_shares_the_template_s_blocks(items: Project, config: Confi
         "three", 'op.execute("create table big as select repeat(n::text, 99) t from generate_series(1, 60000) n")'
     )
     state = reflinks / "state"
-    settings = {
+    settings: clonedb.Settings = {
         "state_dir": str(state),
         "data": "disk",
         "salt": config.salt,

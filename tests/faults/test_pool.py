@@ -107,7 +107,7 @@ def test_the_server_restarted_while_pooling(alone: Project, sandbox: Sandbox, pr
     with psycopg.connect(by_socket(lease)) as connection:  # a role of its own: that of the lease gets a new password
         connection.execute("create role pooling superuser login password 'SECRET'")
     url = DatabaseURL(driver="psycopg", user="pooling", password="SECRET", host="127.0.0.1", port=lease.port)
-    settings = {"url": url.render(), "prefix": prefix, "state_dir": str(sandbox.config.state_dir)}
+    settings: clonedb.Settings = {"url": url.render(), "prefix": prefix, "state_dir": str(sandbox.config.state_dir)}
     dsn = url.replace(driver=None, database="postgres").render()
     with clonedb.template(alone.directory, **settings) as template:
         pool = Pool(template.server, template.record, Cap(template.server))
@@ -141,7 +141,7 @@ def test_no_more_connections_while_pooling(alone: Project, sandbox: Sandbox, pre
     """The thread gets none: clones are made on the spot, and used ones dropped when there is room for it again."""
     with sandbox.lease() as lease:
         url = DatabaseURL(driver="psycopg", user=lease.user, password=lease.password, host="127.0.0.1", port=lease.port)
-        settings = {"url": url.render(), "prefix": prefix, "state_dir": str(sandbox.config.state_dir)}
+        settings: clonedb.Settings = {"url": url.render(), "prefix": prefix, "state_dir": str(sandbox.config.state_dir)}
         with clonedb.template(alone.directory, **settings) as template, contextlib.ExitStack() as crowd:
             dsn = url.replace(driver=None, database="postgres").render()
             pool = Pool(template.server, template.record, Cap(template.server))
@@ -174,7 +174,7 @@ def test_a_full_disk_while_pooling(
 ) -> None:
     """Who asks for a clone gets the server's error, as without a pool; with room again, a clone."""
     disk = small_disk("300m")
-    settings = {
+    settings: clonedb.Settings = {
         "state_dir": str(disk / "state"),
         "data": "disk",
         "idle_timeout": 0.5,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clonedb.project.find import find_project
 from clonedb.project.fingerprint import Fingerprint, ServerFacts, differences, fingerprint
@@ -63,7 +64,7 @@ class Sample:
     """A project with every kind of input."""
 
     rootdir: Path
-    settings: dict[str, object]
+    settings: dict[str, Any]
 
     @property
     def config(self) -> Config:
@@ -99,7 +100,7 @@ def edit(name: str) -> Change:
     return lambda sample: sample.append(name, "\n# edited\n")
 
 
-def setting(**settings: object) -> Change:
+def setting(**settings: Any) -> Change:
     return lambda sample: sample.settings.update(settings)
 
 

@@ -55,7 +55,7 @@ def migrator(project: Project) -> Callable[..., AlembicMigrator]:
     Each interpreter is a fresh one, unless `standby` says otherwise.
     """
 
-    def make(**settings: object) -> AlembicMigrator:
+    def make(**settings: Any) -> AlembicMigrator:
         config = Config(rootdir=project.directory).replace("tests", **{"standby": 0.0, **settings})
         return AlembicMigrator(config, find_project(config))
 

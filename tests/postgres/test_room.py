@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def opened(items: Project, small: Path) -> Iterator[Open]:
     """A function that opens the template of the project on the server there, as another process would."""
     templates = []
 
-    def open_one(**settings: object) -> clonedb.Template:
+    def open_one(**settings: Any) -> clonedb.Template:
         templates.append(clonedb.template(items.directory, state_dir=str(small), **settings))
         return templates[-1]
 

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from clonedb.project.find import Project
 from clonedb.settings.config import Config
@@ -16,7 +17,7 @@ Write = Callable[[dict[str, str]], Path]
 ENVIRONMENT = {"migrations/env.py": "", "migrations/versions/a.py": "", "lib/x.py": "", "more/versions/b.py": ""}
 
 
-def configured(rootdir: Path, **settings: object) -> Config:
+def configured(rootdir: Path, **settings: Any) -> Config:
     return Config(rootdir=rootdir).replace("test", **settings)
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def rootdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def look(rootdir: Path) -> Look:
     """Add files to a project of one revision, and read what its template is made of."""
 
-    def look(files: dict[str, str] | None = None, **settings: object) -> Sources:
+    def look(files: dict[str, str] | None = None, **settings: Any) -> Sources:
         for name, text in {**BASE, **(files or {})}.items():
             path = rootdir / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,11 @@ def test_the_extensions_of_every_source_are_named(look: Look, rootdir: Path, tmp
         "shop/seeding.py": "def fill(c): c.execute('create extension unaccent')",
         "schema.sql": "CREATE EXTENSION vector",
     }
-    settings = {"seed": ["seeds.sql", "shop.seeding:fill"], "watch": ["*.sql"], "extensions": ["pgcrypto"]}
+    settings: dict[str, Any] = {
+        "seed": ["seeds.sql", "shop.seeding:fill"],
+        "watch": ["*.sql"],
+        "extensions": ["pgcrypto"],
+    }
     expected = {"pgcrypto", "uuid-ossp", "hstore", "citext", "pg_trgm", "unaccent", "vector"}
 
     assert look(files, **settings).extensions == expected

@@ -9,6 +9,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,7 +71,7 @@ def test_it(clonedb, number, request):
 def test_a_full_disk(small_disk: Callable[[str], Path], postgres_bin: str | None) -> None:
     """The rows cannot be put back: the clone is refused, and with room again the next one is rewound."""
     disk = small_disk("300m")
-    settings = {
+    settings: dict[str, Any] = {
         "state_dir": str(disk / "state"),
         "data": "disk",
         "idle_timeout": 0.5,
