@@ -97,7 +97,7 @@ def postgres_bin() -> str | None:
 def config(state_dir: Path, postgres_bin: str | None, run_id: str) -> Config:
     """A configuration for the run's own embedded server."""
     return Config(rootdir=Path.cwd()).replace(
-        "tests", state_dir=str(state_dir), postgres_bin=postgres_bin, salt=run_id, idle_timeout=5.0, standby=0.0
+        "tests", state_dir=str(state_dir), postgres_bin=postgres_bin, salt=run_id, idle_timeout=5.0
     )
 
 
@@ -165,7 +165,6 @@ def environment(
         "CLONEDB_SALT": run_id,
         "CLONEDB_PREFIX": prefix,
         "CLONEDB_IDLE_TIMEOUT": "5",
-        "CLONEDB_STANDBY": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONFAULTHANDLER": "1",
         "PYTEST_ADDOPTS": lean_pytest(),

@@ -49,7 +49,6 @@ PROGRAMS = (
     "clonedb.__main__",
     "clonedb.embedded.keeper",
     "clonedb.migrate.inside.command",
-    "clonedb.migrate.forkserver",
     "clonedb.migrate.inside.program",
 )
 LINES = 320

@@ -20,10 +20,9 @@ def server() -> None:
 @server.command("status")
 @click.pass_obj
 def status(context: Context) -> None:
-    """Say which embedded servers there are and whether they run, and which interpreters wait for migrations."""
+    """Say which embedded servers there are and whether they run."""
     from clonedb.embedded import servers
     from clonedb.embedded.places import not_in_memory, state_dir
-    from clonedb.migrate import standby
 
     config = context.config()
     if config.url:
@@ -40,23 +39,16 @@ def status(context: Context) -> None:
         click.echo(f"{one.name}: PostgreSQL {one.version}, {state}, {size(one.size)} in {one.directory}")
     if not found:
         click.echo(f"no embedded server yet in {state_dir(config)}; the first use makes one")
-    for each in standby.waiting(config):
-        running = duration(time.time() - each.since)
-        click.echo(f"fork server for migrations: running for {running}, pid {each.pid}")
 
 
 @server.command("stop")
 @click.pass_obj
 def stop(context: Context) -> None:
-    """Stop the embedded server now, and the fork server for migrations; its data stays."""
+    """Stop the embedded server now; its data stays."""
     from clonedb.embedded import servers
-    from clonedb.migrate import standby
 
-    config = context.config()
-    names = servers.stop(config)
+    names = servers.stop(context.config())
     click.echo("\n".join(f"stopped {name}" for name in names) or "no embedded server was running")
-    for each in standby.stop(config):
-        click.echo(f"stopped the fork server for migrations, pid {each.pid}")
 
 
 @server.command("reset")
@@ -64,10 +56,8 @@ def stop(context: Context) -> None:
 def reset(context: Context) -> None:
     """Stop the embedded server and delete its data: templates and kept clones are gone."""
     from clonedb.embedded import servers
-    from clonedb.migrate import standby
 
     names = servers.reset(context.config())
-    standby.stop(context.config())
     click.echo("\n".join(f"deleted {name}" for name in names) or "there was no embedded server")
 
 

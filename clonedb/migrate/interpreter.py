@@ -1,4 +1,4 @@
-"""An interpreter that migrates, and the pipes to it: forked by the fork server when there is one, else a fresh one."""
+"""An interpreter that migrates, and the pipes to it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import tempfile
@@ -15,9 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from clonedb.migrate import standby
-from clonedb.settings.config import Config
-
 __all__ = ["Interpreter"]
 
 _PROGRAM = Path(__file__).with_name("inside") / "program.py"
@@ -25,24 +21,23 @@ _SILENCE = 1.0  # seconds without an event after which somebody may look what ke
 
 
 class Interpreter:
-    """The process, and the pipes to it; `end()` kills it, and so does being forgotten.
+    """The process, and the pipes to it; `end()` kills it, and so does being forgotten."""
 
-    `is_fresh` if no fork server made it.
-    """
-
-    def __init__(self, config: Config, setup: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    def __init__(self, setup: Mapping[str, Any], environment: Mapping[str, str]) -> None:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end()
         requests, asking = os.pipe()
         self._events, writing = os.pipe()
         self._requests = os.fdopen(asking, "wb")
         self._rest = b""
-        output = self._output.fileno()
         try:
-            forked = standby.fork(
-                config, environment, setup["sys_path"], requests=requests, output=output, events=writing
+            process = subprocess.Popen(
+                [sys.executable, "-P", str(_PROGRAM), str(writing)],
+                stdin=requests,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                pass_fds=[writing],
+                env=environment,
             )
-            self.is_fresh = forked is None
-            wait = _fresh(environment, requests, output, writing) if forked is None else _forked(forked)
         except BaseException:
             os.close(self._events)
             self._requests.close()
@@ -51,7 +46,7 @@ class Interpreter:
         finally:
             os.close(requests)
             os.close(writing)
-        self.end = weakref.finalize(self, _end, wait, self._events, self._requests, self._output)
+        self.end = weakref.finalize(self, _end, process, self._events, self._requests, self._output)
         self._send(setup)
 
     def ask(self, request: Mapping[str, Any], waiting: Callable[[], None] | None) -> Iterator[dict[str, Any]]:
@@ -91,40 +86,9 @@ class Interpreter:
         return os.pread(fileno, self.printed() - start, start).decode(errors="replace")
 
 
-def _fresh(environment: Mapping[str, str], requests: int, output: int, events: int) -> Callable[[], None]:
-    """Start one; returns what kills it and waits for its end."""
-    process = subprocess.Popen(
-        [sys.executable, "-P", str(_PROGRAM), str(events)],
-        stdin=requests,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        pass_fds=[events],
-        env=environment,
-    )
-
-    def kill() -> None:
-        process.kill()
-        process.wait()
-
-    return kill
-
-
-def _forked(process: int) -> Callable[[], None]:
-    """What kills a process that is not our child, by its pidfd, and waits for its end."""
-
-    def kill() -> None:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(process, signal.SIGKILL)
-        ended = select.poll()
-        ended.register(process, select.POLLIN)
-        ended.poll()
-        os.close(process)
-
-    return kill
-
-
-def _end(kill: Callable[[], None], events: int, requests: IO[bytes], output: IO[bytes]) -> None:
-    kill()
+def _end(process: subprocess.Popen[bytes], events: int, requests: IO[bytes], output: IO[bytes]) -> None:
+    process.kill()
+    process.wait()
     os.close(events)
     output.close()
     with contextlib.suppress(BrokenPipeError):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from clonedb.errors import CloneDBError, ConfigError, MigrationError
-from clonedb.migrate import standby
 from clonedb.migrate.inside.failure import error_from, scrub
 from clonedb.migrate.interpreter import Interpreter
 from clonedb.migrate.results import Branches, Migrated, NoModelsError, Stair
@@ -201,7 +200,7 @@ class MigrationProcess:
 
     def _started(self) -> Interpreter:
         if self._interpreter is None:
-            self._interpreter = Interpreter(self._config, self._setup, self._environment)
+            self._interpreter = Interpreter(self._setup, self._environment)
         return self._interpreter
 
     def close(self) -> None:
@@ -209,8 +208,6 @@ class MigrationProcess:
         if self._interpreter is not None:
             interpreter, self._interpreter = self._interpreter, None
             interpreter.end()
-            if interpreter.is_fresh:
-                standby.begin(self._config, self._environment)
 
     def __enter__(self) -> Self:
         return self

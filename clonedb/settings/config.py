@@ -34,7 +34,6 @@ class Config(NamedTuple):
     state_dir: str | None = KEYS["state_dir"].default
     data: str = KEYS["data"].default
     idle_timeout: float = KEYS["idle_timeout"].default
-    standby: float = KEYS["standby"].default
     prefix: str = KEYS["prefix"].default
     alembic_ini: str | None = KEYS["alembic_ini"].default
     alembic_section: str = KEYS["alembic_section"].default

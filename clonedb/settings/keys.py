@@ -119,7 +119,6 @@ _ALL = (
         choices=("auto", "memory", "disk"),
     ),
     Key("idle_timeout", float, 10.0, "seconds the embedded server lives on after its last user", minimum=0.1),
-    Key("standby", float, 600.0, "seconds Alembic, once imported, waits for the next migration", minimum=0),
     Key("prefix", str, "clonedb", "what the name of every database that clonedb makes begins with"),
     Key("alembic_ini", str, None, "path of alembic.ini or pyproject.toml; found in the project if not given"),
     Key("alembic_section", str, "alembic", "section of alembic.ini (alembic's -n)"),

@@ -44,7 +44,6 @@ class Settings(TemplateSettings, total=False):
     state_dir: str | None
     data: Literal["auto", "memory", "disk"]
     idle_timeout: float
-    standby: float
     prefix: str
     template: str
     templates: Mapping[str, TemplateSettings]

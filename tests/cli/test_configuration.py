@@ -24,7 +24,7 @@ def rows(out: str) -> dict[str, tuple[str, str]]:
 
 def test_config_says_where_each_value_comes_from(cli: Command, items: Project) -> None:
     """File, variable and option each win over the one before, and a URL is shown without its password."""
-    assert set(rows(cli("config").out)) == {"state_dir", "salt", "prefix", "idle_timeout", "standby"}
+    assert set(rows(cli("config").out)) == {"state_dir", "salt", "prefix", "idle_timeout"}
     items.settings(isolation="worker", keep_count=5, route=["SHOP_DB"], url="postgresql://me:hidden-word@db/")
     outcome = cli("config", CLONEDB_KEEP_COUNT="7")
     found = rows(outcome.out)

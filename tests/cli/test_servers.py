@@ -28,7 +28,7 @@ def unused_dir() -> Iterator[Path]:
 @pytest.fixture
 def environment(environment: dict[str, str], unused_dir: Path) -> dict[str, str]:
     """The commands' environment, without a server there."""
-    return {**environment, "CLONEDB_STATE_DIR": str(unused_dir), "CLONEDB_STANDBY": "0"}
+    return {**environment, "CLONEDB_STATE_DIR": str(unused_dir)}
 
 
 def test_the_life_of_an_embedded_server(cli: Command, items: Project, unused_dir: Path) -> None:
@@ -82,14 +82,3 @@ def test_the_demo(cli: Command, items: Project, unused_dir: Path) -> None:
     assert "test_the_database_is_at_the_newest_revision PASSED" in again.out
     assert re.search(r" 1 passed, \d+ deselected in ", again.out)
     assert re.search(r"' built in \d+\.\d s on embedded server", again.out)
-
-
-def test_the_fork_server_for_migrations(items: Project, cli: Command, unused_dir: Path) -> None:
-    """A build leaves it for the next one; status names it, and stop ends it."""
-    items.leave_coverage()  # which looks at interpreters from their start, so that each would be a fresh one
-    cli("build", CLONEDB_STANDBY="60")
-    line = r"^fork server for migrations: running for [\w ]+, pid (\d+)$"
-    found = re.search(line, cli("server", "status").out, re.MULTILINE)
-    assert found
-    assert f"stopped the fork server for migrations, pid {found[1]}\n" in cli("server", "stop").out
-    assert "fork server" not in cli("server", "status").out

@@ -138,7 +138,6 @@ def test_a_clone_that_shares_the_template_s_blocks(items: Project, config: Confi
         "data": "disk",
         "salt": config.salt,
         "postgres_bin": config.postgres_bin,
-        "standby": 0.0,
     }
     try:
         with clonedb.template(items.directory, **settings) as opened:

@@ -207,7 +207,7 @@ def test_a_database_that_is_being_dropped_is_no_item(server: Server, prefix: str
 
 def test_only_the_templates_used_last_are_kept(items: Project, config: Config, server: Server, prefix: str) -> None:
     """keep_templates counts by project and by last use; one in use stays whatever its age."""
-    settings = {name: getattr(config, name) for name in ("state_dir", "postgres_bin", "idle_timeout", "standby")}
+    settings = {name: getattr(config, name) for name in ("state_dir", "postgres_bin", "idle_timeout")}
     opened = []
     for number in range(3):
         template = clonedb.template(
@@ -275,9 +275,7 @@ def test_a_run_keeps_its_first_failures_and_older_runs_give_way(
     items: Project, config: Config, prefix: str, server: Server
 ) -> None:
     """keep_count for each project; what was made by hand and other projects' do not count."""
-    settings = {
-        name: getattr(config, name) for name in ("state_dir", "postgres_bin", "salt", "idle_timeout", "standby")
-    }
+    settings = {name: getattr(config, name) for name in ("state_dir", "postgres_bin", "salt", "idle_timeout")}
 
     def kept(project: str, run: str, when: float, test: str | None = "a test") -> Kept:
         return Kept(project=project, run=run, when=when, test=test)

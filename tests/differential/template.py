@@ -95,7 +95,7 @@ def opened(url: str, directory: Path, parts: Collection[str] = ()) -> Iterator[T
         Project(directory, {}).revision("one", "pass")
     files = [_HERE / "schema.sql", *seeds(parts)]
     config = Config(rootdir=directory).replace(
-        "test", url=url, seed=[str(file) for file in files], state_dir=str(directory / "state"), standby=0.0
+        "test", url=url, seed=[str(file) for file in files], state_dir=str(directory / "state")
     )
     with open_template(config) as template:
         yield template

@@ -113,17 +113,13 @@ def _left(project: Project, dsn: str) -> list[str]:
 
 
 def processes_of(project: Project) -> list[int]:
-    """The processes that live in the project's environment, workers and upgrade interpreters among them.
-
-    One that was forked by a fork server shows that one's environment there, and is known by its directory.
-    """
+    """The processes that live in the project's environment, workers and upgrade interpreters among them."""
     mark = f"CLONEDB_PREFIX={project.environment['CLONEDB_PREFIX']}".encode()
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                inherited = mark in (entry / "environ").read_bytes().split(b"\0")
-                if inherited or (entry / "cwd").readlink() == project.directory:
+                if mark in (entry / "environ").read_bytes().split(b"\0"):
                     found.append(int(entry.name))
     return found
 

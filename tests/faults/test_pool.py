@@ -178,7 +178,6 @@ def test_a_full_disk_while_pooling(
         "state_dir": str(disk / "state"),
         "data": "disk",
         "idle_timeout": 0.5,
-        "standby": 0.0,
         "postgres_bin": postgres_bin,
     }
     try:

@@ -53,7 +53,7 @@ def opened(cache: Project, sandbox: Sandbox) -> Open:
     def make(**settings: object) -> tuple[Template, list[str]]:
         said = Said()
         base = sandbox.config
-        names = ("state_dir", "postgres_bin", "idle_timeout", "standby")
+        names = ("state_dir", "postgres_bin", "idle_timeout")
         values = {name: getattr(base, name) for name in names} | {"salt": "unlogged", **settings}
         config = Config(rootdir=cache.directory).replace("the test", **values)
         return open_template(config, progress=said), said.messages

@@ -22,9 +22,7 @@ from tests.projects import Project, databases, one
 @pytest.fixture
 def template(items: Project, config: Config, prefix: str) -> Iterator[clonedb.Template]:
     """The project's template on the run's server."""
-    settings = {
-        name: getattr(config, name) for name in ("state_dir", "postgres_bin", "salt", "idle_timeout", "standby")
-    }
+    settings = {name: getattr(config, name) for name in ("state_dir", "postgres_bin", "salt", "idle_timeout")}
     with clonedb.template(items.directory, **settings, prefix=prefix) as opened:
         yield opened
 

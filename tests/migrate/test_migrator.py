@@ -125,7 +125,7 @@ def test_a_database_that_others_migrated_is_taken_further(
     )
     base.write("seed.sql", "insert into item (name) values ('base');")
     three.write("seed.sql", "insert into item (name) values ('rest'); insert into three values (3);")
-    config = Config(rootdir=base.directory).replace("tests", seed=["seed.sql"], standby=0.0)
+    config = Config(rootdir=base.directory).replace("tests", seed=["seed.sql"])
     first = AlembicMigrator(config, find_project(config)).migrate(url, progress=Silence(), remedy="")
     assert (first.heads, first.version_tables) == (("two",), (("base_version", None),))
 

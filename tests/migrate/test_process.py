@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -31,7 +32,7 @@ from clonedb.migrate.alembic import AlembicMigrator
 from clonedb.project.find import find_project
 from clonedb.url import DatabaseURL
 
-config = Config(rootdir=Path.cwd()).replace("test", standby=0.0)
+config = Config(rootdir=Path.cwd())
 session = AlembicMigrator(config, find_project(config)).session(DatabaseURL.parse(sys.argv[1]))
 session.upgrade()
 print("up", flush=True)
@@ -72,6 +73,26 @@ def test_one_interpreter_serves_several_requests(
     assert not is_there(pid)
 
 
+def test_it_is_as_a_child_of_the_caller(
+    project: Project, migrator: Migrators, url: DatabaseURL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the caller's environment, sys.path, directory and umask."""
+    elsewhere, report = tmp_path / "elsewhere", tmp_path / "report.json"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.syspath_prepend(str(elsewhere))
+    monkeypatch.setenv("ODD", "line\nbreak \udcff")
+    found = "[os.environ['ODD'], os.getcwd(), os.umask(0), sys.path[0]]"
+    project.revision("one", f"import json, sys\njson.dump({found}, open({str(report)!r}, 'w'))")
+    before = os.umask(0o037)
+    try:
+        migrator().upgrade(url)
+    finally:
+        os.umask(before)
+    expected = ["line\nbreak \udcff", str(elsewhere), 0o037, str(elsewhere)]
+    assert json.loads(report.read_text()) == expected
+
+
 def test_files_and_environment_left_open_do_not_add_up(project: Project, migrator: Migrators, url: DatabaseURL) -> None:
     """A closed session gives back every descriptor it took."""
     project.revision("one", "pass")
@@ -84,9 +105,12 @@ def test_files_and_environment_left_open_do_not_add_up(project: Project, migrato
     assert len([*Path("/proc/self/fd").iterdir()]) == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 @pytest.mark.parametrize("then", ["time.sleep(600)", "session.downgrade()"], ids=["idle", "at work"])
-def test_it_dies_with_the_process_that_asked(project: Project, url: DatabaseURL, ask: Ask, then: str) -> None:
-    """kill -9 closes its standard input: it ends at once, in the middle of a migration too."""
+def test_it_dies_with_the_process_that_asked(
+    project: Project, url: DatabaseURL, ask: Ask, then: str, number: signal.Signals
+) -> None:
+    """Its standard input is closed then: it ends at once, in the middle of a migration too."""
     project.revision("one", PID, "op.execute('insert into pids values (0)'); time.sleep(600)")
     project.write("waiting.py", WAITING.format(then=then))
     process = project.popen(sys.executable, "waiting.py", url.render())
@@ -97,7 +121,7 @@ def test_it_dies_with_the_process_that_asked(project: Project, url: DatabaseURL,
         assert is_there(int(str(pid)))
         if then != "time.sleep(600)":
             time.sleep(0.5)
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(process.pid, number)
         assert gone(int(str(pid)))
     finally:
         process.kill()

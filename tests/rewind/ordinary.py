@@ -26,9 +26,7 @@ def ordinary_server(postgres_bin: str | None, *options: str, encoding: str = "UT
     base = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())
     directory = Path(tempfile.mkdtemp(prefix="clonedb-ordinary-", dir=base))
     directory.chmod(0o711)
-    config = Config(rootdir=Path("/")).replace(
-        "the test", state_dir=str(directory), postgres_bin=postgres_bin, standby=0.0
-    )
+    config = Config(rootdir=Path("/")).replace("the test", state_dir=str(directory), postgres_bin=postgres_bin)
     binaries = choose(config, ())
     place = ServerDirectory.of(config, binaries)
     place.prepare()

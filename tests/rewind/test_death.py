@@ -42,7 +42,7 @@ with clone.connect(autocommit=True) as connection:
 @pytest.mark.parametrize("delay", [0.0, 0.003, 0.01])
 def test_a_worker_killed_while_it_rewinds(delay: float, shared: Server, template: TemplateRecord) -> None:
     """Its clone and the one that it read rows from have no owner any more, and are collected."""
-    names = ("state_dir", "postgres_bin", "idle_timeout", "standby", "prefix")
+    names = ("state_dir", "postgres_bin", "idle_timeout", "prefix")
     settings = {name: value for name in names if (value := getattr(shared.config, name)) is not None}
     command = [sys.executable, "-c", WORKER, json.dumps(settings), template.name]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

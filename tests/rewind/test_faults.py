@@ -75,7 +75,6 @@ def test_a_full_disk(small_disk: Callable[[str], Path], postgres_bin: str | None
         "state_dir": str(disk / "state"),
         "data": "disk",
         "idle_timeout": 0.5,
-        "standby": 0.0,
         "postgres_bin": postgres_bin,
     }
     config = Config(rootdir=Path("/")).replace("the test", **settings)

@@ -24,7 +24,6 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "state_dir": ("/file", "/environment", "/options"),
     "data": ("memory", "disk", "auto"),
     "idle_timeout": (1.5, 2.0, 3.0),
-    "standby": (1.5, 2.0, 3.0),
     "prefix": ("file", "environment", "options"),
     "alembic_ini": ("file.ini", "environment.ini", "options.ini"),
     "alembic_section": ("file", "environment", "options"),

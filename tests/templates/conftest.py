@@ -43,8 +43,7 @@ def configured(project: Project, config: Config, prefix: str) -> Callable[..., C
         values = {"prefix": prefix, "keep_templates": 50, **settings}
         return Config(rootdir=project.directory).replace(
             "the test",
-            **{name: getattr(config, name) for name in ("state_dir", "postgres_bin", "idle_timeout", "standby", "salt")}
-            | values,
+            **{name: getattr(config, name) for name in ("state_dir", "postgres_bin", "idle_timeout", "salt")} | values,
         )
 
     return make
