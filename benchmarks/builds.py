@@ -54,7 +54,9 @@ from clonedb.progress import Silence
 from clonedb.archive.restore import restore
 config = configuration(Path(sys.argv[1]), rootdir=Path(sys.argv[2]))
 server, _, wanted = fingerprint_of(config)
-template = restore(server, config, wanted, Path(sys.argv[3]), run=sys.argv[4], progress=Silence())
+template = restore(
+    server, config, wanted, Path(sys.argv[3]), require=lambda digest: None, run=sys.argv[4], progress=Silence()
+)
 server.close()
 print(json.dumps({"built": template.built, "seconds": template.metadata.seconds}))
 """

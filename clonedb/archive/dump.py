@@ -13,10 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clonedb.archive.file import Header, Part, Task, Written, write_archive
-from clonedb.archive.needs import read_needs
-from clonedb.archive.schedule import Work, schedule
-from clonedb.archive.script import Span, as_insert, read_script
+from clonedb.archive.file import Header, Part, Written, write_archive
+from clonedb.archive.script import Entry, Span, as_insert, read_script
 from clonedb.errors import BuildError, ServerError
 from clonedb.postgres.libpq_variables import leading_to
 from clonedb.postgres.server import Server
@@ -28,9 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["export", "pg_dump"]
 
-_SECTIONS = ("pre-data", "data", "post-data")  # pg_dump's own names, in the order in which they are restored
 _PIECE = 1 << 20  # bytes
-_FEW = 64 * 1024  # bytes
+_FEW = 64 * 1024  # bytes of rows
+_MESSAGE = 50  # entries, and
+_LARGE = 4 * 1024 * 1024  # bytes, after which a message ends: a server has room for some thousand locks
 _TARGET = re.compile(rb"COPY (.* \(.*\)) FROM stdin;\n", re.DOTALL)
 
 
@@ -56,45 +55,51 @@ def export(server: Server, template: TemplateRecord, database: str, path: Path |
 def _read(
     server: Server, program: Path, template: TemplateRecord, database: str, contents: io.BufferedRandom
 ) -> Header:
-    """Write what is in a database to a file, in the steps of the header."""
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in _SECTIONS]
-        for section, file in zip(_SECTIONS, files, strict=True):
-            _dump(server, program, database, section, file)
+    """Write what is in a database to a file, as the parts of the header say."""
+    with tempfile.TemporaryFile() as file:
+        _dump(server, program, database, file)
         with contextlib.closing(server.connect(database)) as connection:
-            needs = read_needs(connection)
             roles = sorted({*_roles(connection), *_named(template), server.info.user})
             public = _has_public(connection)
-        before, rows, after = (read_script(file) for file in files)
-        steps = [[_written(contents, work, files[1]) for work in step] for step in schedule(needs, before, rows, after)]
+        script = read_script(file)
         return Header(
             metadata=template.metadata,
             major=server.info.major,
             roles=tuple(roles),
             public=public,
-            settings=before.head.decode(),
-            steps=tuple(map(tuple, steps)),
+            settings=script.head.decode(),
+            parts=tuple(part for part in _written(contents, script.entries, file) if part.statements.length),
         )
 
 
-def _written(contents: io.BufferedRandom, work: Work, rows: io.BufferedRandom) -> Task:
-    """Write out what is done in one transaction: statements that follow one another are one message.
+def _written(contents: io.BufferedRandom, entries: Iterable[Entry], dump: io.BufferedRandom) -> Iterator[Part]:
+    """Write out the entries of a dump: some entries that follow one another are one message.
 
-    So are a few rows, as INSERT: COPY costs a server as much, but three round trips more for each table.
+    Few rows go in such a message, too, as INSERT: COPY costs a server as much, but three round trips more for each
+    table.
     """
-    parts, pending = [], [work.settings]
-    for entry in work.entries:
+    pending = list[bytes]()
+    number = 0
+    for entry in entries:
+        if not entry.text.strip():
+            continue
+        # what only looks like an entry, within a function's body, is not preceded by the end of a statement
+        ended = not pending or pending[-1].rstrip().endswith(b";")
+        if ended and (number >= _MESSAGE or sum(map(len, pending)) > _LARGE):
+            yield Part(_put(contents, pending))
+            pending, number = [], 0
+
+        number += 1
         if entry.rows is None:
             pending.append(entry.text)
-            continue
-        if entry.rows.length <= _FEW and (target := _TARGET.fullmatch(entry.text)):
-            pending += as_insert(target[1], b"".join(_pieces(rows, entry.rows)))
-            continue
-        parts.append(Part(_put(contents, pending)))
-        pending = []
-        parts.append(Part(_put(contents, [entry.text]), _put(contents, _pieces(rows, entry.rows))))
-    parts.append(Part(_put(contents, pending)))
-    return Task(tuple(part for part in parts if part.statements.length), work.uses)
+        elif entry.rows.length <= _FEW and (target := _TARGET.fullmatch(entry.text)):
+            if entry.rows.length:
+                pending.append(b"".join(as_insert(target[1], b"".join(_pieces(dump, entry.rows)))))
+        else:
+            yield Part(_put(contents, pending))
+            pending, number = [], 0
+            yield Part(_put(contents, [entry.text]), _put(contents, _pieces(dump, entry.rows)))
+    yield Part(_put(contents, pending))
 
 
 def _put(contents: io.BufferedRandom, pieces: Iterable[bytes]) -> Span:
@@ -139,8 +144,8 @@ def _candidates(server: Server) -> Iterator[Path]:
         yield Path(on_path)
 
 
-def _dump(server: Server, program: Path, database: str, section: str, file: io.BufferedRandom) -> None:
-    """Write one section to a file; the password goes by the environment, where no list of processes shows it."""
+def _dump(server: Server, program: Path, database: str, file: io.BufferedRandom) -> None:
+    """Write the dump to a file; the password goes by the environment, where no list of processes shows it."""
     from psycopg.conninfo import make_conninfo
 
     keywords = dict(server.url(database).conninfo())
@@ -149,7 +154,7 @@ def _dump(server: Server, program: Path, database: str, section: str, file: io.B
     if server.embedded:
         environment["PGREQUIREAUTH"] = "scram-sha-256"
     command = [
-        *(str(program), f"--section={section}", "--format=plain", "--encoding=UTF8", "--no-password"),
+        *(str(program), "--format=plain", "--encoding=UTF8", "--no-password"),
         f"--dbname={make_conninfo(**keywords)}",
     ]
     done = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.PIPE, check=False)

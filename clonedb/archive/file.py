@@ -1,6 +1,6 @@
 """A sealed template as one file: what is in it, written whole or not at all, and read after it was checked.
 
-A tar file, compressed, of a header (JSON) and what pg_dump wrote, in the steps in which it is restored. It is SQL, as
+A tar file, compressed, of a header (JSON) and what pg_dump wrote, in its order. It is SQL, as
 the wheel that most machines run has pg_dump and no pg_restore: whoever can connect can restore it.
 """
 
@@ -28,9 +28,9 @@ from clonedb.errors import BuildError, ServerError
 from clonedb.private_files import open_regular
 from clonedb.templates.metadata import Metadata
 
-__all__ = ["Header", "Part", "Task", "Written", "read_archive", "write_archive"]
+__all__ = ["Header", "Part", "Written", "read_archive", "write_archive"]
 
-_VERSION = 2
+_VERSION = 3
 _HEADER = "clonedb.json"
 _CONTENTS = "contents.sql"
 _DAMAGES = (
@@ -41,17 +41,10 @@ _LARGEST_HEADER = 64 * 1024 * 1024  # bytes
 
 
 class Part(NamedTuple):
-    """Where in the contents statements are, or one COPY and its rows."""
+    """Where in the contents statements are that go in one message, or one COPY and its rows."""
 
     statements: Span
     rows: Span | None = None
-
-
-class Task(NamedTuple):
-    """What is one transaction; `uses` are tables that nobody else may work on meanwhile."""
-
-    parts: tuple[Part, ...]
-    uses: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +52,7 @@ class Header:
     """What an archive says of itself: `major` is PostgreSQL's, `roles` are those that the dump names, `public` whether
     there is a schema of that name.
 
-    `settings` are every session's. Of each of the `steps` all tasks may be done at once.
+    `settings` come before the `parts`, which are restored in their order.
     """
 
     metadata: Metadata
@@ -67,7 +60,7 @@ class Header:
     roles: tuple[str, ...]
     public: bool
     settings: str
-    steps: tuple[tuple[Task, ...], ...]
+    parts: tuple[Part, ...]
 
 
 class Written(NamedTuple):
@@ -86,7 +79,7 @@ def write_archive(path: Path | None, header: Header, contents: io.BufferedRandom
         "roles": header.roles,
         "public": header.public,
         "settings": header.settings,
-        "steps": [[[parts, sorted(uses)] for parts, uses in step] for step in header.steps],
+        "parts": header.parts,
         "contents": hashlib.file_digest(_rewound(contents), "sha256").hexdigest(),
     }
     text = json.dumps(data).encode()
@@ -135,7 +128,7 @@ def read_archive(path: Path, require: Callable[[str], None]) -> Iterator[tuple[H
                 roles=tuple(map(str, data["roles"])),
                 public=bool(data["public"]),
                 settings=str(data["settings"]),
-                steps=tuple(_steps(data["steps"])),
+                parts=tuple(_parts(data["parts"])),
             )
             contents = stack.enter_context(tempfile.TemporaryFile())
             _copy(path, tar, _CONTENTS, contents, data["contents"])
@@ -165,14 +158,14 @@ def _require_all(header: Header, size: int) -> None:
     That is how they are written. `size` is that of the contents, in bytes.
     """
     position = 0
-    for part in (part for step in header.steps for task in step for part in task.parts):
+    for part in header.parts:
         for span in (part.statements, part.rows):
             if span is not None:
                 if span.start != position or span.length < 0:
                     raise ValueError(f"bytes {span.start} to {span.start + span.length} stand where {position} begins")
                 position += span.length
     if position != size:
-        raise ValueError(f"its steps have {position} bytes, its contents {size}")
+        raise ValueError(f"its parts have {position} bytes, its contents {size}")
 
 
 def _header(path: Path, tar: tarfile.TarFile) -> dict[str, Any]:
@@ -193,15 +186,9 @@ def _header(path: Path, tar: tarfile.TarFile) -> dict[str, Any]:
     return data
 
 
-def _steps(data: Sequence[Sequence[Any]]) -> Iterator[tuple[Task, ...]]:
-    for step in data:
-        yield tuple(
-            Task(
-                tuple(Part(_span(statements), _span(rows) if rows else None) for statements, rows in parts),
-                frozenset(map(_number, uses)),
-            )
-            for parts, uses in step
-        )
+def _parts(data: Sequence[Any]) -> Iterator[Part]:
+    for statements, rows in data:
+        yield Part(_span(statements), None if rows is None else _span(rows))
 
 
 def _span(data: Sequence[Any]) -> Span:

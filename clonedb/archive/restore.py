@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clonedb.archive.file import Header, Task, read_archive
+from clonedb.archive.file import Header, Part, read_archive
 from clonedb.archive.script import Span
 from clonedb.errors import BuildError
 from clonedb.names import template_name, unfinished_name
@@ -23,7 +23,6 @@ from clonedb.templates.catalog import find
 from clonedb.templates.crash_losses import what_is_lost
 from clonedb.templates.locks import server_lock
 from clonedb.templates.metadata import TemplateRecord
-from clonedb.templates.parallel import Crew
 from clonedb.templates.prepare import prepare_restored, settle
 from clonedb.templates.queue import BuildQueue
 from clonedb.templates.seal import create, describe, drop, publish, seal
@@ -121,20 +120,16 @@ class _Restore:
     def _fill(self, private: str) -> None:
         import psycopg
 
-        def connect() -> Connection[Any]:
-            connection = self.server.connect(private, client_encoding="UTF8")
-            connection.execute(self.header.settings.encode())
-            settle(connection)
-            connection.execute("set synchronous_commit = on")
-            return connection
-
         try:
-            with contextlib.closing(Crew(connect)) as crew:
+            with contextlib.closing(self.server.connect(private, client_encoding="UTF8")) as connection:
+                connection.execute(self.header.settings.encode())
+                settle(connection)
+                connection.execute("set synchronous_commit = on")
                 if not self.header.public:
-                    crew.first.execute("drop schema public")
-                for step in self.header.steps:
-                    crew.do([_Job(task, self.contents.fileno()) for task in step])
-                prepare_restored(crew)
+                    connection.execute("drop schema public")
+                for part in self.header.parts:
+                    _restore_part(connection, part, self.contents.fileno())
+                prepare_restored(connection)
         except psycopg.Error as error:
             raise BuildError(
                 f"{str(self.path)!r} cannot be restored on {self.server.about}:"
@@ -142,30 +137,15 @@ class _Restore:
             ) from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One transaction, read from the contents of the archive."""
-
-    task: Task
-    file: int
-
-    @property
-    def uses(self) -> frozenset[int]:
-        """The tables that it locks."""
-        return self.task.uses
-
-    def do(self, connection: Connection[Any]) -> None:
-        """Statements that go in one message are a transaction without another word."""
-        parts = self.task.parts
-        with connection.transaction() if any(part.rows for part in parts) else contextlib.nullcontext():
-            for part in parts:
-                statements = b"".join(_pieces(self.file, part.statements))
-                if part.rows is None:
-                    connection.execute(statements)
-                    continue
-                with connection.cursor().copy(statements) as copy:
-                    for piece in _pieces(self.file, part.rows):
-                        copy.write(piece)
+def _restore_part(connection: Connection[Any], part: Part, file: int) -> None:
+    """Statements that go in one message are a transaction, and so is a COPY."""
+    statements = b"".join(_pieces(file, part.statements))
+    if part.rows is None:
+        connection.execute(statements)
+        return
+    with connection.cursor().copy(statements) as copy:
+        for piece in _pieces(file, part.rows):
+            copy.write(piece)
 
 
 def _pieces(file: int, span: Span) -> Iterator[bytes]:

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Entry", "Key", "Script", "Span", "as_insert", "read_script"]
+__all__ = ["Entry", "Script", "Span", "as_insert", "read_script"]
 
 _ENTRY = re.compile(rb"-- (?:Data for )?Name: (.*?); Type: (.*?); Schema: (.*?)(?:; Owner: .*)?\n")
 _FENCE = re.compile(rb"\\restrict (\w+)\s*")
 _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 _ESCAPED = bytes.maketrans(b"bfnrtv", b"\b\f\n\r\t\v")
-_SETTINGS = re.compile(rb"(?:SET default_\w+ = [^\n]*;\n\s*)+\Z")
-_SETTING = re.compile(rb"SET (default_\w+) = [^\n]*;\n")
-
-
-class Key(NamedTuple):
-    """What pg_dump calls a thing: `item_pkey` is `CONSTRAINT public "item item_pkey"`; the schema may be `-`."""
-
-    kind: str
-    schema: str
-    name: str
 
 
 class Span(NamedTuple):
@@ -33,29 +23,24 @@ class Span(NamedTuple):
     length: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
-    """One thing's statements; or a COPY statement, and where in the file its `rows` are.
+    """One thing's statements; or a COPY statement, and where in the file its `rows` are."""
 
-    `settings` are the defaults for tables that pg_dump had set before it: they hold until they are set anew.
-    """
-
-    key: Key
-    text: bytes
-    settings: bytes
-    rows: Span | None
+    text: bytes = b""
+    rows: Span | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What a section begins with, which is for every session, and its entries, in order."""
+    """What a dump begins with, its settings, and its entries, in order."""
 
     head: bytes
     entries: tuple[Entry, ...]
 
 
 def read_script(file: io.BufferedRandom) -> Script:
-    """Read a section of a dump in plain text; its rows stay where they are.
+    """Read a dump in plain text; its rows stay where they are.
 
     A line that only looks like an entry's first, within a function's body, makes two entries of one: in their order
     they say what they said. Left out are psql's own lines, which fence the script in with a word that no other has.
@@ -64,54 +49,39 @@ def read_script(file: io.BufferedRandom) -> Script:
     fence = _FENCE.search(file.read(4096))
     fences = {rb"\restrict " + fence[1], rb"\unrestrict " + fence[1]} if fence else set[bytes]()
     file.seek(0)
-    parts, position, lines = [_Part(None)], 0, iter(file)
+    head, *entries = _entries(file, fences)
+    return Script(head.text, tuple(entries))
+
+
+def _entries(file: io.BufferedRandom, fences: Container[bytes]) -> Iterator[Entry]:
+    """What is in front of the first entry, then the entries."""
+    position, lines = 0, iter(file)
+    entry, text, holds_rows = Entry(), list[bytes](), False
     for line in lines:
         position += len(line)
         if found := _ENTRY.fullmatch(line):
-            parts.append(_Part(Key(*(found[part].decode(errors="surrogateescape") for part in (2, 3, 1)))))
-        elif line.rstrip() not in fences and parts[-1].takes(line):
-            length = 0
-            for row in lines:
-                position += len(row)
-                if row == b"\\.\n":
-                    break
-                length += len(row)
-            parts[-1].rows = Span(position - length - len(row), length)
-    return _with_settings(parts)
-
-
-@dataclass(slots=True)
-class _Part:
-    """An entry as far as it is read."""
-
-    key: Key | None
-    lines: list[bytes] = field(default_factory=list)
-    rows: Span | None = None
-
-    def takes(self, line: bytes) -> bool:
-        """Take a line; whether rows come next. Of COPY nothing else is taken: it goes in a message of its own."""
-        if self.key is None or self.key.kind != "TABLE DATA":
-            self.lines.append(line)
-            return False
-        if (self.rows or not self.lines) and (line.isspace() or line.startswith(b"--")):
-            return False
-        self.lines.append(line)
-        return line.endswith(b" FROM stdin;\n")  # there may be line breaks in a column's name
-
-
-def _with_settings(parts: Iterable[_Part]) -> Script:
-    """Take the defaults for tables from the end of the entry before to the entries that they are for."""
-    head, entries, settings = b"", [], dict[bytes, bytes]()
-    for part in parts:
-        text, before = b"".join(part.lines).removesuffix(b"--\n"), b"".join(settings.values())
-        if found := _SETTINGS.search(text):
-            text = text[: found.start()]
-            settings |= {each[1]: each[0] for each in _SETTING.finditer(found[0])}
-        if part.key is None:
-            head = text
+            yield _ended(entry, text)
+            entry, text, holds_rows = Entry(), [], found[2] == b"TABLE DATA"
+        elif line.rstrip() in fences or (holds_rows and not text and (line.isspace() or line.startswith(b"--"))):
+            continue  # of COPY nothing else is taken: it goes in a message of its own
         else:
-            entries.append(Entry(part.key, text, before, part.rows))
-    return Script(head, tuple(entries))
+            text.append(line)
+            if holds_rows and line.endswith(b" FROM stdin;\n"):  # there may be line breaks in a column's name
+                length = 0
+                for row in lines:
+                    position += len(row)
+                    if row == b"\\.\n":
+                        break
+                    length += len(row)
+                entry.rows = Span(position - length - len(row), length)
+                yield _ended(entry, text)
+                entry, text, holds_rows = Entry(), [], False  # pg_dump's settings for what comes next may follow
+    yield _ended(entry, text)
+
+
+def _ended(entry: Entry, text: list[bytes]) -> Entry:
+    entry.text = b"".join(text).removesuffix(b"--\n")
+    return entry
 
 
 def as_insert(target: bytes, rows: bytes) -> Iterator[bytes]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, LiteralString
 
-from clonedb.templates.parallel import Crew, Statement
-
 if TYPE_CHECKING:
     import psycopg
     from psycopg import Connection
@@ -70,7 +68,6 @@ _COLUMNS = """
     where attrelid = format('%%I.%%I', %s::text, %s::text)::regclass and attnum > 0 and not attisdropped
     order by attnum
 """
-_BY_SIZE = " order by pg_relation_size(oid) desc"
 _REWRITTEN = ("pg_attribute", "pg_class", "pg_depend", "pg_index", "pg_statistic", "pg_type")  # by VACUUM FULL itself
 _SETTLED = (
     *(b"set default_transaction_read_only = off", b"set statement_timeout = 0", b"set lock_timeout = 0"),
@@ -134,21 +131,21 @@ def prepare_changed(connection: Connection[Any], since: str) -> None:
     _write_sequences(connection, touched=True)
 
 
-def prepare_restored(crew: Crew) -> None:
+def prepare_restored(connection: Connection[Any]) -> None:
     """As `prepare`, for a database whose rows were all written at once, and never changed.
 
     They are as compact as VACUUM FULL would leave them, which took a quarter of the time. Their hint bits are set by
     what reads them to make an index or statistics: a server sets them once the transaction that wrote the row is on
     disk, so synchronous_commit must have been on. Catalogs that initdb left statistics of are not looked at again.
     """
-    alone = crew.first
-    if views := alone.execute(_VIEWS).fetchall():
-        _vacuum(alone, "vacuum (full, freeze) {}", views)
-    relations = [*alone.execute(_RELATIONS).fetchall(), *alone.execute(_UNKNOWN).fetchall()]
-    crew.do([_statement("analyze {}", relations[start : start + 20]) for start in range(0, len(relations), 20)])
-    crew.do([_statement("select count(*) from only {}", [table]) for table in alone.execute(_UNREAD).fetchall()])
-    _write_sequences(alone)
-    crew.do([_statement("vacuum (freeze) {}", [table]) for table in alone.execute(_CATALOGS + _BY_SIZE).fetchall()])
+    if views := connection.execute(_VIEWS).fetchall():
+        _vacuum(connection, "vacuum (full, freeze) {}", views)
+    if relations := [*connection.execute(_RELATIONS).fetchall(), *connection.execute(_UNKNOWN).fetchall()]:
+        _vacuum(connection, "analyze {}", relations)
+    for table in connection.execute(_UNREAD).fetchall():
+        connection.execute(_named("select count(*) from only {}", [table]))
+    _write_sequences(connection)
+    _vacuum(connection, "vacuum (freeze) {}", connection.execute(_CATALOGS).fetchall())
 
 
 def _psycopg_error() -> type[psycopg.Error]:
@@ -190,10 +187,6 @@ def _analyze(table: tuple[str, str], columns: Sequence[str]) -> Composed:
 
     listed = sql.SQL(", ").join(map(sql.Identifier, columns))
     return sql.SQL("analyze {} ({})").format(sql.Identifier(*table), listed)
-
-
-def _statement(statement: LiteralString, tables: Sequence[tuple[str, str]]) -> Statement:
-    return Statement(_named(statement, tables))
 
 
 def settle(connection: Connection[Any]) -> None:

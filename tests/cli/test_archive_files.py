@@ -57,27 +57,27 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "compressed text": (lambda data: gzip.compress(b"hello" * 500), "damaged, or no archive"),
     "newer": (
         lambda data: _changed(data, lambda header: header.update({"clonedb archive": 99})),
-        r"an archive of a newer clonedb \(format 99, this one reads 2\); upgrade",
+        r"an archive of a newer clonedb \(format 99, this one reads 3\); upgrade",
     ),
     "older": (
-        lambda data: _changed(data, lambda header: header.update({"clonedb archive": 1})),
+        lambda data: _changed(data, lambda header: header.update({"clonedb archive": 2})),
         "exported by an older clonedb; export it anew",
     ),
-    "no steps": (lambda data: _changed(data, lambda header: header.update(steps=[[1]])), "damaged, or no archive"),
+    "no parts": (lambda data: _changed(data, lambda header: header.update(parts=[[1]])), "damaged, or no archive"),
     **{
-        f"steps {text}": (
-            lambda data, text=text: _changed(data, lambda header: header.update(steps=json.loads(text))),  # type: ignore[misc]
+        f"parts {text}": (
+            lambda data, text=text: _changed(data, lambda header: header.update(parts=json.loads(text))),  # type: ignore[misc]
             "damaged, or no archive",
         )
         for text in (
             *(
-                "[[[[[[0, 999999999]]], []]]]",
-                "[[[[[[-1, 1]]], []]]]",
-                "[[[[[[0, -1]]], []]]]",
-                "[[[[[[0, 1.5]]], []]]]",
+                "[[[0, 999999999], null]]",
+                "[[[-1, 1], null]]",
+                "[[[0, -1], null]]",
+                "[[[0, 1.5], null]]",
             ),
-            *('[[[[[["0", 1]]], []]]]', "[[[[[[0, 1, 2]]], []]]]", "[[[[[[0, 1], [5, 999999999]]], []]]]", "7", "{}"),
-            *('[[[[[[0, 1]]], ["x"]]]]', "[" * 500 + "]" * 500),
+            *('[[["0", 1], null]]', "[[[0, 1, 2], null]]", "[[[0, 1], [5, 999999999]]]", "7", "{}"),
+            *('[[[0, 1], ["x"]]]', "[[[0, 1]]]", "[[[0, 1], 0]]", "[" * 500 + "]" * 500),
         )
     },
     "nested": (lambda data: _changed(data, None, b"[" * 100000), "damaged, or no archive"),

@@ -99,7 +99,7 @@ def test_no_room_for_the_archive(items: Project, admin_dsn: str, prefix: str) ->
 
 
 def test_interrupted_while_it_is_restored(items: Project, archive: Path, start: Start, admin_dsn: str) -> None:
-    """Ctrl-C while several connections are at work: exit code 130 at once, and nothing is left."""
+    """Ctrl-C while tables are filled: exit code 130 at once, and nothing is left."""
     program = start(items, *CLONEDB, "import", str(archive))
     _wait_until_filled(admin_dsn, items)
     program.interrupt()
@@ -111,7 +111,7 @@ def test_interrupted_while_it_is_restored(items: Project, archive: Path, start: 
 
 
 def test_killed_while_it_is_restored(items: Project, archive: Path, start: Start, admin_dsn: str) -> None:
-    """kill -9 while several connections are at work: the next start leaves nothing of it."""
+    """kill -9 while tables are filled: the next start leaves nothing of it."""
     program = start(items, *CLONEDB, "import", str(archive))
     _wait_until_filled(admin_dsn, items)
     program.kill()
