@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-
-import psycopg
 from typing import Any
 
+import psycopg
 import pytest
 
 from clonedb.migrate.alembic import AlembicMigrator
