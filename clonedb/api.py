@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from clonedb.postgres.url_driver import require_driver
 from clonedb.progress import Progress, Silence, Warnings
 from clonedb.project.find import Project, find_project
 from clonedb.project.fingerprint import Fingerprint, Sources
+from clonedb.sessions.echo import print_statements
 from clonedb.settings.load import load
 from clonedb.templates.catalog import note_use
 from clonedb.templates.crash_losses import what_is_lost
@@ -29,12 +29,13 @@ from clonedb.templates.ensure import TemplateRecord, ensure, find, fingerprint_o
 from clonedb.templates.run_pin import RunPin
 
 if TYPE_CHECKING:
-    import logging
     from types import TracebackType
 
     from clonedb.clones.collector import Collector
+    from clonedb.run_state import RunState
     from clonedb.settings.config import Config
     from clonedb.settings.typed import Settings
+    from clonedb.supply import Supply
 
     _Link: TypeAlias = tuple[Config, Project, Sources]
 
@@ -98,6 +99,15 @@ class Template:
     def heads(self) -> tuple[str, ...]:
         """The revisions in the template's version table."""
         return self.record.metadata.heads
+
+    def supply(self, run: RunState | None = None) -> Supply:
+        """What gives databases of the template in turn; `run` is what it shares with others of the process."""
+        from clonedb.supply import Supply
+
+        return Supply(self.server, self.record, self.project, base=self._base_record, run=run)
+
+    def _base_record(self) -> TemplateRecord | None:
+        return None if self.base is None else self.base.record
 
     def clone(self) -> Clone:
         """A new database in the template's exact state; as a context manager it is dropped at the end.
@@ -170,7 +180,7 @@ def open_template(
     with files_that_can_be_written():
         projects, extensions = _chain(config)
         if projects[0][0].echo:
-            _echo()
+            print_statements()
         opening = _Opening(run, progress or Silence(), rebuild, extensions)
         return opening.open(projects, collecting=run is None)
 
@@ -244,23 +254,6 @@ def _collector(server: Server) -> Collector:
     from clonedb.clones.collector import Collector
 
     return Collector(server)
-
-
-def _echo() -> None:
-    """Print the statements of every engine of this process, the application's too, as `create_engine(echo=True)` does
-    for one.
-    """
-    import logging
-
-    logger = logging.getLogger("sqlalchemy.engine.Engine")
-    logger.setLevel(logging.INFO)
-    logger.addFilter(_print)  # a second time nothing happens
-
-
-def _print(record: logging.LogRecord) -> bool:
-    """Print a statement, and log it no more: pytest would show it a second time."""
-    sys.stdout.write(f"{record.getMessage()}\n")
-    return False
 
 
 def _chain(config: Config) -> tuple[list[_Link], frozenset[str]]:

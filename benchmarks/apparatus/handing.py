@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from clonedb.api import Template
-from clonedb.clones.pool import Pool
-from clonedb.isolation.mode import Origin
-from clonedb.isolation.modes import make_isolation
+from clonedb.clones.clone import Clone, create
 from clonedb.isolation.rollback import HeldClone
-from clonedb.postgres.cap import Cap
+from clonedb.run_state import RunState
+from clonedb.supply import Supply
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -71,6 +69,31 @@ class ByRollback:
         connection.close()
 
 
+class _Measured(Supply):
+    """What is measured is rewinding, unless refusals are: not a server on which nothing is ever rewound."""
+
+    accepts_refusals = False
+
+    def note(self, kind: str, why: str) -> None:
+        """Raises RuntimeError for a refusal. (Bloat comes after a thousand times, and costs a new clone.)"""
+        if kind == "unable" or (kind == "refused" and why != "bloat" and not self.accepts_refusals):
+            raise RuntimeError(f"no rewinding: {why}")
+        super().note(kind, why)
+
+
+class _OnTheSpot(_Measured):
+    """Clones are made when they are asked for, and dropped at once."""
+
+    def clone(self, *, ahead: int = 0) -> Clone:
+        """A new clone."""
+        del ahead
+        return create(self.server, self.template)
+
+    def drop(self, clone: Clone) -> None:
+        """Drop it."""
+        clone.drop()
+
+
 class ByMode:
     """What clonedb's fixtures do under an isolation: `auto` rewinds, and keeps the connection of its engine open.
 
@@ -87,26 +110,11 @@ class ByMode:
         pooled: int | None = None,
         refusals: bool = False,
     ) -> None:
-        origin = Origin(
-            server=template.server,
-            project=template.project,
-            template=template.record,
-            base=lambda: None,
-            make=template.clone,
-            note=_accept if refusals else _demand_no_refusal,
-        )
-        if pooled is not None:
-            pool = Pool(template.server, template.record, Cap(template.server), lambda: pooled)
-            stack.callback(pool.close)
-            origin = replace(
-                origin,
-                make=pool.take,
-                take=lambda ahead: pool.take(ahead=ahead),
-                drop=pool.drop,
-                others_wait=lambda: pool.others_wait,
-            )
-        self._mode = make_isolation(name, origin)
-        stack.callback(self._mode.close)
+        kind = _OnTheSpot if pooled is None else _Measured
+        self._supply = kind(template.server, template.record, template.project, run=RunState(expected=lambda: pooled))
+        self._supply.accepts_refusals = refusals
+        stack.callback(self._supply.close)
+        self._mode = self._supply.isolation(name)
 
     def before(self) -> Session:
         """A database, and a session with it."""
@@ -121,18 +129,6 @@ class ByMode:
         """Close the session, and give the database back."""
         session.close()
         self._mode.release(self._clone)
-
-
-def _demand_no_refusal(kind: str, why: str) -> None:
-    """What is measured is rewinding. (Bloat comes after a thousand times, and costs a new clone.)"""
-    if kind == "unable" or (kind == "refused" and why != "bloat"):
-        raise RuntimeError(f"no rewinding: {why}")
-
-
-def _accept(kind: str, why: str) -> None:
-    """What is measured is what a new clone costs, but not where there is never any rewinding."""
-    if kind == "unable":
-        raise RuntimeError(f"no rewinding: {why}")
 
 
 def connected_session(engine: Engine) -> Session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clonedb.clones.clone import Clone
-from clonedb.isolation.mode import Origin
+from clonedb.isolation.mode import CloneSource
 from clonedb.isolation.server_changes import settle
 from clonedb.postgres.client_sessions import ClientSession
 from clonedb.postgres.server import Server
@@ -24,15 +24,15 @@ class CloneEach:
     On a server that clonedb runs, what the test changed of the whole server is undone.
     """
 
-    def __init__(self, origin: Origin) -> None:
-        self._origin = origin
-        self._watches = _is_readable(origin.server)
+    def __init__(self, supply: CloneSource) -> None:
+        self._supply = supply
+        self._watches = _is_readable(supply.server)
         self._before: dict[Clone, ServerState] = {}
         self._last: ServerState | None = None
 
     def acquire(self) -> Clone:
         """A new clone, which may have been made ahead."""
-        clone = self._origin.one_of_many(_AHEAD)
+        clone = self._supply.clone(ahead=_AHEAD)
         if self._watches:
             self._last = self._before[clone] = self._last or clone.server.run(read_state)
         return clone
@@ -42,13 +42,13 @@ class CloneEach:
         left_open = () if clone.kept else clone.end_sessions()
         if self._watches:
             self._undo_changes_of_server(clone, self._before.pop(clone))
-        self._origin.drop(clone)
+        self._supply.drop(clone)
         return left_open
 
     def _undo_changes_of_server(self, clone: Clone, before: ServerState) -> None:
         found = find_changes(clone.server, clone.oid or 0, before, before.position)
         if found is not None and found.changes:
-            settle(self._origin, clone, found)
+            settle(self._supply, clone, found)
         self._last = found.now if found is not None and not found.changes else None
 
     def release_spares(self) -> None:
@@ -66,14 +66,14 @@ def _is_readable(server: Server) -> bool:
 class CloneWorker:
     """`worker`: one clone for all tests of a worker, never reset; the connections to it may stay open, too."""
 
-    def __init__(self, origin: Origin) -> None:
-        self._origin = origin
+    def __init__(self, supply: CloneSource) -> None:
+        self._supply = supply
         self._clone: Clone | None = None
 
     def acquire(self) -> Clone:
         """The worker's clone, made on first need."""
         if self._clone is None:
-            self._clone = self._origin.make()
+            self._clone = self._supply.clone()
         return self._clone
 
     def release(self, clone: Clone) -> Sequence[ClientSession]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from clonedb.clones.clone import Clone, create, create_empty
 from clonedb.errors import MigrationError
 from clonedb.isolation.changes import Changes
-from clonedb.isolation.mode import Origin, Reusable
+from clonedb.isolation.mode import CloneSource, Reusable
 from clonedb.isolation.objects import Object, objects
 from clonedb.isolation.own_session import open_session
 from clonedb.migrate.alembic import AlembicMigrator, MigrationProcess
@@ -44,17 +44,17 @@ class Migrate(Reusable):
     meet it. What the test's own statements left costs a new database. One interpreter serves all tests of a database.
     """
 
-    def __init__(self, origin: Origin) -> None:
-        super().__init__(origin)
+    def __init__(self, supply: CloneSource) -> None:
+        super().__init__(supply)
         self._own: dict[Clone, _Own] = {}
 
     def make(self) -> Clone:
         """A database that only what the template is built upon was done to."""
-        origin = self.origin
-        base = origin.base()
-        clone = origin.beside(lambda: create_empty(origin.server) if base is None else create(origin.server, base))
-        migrations = AlembicMigrator(origin.server.config, origin.project).session(
-            origin.server.url(clone.name), waiting=Blockers(origin.server, clone.name)
+        supply = self.supply
+        base = supply.base()
+        clone = supply.other(lambda: create_empty(supply.server) if base is None else create(supply.server, base))
+        migrations = AlembicMigrator(supply.server.config, supply.project).session(
+            supply.server.url(clone.name), waiting=Blockers(supply.server, clone.name)
         )
         try:
             connection = open_session(clone)
@@ -67,7 +67,7 @@ class Migrate(Reusable):
 
     def begin(self, clone: Clone) -> None:
         """Upgrade it to the target, and run the seeds."""
-        config = self.origin.server.config
+        config = self.supply.server.config
         own = self._own[clone]
         own.migrations.migrate(config.target, config.seed, progress=Silence())
         own.target = frozenset(objects(own.connection))
@@ -83,7 +83,7 @@ class Migrate(Reusable):
         import psycopg
 
         own = self._own[clone]
-        versions = {str(table) for table, _ in self.origin.template.metadata.version_tables}
+        versions = {str(table) for table, _ in self.supply.template.metadata.version_tables}
         try:
             tested = frozenset(objects(own.connection))
             own.migrations.downgrade("base")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from clonedb.clones.clone import Clone
@@ -13,38 +12,43 @@ from clonedb.postgres.server import Server
 from clonedb.project.find import Project
 from clonedb.templates.metadata import TemplateRecord
 
-__all__ = ["Isolation", "Origin", "Reusable"]
+__all__ = ["CloneSource", "Isolation", "Reusable"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """Where a mode's databases come from; `make` makes a clone of the template, and counts it.
-
-    `take` gives one of many, and is told how many more it pays to make ahead; `drop` drops one in the background; both
-    may be missing. `beside` makes a database of another kind, by a function; `spare` makes a clone for the mode itself,
-    or none if there is no room. `others_wait` says whether another process waits for room, so that nothing should be
-    held for later. `base` opens the template that this one is built upon, None for one that is built from nothing.
-    `note` is told what became of a used clone (`rewound`, `untouched`, `refused`) and why. `changed` is called when the
-    test that ended has changed what belongs to the whole server, with what stays of that, or None: sessions that were
-    opened meanwhile for later tests may have it.
-    """
+class CloneSource(Protocol):
+    """The open template that a mode gets its clones from (`clonedb.supply.Supply`)."""
 
     server: Server
-    project: Project
     template: TemplateRecord
-    base: Callable[[], TemplateRecord | None]
-    make: Callable[[], Clone]
-    note: Callable[[str, str], None] = lambda _kind, _why: None
-    changed: Callable[[str | None], None] = lambda _what: None
-    take: Callable[[int], Clone] | None = None
-    drop: Callable[[Clone], None] = Clone.drop
-    beside: Callable[[Callable[[], Clone]], Clone] = lambda make: make()
-    spare: Callable[[], Clone | None] | None = None
-    others_wait: Callable[[], bool] = lambda: False
+    project: Project
 
-    def one_of_many(self, ahead: int) -> Clone:
-        """A clone for one test, with so many made ahead for the next ones."""
-        return self.make() if self.take is None else self.take(ahead)
+    @property
+    def others_wait(self) -> bool:
+        """Whether another process waits for room, so that nothing should be held for later."""
+
+    def base(self) -> TemplateRecord | None:
+        """The template that this one is built upon, opened; None for one that is built from nothing."""
+
+    def clone(self, *, ahead: int = 0) -> Clone:
+        """A new clone, counted; `ahead` is how many it pays to make ahead for the next times."""
+
+    def other(self, make: Callable[[], Clone]) -> Clone:
+        """A database of another kind, made by a function when there is room for it."""
+
+    def spare(self) -> Clone | None:
+        """A clone for the mode itself, or None if there is no room."""
+
+    def drop(self, clone: Clone) -> None:
+        """Drop a used clone in the background."""
+
+    def note(self, kind: str, why: str) -> None:
+        """Count what became of a used clone (`rewound`, `untouched`, `refused`), and why."""
+
+    def changed(self, what: str | None) -> None:
+        """The test that ended has changed what belongs to the whole server; `what` says what stays of that, if any.
+
+        Sessions that were opened meanwhile for later tests may have it.
+        """
 
 
 class Isolation(Protocol):
@@ -74,8 +78,8 @@ class Reusable:
     database.
     """
 
-    def __init__(self, origin: Origin) -> None:
-        self.origin = origin
+    def __init__(self, supply: CloneSource) -> None:
+        self.supply = supply
         self._free: list[Clone] = []
 
     def acquire(self) -> Clone:
@@ -120,7 +124,7 @@ class Reusable:
     def hand_on(self, clone: Clone) -> None:
         """The next test gets it, unless another process waits for room."""
         self._free.append(clone)
-        if self.origin.others_wait():
+        if self.supply.others_wait:
             self.release_spares()
 
     def release_spares(self) -> None:
@@ -134,7 +138,7 @@ class Reusable:
 
     def make(self) -> Clone:
         """A new one."""
-        return self.origin.make()
+        return self.supply.clone()
 
     def begin(self, clone: Clone) -> None:
         """A test is about to get it."""

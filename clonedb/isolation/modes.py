@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from clonedb.isolation.mode import Isolation, Origin
+from clonedb.isolation.mode import CloneSource, Isolation
 
 __all__ = ["MODES", "make_isolation"]
 
@@ -23,8 +23,8 @@ MODES: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 
 
-def make_isolation(name: str, origin: Origin) -> Isolation:
+def make_isolation(name: str, supply: CloneSource) -> Isolation:
     """The mode of a name, for one template."""
     module, kind = MODES[name]
-    mode: Isolation = getattr(importlib.import_module(f"clonedb.isolation.{module}"), kind)(origin)
+    mode: Isolation = getattr(importlib.import_module(f"clonedb.isolation.{module}"), kind)(supply)
     return mode

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from clonedb.clones.clone import Clone
 from clonedb.isolation.changes import Changes, Found
-from clonedb.isolation.mode import Origin, Reusable
+from clonedb.isolation.mode import CloneSource, Reusable
 from clonedb.isolation.own_session import open_session
 from clonedb.postgres import client_sessions
 from clonedb.postgres.properties import apply_settings
@@ -28,8 +28,8 @@ class Readonly(Reusable):
     is warned, and the next one gets a new clone.
     """
 
-    def __init__(self, origin: Origin) -> None:
-        super().__init__(origin)
+    def __init__(self, supply: CloneSource) -> None:
+        super().__init__(supply)
         self._own: dict[Clone, tuple[Connection[Any], Changes]] = {}
         self._known: Changes | None = None
 

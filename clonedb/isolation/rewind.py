@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from clonedb.clones.clone import Clone
 from clonedb.errors import RewindError
-from clonedb.isolation.mode import Origin, Reusable
+from clonedb.isolation.mode import CloneSource, Reusable
 from clonedb.isolation.server_changes import CHANGED, settle
 from clonedb.isolation.template_reset import TemplateReset
 from clonedb.postgres import client_sessions
@@ -24,19 +24,19 @@ class Rewind(Reusable):
     On a server whose WAL cannot be read every test gets a clone of its own, as under `clone`.
     """
 
-    def __init__(self, origin: Origin) -> None:
-        super().__init__(origin)
+    def __init__(self, supply: CloneSource) -> None:
+        super().__init__(supply)
         self._watched: dict[Clone, Rewinder] = {}
         self._template_reset = TemplateReset()
         self._refusals = 0
-        self._unable = why_not(origin.server)
-        self._pristine = None if self._unable else Pristine(origin.server, origin.template, origin.spare)
+        self._unable = why_not(supply.server)
+        self._pristine = None if self._unable else Pristine(supply.server, supply.template, supply.spare)
         if self._unable:
-            origin.note("unable", self._unable)
+            supply.note("unable", self._unable)
 
     def make(self) -> Clone:
         """A new clone, watched from its first moment on."""
-        clone = self.origin.one_of_many(_EACH if self._unable else _AFTER_REFUSAL if self._refusals else 0)
+        clone = self.supply.clone(ahead=_EACH if self._unable else _AFTER_REFUSAL if self._refusals else 0)
         if self._pristine is not None:
             self._watched[clone] = Rewinder(clone, self._pristine)
             clone.lasting.reused = True
@@ -53,7 +53,7 @@ class Rewind(Reusable):
         rewinder = self._watched.get(clone)
         if rewinder is None:
             ended = () if clone.kept else clone.end_sessions()
-            self.origin.drop(clone)
+            self.supply.drop(clone)
             return ended
         if clone.kept:
             self._settle(clone, rewinder)
@@ -74,7 +74,7 @@ class Rewind(Reusable):
         except BaseException:
             self._discard(clone)
             raise
-        self.origin.note(outcome.kind, outcome.why)
+        self.supply.note(outcome.kind, outcome.why)
         if outcome.kind == "refused":
             self._refusals += 1
             self.drop(clone)
@@ -89,7 +89,7 @@ class Rewind(Reusable):
         """Undo or tell what the test changed of the whole server: whether it changed anything."""
         found = rewinder.changes_of_server()
         if found is not None:
-            settle(self.origin, clone, found)
+            settle(self.supply, clone, found)
         return found is not None
 
     def _verify(self, clone: Clone) -> None:
@@ -98,11 +98,11 @@ class Rewind(Reusable):
             return
         from clonedb.rewind.verify import verify
 
-        if differences := verify(clone.server, self.origin.template, clone):
+        if differences := verify(clone.server, self.supply.template, clone):
             self._discard(clone)
             raise RewindError(
                 f"database {clone.name!r} was rewound after the test, but differs from a new clone of template"
-                f" {self.origin.template.name!r}: {'; '.join(differences)}; please report this, and use isolation"
+                f" {self.supply.template.name!r}: {'; '.join(differences)}; please report this, and use isolation"
                 " 'clone' until it is mended"
             )
 
@@ -110,7 +110,7 @@ class Rewind(Reusable):
         """End what watches it, too."""
         if (rewinder := self._watched.pop(clone, None)) is not None:
             rewinder.close()
-        self.origin.drop(clone)
+        self.supply.drop(clone)
 
     def release_spares(self) -> None:
         """Drop what rows were read from, too."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from clonedb.clones.clone import Clone
 from clonedb.errors import BoundsError
-from clonedb.isolation.mode import Origin, Reusable
+from clonedb.isolation.mode import CloneSource, Reusable
 from clonedb.isolation.outer_transaction import INSTEAD, Hold, refusal
 from clonedb.isolation.own_session import open_session
 from clonedb.isolation.sequences import Sequences
@@ -144,8 +144,8 @@ class Rollback(Reusable):
     Sequences do not take part in transactions, so that a session of clonedb's own sets them back.
     """
 
-    def __init__(self, origin: Origin) -> None:
-        super().__init__(origin)
+    def __init__(self, supply: CloneSource) -> None:
+        super().__init__(supply)
         self._own: dict[Clone, tuple[Connection[Any], Sequences]] = {}
 
     def make(self) -> Clone:

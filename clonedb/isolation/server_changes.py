@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from clonedb.clones.clone import Clone
-from clonedb.isolation.mode import Origin
+from clonedb.isolation.mode import CloneSource
 from clonedb.rewind.server_changes import Left, ServerChanges
 
 __all__ = ["CHANGED", "settle"]
@@ -13,12 +13,12 @@ __all__ = ["CHANGED", "settle"]
 CHANGED = "a role, or what else belongs to the whole server, was changed"
 
 
-def settle(origin: Origin, clone: Clone, found: ServerChanges) -> None:
+def settle(supply: CloneSource, clone: Clone, found: ServerChanges) -> None:
     """Drop the clone, whose sessions may have what was changed and whose objects may be a new role's, and undo it."""
     with contextlib.suppress(Exception):  # it is tried again behind the test, which tells of it
         clone.drop()
     left = found.undo(clone.server)
-    origin.changed(_told(clone, left) if left else None)
+    supply.changed(_told(clone, left) if left else None)
 
 
 def _told(clone: Clone, left: list[Left]) -> str:

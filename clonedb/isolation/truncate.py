@@ -9,7 +9,7 @@ from clonedb.clones.clone import Clone
 from clonedb.errors import PermissionDeniedError
 from clonedb.isolation.changes import Changes, Found
 from clonedb.isolation.contents import Contents
-from clonedb.isolation.mode import Origin, Reusable
+from clonedb.isolation.mode import CloneSource, Reusable
 from clonedb.isolation.own_session import open_session
 from clonedb.isolation.template_reset import TemplateReset
 from clonedb.postgres import client_sessions
@@ -30,8 +30,8 @@ class Truncate(Reusable):
     routed engines.
     """
 
-    def __init__(self, origin: Origin) -> None:
-        super().__init__(origin)
+    def __init__(self, supply: CloneSource) -> None:
+        super().__init__(supply)
         self._own: dict[Clone, tuple[Connection[Any], Changes]] = {}
         self._template_reset = TemplateReset()
         self._known: Changes | None = None
@@ -75,7 +75,7 @@ class Truncate(Reusable):
         except psycopg.Error as error:
             why = f"the server said: {str(error).splitlines()[0]}"
         if why:
-            self.origin.note("refused", why)
+            self.supply.note("refused", why)
         return why is None
 
     def drop(self, clone: Clone) -> None:

@@ -28,7 +28,7 @@ def between_tests(request: pytest.FixtureRequest, clonedb_template: Template) ->
         return
     run = run_of(request.config)
     with run.process_state.unpatched():
-        mode = run.mode("worker", clonedb_template, request.session.addfinalizer)
+        mode = run.supply(clonedb_template, request.session.addfinalizer).isolation("worker")
         clone = mode.acquire()
     entered(request.config, clone, stands_in=True)
     yield

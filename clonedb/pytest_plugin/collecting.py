@@ -1,4 +1,4 @@
-"""What a run does beside its tests: leftovers are collected, and the clone of the only test is dropped."""
+"""What a run does beside its tests: what earlier ones left is collected."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from clonedb.aside import Aside
-
 if TYPE_CHECKING:
-    from clonedb.clones.clone import Clone
     from clonedb.postgres.server import Server
 
-__all__ = ["Collecting", "Dropping"]
+__all__ = ["Collecting"]
 
 _HEAD_START = 0.008  # seconds that the first clone has before leftovers are collected
 _LONGEST = 10.0  # seconds that collecting may take
@@ -43,19 +40,3 @@ class Collecting:
     def join(self) -> None:
         """Wait until it is done, no longer than its time."""
         self._thread.join(_LONGEST)
-
-
-class Dropping:
-    """Drops a clone while the caller does something else, which does not wait for it before it asks `wait`."""
-
-    def __init__(self, clone: Clone) -> None:
-        self.name = clone.name
-        self._drop = Aside(clone.drop, name="clonedb-drop")
-
-    def wait(self) -> Exception | None:
-        """Wait until it is done: what went wrong."""
-        try:
-            self._drop.result()
-        except Exception as error:  # noqa: BLE001 - whoever waits says so
-            return error
-        return None

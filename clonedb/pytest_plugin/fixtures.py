@@ -128,11 +128,12 @@ def clonedb_factory(
     __tracebackhide__ = True
     run, paid, made = run_of(request.config), Paid(request), list[tuple["Clone", "Project"]]()
     run.require_own(clonedb_template, clonedb_config)
+    supply = run.supply(clonedb_template, request.session.addfinalizer)
     clones = request.node.stash.setdefault(CLONES, [])
 
     def make() -> Clone:
         with paid:
-            clone = run.clone(clonedb_template)
+            clone = supply.clone(ahead=1)
         made.append((clone, clonedb_template.project))
         clones.append(made[-1])
         return clone
@@ -141,5 +142,5 @@ def clonedb_factory(
     with paid, contextlib.ExitStack() as drops:  # one that fails keeps no other from being dropped
         for used in made:
             clones.remove(used)
-            drops.callback(run.drop, clonedb_template, used[0])
+            drops.callback(supply.drop, used[0])
     paid.note()

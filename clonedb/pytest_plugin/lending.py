@@ -86,11 +86,9 @@ def lend(request: pytest.FixtureRequest, wanted: Request) -> Iterator[Clone]:
     isolation = wanted.isolation or config.isolation
     at_once, for_each = _sorted(wanted, isolation, node.nodeid)
     template = _template(request, config, wanted.template, at_once)
-    if isolation == "auto" and request.session.testscollected == 1:
-        isolation = "clone"  # nobody comes after it: getting ready to rewind would cost more than a drop
     as_lent = _lender(request, isolation)
     with run.process_state.unpatched():
-        mode = run.mode(isolation, template, request.session.addfinalizer)
+        mode = run.supply(template, request.session.addfinalizer).isolation(isolation)
         with paid:
             clone = mode.acquire()
             lent = as_lent(clone)
@@ -145,10 +143,11 @@ def _release(
     with paid:
         open_still = release(lent.shared)
     paid.note()
-    while run.changed:
+    changes = run.state.server_changes
+    while changes:
         from clonedb.sessions.leaks import ServerChangedWarning
 
-        warnings.warn(ServerChangedWarning(f"{node.nodeid} {run.changed.pop(0)}"), stacklevel=2)
+        warnings.warn(ServerChangedWarning(f"{node.nodeid} {changes.pop(0)}"), stacklevel=2)
     if open_still and not lent.server.proxied:  # a proxy's sessions stay open when its clients have closed theirs
         from clonedb.sessions.leaks import leaked_connection_warnings
 

@@ -48,8 +48,8 @@ def clonedb_at(request: pytest.FixtureRequest, clonedb_config: Config) -> Iterat
             __tracebackhide__ = True
             template = _template_at(request, clonedb_config, revision)
             project = template.project
-            run = run_of(request.config)
-            return taken.take(lambda: revision_clone(run.clone(template), project), project)
+            supply = run_of(request.config).supply(template, request.session.addfinalizer)
+            return taken.take(lambda: revision_clone(supply.clone(), project), project)
 
         yield make
 
@@ -86,7 +86,7 @@ def clonedb_empty(request: pytest.FixtureRequest, clonedb_config: Config) -> Ite
     with run.process_state.session():
         server, project = _server(request, clonedb_config, meant), find_project(meant)
     with _Taken(request) as taken:
-        clone = taken.take(lambda: run.beside(server, lambda: create_empty(server)), project)
+        clone = taken.take(lambda: run.state.other(server, lambda: create_empty(server)), project)
         run.statistics.clones += 1
         yield clone
 

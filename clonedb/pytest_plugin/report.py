@@ -12,8 +12,9 @@ import pytest
 
 from clonedb.errors import CloneDBError
 from clonedb.pytest_plugin.options import configuration, directory_of_tests
-from clonedb.pytest_plugin.run import CLONES, RUN, Statistics, run_of
+from clonedb.pytest_plugin.run import CLONES, RUN, run_of
 from clonedb.quantities import counted
+from clonedb.run_state import Statistics
 
 if TYPE_CHECKING:
     from clonedb.clones.clone import Clone

@@ -5,60 +5,36 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pytest
 
 from clonedb.originals import getpid, now
+from clonedb.progress import Lines
 from clonedb.pytest_plugin.process_state import process_state_of
 from clonedb.pytest_plugin.secrets import Secrets
+from clonedb.run_state import RunState, Statistics
 
 if TYPE_CHECKING:
     from clonedb.api import Template
     from clonedb.clones.clone import Clone
-    from clonedb.clones.pool import Pool
-    from clonedb.isolation.mode import Isolation
-    from clonedb.postgres.cap import Cap
-    from clonedb.postgres.server import Server
     from clonedb.project.find import Project
-    from clonedb.pytest_plugin.collecting import Collecting, Dropping
+    from clonedb.pytest_plugin.collecting import Collecting
     from clonedb.sessions.loans import Loans
     from clonedb.settings.config import Config
+    from clonedb.supply import Supply
 
-__all__ = ["CLONES", "RUN", "Run", "Statistics", "run_of"]
+__all__ = ["CLONES", "RUN", "Run", "run_of"]
 
 
-class Statistics:
-    """What a process did with clonedb; crosses from an xdist worker to the controller as a dictionary.
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A template that the run opened, whose it is, and what goes on with it."""
 
-    `templates` says of each by its name which server it is on, and the seconds it took if this process built it. `paid`
-    holds the milliseconds that each test spent on getting and giving back its databases; `outcomes` counts what became
-    of them afterwards under `auto`, by kind and reason.
-    """
-
-    def __init__(self, **data: Any) -> None:
-        self.templates: dict[str, tuple[str, float | None]] = dict(data.get("templates", ()))
-        self.clones: int = data.get("clones", 0)
-        self.paid: list[float] = list(data.get("paid", ()))
-        self.kept: list[str] = list(data.get("kept", ()))
-        self.outcomes: dict[str, dict[str, int]] = data.get("outcomes", {})
-
-    def note(self, kind: str, why: str, count: int = 1) -> None:
-        """What became of a used clone."""
-        reasons = self.outcomes.setdefault(kind, {})
-        reasons[why] = reasons.get(why, 0) + count
-
-    def add(self, other: Statistics) -> None:
-        """Take another process's numbers in."""
-        for name, (about, built) in other.templates.items():
-            if built is not None or name not in self.templates:
-                self.templates[name] = about, built
-        self.clones += other.clones
-        self.paid += other.paid
-        self.kept += other.kept
-        for kind, reasons in other.outcomes.items():
-            for why, count in reasons.items():
-                self.note(kind, why, count)
+    config: Config
+    supply: Supply
+    collecting: Collecting
 
 
 class Run:
@@ -67,47 +43,41 @@ class Run:
     def __init__(self, config: pytest.Config) -> None:
         self.pytest_config = config
         self.process_state = process_state_of(config)
-        self.statistics = Statistics()
+        self.state = RunState(say=Lines(self.write).say, expected=self._expected, is_single=self._is_single)
+        self.statistics = self.state.statistics
         self.from_workers = Statistics()
         self.shown_errors: set[str] = set()
         self.secrets = Secrets()
         self.workers_lost = False
-        self.changed: list[str] = []
         worker = getattr(config, "workerinput", None)
         self.id = worker["testrunuid"] if worker else f"{getpid()}-{os.urandom(8).hex()}"
-        self._modes: dict[tuple[str, Template], Isolation] = {}
-        self._pools: dict[Template, Pool] = {}
-        self._caps: dict[Server, Cap] = {}
-        self._opened: dict[Template, tuple[Config, Collecting]] = {}
+        self._opened: dict[Template, _Opened] = {}
+        self._supplies: dict[Template, Supply] = {}
         self._named: dict[tuple[int, str, tuple[str, ...]], Template] = {}
-        self._drops: dict[Template, list[Dropping]] = {}
-        self._loans: Loans | None = None
+        self._watches = False
 
     @property
     def loans(self) -> Loans:
         """What the process lends to its tests; from the first time on, connections with an ended one are refused."""
-        if self._loans is None:
+        if not self._watches:
             from clonedb.postgres.drivers import WatchedDrivers
-            from clonedb.sessions.loans import Loans
 
-            self._loans = Loans()
-            watched = WatchedDrivers(self._loans.require)
+            self._watches = True
+            watched = WatchedDrivers(self.state.loans.require)
             with self.process_state.unpatched():  # pyfakefs takes the first of sys.meta_path for its own
                 watched.install()
             self.pytest_config.add_cleanup(watched.uninstall)
-        return self._loans
+        return self.state.loans
 
     def open(self, config: Config) -> Template:
         """Open the template, build it if need be, and begin to collect what earlier runs left."""
         with self.process_state.session():
             from clonedb.api import open_template
-            from clonedb.progress import Lines
             from clonedb.pytest_plugin.collecting import Collecting
 
             opened = open_template(config, run=self.id, progress=Lines(self.write))
-            self._opened[opened] = config, Collecting(opened.server)
+            self._opened[opened] = _Opened(config, opened.supply(self.state), Collecting(opened.server))
         self.secrets.add(opened.server)
-        self._note(opened)
         return opened
 
     def template(
@@ -134,15 +104,11 @@ class Run:
         """
         from clonedb.errors import ConfigError
 
-        if template in self._opened and self._opened[template][0] is not config:
+        if template in self._opened and self._opened[template].config is not config:
             raise ConfigError(
                 "several conftest.py override clonedb_config, but pytest makes one clonedb_template for all of them;"
                 " write `from clonedb.pytest_plugin import clonedb_template` in each of them, below the override"
             )
-
-    def _note(self, template: Template) -> None:
-        built = template.record.metadata.seconds if template.record.built else None
-        self.statistics.templates[template.name] = template.server.about, built
 
     def write(self, line: str) -> None:
         """A line on the real standard error, past pytest's capturing."""
@@ -154,41 +120,14 @@ class Run:
             lead = "" if hasattr(self.pytest_config, "workerinput") else "\n"  # after a line of dots
             os.write(2, f"{lead}{line}\n".encode())
 
-    def clone(self, template: Template, *, ahead: int = 1) -> Clone:
-        """A new clone, counted; `ahead` is how many it pays to make ahead for the next times."""
-        self._note(template)
-        if template.server.config.template == "revision":  # of which there are many, each asked for rarely
-            ahead = 0
-        clone = self._pool(template).take(self._make_room, ahead=ahead)
-        self.statistics.clones += 1
-        return clone
-
-    def _pool(self, template: Template) -> Pool:
-        if template not in self._pools:
-            from clonedb.clones.pool import Pool
-
-            self._pools[template] = Pool(template.server, template.record, self._cap(template.server), self._expected)
-        return self._pools[template]
-
-    def _cap(self, server: Server) -> Cap:
-        if server not in self._caps:
-            from clonedb.postgres.cap import Cap
-            from clonedb.progress import Lines
-
-            self._caps[server] = Cap(server, Lines(self.write).say)
-        return self._caps[server]
-
-    def beside(self, server: Server, make: Callable[[], Clone]) -> Clone:
-        """A database that is no clone of a template but takes as much room as one, which is waited for."""
-        cap = self._cap(server)
-        return cap.filled(cap.take(self._make_room), make)
-
-    def _make_room(self) -> None:
-        """Give up every clone of this process that no test has."""
-        for mode in self._modes.values():
-            mode.release_spares()
-        for pool in self._pools.values():
-            pool.release_spares()
+    def supply(self, template: Template, at_end: Callable[[Callable[[], None]], None]) -> Supply:
+        """What gives databases of a template; `at_end` is told what to call for one that a project's fixture opened."""
+        if template in self._opened:
+            return self._opened[template].supply
+        if template not in self._supplies:
+            self._supplies[template] = supply = template.supply(self.state)
+            at_end(supply.close)
+        return self._supplies[template]
 
     def _expected(self) -> int | None:
         """How many tests of this process may ask for a database; a worker does not know which of all it will get."""
@@ -197,57 +136,18 @@ class Run:
             return None
         return sum("clonedb" in getattr(item, "fixturenames", ()) for item in session.items) or None
 
-    def mode(self, name: str, template: Template, at_end: Callable[[Callable[[], None]], None]) -> Isolation:
-        """The process's mode of a name for a template; `at_end` is told what to call before that is closed."""
-        from clonedb.isolation.mode import Origin
-        from clonedb.isolation.modes import make_isolation
-
-        if (name, template) not in self._modes:
-            origin = Origin(
-                server=template.server,
-                project=template.project,
-                template=template.record,
-                base=lambda: template.base.record if template.base else None,
-                make=lambda: self.clone(template, ahead=0),
-                note=self.statistics.note,
-                changed=self._server_changed,
-                take=lambda ahead: self.clone(template, ahead=ahead),
-                drop=lambda clone: self.drop(template, clone),
-                others_wait=lambda: self._pool(template).others_wait,
-                beside=lambda make: self.beside(template.server, make),
-                spare=lambda: self._pool(template).spare(),
-            )
-            mode = make_isolation(name, origin)
-            self._modes[name, template] = mode
-            at_end(mode.close)
-        return self._modes[name, template]
-
-    def _server_changed(self, what: str | None) -> None:
-        """Hold nothing for later whose sessions may have been opened meanwhile; what stays is told with the test."""
-        self.changed += [what] if what else []
-        self._make_room()
-
-    def drop(self, template: Template, clone: Clone) -> None:
-        """Drop a used clone behind the test; the only test's while pytest reports and clears up, and `finish` waits.
-
-        That is on the embedded server, which nobody's fixture stops meanwhile.
-        """
+    def _is_single(self) -> bool:
+        """Whether pytest collected one test."""
         session = self.pytest_config.pluginmanager.getplugin("session")
-        if session is None or session.testscollected != 1 or not clone.server.embedded:
-            self._pool(template).drop(clone)
-        else:
-            from clonedb.pytest_plugin.collecting import Dropping
-
-            self._drops.setdefault(template, []).append(Dropping(clone))
+        return session is not None and session.testscollected == 1
 
     def finish(self) -> None:
         """Wait for what was left to be done behind pytest's report, and say what went wrong with it."""
-        while self._drops:
-            template, drops = self._drops.popitem()
-            for drop in drops:
-                if error := drop.wait():
-                    self.write(f"clonedb: could not drop {drop.name!r}: {error}; the next run does, or `clonedb gc`")
-            self._close_rest(template)
+        for template, opened in list(self._opened.items()):
+            if opened.supply.is_dropping:
+                for name, error in opened.supply.failed_drops():
+                    self.write(f"clonedb: could not drop {name!r}: {error}; the next run does, or `clonedb gc`")
+                self._close_rest(template)
 
     def keep_if_failed(self, clone: Clone, project: Project, item: pytest.Item, *, failed: bool) -> bool:
         """Keep a clone that a test used, if the policy says so and there is room: whether it is kept.
@@ -283,21 +183,19 @@ class Run:
                 server.close()
 
     def close(self, template: Template) -> None:
-        """Give an opened template back, and what its modes hold."""
+        """Give an opened template back, and what its modes hold; `finish` does the rest if a drop is under way."""
         with self.process_state.unpatched(), contextlib.ExitStack() as stack:
-            if template not in self._drops:
+            supply = self._opened[template].supply
+            if not supply.is_dropping:
                 stack.callback(self._close_rest, template)
-            for key in [key for key in self._modes if key[1] is template]:
-                self._modes.pop(key).close()
+            supply.close_modes()
 
     def _close_rest(self, template: Template) -> None:
+        opened = self._opened.pop(template)
         try:
-            if template in self._pools:
-                self._pools.pop(template).close()
+            opened.supply.close()
         finally:
-            self._caps.pop(template.server, None)
-            _, collector = self._opened.pop(template)
-            collector.join()
+            opened.collecting.join()
             template.close()
 
 

@@ -12,13 +12,11 @@ import pytest
 import clonedb
 from clonedb.api import Template, open_template
 from clonedb.errors import BuildError, ServerError
-from clonedb.isolation.modes import make_isolation
 from clonedb.postgres.sql import databases
 from clonedb.progress import Warnings
 from clonedb.settings.config import Config
 from tests.clones.conftest import eventually, pool_of
 from tests.embedded.sandbox import Sandbox
-from tests.isolation.test_modes import origin
 from tests.projects import Project, one
 
 CACHE = """
@@ -114,8 +112,8 @@ def test_no_clone_that_lost_rows_is_handed_on(opened: Open) -> None:
     """Neither one that was brought back before the crash, in whatever way, nor one that was made ahead."""
     template, _ = opened()
     lost = r"has lost the rows of its unlogged relation 'public.cache', as .* again"
-    with template, contextlib.closing(pool_of(template)) as pool:
-        modes = [make_isolation(isolation, origin(template)) for isolation in ("truncate", "rollback", "auto")]
+    with template, contextlib.closing(pool_of(template)) as pool, contextlib.closing(template.supply()) as supply:
+        modes = [supply.isolation(name) for name in ("truncate", "rollback", "auto")]
         for mode in modes:
             mode.release(mode.acquire())
         used = [pool.take(ahead=1) for _ in range(3)]

@@ -10,12 +10,12 @@ import pytest
 
 import clonedb
 from clonedb.errors import MigrationError
-from clonedb.isolation.clones import CloneEach, CloneWorker
-from clonedb.isolation.mode import Origin
-from clonedb.isolation.modes import MODES, make_isolation
+from clonedb.isolation.modes import MODES
 from clonedb.settings.config import Config
 from clonedb.settings.keys import KEYS
+from clonedb.supply import Supply
 from clonedb.templates.metadata import Kept
+from tests.clones.conftest import eventually
 from tests.projects import Project, databases, one
 
 
@@ -27,15 +27,12 @@ def template(items: Project, config: Config, prefix: str) -> Iterator[clonedb.Te
         yield opened
 
 
-def origin(template: clonedb.Template) -> Origin:
-    """Where the modes' databases come from."""
-    return Origin(
-        server=template.server,
-        project=template.project,
-        template=template.record,
-        base=lambda: None,
-        make=template.clone,
-    )
+@pytest.fixture
+def supply(template: clonedb.Template) -> Iterator[Supply]:
+    """What gives databases of it."""
+    supply = template.supply()
+    yield supply
+    supply.close()
 
 
 def rows(clone: clonedb.Clone) -> int:
@@ -47,33 +44,33 @@ def rows(clone: clonedb.Clone) -> int:
     return int(found[0])
 
 
-def test_every_mode_of_the_configuration_is_there(template: clonedb.Template) -> None:
+def test_every_mode_of_the_configuration_is_there(supply: Supply) -> None:
     """What `isolation` may be said to be is what there is."""
     assert set(MODES) == set(KEYS["isolation"].choices)
     for name in MODES:
-        mode = make_isolation(name, origin(template))
+        mode = supply.isolation(name)
         clone = mode.acquire()
         with contextlib.suppress(MigrationError):  # the project's downgrades do nothing
             mode.release(clone)
         mode.close()
 
 
-def test_clone_gives_each_test_its_own(template: clonedb.Template, admin_dsn: str, prefix: str) -> None:
+def test_clone_gives_each_test_its_own(supply: Supply, admin_dsn: str, prefix: str) -> None:
     """Two tests at once have two databases; each is gone when it is released, but for one that is kept."""
-    mode = CloneEach(origin(template))
+    mode = supply.isolation("clone")
     first, second = mode.acquire(), mode.acquire()
     assert [rows(first), rows(first), rows(second)] == [1, 2, 1]
     mode.release(first)
-    assert databases(admin_dsn, f"{prefix}_c") == [second.name]
+    eventually(lambda: first.name not in databases(admin_dsn, f"{prefix}_c"))
     second.keep(Kept(project="items", run="1", when=0.0, test="test"))
     mode.release(second)
-    mode.close()
+    supply.close()
     assert databases(admin_dsn, f"{prefix}_c") == [second.name]
 
 
-def test_worker_gives_all_tests_the_same(template: clonedb.Template, admin_dsn: str, prefix: str) -> None:
+def test_worker_gives_all_tests_the_same(supply: Supply, admin_dsn: str, prefix: str) -> None:
     """It is made for the first, never reset, and dropped at the end; after that the next gets a new one."""
-    mode = CloneWorker(origin(template))
+    mode = supply.isolation("worker")
     assert databases(admin_dsn, f"{prefix}_c") == []
     first = mode.acquire()
     assert rows(first) == 1
@@ -111,11 +108,11 @@ def limited(name: str) -> list[str]:
 @pytest.mark.parametrize("deed", [renamed, dropped, made_again, closed, limited])
 @pytest.mark.parametrize("isolation", ["auto", "clone", "truncate", "worker", "readonly"])
 def test_a_test_that_does_away_with_its_database(
-    template: clonedb.Template, isolation: str, deed: Callable[[str], list[str]], admin_dsn: str, prefix: str
+    supply: Supply, isolation: str, deed: Callable[[str], list[str]], admin_dsn: str, prefix: str
 ) -> None:
     """The next test gets another one, and nothing is left behind, whatever its name is by now."""
     before = databases(admin_dsn, prefix)
-    mode = make_isolation(isolation, origin(template))
+    mode = supply.isolation(isolation)
     clone = mode.acquire()
     with psycopg.connect(admin_dsn, autocommit=True) as admin:
         for statement in deed(clone.name):
@@ -125,5 +122,5 @@ def test_a_test_that_does_away_with_its_database(
     following = mode.acquire()
     assert one(following, "select count(*) from item") == (1,)
     mode.release(following)
-    mode.close()
+    supply.close()
     assert databases(admin_dsn, prefix) == before

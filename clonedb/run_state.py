@@ -1,0 +1,110 @@
+"""What the open templates of one process share: their room on the server, their counts, and what is told of a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING:
+    from clonedb.clones.clone import Clone
+    from clonedb.postgres.cap import Cap
+    from clonedb.postgres.server import Server
+    from clonedb.sessions.loans import Loans
+
+__all__ = ["RunState", "Statistics"]
+
+
+class Statistics:
+    """What a process did with clonedb; crosses from an xdist worker to the controller as a dictionary.
+
+    `templates` says of each by its name which server it is on, and the seconds it took if this process built it. `paid`
+    holds the milliseconds that each test spent on getting and giving back its databases; `outcomes` counts what became
+    of them afterwards under `auto`, by kind and reason.
+    """
+
+    def __init__(self, **data: Any) -> None:
+        self.templates: dict[str, tuple[str, float | None]] = dict(data.get("templates", ()))
+        self.clones: int = data.get("clones", 0)
+        self.paid: list[float] = list(data.get("paid", ()))
+        self.kept: list[str] = list(data.get("kept", ()))
+        self.outcomes: dict[str, dict[str, int]] = data.get("outcomes", {})
+
+    def note(self, kind: str, why: str, count: int = 1) -> None:
+        """What became of a used clone."""
+        reasons = self.outcomes.setdefault(kind, {})
+        reasons[why] = reasons.get(why, 0) + count
+
+    def add(self, other: Statistics) -> None:
+        """Take another process's numbers in."""
+        for name, (about, built) in other.templates.items():
+            if built is not None or name not in self.templates:
+                self.templates[name] = about, built
+        self.clones += other.clones
+        self.paid += other.paid
+        self.kept += other.kept
+        for kind, reasons in other.outcomes.items():
+            for why, count in reasons.items():
+                self.note(kind, why, count)
+
+
+class _HasSpares(Protocol):
+    """A supply, as the others know it."""
+
+    def release_spares(self) -> None:
+        """Drop what no test has."""
+
+
+class RunState:
+    """What the supplies of one process share.
+
+    `say` is told whatever a waiting process tells a person. `expected` is how many tests of this process may ask for a
+    database, None if that is not known; `is_single` whether it runs one test only. `server_changes` says what the tests
+    that ended changed of the whole server, and is emptied by the caller that tells of it.
+    """
+
+    def __init__(
+        self,
+        *,
+        say: Callable[[str], None] = lambda _message: None,
+        expected: Callable[[], int | None] = lambda: None,
+        is_single: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.expected = expected
+        self.is_single = is_single
+        self.statistics = Statistics()
+        self.server_changes: list[str] = []
+        self.supplies: list[_HasSpares] = []
+        self._say = say
+        self._caps: WeakKeyDictionary[Server, Cap] = WeakKeyDictionary()
+        self._loans: Loans | None = None
+
+    @property
+    def loans(self) -> Loans:
+        """What the process lends to its tests."""
+        if self._loans is None:
+            from clonedb.sessions.loans import Loans
+
+            self._loans = Loans()
+        return self._loans
+
+    def cap(self, server: Server) -> Cap:
+        """The process's slots on a server."""
+        if server not in self._caps:
+            from clonedb.postgres.cap import Cap
+
+            self._caps[server] = Cap(server, self._say)
+        return self._caps[server]
+
+    def other(self, server: Server, make: Callable[[], Clone]) -> Clone:
+        """A database that is no clone of a template but takes as much room as one, which is waited for.
+
+        Raises LockTimeoutError when there is none for `lock_timeout`, and whatever `make` raises.
+        """
+        cap = self.cap(server)
+        return cap.filled(cap.take(self.release_spares), make)
+
+    def release_spares(self) -> None:
+        """Drop every clone of this process that no test has: another process waits for room, or they may be spoilt."""
+        for supply in list(self.supplies):
+            supply.release_spares()

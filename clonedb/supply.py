@@ -1,0 +1,163 @@
+"""Supply: one open template in a process, with the clones that its tests get, use in turn, and give back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from clonedb.aside import Aside
+from clonedb.clones.pool import Pool
+from clonedb.isolation.modes import make_isolation
+from clonedb.run_state import RunState
+
+if TYPE_CHECKING:
+    from clonedb.clones.clone import Clone
+    from clonedb.isolation.mode import Isolation
+    from clonedb.postgres.server import Server
+    from clonedb.project.find import Project
+    from clonedb.templates.metadata import TemplateRecord
+
+__all__ = ["Supply"]
+
+
+class Supply:
+    """The databases of one template: its pool, its isolation modes, the drops that are under way.
+
+    It is what an isolation mode gets its clones from (`isolation.mode.CloneSource`). `base` opens the template that
+    this one is built upon, None for one that is built from nothing. `run` is what all supplies of the process share.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        template: TemplateRecord,
+        project: Project,
+        *,
+        base: Callable[[], TemplateRecord | None] = lambda: None,
+        run: RunState | None = None,
+    ) -> None:
+        self.server = server
+        self.template = template
+        self.project = project
+        self.run = run or RunState()
+        self._base = base
+        self._pool = Pool(server, template, self.run.cap(server), self.run.expected)
+        self._modes: dict[str, Isolation] = {}
+        self._drops: list[_Drop] = []
+        self.run.supplies.append(self)
+        built = template.metadata.seconds if template.built else None
+        self.run.statistics.templates[template.name] = server.about, built
+
+    def base(self) -> TemplateRecord | None:
+        """The template that this one is built upon, opened when it is first asked for."""
+        return self._base()
+
+    def clone(self, *, ahead: int = 0) -> Clone:
+        """A new clone, counted; `ahead` is how many it pays to make ahead for the next times."""
+        if self.server.config.template == "revision":  # of which there are many, each asked for rarely
+            ahead = 0
+        clone = self._pool.take(self.run.release_spares, ahead=ahead)
+        self.run.statistics.clones += 1
+        return clone
+
+    def other(self, make: Callable[[], Clone]) -> Clone:
+        """A database that is no clone of the template but takes as much room as one, which is waited for."""
+        return self.run.other(self.server, make)
+
+    def spare(self) -> Clone | None:
+        """A clone for an isolation mode itself, or None if there is no room for more than the tests' own."""
+        return self._pool.spare()
+
+    def drop(self, clone: Clone) -> None:
+        """Drop a used clone while the next test runs; the only test's while its process reports and clears up.
+
+        The latter is done on the embedded server only, which no fixture stops meanwhile.
+        """
+        if self.run.is_single() and self.server.embedded:
+            self._drops.append(_Drop(clone))
+        else:
+            self._pool.drop(clone)
+
+    @property
+    def others_wait(self) -> bool:
+        """Whether another process waits for room, so that nothing should be held for later."""
+        return self._pool.others_wait
+
+    def note(self, kind: str, why: str) -> None:
+        """Count what became of a used clone (`rewound`, `untouched`, `refused`), and why."""
+        self.run.statistics.note(kind, why)
+
+    def changed(self, what: str | None) -> None:
+        """The test that ended has changed what belongs to the whole server; `what` says what stays of that.
+
+        Sessions that were opened meanwhile for later tests may have it, so that no clone is held for later.
+        """
+        if what:
+            self.run.server_changes.append(what)
+        self.run.release_spares()
+
+    def isolation(self, name: str) -> Isolation:
+        """The isolation mode of a name, made when it is first asked for.
+
+        The only test of a process has no successor: getting ready to rewind would cost more than a drop.
+        """
+        if name == "auto" and self.run.is_single():
+            name = "clone"
+        if name not in self._modes:
+            self._modes[name] = make_isolation(name, self)
+        return self._modes[name]
+
+    def release_spares(self) -> None:
+        """Drop every clone that no test has."""
+        for mode in list(self._modes.values()):
+            mode.release_spares()
+        self._pool.release_spares()
+
+    def close_modes(self) -> None:
+        """Close the isolation modes; may be called again."""
+        with contextlib.ExitStack() as stack:  # one that fails keeps no other from being closed
+            while self._modes:
+                stack.callback(self._modes.popitem()[1].close)
+
+    @property
+    def is_dropping(self) -> bool:
+        """Whether the only test's clone was given up for dropping, which `failed_drops` waits for."""
+        return bool(self._drops)
+
+    def failed_drops(self) -> Iterator[tuple[str, Exception]]:
+        """Wait for the drops that are under way: the name of each clone that could not be dropped, and why."""
+        while self._drops:
+            drop = self._drops.pop()
+            if error := drop.wait():
+                yield drop.name, error
+
+    def close(self) -> None:
+        """Drop what is left, and end the pool's thread; may be called again. Raises the first error of dropping."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._leave)
+            stack.callback(self._pool.close)
+            stack.callback(self.close_modes)
+            errors = [error for _, error in self.failed_drops()]
+            if errors:
+                raise errors[0]
+
+    def _leave(self) -> None:
+        if self in self.run.supplies:
+            self.run.supplies.remove(self)
+
+
+class _Drop:
+    """Drops a clone while the caller does something else, and does not wait for it before it asks `wait`."""
+
+    def __init__(self, clone: Clone) -> None:
+        self.name = clone.name
+        self._drop = Aside(clone.drop, name="clonedb-drop")
+
+    def wait(self) -> Exception | None:
+        """Wait until it is done: what went wrong."""
+        try:
+            self._drop.result()
+        except Exception as error:  # noqa: BLE001 - the caller says so
+            return error
+        return None
