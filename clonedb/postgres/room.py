@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from clonedb.postgres.server import Server
 
-__all__ = ["EMPTY", "has_ample_room", "room_for"]
+__all__ = ["EMPTY", "room_for"]
 
 
 EMPTY = 8 * 1024**2
@@ -44,7 +44,7 @@ def room_for(server: Server, session: MaintenanceSession, size: int, what: str) 
 
     Raises ServerError, which names the share and `data = "disk"`.
     """
-    if has_ample_room(server, size):
+    if _has_ample_room(server, size):
         yield
         return
     seeker = _Seeker(server, session, size, wait=session is server)
@@ -56,7 +56,7 @@ def room_for(server: Server, session: MaintenanceSession, size: int, what: str) 
             session.run(seeker.leave)
 
 
-def has_ample_room(server: Server, size: int) -> bool:
+def _has_ample_room(server: Server, size: int) -> bool:
     """Whether nobody who makes a database of `size` bytes needs to look whether others do the same."""
     memory = _memory(server)
     return memory is None or memory.left >= size * _AT_ONCE

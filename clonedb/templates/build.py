@@ -16,20 +16,18 @@ from clonedb.migrate.blockers import Blockers
 from clonedb.names import unfinished_name
 from clonedb.originals import monotonic, now
 from clonedb.postgres import sql
-from clonedb.postgres.room import has_ample_room
 from clonedb.postgres.server import Server
 from clonedb.progress import Progress, Warnings
 from clonedb.project.fingerprint import surroundings
 from clonedb.project.revision_digests import revision_digests
 from clonedb.quantities import counted
 from clonedb.templates import layers
-from clonedb.templates.ahead import Guess
 from clonedb.templates.catalog import note, note_use
 from clonedb.templates.metadata import Metadata, TemplateRecord
 from clonedb.templates.order import Order
 from clonedb.templates.prepare import next_transaction, prepare, prepare_changed
 from clonedb.templates.properties import give
-from clonedb.templates.seal import create, create_roles, describe, drop, publish, seal, strategy
+from clonedb.templates.seal import create, describe, drop, publish, seal
 from clonedb.templates.warnings import remark, remedy
 
 if TYPE_CHECKING:
@@ -122,13 +120,11 @@ class _Build:
         with migrator.session(self.server.url(private), waiting=Blockers(self.server, private, alone=True)) as session:
             session.start()
             try:
-                with contextlib.ExitStack() as stack:
-                    guess = self._guessed(private, stack) if order.layers else None
-                    session.remedy = remedy(self.server)
-                    order.edits.require_none()
-                    wanted = self._history(private, session, guess)
-                    if wanted is not None and (found := self._layered(private, session, wanted, guess)):
-                        return found
+                session.remedy = remedy(self.server)
+                order.edits.require_none()
+                wanted = self._history(private, session)
+                if wanted is not None and (found := self._layered(private, session, wanted)):
+                    return found
             except _UnfitError as error:
                 self.progress.say(f"{error}; building template {order.name!r} from the first revision on")
                 session.close()  # a fresh interpreter for a fresh start
@@ -159,16 +155,7 @@ class _Build:
             note(self.server, instead_of, layer="", unfit="what came after it failed, and not from nothing")
         return filled
 
-    def _guessed(self, private: str, stack: contextlib.ExitStack) -> Guess | None:
-        """Begin to copy the layer that will most likely be taken, while the interpreter loads the revisions."""
-        server = self.server
-        template = layers.likeliest(server, self.order.wanted)
-        if template is None or not server.use(template.name) or not has_ample_room(server, template.metadata.size):
-            return None
-        create_roles(server, self.order.config)
-        return stack.enter_context(Guess(server, private, template, strategy(server)))
-
-    def _history(self, private: str, session: MigrationProcess, guess: Guess | None) -> layers.History | None:
+    def _history(self, private: str, session: MigrationProcess) -> layers.History | None:
         """The revisions on the way to the target; None when Alembic cannot say, which migrating will show again."""
         order = self.order
 
@@ -176,39 +163,33 @@ class _Build:
             return revision_digests(order.project, index_dir=state_dir(order.config) / "index")
 
         with contextlib.suppress(BuildError, ServerError), Aside(look, name="clonedb-digests") as digests:
-            plan = self._plan(private, session, guess)
+            plan = self._plan(private, session)
             return layers.history(surroundings(order.wanted, order.sources), plan, digests.result())
         return None
 
-    def _plan(self, private: str, session: MigrationProcess, guess: Guess | None) -> Sequence[tuple[str, Path]]:
+    def _plan(self, private: str, session: MigrationProcess) -> Sequence[tuple[str, Path]]:
         """The revisions in Alembic's order; if they cannot be loaded yet, env.py runs first, on an empty database."""
         try:
             return session.plan(self.order.config.target)
         except BuildError:
-            self._drop_guess(private, guess)
             self._create(private, None)
             try:
                 return session.plan(self.order.config.target, with_env_py=True)
             finally:
                 self.server.run(drop, private)
 
-    def _layered(
-        self, private: str, session: MigrationProcess, wanted: layers.History, guess: Guess | None
-    ) -> _Filled | None:
+    def _layered(self, private: str, session: MigrationProcess, wanted: layers.History) -> _Filled | None:
         """Fill the database upon the deepest layer; None when there is none. Raises _UnfitError."""
         if not self.order.layers:
             return None
         for layer in layers.deepest(self.server, wanted):
             if not self.server.use(layer.name):  # somebody is collecting it
                 continue
-            copied = guess is not None and guess.is_of(layer.name)
             name, rest = self.order.name, wanted.steps[layer.metadata.depth :]
             all_of_them = counted(len(wanted.steps), "revision")
             self.progress.say(f"building template {name!r} upon {layer.name!r}: {len(rest)} of {all_of_them}")
-            if not copied:
-                self._drop_guess(private, guess)
             try:
-                filled = self._filled(private, layer, lambda: self._run(session), history=wanted, copied=copied)
+                filled = self._filled(private, layer, lambda: self._run(session), history=wanted)
             except (BuildError, ServerError) as error:
                 if layer.metadata.proven and isinstance(error, MigrationError):
                     self.progress.say(f"tried upon {layer.name!r} only; `clonedb build --force` begins from nothing")
@@ -223,12 +204,6 @@ class _Build:
             return filled
         return None
 
-    def _drop_guess(self, private: str, guess: Guess | None) -> None:
-        """Make room for what is to be there instead of a wrong guess."""
-        if guess is not None:
-            guess.give_up()
-        self.server.run(drop, private)
-
     def _filled(
         self,
         private: str,
@@ -236,11 +211,9 @@ class _Build:
         migrate: Callable[[], Migrated],
         *,
         history: layers.History | None,
-        copied: bool = False,
     ) -> _Filled:
         server, config = self.server, self.order.config
-        if not copied:
-            self._create(private, below)
+        self._create(private, below)
         since = server.run(next_transaction)
         if below is not None:
             server.run(give, private, below.metadata)

@@ -78,10 +78,7 @@ def deepest(server: Server, wanted: History) -> Iterator[TemplateRecord]:
 
 
 def likeliest(server: Server, wanted: Fingerprint) -> TemplateRecord | None:
-    """The template that will most likely be the deepest, guessed from the inputs alone, before Alembic has said.
-
-    Copying it while Alembic is imported saves what the copy takes.
-    """
+    """The template that will most likely be the deepest, guessed from the inputs alone, without asking Alembic."""
     inputs = {tuple(item) for item in wanted.abbreviated()}
     beside = {item for item in inputs if item[0] not in OF_REVISIONS}
     for template in _by_depth(server):

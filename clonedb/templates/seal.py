@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from clonedb.settings.config import Config
 
-__all__ = ["Described", "create", "create_empty", "create_roles", "describe", "drop", "publish", "seal", "strategy"]
+__all__ = ["Described", "create", "create_empty", "describe", "drop", "publish", "seal"]
 
 Described = dict[str, Any]  # the fields of Metadata that the server knows
 
@@ -38,8 +38,8 @@ def create(
     """
     import psycopg
 
-    create_roles(server, config)
-    how, name = strategy(server), below.name if below else None
+    _create_roles(server, config)
+    how, name = _strategy(server), below.name if below else None
     try:
         with room_for(server, server, below.metadata.size if below else size, f"template {private!r}"):
             if below is None:
@@ -57,7 +57,7 @@ def create_empty(connection: Connection[Any], server: Server, config: Config, na
     """Create a database that is no copy, in the configured locale; raises ConfigError for one that the server lacks."""
     import psycopg
 
-    how, locale = strategy(server), config.locale
+    how, locale = _strategy(server), config.locale
     try:
         sql.create_database(connection, name, strategy=how, locale=locale)
     except (
@@ -74,13 +74,13 @@ def create_empty(connection: Connection[Any], server: Server, config: Config, na
         ) from error
 
 
-def create_roles(server: Server, config: Config) -> None:
+def _create_roles(server: Server, config: Config) -> None:
     """Create the roles that the configuration names."""
     for role in dict.fromkeys((*config.roles, *filter(None, [config.role]))):
         server.run(sql.create_role_if_missing, role)
 
 
-def strategy(server: Server) -> str | None:
+def _strategy(server: Server) -> str | None:
     """How CREATE DATABASE makes what is no clone; None leaves it to the server."""
     return "file_copy" if not server.info.fsync and server.info.major >= 15 else None
 

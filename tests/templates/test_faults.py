@@ -126,28 +126,10 @@ def test_a_layer_that_was_collected(
             yield layer
 
     monkeypatch.setattr(layers, "deepest", dropped)
-    monkeypatch.setattr(layers, "likeliest", lambda *_: None)
     template, heard = opened(configured())
     template.close()
     assert any("was dropped meanwhile; building template" in line for line in heard.lines)
     assert template.heads == ("three",)
-
-
-def test_a_wrong_guess_is_thrown_away(items: Project, configured: Configured, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was copied while Alembic was imported is another template than the one that Alembic's order asks for."""
-    opened(configured())[0].close()
-    items.revision("three", 'op.execute("create table wrong (id int)")')
-    wrong, _ = opened(configured())
-    wrong.close()
-    items.revision("three", 'op.execute("create table right_one (id int)")', down="two")
-    monkeypatch.setattr(layers, "likeliest", lambda *_: wrong.record)
-    template, heard = opened(configured())
-    with template, template.clone() as clone, clone.connect() as connection:
-        assert heard.built() == "1 of 3"
-        assert connection.execute("select to_regclass('wrong')::text, to_regclass('right_one')::text").fetchone() == (
-            None,
-            "right_one",
-        )
 
 
 def test_a_failure_from_zero_is_raised_once(items: Project, configured: Configured) -> None:
