@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from clonedb.clones.copy_strategy import choose, note, share_blocks
+from clonedb.clones.copy_strategy import choose, share_blocks
 from clonedb.errors import ServerError, TemplateInUseError
 from clonedb.names import clone_name
 from clonedb.originals import monotonic, sleep
@@ -227,7 +227,6 @@ def create(
     try:
         chosen = strategy or choose(server, template)
         _copy(server, own, template, name, strategy=chosen, deadline=start + _PATIENCE)
-        note(server, template, chosen, monotonic() - start)
         if metadata.unlogged:
             require_filled(server, name, metadata.unlogged, template=template.name)
         if has_any(metadata):

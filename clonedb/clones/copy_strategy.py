@@ -1,39 +1,31 @@
-"""How CREATE DATABASE ... TEMPLATE copies: by rule, by what two clones took on this server, by sharing blocks."""
+"""How CREATE DATABASE ... TEMPLATE copies: by file or through the WAL, and by sharing blocks."""
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import json
 import secrets
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from clonedb.embedded.places import state_files
 from clonedb.postgres.server import Server
 from clonedb.templates.metadata import TemplateRecord
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-__all__ = ["choose", "note", "share_blocks"]
+__all__ = ["choose", "share_blocks"]
 
-# Bytes of a template between which nobody knows, with fsync on, whether WAL_LOG's writing or FILE_COPY's two
-# checkpoints take longer: 54 MB were quicker by WAL_LOG, 170 MB by FILE_COPY, on one machine with one disk.
-_UNKNOWN = range(32 << 20, 1 << 30)
-_LIMIT = 100 << 20  # what the rule says for the first clone
-_OTHERS: Mapping[str, str] = MappingProxyType({"wal_log": "file_copy", "file_copy": "wal_log"})
-_NAME = "copying.json"
+# Bytes of a template from which on, with fsync on, WAL_LOG's writing takes longer than FILE_COPY's two checkpoints:
+# 54 MB were quicker by WAL_LOG (232 against 413 ms), 170 MB by FILE_COPY (356 against 508).
+_LARGE = 100 << 20
 _FICLONE = 0x40049409  # ioctl: let one file share the blocks of another
 
 
 def choose(server: Server, template: TemplateRecord) -> str | None:
     """The strategy for a clone of a template; None where the server has no choice (PostgreSQL 14).
 
-    By file where nothing is flushed; with fsync on by WAL for a small template, because each FILE_COPY costs two
-    checkpoints. In between the first two clones are made by one strategy each, and the quicker one is remembered.
+    By file where nothing is flushed; with fsync on through the WAL for a small template, because each FILE_COPY costs
+    two checkpoints.
 
     Where clones are rewound, by file always: few are made, and each that goes through the WAL puts 4 to 12 MB into what
     every other worker has to read. Of four workers that started at once, each had one refused ("too much WAL").
@@ -44,24 +36,7 @@ def choose(server: Server, template: TemplateRecord) -> str | None:
         return server.config.strategy
     if server.config.isolation == "auto" and server.info.superuser:
         return "file_copy"
-    first = "wal_log" if server.info.fsync and template.metadata.size < _LIMIT else "file_copy"
-    if not _is_unknown(server, template):
-        return first
-    took = _read(server).get(_key(server, template), {})
-    if first not in took:
-        return first
-    return min(took, key=lambda name: took[name]) if len(took) > 1 else _OTHERS[first]
-
-
-def note(server: Server, template: TemplateRecord, strategy: str | None, seconds: float) -> None:
-    """Remember what the first clone by a strategy took, where that decides anything."""
-    if strategy is None or server.config.strategy != "auto" or not _is_unknown(server, template):
-        return
-    with contextlib.suppress(OSError):  # what is not remembered is measured again
-        known, key = _read(server), _key(server, template)
-        if strategy not in known.get(key, {}):
-            known.setdefault(key, {})[strategy] = round(seconds, 4)
-            state_files(server.config).write(_NAME, json.dumps(known))
+    return "wal_log" if server.info.fsync and template.metadata.size < _LARGE else "file_copy"
 
 
 def share_blocks(server: Server, connection: Connection[Any], strategy: str | None) -> None:
@@ -89,26 +64,3 @@ def _can_share(directory: Path) -> bool:
         for path in (first, second):
             path.unlink(missing_ok=True)
     return True
-
-
-def _is_unknown(server: Server, template: TemplateRecord) -> bool:
-    return server.info.fsync and not server.embedded and template.metadata.size in _UNKNOWN
-
-
-def _read(server: Server) -> dict[str, dict[str, float]]:
-    try:
-        found = json.loads(state_files(server.config).read(_NAME))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    return {
-        key: {name: float(took) for name, took in both.items() if name in _OTHERS and isinstance(took, (int, float))}
-        for key, both in found.items()
-        if isinstance(both, dict)
-    }
-
-
-def _key(server: Server, template: TemplateRecord) -> str:
-    """The server and the size of the template, to the power of two."""
-    return f"{server.about}, PostgreSQL {server.info.major}, {template.metadata.size.bit_length()} bits"

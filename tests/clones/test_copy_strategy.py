@@ -1,4 +1,4 @@
-"""How CREATE DATABASE copies: what is chosen, what is measured, and what is left alone."""
+"""How CREATE DATABASE copies: what is chosen, and what is left alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from clonedb.clones.copy_strategy import choose, note
+from clonedb.clones.copy_strategy import choose
 from clonedb.embedded import leases
 from clonedb.postgres.server import Server, open_server
 from clonedb.settings.config import Config
@@ -44,44 +44,15 @@ def template(size: int) -> TemplateRecord:
     return TemplateRecord("of_the_test", Metadata(**{**values, "size": size}), built=False)  # type: ignore[arg-type]
 
 
-def test_nothing_is_flushed(server: Server, tmp_path: Path) -> None:
-    """On the embedded server every template is copied by file, and nothing is measured."""
-    for size in (8, 80, 800):
-        note(server, template(size * MEGABYTE), "file_copy", 1.0)
-        assert choose(server, template(size * MEGABYTE)) == "file_copy"
-    assert not (Path(server.config.state_dir or "") / "copying.json").exists()
+def test_nothing_is_flushed(server: Server) -> None:
+    """On the embedded server every template is copied by file."""
+    assert {choose(server, template(size * MEGABYTE)) for size in (8, 80, 800)} == {"file_copy"}
 
 
-def test_what_the_rule_decides(unknown: Server, tmp_path: Path) -> None:
+def test_what_is_flushed(unknown: Server) -> None:
     """With fsync on small templates go through the WAL, because copying by file costs two checkpoints; large do not."""
-    for size, strategy in ((8, "wal_log"), (5000, "file_copy")):
-        assert choose(unknown, template(size * MEGABYTE)) == strategy
-        note(unknown, template(size * MEGABYTE), strategy, 1.0)
-        assert choose(unknown, template(size * MEGABYTE)) == strategy
-    assert not (tmp_path / "copying.json").exists()
-
-
-@pytest.mark.parametrize(("by_wal", "by_file", "quicker"), [(0.2, 0.3, "wal_log"), (0.3, 0.2, "file_copy")])
-def test_what_is_measured(unknown: Server, by_wal: float, by_file: float, quicker: str) -> None:
-    """In between each of the first two clones takes another strategy, and the quicker one is remembered."""
-    middling = template(60 * MEGABYTE)
-    for strategy, seconds in (("wal_log", by_wal), ("file_copy", by_file)):
-        assert choose(unknown, middling) == strategy
-        note(unknown, middling, strategy, seconds)
-    assert choose(unknown, middling) == quicker
-    note(unknown, middling, quicker, 9.0)  # the first measurement counts
-    assert choose(unknown, template(50 * MEGABYTE)) == quicker
-    assert choose(unknown, template(300 * MEGABYTE)) == "file_copy"  # another size, which nobody measured yet
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', "\xff"])
-def test_what_cannot_be_read_is_measured_again(unknown: Server, tmp_path: Path, text: str) -> None:
-    """A damaged file costs two measurements."""
-    (tmp_path / "copying.json").write_text(text, encoding="latin-1")
-    middling = template(60 * MEGABYTE)
-    assert choose(unknown, middling) == "wal_log"
-    note(unknown, middling, "wal_log", 0.1)
-    assert choose(unknown, middling) == "file_copy"
+    assert {choose(unknown, template(size * MEGABYTE)) for size in (8, 80)} == {"wal_log"}
+    assert {choose(unknown, template(size * MEGABYTE)) for size in (120, 5000)} == {"file_copy"}
 
 
 def test_where_clones_are_rewound(config: Config, url: str, tmp_path: Path) -> None:
@@ -92,13 +63,10 @@ def test_where_clones_are_rewound(config: Config, url: str, tmp_path: Path) -> N
 
 
 def test_what_is_said_counts(config: Config, url: str, tmp_path: Path) -> None:
-    """`strategy` is asked nothing."""
-    said = config.replace("the test", url=url, state_dir=str(tmp_path), strategy="file_copy")
-    server = open_server(said)
-    note(server, template(60 * MEGABYTE), "file_copy", 1.0)
-    assert choose(server, template(60 * MEGABYTE)) == "file_copy"
-    assert not (tmp_path / "copying.json").exists()
-    server.close()
+    """The rule does not apply where `strategy` is set."""
+    said = config.replace("the test", url=url, state_dir=str(tmp_path), isolation="clone", strategy="file_copy")
+    with contextlib.closing(open_server(said)) as server:
+        assert choose(server, template(8 * MEGABYTE)) == "file_copy"
 
 
 def test_a_clone_on_any_file_system(items: Project, server: Server, variables: None) -> None:
