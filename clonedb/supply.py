@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from threading import Thread
 from typing import TYPE_CHECKING
 
-from clonedb.aside import Aside
 from clonedb.clones.pool import Pool
 from clonedb.isolation.modes import make_isolation
 from clonedb.run_state import RunState
@@ -152,12 +152,18 @@ class _Drop:
 
     def __init__(self, clone: Clone) -> None:
         self.name = clone.name
-        self._drop = Aside(clone.drop, name="clonedb-drop")
+        self._clone = clone
+        self._error: Exception | None = None
+        self._thread = Thread(target=self._drop, name="clonedb-drop", daemon=True)
+        self._thread.start()
+
+    def _drop(self) -> None:
+        try:
+            self._clone.drop()
+        except Exception as error:  # noqa: BLE001 - the caller of `wait` reports it
+            self._error = error
 
     def wait(self) -> Exception | None:
         """Wait until it is done: what went wrong."""
-        try:
-            self._drop.result()
-        except Exception as error:  # noqa: BLE001 - the caller says so
-            return error
-        return None
+        self._thread.join()
+        return self._error

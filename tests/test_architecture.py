@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 # A module or package imports from the rows above its own, and a package also from itself.
 LAYERS = (
     "errors originals",
-    "aside names private_files progress quantities url",
+    "names private_files progress quantities url",
     "settings",
     "embedded",
     "postgres",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clonedb.aside import Aside
 from clonedb.embedded.places import state_dir
 from clonedb.errors import BuildError, MigrationError, ServerError
 from clonedb.migrate.alembic import AlembicMigrator, Migrated, MigrationProcess, Migrator
@@ -78,11 +77,11 @@ class _Build:
         private = unfinished_name(server.config.prefix, order.wanted.digest, server.owner, server.next_number())
         try:
             filled = self._fill(private)
-            with Aside(lambda: self._looked_at(filled), name="clonedb-remarks") as looked:  # while the server prepares
-                unlogged = seal(server, private, filled.prepare)
-                metadata = replace(self._metadata(private, filled, start), unlogged=unlogged)
-                for message in looked.result():
-                    self.progress.warn(message)
+            warnings = self._looked_at(filled)
+            unlogged = seal(server, private, filled.prepare)
+            metadata = replace(self._metadata(private, filled, start), unlogged=unlogged)
+            for message in warnings:
+                self.progress.warn(message)
             publish(server, private, order.name, metadata)
         except BaseException as error:
             with contextlib.suppress(Exception):  # the first error is the one to see; gc drops what is left
@@ -158,13 +157,11 @@ class _Build:
     def _history(self, private: str, session: MigrationProcess) -> layers.History | None:
         """The revisions on the way to the target; None when Alembic cannot say, which migrating will show again."""
         order = self.order
-
-        def look() -> Mapping[Path, str]:
-            return revision_digests(order.project, index_dir=state_dir(order.config) / "index")
-
-        with contextlib.suppress(BuildError, ServerError), Aside(look, name="clonedb-digests") as digests:
+        with contextlib.suppress(BuildError, ServerError):
+            # first, as the interpreter still imports Alembic meanwhile
+            digests = revision_digests(order.project, index_dir=state_dir(order.config) / "index")
             plan = self._plan(private, session)
-            return layers.history(surroundings(order.wanted, order.sources), plan, digests.result())
+            return layers.history(surroundings(order.wanted, order.sources), plan, digests)
         return None
 
     def _plan(self, private: str, session: MigrationProcess) -> Sequence[tuple[str, Path]]:
