@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias, Unpack
 
 from clonedb.clones.clone import Clone, create
-from clonedb.errors import NoMigrationsError, ServerError
+from clonedb.errors import NoMigrationsError
+from clonedb.file_errors import files_that_can_be_written
 from clonedb.names import template_name
 from clonedb.originals import getpid
 from clonedb.postgres.roles import prepare_role
@@ -22,6 +24,7 @@ from clonedb.progress import Progress, Silence, Warnings
 from clonedb.project.find import Project, find_project
 from clonedb.project.fingerprint import Fingerprint, Sources
 from clonedb.sessions.echo import print_statements
+from clonedb.settings.keys import check
 from clonedb.settings.load import load
 from clonedb.templates.catalog import note_use
 from clonedb.templates.crash_losses import what_is_lost
@@ -73,6 +76,8 @@ class Template:
         self._base = base
         self._open_base = open_base
         self._collector = collector
+        self._lock = threading.Lock()
+        self._supplies: dict[int, Supply] = {}  # by process: a forked child leaves its parent's clones alone
         self._end = weakref.finalize(self, server.close)
 
     @property
@@ -116,13 +121,39 @@ class Template:
         """
         return create(self.server, self.record)
 
+    def database(self, isolation: str | None = None) -> contextlib.AbstractContextManager[Clone]:
+        """A database as a test gets it, under one of the isolations, for as long as the context lasts.
+
+        Without an `isolation` it is the configured one. Leaving the context gives the database back: under `auto` it is
+        rewound, and the next one that enters gets it. Two at a time are two databases, nested or in threads (under
+        `worker` they are one). Connections that are left open are ended, with a LeakedConnectionWarning.
+
+            with template.database() as db:
+                engine = db.engine()
+
+        Raises ConfigError for an isolation that there is not, and what making a clone raises.
+        """
+        wanted = self.server.config.isolation if isolation is None else isolation
+        check("isolation", wanted, "template.database()")
+        with self._lock:
+            if getpid() not in self._supplies:
+                self._supplies[getpid()] = self.supply()
+            return self._supplies[getpid()].database(wanted)
+
     def close(self) -> None:
-        """Give up the server; clones that are left are collected by whoever comes next."""
-        if self._collector is not None:
-            self._collector.join()
-        self._end()
-        if self._base is not None:
-            self._base.close()
+        """Drop what `database` holds for later, and give up the server.
+
+        Clones that are left are collected by the next process.
+        """
+        supply = self._supplies.pop(getpid(), None)
+        with contextlib.ExitStack() as stack:  # what fails keeps the server no lease
+            if self._base is not None:
+                stack.callback(self._base.close)
+            stack.callback(self._end)
+            if self._collector is not None:
+                stack.callback(self._collector.join)
+            if supply is not None:
+                supply.close()
 
     def __repr__(self) -> str:
         return f"<template {self.name!r} on {self.server.about}>"
@@ -185,19 +216,6 @@ def open_template(
         return opening.open(projects, collecting=run is None)
 
 
-@contextlib.contextmanager
-def files_that_can_be_written() -> Iterator[None]:
-    """Raises ServerError for a full disk, and for whatever else keeps clonedb from its own files."""
-    try:
-        yield
-    except OSError as error:
-        where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, (str, bytes)) else ""
-        raise ServerError(
-            f"cannot read or write a file: {error.strerror or error}{where}; clonedb keeps locks, indexes and the"
-            " embedded server in its state directory: make room there, or set state_dir (CLONEDB_STATE_DIR) to another"
-        ) from error
-
-
 class _Opening(NamedTuple):
     """How the templates of a chain are opened."""
 
@@ -237,7 +255,11 @@ class _Opening(NamedTuple):
                 base.close()
             raise
         open_below = functools.partial(self.open, below) if below else None
-        collector = _collector(server) if collecting else None
+        collector = None
+        if collecting:
+            from clonedb.clones.collector import Collector
+
+            collector = Collector(server)
         return Template(server, record, project, base=base, open_base=open_below, collector=collector)
 
 
@@ -248,12 +270,6 @@ def _whole(server: Server, chain: Sequence[_Link]) -> TemplateRecord | None:
         return None
     note_use(server, found)
     return found
-
-
-def _collector(server: Server) -> Collector:
-    from clonedb.clones.collector import Collector
-
-    return Collector(server)
 
 
 def _chain(config: Config) -> tuple[list[_Link], frozenset[str]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import warnings
 from collections.abc import Callable, Iterator
-from threading import Thread
 from typing import TYPE_CHECKING
 
 from clonedb.clones.pool import Pool
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from clonedb.templates.metadata import TemplateRecord
 
 __all__ = ["Supply"]
+
+_HOLDER = "the block of `with template.database()`"
 
 
 class Supply:
@@ -45,6 +48,7 @@ class Supply:
         self._pool = Pool(server, template, self.run.cap(server), self.run.expected)
         self._modes: dict[str, Isolation] = {}
         self._drops: list[_Drop] = []
+        self._lock = threading.RLock()
         self.run.supplies.append(self)
         built = template.metadata.seconds if template.built else None
         self.run.statistics.templates[template.name] = server.about, built
@@ -108,6 +112,49 @@ class Supply:
             self._modes[name] = make_isolation(name, self)
         return self._modes[name]
 
+    @contextlib.contextmanager
+    def database(self, name: str) -> Iterator[Clone]:
+        """A database under an isolation mode, for as long as the context lasts.
+
+        What the context left open is ended, and told of by a LeakedConnectionWarning; what it changed of the whole
+        server by a ServerChangedWarning. An error of the context is never hidden by one of giving the database back.
+        Threads may do this at the same time; they acquire and release in turns.
+        """
+        with self._lock:
+            mode = self.isolation(name)
+            clone = mode.acquire()
+        lent = clone
+        try:
+            if mode.lends:
+                lent = clone.lend(self.run.loans.begin(_HOLDER, clone.name))
+            yield lent
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._take_back(mode, clone, lent)
+            raise
+        for warning in self._take_back(mode, clone, lent):
+            warnings.warn(warning, stacklevel=3)  # the caller's `with`, past contextlib
+
+    def _take_back(self, mode: Isolation, clone: Clone, lent: Clone) -> list[Warning]:
+        """Release a clone; what there is to warn of."""
+        from clonedb.sessions.leaks import ServerChangedWarning, held, leaked_connection_warnings
+
+        told: list[Warning] = []
+        try:
+            if lent.let_go():
+                told.append(held(_HOLDER, "a connection of clonedb's engine"))
+            if lent.loan is not None:
+                lent.loan.end()
+        finally:
+            with self._lock:
+                left_open = mode.release(clone)
+                changes = self.run.server_changes
+                told += [ServerChangedWarning(f"{_HOLDER} {changes.pop(0)}") for _ in list(changes)]
+
+        if not self.server.proxied:  # a proxy's sessions stay open when its clients have closed theirs
+            told += leaked_connection_warnings(_HOLDER, lent.loan, left_open, self.run.loans)
+        return told
+
     def release_spares(self) -> None:
         """Drop every clone that no test has."""
         for mode in list(self._modes.values()):
@@ -154,7 +201,7 @@ class _Drop:
         self.name = clone.name
         self._clone = clone
         self._error: Exception | None = None
-        self._thread = Thread(target=self._drop, name="clonedb-drop", daemon=True)
+        self._thread = threading.Thread(target=self._drop, name="clonedb-drop", daemon=True)
         self._thread.start()
 
     def _drop(self) -> None:

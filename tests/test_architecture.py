@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 # A module or package imports from the rows above its own, and a package also from itself.
 LAYERS = (
     "errors originals",
-    "names private_files progress quantities url",
+    "file_errors names private_files progress quantities url",
     "settings",
     "embedded",
     "postgres",

@@ -24,6 +24,8 @@ class CloneEach:
     On a server that clonedb runs, what the test changed of the whole server is undone.
     """
 
+    lends = True
+
     def __init__(self, supply: CloneSource) -> None:
         self._supply = supply
         self._watches = _is_readable(supply.server)
@@ -65,6 +67,8 @@ def _is_readable(server: Server) -> bool:
 
 class CloneWorker:
     """`worker`: one clone for all tests of a worker, never reset; the connections to it may stay open, too."""
+
+    lends = False  # all tests may use what one of them was handed, until the clone is dropped
 
     def __init__(self, supply: CloneSource) -> None:
         self._supply = supply

@@ -52,7 +52,12 @@ class CloneSource(Protocol):
 
 
 class Isolation(Protocol):
-    """Gives each test its database."""
+    """Gives each test its database.
+
+    `lends` says whether a test has it for itself: what it was handed is refused then when it has ended.
+    """
+
+    lends: bool
 
     def acquire(self) -> Clone:
         """The database of the test that begins."""
@@ -77,6 +82,8 @@ class Reusable:
     the next test gets a new one; so it is with one that is kept, and with one whose test renamed, dropped or closed the
     database.
     """
+
+    lends = True
 
     def __init__(self, supply: CloneSource) -> None:
         self.supply = supply

@@ -86,12 +86,12 @@ def lend(request: pytest.FixtureRequest, wanted: Request) -> Iterator[Clone]:
     isolation = wanted.isolation or config.isolation
     at_once, for_each = _sorted(wanted, isolation, node.nodeid)
     template = _template(request, config, wanted.template, at_once)
-    as_lent = _lender(request, isolation)
     with run.process_state.unpatched():
         mode = run.supply(template, request.session.addfinalizer).isolation(isolation)
+        loans = run.loans if mode.lends else None
         with paid:
             clone = mode.acquire()
-            lent = as_lent(clone)
+            lent = clone.lend(loans.begin(_holder(request), clone.name, node.name)) if loans else clone
     with contextlib.ExitStack() as stack:
         # what fails from here on must not keep the clone from being released
         stack.callback(taken_back, request.config, _holder(request))
@@ -116,18 +116,6 @@ def let_go(node: pytest.Item | pytest.Collector, clone: Clone) -> None:
         from clonedb.sessions.leaks import held
 
         warnings.warn(held(node.nodeid, "a connection of clonedb's engine"), stacklevel=2)
-
-
-def _lender(request: pytest.FixtureRequest, isolation: str) -> Callable[[Clone], Clone]:
-    """What makes of a clone the one that this test has, or the tests of a wider scope.
-
-    Under `worker` it is lent to nobody: all tests may use what one of them was handed, until the clone is dropped.
-    """
-    if isolation == "worker":
-        return lambda clone: clone
-
-    loans, node = run_of(request.config).loans, request.node
-    return lambda clone: clone.lend(loans.begin(_holder(request), clone.name, node.name))
 
 
 def _holder(request: pytest.FixtureRequest) -> str:
