@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from clonedb.clones.collector import Collector
     from clonedb.run_state import RunState
     from clonedb.settings.config import Config
-    from clonedb.settings.typed import Settings
+    from clonedb.settings.typed import Isolation, Settings
     from clonedb.supply import Supply
 
     _Link: TypeAlias = tuple[Config, Project, Sources]
@@ -121,7 +121,7 @@ class Template:
         """
         return create(self.server, self.record)
 
-    def database(self, isolation: str | None = None) -> contextlib.AbstractContextManager[Clone]:
+    def database(self, isolation: Isolation | None = None) -> contextlib.AbstractContextManager[Clone]:
         """A database as a test gets it, under one of the isolations, for as long as the context lasts.
 
         Without an `isolation` it is the configured one. Leaving the context gives the database back: under `auto` it is

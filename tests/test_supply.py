@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings, strategies
 
 import clonedb
 from clonedb.isolation.modes import MODES
+from clonedb.settings.typed import Isolation
 from tests.projects import Project, databases
 
 README = Path(__file__).parents[1] / "README.md"
@@ -56,7 +57,7 @@ def add(db: clonedb.Clone) -> None:
 
 @pytest.mark.parametrize("isolation", ["auto", "clone", "truncate", "migrate"])
 def test_what_one_block_wrote_the_next_does_not_find(
-    template: clonedb.Template, isolation: str, clones: Clones
+    template: clonedb.Template, isolation: Isolation, clones: Clones
 ) -> None:
     """Whatever gives the second block its database, and nothing is left on the server after `close()`."""
     for _ in range(3):
@@ -128,7 +129,7 @@ def test_an_isolation_that_there_is_not(template: clonedb.Template) -> None:
     with pytest.raises(
         clonedb.ConfigError, match=r"template.database\(\): isolation is 'rolback' .did you mean 'rollback'"
     ):
-        template.database("rolback")
+        template.database("rolback")  # type: ignore[arg-type]
 
 
 def test_two_at_once_are_two_databases(template: clonedb.Template, clones: Clones) -> None:
@@ -145,7 +146,7 @@ def test_two_at_once_are_two_databases(template: clonedb.Template, clones: Clone
 
 
 @pytest.mark.parametrize("isolation", ["auto", "clone"])
-def test_threads_have_databases_of_their_own(template: clonedb.Template, isolation: str, clones: Clones) -> None:
+def test_threads_have_databases_of_their_own(template: clonedb.Template, isolation: Isolation, clones: Clones) -> None:
     """Each finds what the template holds and what it wrote itself, at whatever time the others come and go."""
     together, found = threading.Barrier(3), list[int]()
 
@@ -166,7 +167,7 @@ def test_threads_have_databases_of_their_own(template: clonedb.Template, isolati
     assert clones() == []
 
 
-def fail(template: clonedb.Template, isolation: str, statement: str) -> None:
+def fail(template: clonedb.Template, isolation: Isolation, statement: str) -> None:
     """A block that commits a statement and fails."""
     with template.database(isolation) as db:
         with db.connect() as connection:

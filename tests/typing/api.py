@@ -62,7 +62,9 @@ def a_template() -> None:
         base: clonedb.Template | None = template.base
         connection: Connection[object] = clone.connect(autocommit=True)
         engine: Engine = clone.engine(echo=True)
-    use(texts, base, connection, engine, clonedb.template(**settings))
+        with template.database() as rewound, template.database(isolation="rollback") as held:
+            names: tuple[str, str] = (rewound.name, held.name)
+    use(texts, base, connection, engine, names, clonedb.template(**settings))
 
 
 shop = clonedb.fixture(scope="module", seed="tests/shop.sql")
