@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from clonedb.isolation.modes import MODES
+from clonedb.settings.keys import KEYS
 from tests import test_architecture
 
 ROOT = Path(__file__).parents[1]
@@ -103,6 +104,20 @@ def test_an_isolation_mode_touches_the_files_that_are_named() -> None:
         place = path.relative_to(ROOT).as_posix()
         if asks and place != "clonedb/isolation/rollback.py":
             assert place in told
+
+
+def test_a_setting_touches_the_files_that_are_named() -> None:
+    """Each file of the package that lists all settings, and the fingerprint."""
+    told = section("Adding a setting")
+    lists = [
+        path.relative_to(ROOT).as_posix()
+        for path in PACKAGE
+        if all(
+            re.search(rf'(^    |Key\(\s*"){name}\b', path.read_text(encoding="utf-8"), re.MULTILINE) for name in KEYS
+        )
+    ]
+    assert "clonedb/settings/keys.py" in lists
+    assert [path for path in [*lists, "clonedb/project/fingerprint.py"] if path not in told] == []
 
 
 def test_pre_commit_runs_what_ci_runs() -> None:
