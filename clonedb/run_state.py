@@ -72,7 +72,7 @@ class RunState:
     ) -> None:
         self.expected = expected
         self.is_single = is_single
-        self.statistics = Statistics()
+        self.statistics: Statistics = Statistics()
         self.server_changes: list[str] = []
         self.supplies: list[_HasSpares] = []
         self._say = say

@@ -43,7 +43,7 @@ class Supply:
         self.server = server
         self.template = template
         self.project = project
-        self.run = run or RunState()
+        self.run: RunState = run or RunState()
         self._base = base
         self._pool = Pool(server, template, self.run.cap(server), self.run.expected)
         self._modes: dict[str, Isolation] = {}

@@ -115,7 +115,7 @@ class Changes:
     def __init__(self, connection: Connection[Any]) -> None:
         self._connection = connection
         self.digest = self._one(_DIGEST)
-        self.tables = [Table(*row[:4]) for row in self._connection.execute(_TABLES) if row[4]]
+        self.tables: list[Table] = [Table(*row[:4]) for row in self._connection.execute(_TABLES) if row[4]]
         self.blind = self._blindness()
         self._catalogs = _catalogs_query(connection.execute(_CATALOGS).fetchall())
         self._table_queries = list(self._row_queries())
@@ -123,7 +123,7 @@ class Changes:
         self._surroundings = self._read_surroundings()
         self._counts = {name: rows for name, rows, _ in self._count_catalogs()}
         self._classes = self._one(_CLASSES)
-        self.rows = {oid: rows for oid, rows, _ in self._count_rows()}
+        self.rows: dict[int, int] = {oid: rows for oid, rows, _ in self._count_rows()}
         self.sequences = Sequences(connection)
 
     def of_clone(self, connection: Connection[Any]) -> Changes:

@@ -48,7 +48,7 @@ class Sequences:
         self._queries = [_states(found[start : start + _CHUNK]) for start in range(0, len(found), _CHUNK)]
         rows = [row for query in self._queries for row in connection.execute(query)]
         self._first = {row[0]: Sequence(*row[:3]) for row in rows}
-        self.silent = any(row[3] for row in rows) or any(row[3] for row in found)
+        self.silent: bool = any(row[3] for row in rows) or any(row[3] for row in found)
 
     def of_clone(self, connection: Connection[Any]) -> Sequences:
         """Those of another new clone of the template."""

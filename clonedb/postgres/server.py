@@ -51,9 +51,9 @@ class Server:
         self.config = config
         self.lease = lease
         self.binaries = binaries
-        self.public = access.public
-        self.about = access.about
-        self.say = say or (lambda _message: None)
+        self.public: DatabaseURL = access.public
+        self.about: str = access.about
+        self.say: Callable[[str], None] = say or (lambda _message: None)
         self._access = access
         self._connector = Connector(
             access.own, config, access.about, self.say, ending=None if lease is None else lease.ending
@@ -66,9 +66,9 @@ class Server:
         self._lock = threading.RLock()
         self._number = 0
         self._opened = 0  # sessions with the maintenance database, one after the other
-        self.info = self.run(sql.server_info)
+        self.info: sql.ServerInfo = self.run(sql.server_info)
         try:
-            self.proxied = lease is None and self.run(self._is_proxied)
+            self.proxied: bool = lease is None and self.run(self._is_proxied)
         except BaseException:
             self.close()
             raise

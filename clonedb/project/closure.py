@@ -52,7 +52,7 @@ class Modules:
         own = [root for root in dict.fromkeys([*named, *map(os.path.abspath, sys.path)]) if self._is_own(root)]
         installations = {root for root in own if root not in named and self._is_installation(root)}
         self._installations = tuple(os.path.join(root, "") for root in installations)
-        self.roots = tuple(root for root in own if root not in installations and os.path.isdir(root))
+        self.roots: tuple[str, ...] = tuple(root for root in own if root not in installations and os.path.isdir(root))
         self._found: dict[str, Module | None] = {}
 
     def closure(self, names: Iterable[str]) -> dict[str, Module]:

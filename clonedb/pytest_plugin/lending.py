@@ -34,8 +34,8 @@ class Request:
     def __init__(
         self, isolation: str | None = None, template: str | None = None, seed: Seed | Sequence[Seed] | None = None
     ) -> None:
-        self.isolation = isolation
-        self.template = template
+        self.isolation: str | None = isolation
+        self.template: str | None = template
         self.seed: Sequence[Seed] = [seed] if isinstance(seed, str) or callable(seed) else seed or ()
 
 

@@ -97,10 +97,10 @@ class MarkerArguments:
         seed: Any = None,
         template: str | None = None,
     ) -> None:
-        self.isolation = isolation
-        self.keep = keep
-        self.seed = seed
-        self.template = template
+        self.isolation: str | None = isolation
+        self.keep: str | None = keep
+        self.seed: Any = seed
+        self.template: str | None = template
 
 
 def marker_of(item: pytest.Item) -> MarkerArguments:

@@ -43,14 +43,14 @@ class Run:
     def __init__(self, config: pytest.Config) -> None:
         self.pytest_config = config
         self.process_state = process_state_of(config)
-        self.state = RunState(say=Lines(self.write).say, expected=self._expected, is_single=self._is_single)
-        self.statistics = self.state.statistics
-        self.from_workers = Statistics()
+        self.state: RunState = RunState(say=Lines(self.write).say, expected=self._expected, is_single=self._is_single)
+        self.statistics: Statistics = self.state.statistics
+        self.from_workers: Statistics = Statistics()
         self.shown_errors: set[str] = set()
-        self.secrets = Secrets()
+        self.secrets: Secrets = Secrets()
         self.workers_lost = False
         worker = getattr(config, "workerinput", None)
-        self.id = worker["testrunuid"] if worker else f"{getpid()}-{os.urandom(8).hex()}"
+        self.id: str = worker["testrunuid"] if worker else f"{getpid()}-{os.urandom(8).hex()}"
         self._opened: dict[Template, _Opened] = {}
         self._supplies: dict[Template, Supply] = {}
         self._named: dict[tuple[int, str, tuple[str, ...]], Template] = {}

@@ -62,7 +62,7 @@ class Undoing:
         except BaseException:
             self._connection.close()
             raise
-        self.pid = self._connection.info.backend_pid
+        self.pid: int = self._connection.info.backend_pid
 
     def look_at_catalogs(self, written: Written, facts: Facts, since: Mark) -> Facts:
         """Find out what is left of the DDL of a test, as `catalogs.look_at_catalogs`."""

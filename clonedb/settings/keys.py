@@ -30,13 +30,13 @@ class Key:
         minimum: float | None = None,
         secret: bool = False,
     ) -> None:
-        self.name = name
-        self.type = kind
-        self.default = default
-        self.help = about
-        self.choices = choices
-        self.minimum = minimum
-        self.secret = secret
+        self.name: str = name
+        self.type: type = kind
+        self.default: Any = default
+        self.help: str = about
+        self.choices: tuple[str, ...] = choices
+        self.minimum: float | None = minimum
+        self.secret: bool = secret
 
     @property
     def option(self) -> str:
