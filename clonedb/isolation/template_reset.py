@@ -74,9 +74,13 @@ order by name
 
 
 class TemplateReset:
-    """Resets what stays connected to the clones of one template from test to test."""
+    """Resets what stays connected to the clones of one template from test to test.
 
-    def __init__(self) -> None:
+    `plans` says that plans are discarded in any case, for a caller that does not see functions that came and went.
+    """
+
+    def __init__(self, *, plans: bool = False) -> None:
+        self._plans = plans
         self._reset: SessionReset | None = None
         self._asked = False
 
@@ -84,14 +88,14 @@ class TemplateReset:
         """Begin to reset the connections that stay open until the next test; what cannot stay is closed."""
         if not self._asked:
             with contextlib.suppress(ServerError), contextlib.closing(clone.server.connect(clone.name)) as connection:
-                self._reset = _find_reset(connection)
+                self._reset = _find_reset(connection, plans=self._plans)
                 self._asked = True
         if self._reset is None:  # also if the test dropped the database, or closed it
             clone.lasting.close()
         return clone.lasting.renew(self._reset or SessionReset())
 
 
-def _find_reset(connection: Connection[Any]) -> SessionReset | None:
+def _find_reset(connection: Connection[Any], *, plans: bool) -> SessionReset | None:
     """What resets sessions with a database; None if functions in it may leave what nobody can ask a session for."""
     from psycopg.sql import SQL, Identifier, Literal
 
@@ -99,7 +103,8 @@ def _find_reset(connection: Connection[Any]) -> SessionReset | None:
     extensions = dict(connection.execute(_EXTENSIONS).fetchall())
     if row is None or row[0] or any(name in _UNASKED for name in extensions):
         return None
-    (plans,) = connection.execute(_IN_PLANS).fetchone() or (True,)
+    (in_plans,) = connection.execute(_IN_PLANS).fetchone() or (True,)
+    plans = plans or in_plans
     settings: set[str] = set()
     for text, of_library in connection.execute(_TEXTS):
         plans = plans or sets(text)

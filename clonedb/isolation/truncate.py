@@ -33,7 +33,7 @@ class Truncate(Reusable):
     def __init__(self, supply: CloneSource) -> None:
         super().__init__(supply)
         self._own: dict[Clone, tuple[Connection[Any], Changes]] = {}
-        self._template_reset = TemplateReset()
+        self._template_reset = TemplateReset(plans=True)
         self._known: Changes | None = None
         self._contents: Contents | None = None
 

@@ -37,8 +37,8 @@ _PATIENCE = 2.0  # seconds that it may take until nobody is connected
 class Outcome:
     """What became of a used clone: nobody wrote, all was undone, or it is to be dropped because of `why`.
 
-    `left_open` are the clients' sessions that were not closed, which were ended. `reshaped` says that a relation with
-    other columns came and went, for which sessions may have plans.
+    `left_open` are the clients' sessions that were not closed, which were ended. `reshaped` says that a relation or
+    a function came and went, of which the plans of sessions may hold something.
     """
 
     kind: Literal["untouched", "rewound", "refused"]
@@ -149,7 +149,8 @@ class Rewinder:
             self._open()  # one more session: the server's count of them has to be read again
             written, mark = self._look(keep, left_open)
         if written.ddl:
-            self._reshaped = "pg_attribute" in written.catalogs
+            # plans know the columns of relations, and a function may have changed settings under which they were made
+            self._reshaped = not written.catalogs.isdisjoint(("pg_attribute", "pg_proc"))
             self._look_at_catalogs(written, since)
         if unlogged:
             self._open().look_at_unlogged(written, self._facts, since)

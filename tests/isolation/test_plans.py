@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.projects import Project
 
 SCHEMA = """
@@ -67,3 +69,33 @@ def test_what_was_planned_for_a_test_ends_with_it(project: Project) -> None:
     project.write("test_it.py", TESTS)
     outcome = project.pytest("--clonedb-isolation=auto").demand()
     assert "24 passed" in outcome.out
+
+
+PASSING = """
+import psycopg, pytest, sqlalchemy as sa
+
+LATE = sa.text("select count(*) from event where at >= timestamptz '2024-01-01 00:00'")
+
+def test_calls_a_function_that_came_and_went(clonedb_session, clonedb):
+    with psycopg.connect(clonedb.dsn, autocommit=True) as other:
+        other.execute("create function tokyo() returns text language sql"
+                      " as $$ select set_config('timezone', 'Asia/Tokyo', false) $$")
+        clonedb_session.execute(sa.text("select tokyo()"))
+        for _ in range(7):
+            assert clonedb_session.scalar(LATE) == 2
+        clonedb_session.commit()
+        other.execute("drop function tokyo()")
+
+def test_counts(clonedb_session):
+    for _ in range(7):
+        assert clonedb_session.scalar(LATE) == 1
+"""
+
+
+@pytest.mark.parametrize("isolation", ["auto", "truncate"])
+def test_a_function_that_came_and_went(project: Project, isolation: str) -> None:
+    """It may have changed a setting, which no statement of the session says."""
+    project.revision("one", SCHEMA.partition("create table rate")[0] + "''')\n")
+    project.write("test_it.py", PASSING)
+    outcome = project.pytest(f"--clonedb-isolation={isolation}").demand()
+    assert "2 passed" in outcome.out
