@@ -14,7 +14,7 @@ from clonedb.sessions.reset import SessionReset
 if TYPE_CHECKING:
     from psycopg import Connection
 
-__all__ = ["TemplateReset"]
+__all__ = ["TemplateReset", "find_reset"]
 
 # Functions, views, policies, defaults, constraints and triggers that may set or read settings, and whether each is an
 # extension's. An expression that does so has a call of current_setting or set_config in its tree.
@@ -23,7 +23,7 @@ with calls (pattern) as (select ':funcid (2077|3294|2078)\M'),
 library (class, object) as (select classid, objid from pg_depend where deptype = 'e')
 select p.prosrc, exists (select from library where class = 'pg_proc'::regclass and object = p.oid)
 from pg_proc p join pg_namespace n on n.oid = p.pronamespace
-where n.nspname not in ('pg_catalog', 'information_schema') and p.prosrc ~* 'set|load|discard|deallocate'
+where n.nspname not in ('pg_catalog', 'information_schema') and p.prosrc ~* 'set|load|discard|deallocate|execute'
 union all select pg_get_function_sqlbody(p.oid), false from pg_proc p, calls where p.prosqlbody::text ~ pattern
 union all select 'set ' || c, true from pg_proc p, unnest(p.proconfig) c where split_part(c, '=', 1) ~ '[.]'
 union all select concat(pg_get_expr(p.polqual, p.polrelid), ' ', pg_get_expr(p.polwithcheck, p.polrelid)), false
@@ -88,14 +88,14 @@ class TemplateReset:
         """Begin to reset the connections that stay open until the next test; what cannot stay is closed."""
         if not self._asked:
             with contextlib.suppress(ServerError), contextlib.closing(clone.server.connect(clone.name)) as connection:
-                self._reset = _find_reset(connection, plans=self._plans)
+                self._reset = find_reset(connection, plans=self._plans)
                 self._asked = True
         if self._reset is None:  # also if the test dropped the database, or closed it
             clone.lasting.close()
         return clone.lasting.renew(self._reset or SessionReset())
 
 
-def _find_reset(connection: Connection[Any], *, plans: bool) -> SessionReset | None:
+def find_reset(connection: Connection[Any], *, plans: bool = False) -> SessionReset | None:
     """What resets sessions with a database; None if functions in it may leave what nobody can ask a session for."""
     from psycopg.sql import SQL, Identifier, Literal
 

@@ -27,8 +27,13 @@ _UNKNOWN = re.compile(
     ),
     re.IGNORECASE,
 )
-# SET where a statement may begin, in a function's body or in a text that is executed, too; not that of UPDATE
-_SETS = re.compile(r"""set_config|(?:^|[;'"$(]|\b(?:begin|then|else|loop|do)\b)\s*(?:re)?set\b""", re.IGNORECASE)
+# SET where a statement may begin, in a function's body or in a text that is executed, too; not that of UPDATE. EXECUTE
+# in a function may run what a parameter brings, which is not heard.
+_SETS = re.compile(
+    r"""set_config|(?:^|[;'"$(]|\b(?:begin|then|else|loop|do)\b)\s*(?:re)?set\b"""
+    r"""|\bexecute\b(?!\s+(?:function|procedure)\b)""",
+    re.IGNORECASE,
+)
 _SIGNS = ("set", "load", "deallocate", "discard")  # without one of which there is nothing to look for
 # how long a statement may take, and what is printed; Alembic's autocommit_block() sets transaction_isolation
 _NO_CONTENTS = re.compile(
@@ -51,7 +56,8 @@ def spoils(text: str) -> bool:
 
 def sets(text: str) -> bool:
     """Whether a statement or a function may change a setting, if only for a moment."""
-    if "set" not in text.lower():
+    lower = text.lower()
+    if "set" not in lower and "execute" not in lower:
         return False
     return any(_SETS.search(version) for version in (text, _COMMENTS.sub(" ", text)))
 

@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 from clonedb.postgres import message
-from clonedb.rewind import facts, own_session, undo, wal
+from clonedb.rewind import facts, own_session, rewinder, undo, wal
 from clonedb.rewind.row_places import MovedRows, block_of
 from clonedb.rewind.undo import Undoing
 from clonedb.rewind.wal import Written
@@ -195,6 +195,23 @@ def _crash_unseen() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _plans_kept() -> Iterator[None]:
+    """A session keeps its plans, whatever settings they were made under."""
+    with mock.patch("clonedb.sessions.reset._DISCARD_PLANS", "select 1"):
+        yield
+
+
+@contextlib.contextmanager
+def _functions_unseen() -> Iterator[None]:
+    """A function that came and went has changed no setting of the sessions that are kept."""
+    really = rewinder.Outcome
+    with mock.patch(
+        "clonedb.rewind.rewinder.Outcome", lambda *given, **more: really(*given, **{**more, "reshaped": False})
+    ):
+        yield
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """How the undoing is broken, and where that shows: what programs do, the template's parts, what else happens."""
@@ -219,11 +236,13 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
         "computed-anew": Fault(_computed_anew, "chain", ("computed",), "stock"),
         "checks-write": Fault(_unproven, "chain", ("checks",), "stock"),
         "text-only": Fault(_text_only, "chain", ("xml", "nulls"), "stock"),
+        "plans-kept": Fault(_plans_kept, "plans", ("plans",), "stock"),
+        "functions-unseen": Fault(_functions_unseen, "plans", ("plans",), "stock"),
         "late-number": Fault(_late_number, server="slow", chaos="late"),
         "crash-unseen": Fault(_crash_unseen, server="stock", chaos="crash"),
     }
 )
-"""The last eight are what rewinding once did."""
+"""The last ten are what rewinding once did."""
 
 
 @contextlib.contextmanager

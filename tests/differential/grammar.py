@@ -56,6 +56,7 @@ PROFILES: Mapping[str, Mapping[str, int]] = MappingProxyType(
             "waiting": 1,
             **dict.fromkeys(PARTS, 40),
         },
+        "plans": {"dml": 4, "transactions": 2, "session": 2, "plans": 40},
         "calm": {"read": 6, "dml": 10, "sequences": 4, "transactions": 8, **dict.fromkeys(PARTS, 30)},
         "needless": {
             "read": 2,
@@ -84,6 +85,7 @@ MIXES: Mapping[str, Mapping[str, int]] = MappingProxyType(
         "chain": {"reads": 1, "chain": 9},
         "calm": {"reads": 1, "calm": 9},
         "needless": {"reads": 1, "needless": 9},
+        "plans": {"reads": 1, "plans": 9},
         "world": {"reads": 1, "ordinary": 3, "chain": 3, "needless": 3, "everything": 2},
     }
 )

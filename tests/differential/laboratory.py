@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from clonedb.api import Template
 from clonedb.clones.clone import Clone
+from clonedb.isolation.template_reset import find_reset
 from clonedb.postgres.server import Server
 from clonedb.rewind.rewinder import Pristine, Rewinder, why_not
 from tests.differential import chaos, state
@@ -106,6 +107,9 @@ class Laboratory:
         self._fresh = self._stack.enter_context(contextlib.closing(state.connect(fresh.dsn)))
         self._looker = state.Looker(self._fresh, fresh.dsn)
         self._expected_dump = state.dump(pg_dump, fresh.dsn) if pg_dump else []
+        reset = find_reset(self._fresh)
+        assert reset is not None, "functions of the template keep sessions from being reset"
+        self._reset = reset
         self._pristine = Pristine(server, template.record)
         self._stack.callback(self._pristine.close)
         self._life: list[Program] = []
@@ -147,6 +151,8 @@ class Laboratory:
                 self.tally.examples.setdefault(reason, program)
             self.retire()
             return "refused"
+        if outcome.reshaped:  # as the isolation does
+            sessions.close()
         wrong = sessions.settle(renewal.pids)
         if outcome.kind == "untouched":
             self.tally.untouched += 1
@@ -216,7 +222,7 @@ class Laboratory:
         if self._clone is None or self._rewinder is None or self._sessions is None:
             self._clone = self._template.clone()
             self._rewinder = Rewinder(self._clone, self._pristine)
-            self._sessions = Sessions(self._clone.dsn, self._clone.name)
+            self._sessions = Sessions(self._clone.dsn, self._clone.name, self._reset)
         return self._clone, self._rewinder, self._sessions
 
     def _compare(self, kind: str, wrong: list[str], *, whole: bool) -> None:

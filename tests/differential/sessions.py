@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,31 +47,45 @@ _TRACES = """
 """
 
 
+# What a literal means depends on the time zone, and a prepared statement holds what it meant when it was planned.
+_LITERAL = b"select extract(epoch from timestamptz '2024-01-01 00:00')::text"
+_FUNCTION = b"select moment()"  # gives the same, of the part `plans`
+# A function that another session makes for one statement, and drops after it: none of the statements says that it sets.
+_CALL = "select wander()"
+_MADE = """create function wander() returns text language sql
+as $$ select set_config('timezone', 'Asia/Tokyo', false) $$"""
+
+
 @dataclass(slots=True)
 class Sessions:
-    """Up to three sessions with one clone; `outcomes` counts the statements of each group by how they ended."""
+    """Up to three sessions with one clone; `outcomes` counts the statements of each group by how they ended.
+
+    Those that are kept are reset by `reset`, as the template's own would be.
+    """
 
     dsn: str
     name: str
+    reset: SessionReset
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     complaints: Counter[str] = field(default_factory=Counter)
     _open: dict[int, Connection[Any]] = field(default_factory=dict)
     _kept: set[int] = field(default_factory=set)
-    _traces: Traces = field(default_factory=Traces)
+    _traces: dict[int, Traces] = field(default_factory=dict)
 
     def run(self, program: Program) -> Renewal:
         """Run a program, let its sessions end as it says, and begin to reset those that are to be kept."""
-        self._traces = Traces()
+        self._traces = {number: Traces() for number in range(len(program.endings))}
         for step in program.steps:
             self._run(step)
-        renewal = Renewal(SessionReset())
+        renewal = Renewal(self.reset)
         for number, ending in enumerate(program.endings):
             connection = self._open.get(number)
             if connection is None or connection.closed:
                 continue
             if ending == "keep":
                 connection.rollback()
-                renewal.begin(connection.pgconn, settings=self._traces.settings, keep=_nothing, lose=connection.close)
+                settings = self._traces[number].settings
+                renewal.begin(connection.pgconn, settings=settings, keep=_nothing, lose=connection.close)
                 if not connection.closed:
                     continue
             if ending != "leave":
@@ -88,6 +102,7 @@ class Sessions:
             if not connection.closed and connection.info.backend_pid in kept:
                 try:
                     traces = [row[0] for row in connection.execute(_TRACES)]
+                    traces += _stale_plans(connection)
                 except psycopg.Error as error:
                     traces = [str(error)]
                 wrong += [f"session {number}, which was kept: {trace}" for trace in traces]
@@ -116,13 +131,24 @@ class Sessions:
                 connection.execute("begin")
             if status == TransactionStatus.INERROR and not statement.startswith((*_ENDS_TRANSACTION, "rollback to")):
                 connection.execute("rollback")  # as a test's framework would
-            self._traces.hear(statement)
-            _execute(connection, statement, step.data)
+            self._traces[step.session].hear(statement)
+            with self._wandering() if statement.startswith(_CALL) else contextlib.nullcontext():
+                _execute(connection, statement, step.data, prepare=step.group == "plans")
         except psycopg.Error as error:
             self.outcomes[step.group, "failed"] += 1
             self.complaints[f"{step.statement[:70]} -> {str(error).partition(chr(10))[0]}"] += 1
         else:
             self.outcomes[step.group, "succeeded"] += 1
+
+    @contextlib.contextmanager
+    def _wandering(self) -> Iterator[None]:
+        """The function is there meanwhile."""
+        with psycopg.connect(self.dsn, autocommit=True, options=_OPTIONS) as connection:
+            connection.execute(_MADE.encode())
+            try:
+                yield
+            finally:
+                connection.execute("drop function wander()")
 
     def _session(self, number: int) -> Connection[Any]:
         connection = self._open.get(number)
@@ -136,10 +162,20 @@ def _nothing() -> None:
     """It is kept."""
 
 
-def _execute(connection: Connection[Any], statement: str, data: str | None) -> None:
+def _stale_plans(connection: Connection[Any]) -> list[str]:
+    """Which plans that a session holds give something else than the same text that is planned now."""
+    now = connection.execute(_LITERAL, prepare=False).fetchone()
+    held = [_LITERAL]
+    if connection.execute("select to_regproc('moment')").fetchone() != (None,):
+        held.append(_FUNCTION)
+    answers = [(text, connection.execute(text, prepare=True).fetchone()) for text in held]
+    return [f"plan of {text.decode()} gives {found}, not {now}" for text, found in answers if found != now]
+
+
+def _execute(connection: Connection[Any], statement: str, data: str | None, *, prepare: bool) -> None:
     with connection.cursor() as cursor:
         if not statement.startswith("copy "):
-            cursor.execute(statement.encode())
+            cursor.execute(statement.encode(), prepare=prepare and statement.startswith("select "))
             return
         with cursor.copy(statement.encode()) as copy:
             if data is None:

@@ -134,6 +134,20 @@ _TRUNCATION = (
     "begin; truncate letter; insert into letter (body) values (repeat(md5('<n>'), 900)); truncate letter; commit",
 )
 
+_PLANS = (
+    "set time zone 'Asia/Tokyo'",
+    "set time zone 'America/Lima'",
+    "set datestyle = 'German, DMY'",
+    "reset time zone",
+    "select moment()",
+    "select moment()",
+    "select extract(epoch from timestamptz '2024-01-01 00:00')::text",
+    "select extract(epoch from timestamptz '2024-01-01 00:00')::text",
+    "select wander()",
+    "select wander(); select moment()",
+    "begin; create function astray() returns text language sql as 'select now()::text'; select astray(); rollback",
+)
+
 _VECTOR = (
     (
         "insert into chunk (body, embedding)"
@@ -189,6 +203,7 @@ PARTS: Mapping[str, Part] = MappingProxyType(
         ),
         "replicated": Part((*_by_id("steady", "n = n + 1"), *_by_id("mirrored", "n = n + 1"))),
         "truncation": Part(_TRUNCATION),
+        "plans": Part(_PLANS),
         "vector": Part(_VECTOR, "vector"),
         **{name: Part(statements, name) for name, statements in _TABLES_OF_EXTENSIONS.items()},
     }

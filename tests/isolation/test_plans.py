@@ -99,3 +99,30 @@ def test_a_function_that_came_and_went(project: Project, isolation: str) -> None
     project.write("test_it.py", PASSING)
     outcome = project.pytest(f"--clonedb-isolation={isolation}").demand()
     assert "2 passed" in outcome.out
+
+
+BROUGHT = """
+import sqlalchemy as sa
+
+LATE = sa.text("select count(*) from event where at >= timestamptz '2024-01-01 00:00'")
+RUN = sa.text("select run(:statement)")
+
+def test_brings_a_statement(clonedb_session):
+    clonedb_session.execute(RUN, {"statement": "se" + "t time zone 'Asia/Tokyo'"})
+    for _ in range(7):
+        assert clonedb_session.scalar(LATE) == 2
+    clonedb_session.commit()
+
+def test_counts(clonedb_session):
+    for _ in range(7):
+        assert clonedb_session.scalar(LATE) == 1
+"""
+
+
+def test_a_function_that_runs_what_it_is_given(project: Project) -> None:
+    """A parameter may bring a statement that changes a setting, which neither the statement nor the function says."""
+    run = "create function run(text) returns void language plpgsql as $$ begin execute $1; end $$;\n''')\n"
+    project.revision("one", SCHEMA.partition("create table rate")[0] + run)
+    project.write("test_it.py", BROUGHT)
+    outcome = project.pytest("--clonedb-isolation=auto").demand()
+    assert "2 passed" in outcome.out
