@@ -29,6 +29,8 @@ ROLE_ITERATIONS = 2
 PROGRAM_TIMEOUT = 300.0
 """Seconds given to initdb, which takes 0.6 to 1.3 s on an idle machine."""
 
+_PREPARED = "100"  # SQLAlchemy's twophase=True; a server does not start with fewer than it has prepared
+
 HBA = """\
 # written by clonedb at every start
 local all all trust
@@ -38,15 +40,17 @@ host all all ::1/128 scram-sha-256
 """Trust on the Unix socket, which stands in a directory that nobody else can enter; a password on the loopback."""
 
 
-def settings(major: int) -> Mapping[str, str]:
+def settings(major: int, parameters: Mapping[str, str]) -> dict[str, str]:
     """Settings given on the command line, where they win over postgresql.conf and ALTER SYSTEM.
 
     Durability is off: nothing in here outlives the need for it, and DROP DATABASE costs 6 ms instead of 400. No
-    checkpoint interrupts a run. The log has no statement in it, because statements may hold passwords.
+    checkpoint interrupts a run. The log has no statement in it, because statements may hold passwords. `parameters`
+    are the project's, and win.
     """
     values = {
         "listen_addresses": "127.0.0.1",
         "max_connections": "300",
+        "max_prepared_transactions": _PREPARED,
         "authentication_timeout": "5s",  # another account's silent sockets would stay for a minute
         "fsync": "off",
         "synchronous_commit": "off",
@@ -70,7 +74,7 @@ def settings(major: int) -> Mapping[str, str]:
         values["client_connection_check_interval"] = "1s"  # a query whose client was killed ends
     if major >= 16:
         values["scram_iterations"] = "1"  # roles that migrations make connect in 3 ms instead of 13
-    return values
+    return {**values, **parameters}
 
 
 def verifier(password: str, iterations: int = 1) -> str:
@@ -102,7 +106,8 @@ class Cluster:
     """A server that is not running, in the hands of the process that holds its `keeper` lock.
 
     `programs` is the directory of initdb and postgres, `lock` the descriptor with the lock, `server` the one with the
-    lock `server`: programs inherit it, so that their life is known even if this process is killed.
+    lock `server`: programs inherit it, so that their life is known even if this process is killed. `parameters` are
+    those that the project sets.
     """
 
     place: ServerDirectory
@@ -111,6 +116,7 @@ class Cluster:
     account: Account | None
     lock: int
     server: int
+    parameters: Mapping[str, str]
 
     def make_data(self) -> None:
         """Run initdb beside the final place, so that a half-made data directory never has the final name.
@@ -140,11 +146,17 @@ class Cluster:
         have none, until somebody prepares them.
         """
         password = os.urandom(32).hex()
-        options = (
-            *("exit_on_error=on", "log_min_error_statement=panic", "log_error_verbosity=terse"),
-            *("shared_buffers=1MB", "max_connections=10", "max_wal_senders=0"),  # quicker by a half
-        )
-        arguments = [argument for option in options for argument in ("-c", option)]
+        options = {
+            "max_prepared_transactions": _PREPARED,
+            **self.parameters,
+            "exit_on_error": "on",
+            "log_min_error_statement": "panic",
+            "log_error_verbosity": "terse",
+            "shared_buffers": "1MB",  # this and the two that follow: quicker by a half
+            "max_connections": "10",
+            "max_wal_senders": "0",
+        }
+        arguments = [argument for item in options.items() for argument in ("-c", "=".join(item))]
         statement = f"ALTER ROLE postgres PASSWORD '{verifier(password)}'\n"
         statement += "UPDATE pg_catalog.pg_authid SET rolpassword = NULL"
         statement += f" WHERE rolpassword LIKE 'SCRAM-SHA-256${ROLE_ITERATIONS}:%'\n"
@@ -219,6 +231,8 @@ def last_words(place: ServerDirectory, start: int) -> str:
     remedy = ""
     if "incompatible with" in ends:
         remedy = "\nthe data were made by another build of PostgreSQL; run `clonedb server reset` to begin anew"
+    elif place.has_parameters and "FATAL" in ends:
+        remedy = "\nthe project sets parameters of PostgreSQL (server in [tool.clonedb]); change what is complained of"
     return f"the log {str(place.log)!r} ends:{ends}{remedy}"
 
 

@@ -17,6 +17,8 @@ from clonedb.settings.config import Config
 
 __all__ = ["Running", "ServerDirectory", "data_about", "not_in_memory", "state_dir", "state_files"]
 
+_WITH = "-with-"  # in the name of a server for which the project sets parameters
+
 
 def state_files(config: Config) -> PrivateDirectory:
     """The directory of everything clonedb keeps between runs; made when missing, private to this user.
@@ -107,7 +109,8 @@ class ServerDirectory(NamedTuple):
     def of(cls, config: Config, binaries: Binaries) -> ServerDirectory:
         """The place for a server of these binaries.
 
-        Named by what makes data directories incompatible: the major version, and who built it.
+        Named by what makes data directories incompatible, the major version and who built it, and by a digest of the
+        parameters that the project sets: with others it is another server.
         """
         if binaries.source in WHEELS:
             name = f"{binaries.source}-{binaries.major}"
@@ -115,6 +118,8 @@ class ServerDirectory(NamedTuple):
             name = f"system-{binaries.major}"
         else:
             name = f"bin-{binaries.major}-{zlib.crc32(os.fsencode(binaries.directory)):08x}"
+        if config.server:
+            name += f"{_WITH}{zlib.crc32(repr(sorted(config.server.items())).encode()):08x}"
         state = _state_path(config)
         return cls((memory_base(config, state) or state) / "servers" / name)
 
@@ -134,6 +139,11 @@ class ServerDirectory(NamedTuple):
     def name(self) -> str:
         """What the server is called: `embedded-postgres-18`."""
         return self.directory.name
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether the project sets parameters of this server."""
+        return _WITH in self.name
 
     @property
     def files(self) -> PrivateDirectory:

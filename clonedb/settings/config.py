@@ -33,6 +33,7 @@ class Config(NamedTuple):
     postgres_bin: str | None = KEYS["postgres_bin"].default
     state_dir: str | None = KEYS["state_dir"].default
     data: str = KEYS["data"].default
+    server: Mapping[str, str] = _EMPTY
     idle_timeout: float = KEYS["idle_timeout"].default
     prefix: str = KEYS["prefix"].default
     alembic_ini: str | None = KEYS["alembic_ini"].default

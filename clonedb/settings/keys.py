@@ -118,6 +118,7 @@ _ALL = (
         "where the embedded server's data are; in memory they take half of it at most",
         choices=("auto", "memory", "disk"),
     ),
+    Key("server", dict, {}, "PostgreSQL's parameters for the embedded server: another table is another server"),
     Key("idle_timeout", float, 10.0, "seconds the embedded server lives on after its last user", minimum=0.1),
     Key("prefix", str, "clonedb", "what the name of every database that clonedb makes begins with"),
     Key("alembic_ini", str, None, "path of alembic.ini or pyproject.toml; found in the project if not given"),
@@ -233,6 +234,10 @@ def _check_list(key: Key, value: Any, source: str) -> tuple[str, ...]:
 def _check_table(key: Key, value: Any, source: str) -> Mapping[str, str | tuple[str, ...]]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{source}: {key.name} is {shown(value)}; it takes a table of names and values")
+    if key.name == "server":
+        from clonedb.settings.parameters import check_parameters
+
+        return check_parameters(value, source)
     return MappingProxyType({str(name): _as_ini(item) for name, item in value.items()})
 
 

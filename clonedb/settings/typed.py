@@ -43,6 +43,7 @@ class Settings(TemplateSettings, total=False):
     postgres_bin: str | None
     state_dir: str | None
     data: Literal["auto", "memory", "disk"]
+    server: Mapping[str, object]
     idle_timeout: float
     prefix: str
     template: str

@@ -265,7 +265,7 @@ sys.stdin.read()
 def test_a_strangers_sockets(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that prove nothing are ended after some seconds and waited for; an error says whose they are."""
     few = {"authentication_timeout": "2s", "max_connections": "50"}
-    monkeypatch.setattr(start, "settings", lambda major: {**cluster.settings(major), **few})
+    monkeypatch.setattr(start, "settings", lambda *given: {**cluster.settings(*given), **few})
     said: list[str] = []
     with contextlib.closing(open_server(sandbox.config, progress=said.append)) as server:
         assert server.lease is not None

@@ -23,6 +23,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "postgres_bin": ("/file", "/environment", "/options"),
     "state_dir": ("/file", "/environment", "/options"),
     "data": ("memory", "disk", "auto"),
+    "server": ({"jit": "on"}, {"work_mem": "8MB"}, {"wal_level": "logical"}),
     "idle_timeout": (1.5, 2.0, 3.0),
     "prefix": ("file", "environment", "options"),
     "alembic_ini": ("file.ini", "environment.ini", "options.ini"),
