@@ -173,5 +173,5 @@ def test_seeds_alone(three: Project, migrator: Migrators, url: DatabaseURL, ask:
     assert ask("select id from one order by 1") == [(1,), (2,)]
     assert migrations.current(url) == ("one",)
     three.write("wrong.sql", "insert into never values (1)")
-    with pytest.raises(SeedError, match=r"seed 'wrong.sql' \(wrong.sql\) failed: UndefinedTable"):
+    with pytest.raises(SeedError, match=r"seed 'wrong.sql' \(wrong.sql:1\) failed: UndefinedTable"):
         migrations.seed(url, ["wrong.sql"])

@@ -84,7 +84,7 @@ def describe(error: BaseException, request: Mapping[str, Any]) -> dict[str, Any]
         "type": type(raised).__name__,
         "statement": _shortened(scrub(str(statement), request["secrets"])) if statement else None,
         "sqlstate": _sqlstate(database_error) if database_error else None,
-        "line": _line(error.__traceback__, request["rootdir"]),
+        "line": getattr(raised, "place", None) or _line(error.__traceback__, request["rootdir"]),
         "traceback": _frames(error),
         "hint": next((hint for e in _chain(error) if (hint := _hint(e))), None),
     }
@@ -100,7 +100,7 @@ def error_from(event: Mapping[str, Any], *, output: str, rootdir: Path, remedy: 
     if event["verification"]:
         return VerificationError(event["message"])
     if event["refused"]:
-        return MigrationError(event["message"])
+        return (SeedError if event["phase"] == "seed" else MigrationError)(event["message"])
     details = [f"{where} failed: {reason}"]
     if event["statement"]:
         details.append(f"statement: {event['statement']}")
@@ -124,7 +124,11 @@ def _where(event: Mapping[str, Any], rootdir: Path) -> str:
     if path:
         place = os.path.relpath(path, rootdir) if Path(path).is_relative_to(rootdir) else path
         line = event["line"]
-        place = f" ({place}:{line[1]})" if line and line[0] == path else f" ({place})"
+        if line and line[0] == path:
+            place += f":{line[1]}"
+        elif line and event["phase"] == "seed":
+            place += f", {line[0]}:{line[1]}"
+        place = f" ({place})"
     if event["phase"] == "prepare":
         return f"prepare = {name!r}"
     if event["phase"] not in ("revision", "seed"):

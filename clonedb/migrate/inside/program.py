@@ -235,7 +235,7 @@ class Program:
         for seed in seeds:
             self._note("seed", seed["name"], seed.get("path"))
             self.tell("seed", name=seed["name"])
-            run_seed(seed, self.setup)
+            run_seed(seed, self.setup, lambda text: self.tell("seed", name=text))
             self._read.discard(seed.get("path", ""))
         return {}
 

@@ -11,12 +11,15 @@ from typing import Any
 __all__ = ["fill", "run_seed"]
 
 
-def run_seed(seed: Mapping[str, str], setup: Mapping[str, Any]) -> None:
-    """Run one seed, and commit; raises whatever it raises."""
+def run_seed(seed: Mapping[str, str], setup: Mapping[str, Any], say: Callable[[str], None]) -> set[str]:
+    """Run one seed, and commit: what was left out of it, and why. Raises what it raises.
+
+    `say` is told how far a long one is.
+    """
     if "path" in seed:
-        _run_sql(Path(seed["path"]).read_text(encoding="utf-8-sig"), setup["url"])
-    else:
-        _call(seed["module"], seed["function"], setup["own_url"])
+        return _run_file(Path(seed["path"]), setup, say)
+    _call(seed["module"], seed["function"], setup["own_url"])
+    return set()
 
 
 def _call(module: str, names: str, url: str) -> None:
@@ -40,11 +43,14 @@ def fill(function: Callable[[Any], Any], connection: Any) -> None:
         raise TypeError("this seed is a generator function, of which a call runs nothing; write it without yield")
 
 
-def _run_sql(text: str, url: str) -> None:
+def _run_file(path: Path, setup: Mapping[str, Any], say: Callable[[str], None]) -> set[str]:
     import psycopg
 
+    from clonedb.migrate.inside.sql_files import SeedFile
     from clonedb.url import DatabaseURL
 
-    keywords: dict[str, Any] = DatabaseURL.parse(url).conninfo()
-    with psycopg.connect("", **keywords) as connection:
-        connection.execute(text.encode())
+    keywords: dict[str, Any] = DatabaseURL.parse(setup["url"]).conninfo()
+    with psycopg.connect("", autocommit=True, **keywords) as connection:
+        file = SeedFile(connection, Path(setup["rootdir"]), say)
+        file.run(path)
+        return file.left_out
