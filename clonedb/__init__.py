@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from clonedb.api import Template, template
     from clonedb.clones.clone import Clone
+    from clonedb.clones.database import Database
     from clonedb.errors import (
         BoundsError,
         BuildError,
@@ -43,6 +44,7 @@ __all__ = [
     "CloneDBError",
     "Config",
     "ConfigError",
+    "Database",
     "EndedTestError",
     "LeakedConnectionWarning",
     "LockTimeoutError",
@@ -71,6 +73,7 @@ _HOMES = MappingProxyType(
     {
         "Clone": "clones.clone",
         "Config": "settings.config",
+        "Database": "clones.database",
         "LeakedConnectionWarning": "sessions.leaks",
         "Settings": "settings.typed",
         "Template": "api",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from clonedb.clones.collector import Collector
+    from clonedb.clones.database import Database
     from clonedb.run_state import RunState
     from clonedb.settings.config import Config
     from clonedb.settings.typed import Isolation, Settings
@@ -121,7 +122,7 @@ class Template:
         """
         return create(self.server, self.record)
 
-    def database(self, isolation: Isolation | None = None) -> contextlib.AbstractContextManager[Clone]:
+    def database(self, isolation: Isolation | None = None) -> contextlib.AbstractContextManager[Database]:
         """A database as a test gets it, under one of the isolations, for as long as the context lasts.
 
         Without an `isolation` it is the configured one. Leaving the context gives the database back: under `auto` it is
@@ -141,10 +142,7 @@ class Template:
             return self._supplies[getpid()].database(wanted)
 
     def close(self) -> None:
-        """Drop what `database` holds for later, and give up the server.
-
-        Clones that are left are collected by the next process.
-        """
+        """Drop what `database` holds for later, and give up the server; the next process collects the clones left."""
         supply = self._supplies.pop(getpid(), None)
         with contextlib.ExitStack() as stack:  # what fails keeps the server no lease
             if self._base is not None:

@@ -1,15 +1,13 @@
-"""Clones at a revision: databases that stop on the way to the heads, and can be taken further up and down."""
+"""Databases at a revision: clones that stop on the way to the heads, and can be taken further up and down."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clonedb.api import Template, open_template, resolved
 from clonedb.clones.clone import Clone
+from clonedb.clones.database import PlainDatabase
 from clonedb.errors import ConfigError
 from clonedb.migrate.alembic import AlembicMigrator, Migrated, MigrationProcess
 from clonedb.migrate.blockers import Blockers
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from clonedb.progress import Progress
     from clonedb.settings.config import Config
 
-__all__ = ["RevisionClone", "at", "config_at", "resolve", "revision_clone"]
+__all__ = ["RevisionDatabase", "at", "config_at", "resolve"]
 
 _REVISION = re.compile(r"""^revision\s*(?::[^=\n]*)?=\s*(['"])([^'"\n]+)\1\s*(?:#.*)?$""", re.MULTILINE)
 _LABELS = re.compile(r"^branch_labels\s*(?::[^=\n]*)?=\s*(.*)$", re.MULTILINE)
@@ -28,17 +26,18 @@ _WORDS = frozenset({"base", "head", "heads"})
 _SIGNS = frozenset("+-@:")  # of relative revisions and branches; Alembic allows none of them in a revision's name
 
 
-@dataclass(slots=True, eq=False)
-class RevisionClone(Clone):
+class RevisionDatabase(PlainDatabase):
     """A clone that its test takes up and down: what a migration does to the rows that were there before.
 
-    Migrations run as the maintenance role, in an interpreter that serves the clone until it is dropped: 0.4 s for the
-    first, then what env.py and the revisions take. Before each, the pools of the clone's engines are emptied.
+    Migrations run as the maintenance role, in an interpreter that serves the clone until `close`: 0.4 s for the first,
+    then what env.py and the revisions take. Before each, the pools of the clone's engines are emptied.
     """
 
-    project: Project = field(kw_only=True, repr=False)
-    _session: MigrationProcess | None = field(default=None, init=False, repr=False)
-    _blockers: Blockers | None = field(default=None, init=False, repr=False)
+    def __init__(self, clone: Clone, project: Project) -> None:
+        super().__init__(clone)
+        self.project: Project = project
+        self._session: MigrationProcess | None = None
+        self._blockers: Blockers | None = None
 
     def upgrade(self, revision: str = "heads") -> Migrated:
         """What `alembic upgrade REVISION` does; `+1` is the next one. Raises MigrationError or ConfigError."""
@@ -56,19 +55,19 @@ class RevisionClone(Clone):
         """The revisions that the database is at; none at base."""
         return self._ready().current()
 
-    def drop(self) -> None:
-        """End the interpreter, and drop the database as any clone."""
+    def close(self) -> None:
+        """End the interpreter; the clone is left to its owner."""
         if self._session is not None:
             self._session.close()
-        Clone.drop(self)
+            self._session = None
 
     def _ready(self) -> MigrationProcess:
-        for engine in self._engines:
-            engine.dispose()  # an idle transaction of a pool would block the DDL
+        self.clone.empty_pools()  # an idle transaction of one would block the DDL
         if self._session is None or self._blockers is None:
-            migrator = AlembicMigrator(self.server.config, self.project)
-            self._blockers = Blockers(self.server, self.name)
-            self._session = migrator.session(self.server.url(self.name), waiting=self._blockers)
+            server = self.clone.server
+            self._blockers = Blockers(server, self.name)
+            migrator = AlembicMigrator(server.config, self.project)
+            self._session = migrator.session(server.url(self.name), waiting=self._blockers)
         self._blockers.forget()
         return self._session
 
@@ -77,7 +76,7 @@ def at(config: Config, revision: str, *, run: str | None = None, progress: Progr
     """The template of a project at one revision, without seeds, built if it is not there: the second use is a clone.
 
     `revision` is what Alembic takes: a name, the beginning of one, "head", "heads", a branch; "base" is a database
-    without any. Give its clones to `revision_clone`. Raises as `open_template` does, and ConfigError for a revision
+    without any. Make a `RevisionDatabase` of its clones. Raises as `open_template` does, and ConfigError for a revision
     that is not there.
     """
     return open_template(config_at(config, revision), run=run, progress=progress)
@@ -89,12 +88,6 @@ def config_at(config: Config, revision: str) -> Config:
     config = resolved(config)
     wanted = resolve(find_project(config), revision, f"clonedb_at({revision!r})")
     return config.of_revision(wanted, f"clonedb_at({revision!r})")
-
-
-def revision_clone(clone: Clone, project: Project) -> RevisionClone:
-    """A clone that can be taken up and down."""
-    values: Mapping[str, Any] = {each.name: getattr(clone, each.name) for each in dataclasses.fields(clone)}
-    return RevisionClone(**values, project=project)
 
 
 def resolve(project: Project, revision: str, source: str) -> str:

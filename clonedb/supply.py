@@ -14,9 +14,11 @@ from clonedb.run_state import RunState
 
 if TYPE_CHECKING:
     from clonedb.clones.clone import Clone
+    from clonedb.clones.database import Database
     from clonedb.isolation.mode import Isolation
     from clonedb.postgres.server import Server
     from clonedb.project.find import Project
+    from clonedb.sessions.loans import Loan
     from clonedb.templates.metadata import TemplateRecord
 
 __all__ = ["Supply"]
@@ -113,7 +115,7 @@ class Supply:
         return self._modes[name]
 
     @contextlib.contextmanager
-    def database(self, name: str) -> Iterator[Clone]:
+    def database(self, name: str) -> Iterator[Database]:
         """A database under an isolation mode, for as long as the context lasts.
 
         What the context left open is ended, and told of by a LeakedConnectionWarning; what it changed of the whole
@@ -122,21 +124,21 @@ class Supply:
         """
         with self._lock:
             mode = self.isolation(name)
-            clone = mode.acquire()
-        lent = clone
+            lent = mode.lend(self._begin)
         try:
-            if mode.lends:
-                lent = clone.lend(self.run.loans.begin(_HOLDER, clone.name))
             yield lent
         except BaseException:
             with contextlib.suppress(Exception):
-                self._take_back(mode, clone, lent)
+                self._take_back(mode, lent)
             raise
-        for warning in self._take_back(mode, clone, lent):
+        for warning in self._take_back(mode, lent):
             warnings.warn(warning, stacklevel=3)  # the caller's `with`, past contextlib
 
-    def _take_back(self, mode: Isolation, clone: Clone, lent: Clone) -> list[Warning]:
-        """Release a clone; what there is to warn of."""
+    def _begin(self, database: str) -> Loan:
+        return self.run.loans.begin(_HOLDER, database)
+
+    def _take_back(self, mode: Isolation, lent: Database) -> list[Warning]:
+        """Release a database; what there is to warn of."""
         from clonedb.sessions.leaks import ServerChangedWarning, held, leaked_connection_warnings
 
         told: list[Warning] = []
@@ -147,7 +149,7 @@ class Supply:
                 lent.loan.end()
         finally:
             with self._lock:
-                left_open = mode.release(clone)
+                left_open = mode.release(lent.clone)
                 changes = self.run.server_changes
                 told += [ServerChangedWarning(f"{_HOLDER} {changes.pop(0)}") for _ in list(changes)]
 

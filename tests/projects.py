@@ -15,6 +15,7 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from clonedb.clones.clone import Clone
+from clonedb.clones.database import Database
 from tests.prefork import Prefork
 
 TIMEOUT = 120.0  # seconds that any program of a test may take
@@ -207,7 +208,7 @@ def shared_prefix(prefix: str, dsn: str) -> Iterator[str]:
             connection.execute(SQL("drop database if exists {} with (force)").format(Identifier(name)))
 
 
-def one(clone: Clone, query: str) -> tuple[object, ...]:
+def one(clone: Clone | Database, query: str) -> tuple[object, ...]:
     """The first row of a query on a clone."""
     with clone.connect() as connection:
         row = connection.execute(query.encode()).fetchone()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import text
 
+from clonedb.api import Template
 from clonedb.errors import ConfigError, MigrationError
 from clonedb.project.find import find_project
-from clonedb.revisions import RevisionClone, at, config_at, resolve, revision_clone
+from clonedb.revisions import RevisionDatabase, at, config_at, resolve
 from clonedb.settings.config import Config
 from clonedb.settings.load import load
 from tests.migrate.test_env_py import ASYNC_ENV_PY
@@ -44,12 +47,18 @@ def settings(people: Project) -> Config:
     return load(people.directory)
 
 
+@contextlib.contextmanager
+def movable(template: Template) -> Iterator[RevisionDatabase]:
+    """A clone of a template that can be taken up and down."""
+    with template.clone() as clone, contextlib.closing(RevisionDatabase(clone, template.project)) as db:
+        yield db
+
+
 def test_a_clone_goes_up_and_down_with_what_is_in_it(settings: Config, admin_dsn: str, prefix: str) -> None:
     """What a migration does to rows is what such a test is about; a dropped clone leaves nothing running."""
     with at(settings, "1a2b") as template:
         assert template.heads == ("1a2b_people",)
-        with revision_clone(template.clone(), template.project) as db:
-            assert isinstance(db, RevisionClone)
+        with movable(template) as db:
             engine = db.engine()
             with engine.begin() as connection:
                 connection.execute(text("insert into person values ('Ada Lovelace')"))
@@ -84,7 +93,7 @@ def test_seeds_are_left_out(people: Project) -> None:
 
 def test_base_is_an_empty_database(settings: Config) -> None:
     """From which everything can be tried."""
-    with at(settings, "base") as template, revision_clone(template.clone(), template.project) as db:
+    with at(settings, "base") as template, movable(template) as db:
         assert db.current() == ()
         assert one(db, "select count(*) from pg_tables where tablename = 'person'") == (0,)
         assert db.upgrade("1a2b").heads == ("1a2b_people",)
@@ -92,7 +101,7 @@ def test_base_is_an_empty_database(settings: Config) -> None:
 
 def test_an_idle_pool_does_not_block_a_migration(settings: Config) -> None:
     """Connections that went back to the pool are closed before DDL wants its locks."""
-    with at(settings, "1a2b") as template, revision_clone(template.clone(), template.project) as db:
+    with at(settings, "1a2b") as template, movable(template) as db:
         engine = db.engine(pool_reset_on_return=None)
         with engine.connect() as connection:
             connection.execute(text("select * from person"))
@@ -105,7 +114,7 @@ def test_an_idle_pool_does_not_block_a_migration(settings: Config) -> None:
 
 def test_an_open_transaction_is_told_of(settings: Config) -> None:
     """A test that waits for itself would wait for ever; it is told which statement to look for, and can go on."""
-    with at(settings, "1a2b") as template, revision_clone(template.clone(), template.project) as db:
+    with at(settings, "1a2b") as template, movable(template) as db:
         with db.connect(application_name="forgotten") as connection:
             connection.execute("select * from person")
             with pytest.raises(MigrationError, match=r"waits for a transaction that is left open.*'forgotten'.*person"):
@@ -118,7 +127,7 @@ def test_an_open_transaction_is_told_of(settings: Config) -> None:
 def test_a_failing_migration_is_that_error(people: Project) -> None:
     """Revision, direction, file and statement; the clone can still be looked at."""
     people.revision("1a4d_broken", "pass", 'op.execute("drop table never")')
-    with at(load(people.directory), "heads") as template, revision_clone(template.clone(), template.project) as db:
+    with at(load(people.directory), "heads") as template, movable(template) as db:
         with pytest.raises(
             MigrationError, match=r"downgrade of revision '1a4d_broken' \(migrations/versions/1a4d_brok"
         ):
@@ -173,6 +182,6 @@ def test_an_asynchronous_env_py_serves_clones(people: Project) -> None:
     people.write("migrations/env.py", ASYNC_ENV_PY)
     ini = people.directory / "alembic.ini"
     ini.write_text(ini.read_text().replace("+psycopg", "+asyncpg"))
-    with at(load(people.directory), "1a2b") as template, revision_clone(template.clone(), template.project) as db:
+    with at(load(people.directory), "1a2b") as template, movable(template) as db:
         assert db.upgrade().heads == ("1a3c_split",)
         assert db.downgrade("-1").heads == ("1a2b_people",)

@@ -41,7 +41,7 @@ def template(project: Project, variables: None) -> Iterator[clonedb.Template]:
         yield opened
 
 
-def count(db: clonedb.Clone) -> int:
+def count(db: clonedb.Database) -> int:
     """How many rows there are."""
     with db.connect() as connection:
         found = connection.execute("select count(*) from item").fetchone()
@@ -49,7 +49,7 @@ def count(db: clonedb.Clone) -> int:
     return int(found[0])
 
 
-def add(db: clonedb.Clone) -> None:
+def add(db: clonedb.Database) -> None:
     """Commit a row."""
     with db.connect() as connection:
         connection.execute("insert into item (name) values ('more')")
@@ -78,7 +78,7 @@ def test_under_rollback_sessions_see_their_commits_which_are_lost(template: clon
             with pytest.raises(clonedb.BoundsError):
                 db.connect()
             for expected in (1, 2):
-                with db.sessionmaker().begin() as session:  # type: ignore[attr-defined]
+                with db.sessionmaker().begin() as session:
                     assert session.scalar(text("select count(*) from item")) == expected
                     session.execute(text("insert into item (name) values ('more')"))
     template.close()
@@ -109,6 +109,16 @@ def test_under_readonly_postgresql_refuses_to_write(template: clonedb.Template, 
     assert len(names) == 1
     template.close()
     assert clones() == []
+
+
+@pytest.mark.parametrize("isolation", sorted(MODES))
+def test_every_isolation_gives_sessions(template: clonedb.Template, isolation: Isolation) -> None:
+    """By one name, and they see what is in the database."""
+    from sqlalchemy import text
+
+    with template.database(isolation) as db, db.sessionmaker().begin() as session:
+        assert session.scalar(text("select count(*) from item")) == 1
+        assert session.scalar(text("select current_database()")) == db.name
 
 
 def test_every_isolation_is_tried_above() -> None:
@@ -219,6 +229,9 @@ def test_what_a_block_was_handed_is_refused_after_it(template: clonedb.Template)
     """The database is the next block's by then."""
     with template.database() as db:
         engine = db.engine()
+        sessions = db.sessionmaker()
+    with pytest.raises(clonedb.EndedTestError), sessions() as session:
+        session.connection()
     with pytest.raises(clonedb.EndedTestError, match=r"with template.database\(\)` has ended"):
         db.connect()
     with pytest.raises(clonedb.EndedTestError), engine.connect() as connection:

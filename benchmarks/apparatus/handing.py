@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from clonedb.api import Template
 from clonedb.clones.clone import Clone, create
-from clonedb.isolation.rollback import HeldClone
 from clonedb.run_state import RunState
 from clonedb.supply import Supply
 
@@ -118,17 +117,15 @@ class ByMode:
 
     def before(self) -> Session:
         """A database, and a session with it."""
-        self._clone = clone = self._mode.acquire()
-        if isinstance(clone, HeldClone):
-            session = clone.sessionmaker()()
-            session.connection()
-            return session
-        return connected_session(clone.lasting.engine())
+        self._database = self._mode.database(self._mode.acquire(), None)
+        session = self._database.sessionmaker()()
+        session.connection()
+        return session
 
     def after(self, session: Session) -> None:
         """Close the session, and give the database back."""
         session.close()
-        self._mode.release(self._clone)
+        self._mode.release(self._database.clone)
 
 
 def connected_session(engine: Engine) -> Session:

@@ -1,13 +1,14 @@
-"""Clones: databases in a template's exact state, made, handed out, kept or dropped."""
+"""Clones: databases in a template's exact state, made, kept or dropped."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from clonedb.clones.copy_strategy import choose, share_blocks
+from clonedb.clones.endpoint import Endpoint
 from clonedb.errors import ServerError, TemplateInUseError
 from clonedb.names import clone_name
 from clonedb.originals import monotonic, sleep
@@ -19,7 +20,6 @@ from clonedb.postgres.unlogged import require_filled
 from clonedb.sessions.kept import LastingConnections
 from clonedb.templates.metadata import Kept, TemplateRecord
 from clonedb.templates.properties import give, has_any
-from clonedb.url import Hidden
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
     from clonedb.sessions.loans import Loan
-    from clonedb.url import DatabaseURL
 
 __all__ = ["Clone", "create", "create_empty"]
 
@@ -40,8 +39,7 @@ _PATIENCE = 10.0  # seconds that a clone waits for sessions to leave the templat
 class Clone:
     """A database of one's own, in the template's exact state.
 
-    `name` is the database's, `url` its URL for SQLAlchemy, `dsn` the same for libpq, psycopg and other languages; both
-    hold the password. `template` is None for an empty database. `seconds` is what making it took; `oid` is the
+    `name` is the database's. `template` is None for an empty database. `seconds` is what making it took; `oid` is the
     database's number, by which it is dropped even if a test renamed it; `crashes` is what `Server.crashes` was before
     it was made; `worth_keeping` is false if a failed test leaves nothing in it to look at. `on_drop` is called once
     when it is given up. As a context manager it drops the database at the end.
@@ -56,49 +54,27 @@ class Clone:
     kept: bool = False
     worth_keeping: bool = True
     on_drop: Callable[[], None] | None = field(default=None, repr=False)
-    loan: Loan | None = field(default=None, repr=False)
-    _shared: Self | None = field(default=None, repr=False)
     _engines: list[Engine] = field(default_factory=list, repr=False)
     _lasting: LastingConnections | None = field(default=None, repr=False)
 
-    def lend(self, loan: Loan) -> Self:
-        """The same database as one test has it: what this object hands out is refused when the loan has ended."""
-        return replace(self, loan=loan, _shared=self)
-
-    @property
-    def shared(self) -> Self:
-        """The object that is not lent, which this one may be itself."""
-        return self if self._shared is None else self._shared
+    def endpoint(self, loan: Loan | None = None) -> Endpoint:
+        """What leads to the database; with a loan all of it is refused when the loan has ended."""
+        return Endpoint(self.server, self.name, loan)
 
     @property
     def url(self) -> str:
-        """`postgresql+psycopg://user:password@host:port/name`, with the configured driver; a test's is marked."""
-        url = self.server.public_url(self.name)
-        return self._marked(url if self.loan is None else self.server.proven(url)).render()
-
-    def _marked(self, url: DatabaseURL) -> DatabaseURL:
-        return url if self.loan is None else self.loan.mark(url)
+        """`postgresql+psycopg://user:password@host:port/name`, for SQLAlchemy, with the configured driver."""
+        return self.endpoint().url
 
     @property
     def dsn(self) -> str:
-        """`postgresql://user:password@host:port/name`, without a driver and without a driver's own parameters."""
-        url = self.server.public_url(self.name, driver="psycopg")
-        known = url.conninfo()
-        parts = {"user", "password", "host", "dbname"} | ({"port"} if url.port else set())
-        query = tuple((name, value) for name, value in known.items() if name not in parts)
-        return self._marked(url.replace(driver=None, query=query)).render()
+        """`postgresql://user:password@host:port/name`, for libpq, psycopg and other languages."""
+        return self.endpoint().dsn
 
     def connect(self, **keywords: Any) -> Connection[Any]:
         """A new psycopg connection; keywords are those of `psycopg.connect`."""
-        import psycopg
-
         __tracebackhide__ = True
-        try:
-            connection = psycopg.connect(self.dsn, **{**self.server.proof_only("psycopg"), **keywords})
-        except psycopg.OperationalError as error:
-            # pytest shows the arguments of every frame, and those below this one hold the password
-            raise error.with_traceback(None) from None
-        return connection if self.loan is None else self.loan.take(connection)
+        return self.endpoint().connect(**keywords)
 
     def engine(self, **keywords: Any) -> Engine:
         """A new synchronous SQLAlchemy engine, disposed of when the clone is dropped.
@@ -106,39 +82,29 @@ class Clone:
         Its driver is the configured one, or psycopg if that is asyncpg, which has no synchronous side. Keywords are
         those of `create_engine`.
         """
-        engine = self._engine(**keywords)
+        return self.disposing_of(self.endpoint().engine(**keywords))
+
+    def disposing_of(self, engine: Engine) -> Engine:
+        """An engine on the database, which is disposed of with those of `engine`."""
         self._engines.append(engine)
-        if self.loan is not None:
-            from clonedb.sessions.lent_engine import refuse_late_statements
-
-            refuse_late_statements(engine, self.loan)
         return engine
-
-    def _engine(self, *, connect_args: Mapping[str, Any] | None = None, **keywords: Any) -> Engine:
-        from sqlalchemy import create_engine
-
-        from clonedb.sessions.lent_engine import hide_password_in_tracebacks
-
-        driver = "psycopg" if self.server.public.driver == "asyncpg" else None
-        url = self.server.proven(self.server.public_url(self.name, driver=driver))
-        secret = {} if url.password is None else {"password": Hidden(url.password)}
-        return hide_password_in_tracebacks(
-            create_engine(self._marked(url).render(), connect_args={**secret, **(connect_args or {})}, **keywords)
-        )
 
     @property
     def lasting(self) -> LastingConnections:
         """The connections of clonedb's own fixtures, which stay open while the database goes from test to test."""
-        if self._shared is not None:
-            return self._shared.lasting
         if self._lasting is None:
-            self._lasting = LastingConnections(self._engine, self.connect)
+            endpoint = self.endpoint()
+            self._lasting = LastingConnections(endpoint.engine, endpoint.connect)
         return self._lasting
 
     def let_go(self) -> bool:
         """Close what a test left in the middle of a COPY or the like on connections of clonedb's: whether it did."""
-        lasting = self.shared._lasting  # noqa: SLF001 - of the same class
-        return lasting is not None and lasting.let_go()
+        return self._lasting is not None and self._lasting.let_go()
+
+    def empty_pools(self) -> None:
+        """Close what is idle in the engines that `engine` made, which go on to work."""
+        for engine in self._engines:
+            engine.dispose()
 
     def dispose(self) -> None:
         """Close the pools of the engines that `engine` made."""
@@ -148,8 +114,8 @@ class Clone:
     def dispose_all(self) -> None:
         """Close the lasting connections, too."""
         self.dispose()
-        if (lasting := self.shared._lasting) is not None:  # noqa: SLF001 - of the same class
-            lasting.close()
+        if self._lasting is not None:
+            self._lasting.close()
 
     def end_sessions(self) -> list[client_sessions.ClientSession]:
         """End what is connected to the database, the engines of `engine` included: the sessions that nobody closed.
@@ -177,7 +143,7 @@ class Clone:
         self.server.run(sql.comment, self.name, kept.to_json())
         if self.server.run(sql.find_database, self.name) is None:
             raise ServerError(f"database {self.name!r} is gone from {self.server.about}: somebody dropped it")
-        self.kept = self.shared.kept = True
+        self.kept = True
 
     def drop(self) -> None:
         """Drop the database, whoever is connected; nothing happens if it is kept or gone."""
@@ -185,9 +151,6 @@ class Clone:
 
     def drop_by(self, session: MaintenanceSession) -> None:
         """`drop`, by another session than the server's."""
-        if self._shared is not None:
-            self._shared.drop_by(session)
-            return
         self.dispose_all()
         try:
             if not self.kept:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clonedb.clones.clone import Clone
-from clonedb.isolation.mode import CloneSource
+from clonedb.isolation.mode import CloneSource, Isolation
 from clonedb.isolation.server_changes import settle
 from clonedb.postgres.client_sessions import ClientSession
 from clonedb.postgres.server import Server
@@ -18,13 +18,11 @@ __all__ = ["CloneEach", "CloneWorker"]
 _AHEAD = 3  # a second and a third serve tests that come faster than clones for a while
 
 
-class CloneEach:
+class CloneEach(Isolation):
     """`clone`: a new physical clone for every test, dropped after it.
 
     On a server that clonedb runs, what the test changed of the whole server is undone.
     """
-
-    lends = True
 
     def __init__(self, supply: CloneSource) -> None:
         self._supply = supply
@@ -65,7 +63,7 @@ def _is_readable(server: Server) -> bool:
     return server.embedded and why_not(server) is None
 
 
-class CloneWorker:
+class CloneWorker(Isolation):
     """`worker`: one clone for all tests of a worker, never reset; the connections to it may stay open, too."""
 
     lends = False  # all tests may use what one of them was handed, until the clone is dropped

@@ -1,16 +1,21 @@
-"""What every mode is: its two moments, what it is made of, and the clones that several tests use in turn."""
+"""What every mode is: its two moments, what a test gets, and the clones that several tests use in turn."""
 
 from __future__ import annotations
 
+import abc
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from clonedb.clones.clone import Clone
+from clonedb.clones.database import Database, PlainDatabase
 from clonedb.postgres.client_sessions import ClientSession
 from clonedb.postgres.server import Server
 from clonedb.project.find import Project
 from clonedb.templates.metadata import TemplateRecord
+
+if TYPE_CHECKING:
+    from clonedb.sessions.loans import Loan
 
 __all__ = ["CloneSource", "Isolation", "Reusable"]
 
@@ -51,31 +56,51 @@ class CloneSource(Protocol):
         """
 
 
-class Isolation(Protocol):
+class Isolation(abc.ABC):
     """Gives each test its database.
 
-    `lends` says whether a test has it for itself: what it was handed is refused then when it has ended.
+    `lends` says whether a test has it for itself: what it was handed is refused then when it has ended. `fills` says
+    whether functions may fill it for one test.
     """
 
-    lends: bool
+    lends: bool = True
+    fills: bool = True
 
+    @abc.abstractmethod
     def acquire(self) -> Clone:
-        """The database of the test that begins."""
+        """The clone of the test that begins."""
 
+    def database(self, clone: Clone, loan: Loan | None) -> Database:
+        """What the test has of its clone; a mode whose tests connect in another way returns a kind of its own."""
+        return PlainDatabase(clone, loan)
+
+    def lend(self, begin: Callable[[str], Loan]) -> Database:
+        """The database of the test that begins; `begin` makes a loan of a clone's name, if the mode lends."""
+        clone = self.acquire()
+        try:
+            return self.database(clone, begin(clone.name) if self.lends else None)
+        except BaseException:
+            with contextlib.suppress(Exception):  # the error that led here is the one to see
+                self.release(clone)
+            raise
+
+    @abc.abstractmethod
     def release(self, clone: Clone) -> Sequence[ClientSession]:
         """The test has ended; a clone that is to be kept is marked so already.
 
         Returns the sessions that the test left open, which were ended.
         """
 
+    @abc.abstractmethod
     def release_spares(self) -> None:
         """Somebody waits for room: drop what no test has at the moment."""
 
+    @abc.abstractmethod
     def close(self) -> None:
         """The worker has ended; may be called again."""
 
 
-class Reusable:
+class Reusable(Isolation):
     """Clones that are brought back to where they were after each test, and handed on to the next.
 
     Two that are held at once (a module's and a test's) are two clones. One that cannot be brought back is dropped, and
@@ -83,10 +108,8 @@ class Reusable:
     database.
     """
 
-    lends = True
-
     def __init__(self, supply: CloneSource) -> None:
-        self.supply = supply
+        self.supply: CloneSource = supply
         self._free: list[Clone] = []
 
     def acquire(self) -> Clone:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from clonedb.isolation.mode import CloneSource, Isolation
 
-__all__ = ["MODES", "make_isolation"]
+__all__ = ["MODES", "make_isolation", "mode_class"]
 
 MODES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -23,8 +23,14 @@ MODES: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 
 
+def mode_class(name: str) -> type[Isolation]:
+    """The class of the mode of a name."""
+    module, kind = MODES[name]
+    found: type[Isolation] = getattr(importlib.import_module(f"clonedb.isolation.{module}"), kind)
+    return found
+
+
 def make_isolation(name: str, supply: CloneSource) -> Isolation:
     """The mode of a name, for one template."""
-    module, kind = MODES[name]
-    mode: Isolation = getattr(importlib.import_module(f"clonedb.isolation.{module}"), kind)(supply)
-    return mode
+    make: Callable[[CloneSource], Isolation] = mode_class(name)
+    return make(supply)

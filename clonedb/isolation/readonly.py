@@ -28,6 +28,8 @@ class Readonly(Reusable):
     is warned, and the next one gets a new clone.
     """
 
+    fills = False
+
     def __init__(self, supply: CloneSource) -> None:
         super().__init__(supply)
         self._own: dict[Clone, tuple[Connection[Any], Changes]] = {}

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from clonedb.clones.clone import Clone
+from clonedb.clones.database import Database
 from clonedb.errors import BoundsError
 from clonedb.isolation.mode import CloneSource, Reusable
 from clonedb.isolation.outer_transaction import INSTEAD, Hold, refusal
 from clonedb.isolation.own_session import open_session
 from clonedb.isolation.sequences import Sequences
 from clonedb.postgres import client_sessions, sql
-from clonedb.sessions.kept import LastingConnections, Sessionmakers
+from clonedb.sessions.kept import Sessionmakers
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -21,57 +23,40 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
     from sqlalchemy.orm import Session, sessionmaker
 
+    from clonedb.clones.async_engine import Around
     from clonedb.sessions.loans import Loan
 
-__all__ = ["REFUSED", "HeldClone", "Rollback"]
+__all__ = ["REFUSED", "Rollback"]
 
 REFUSED = "is not currently accepting connections"
 """How PostgreSQL words its refusal of a second connection (SQLSTATE 55000)."""
 
 
-@dataclass(slots=True, eq=False)
-class HeldClone(Clone):
-    """The worker's clone under `rollback`: it gives sessions, and no other connection."""
+class HeldConnection:
+    """What a clone has under `rollback`: one synchronous connection or an asynchronous one, and sessions on it."""
 
-    _hold: Hold | None = field(default=None, repr=False)
-    _async_hold: Hold | None = field(default=None, repr=False)
-    _sessionmakers: Sessionmakers | None = field(default=None, repr=False)
-
-    def connect(self, **keywords: Any) -> Connection[Any]:
-        """Raises BoundsError: it would be a second connection."""
-        del keywords
-        raise refusal("clonedb_connection and Clone.connect() open a connection of their own")
-
-    def engine(self, **keywords: Any) -> Engine:
-        """Raises BoundsError: an engine opens connections as it likes."""
-        del keywords
-        raise refusal("clonedb_engine and Clone.engine() open connections of their own")
-
-    @property
-    def lasting(self) -> LastingConnections:
-        """Connections that are refused, as those of `connect` and `engine`."""
-        return LastingConnections(self.engine, self.connect)
+    def __init__(self, clone: Clone) -> None:
+        self._clone = clone
+        self._hold: Hold | None = None
+        self._async_hold: Hold | None = None
+        self._sessionmakers: Sessionmakers | None = None
 
     def allow_connections(self, allowed: bool) -> None:  # noqa: FBT001 - it is the one thing that is said
         """Let a connection in, or nobody."""
-        self.server.run(sql.allow_connections, self.name, allowed=allowed)
+        self._clone.server.run(sql.allow_connections, self._clone.name, allowed=allowed)
 
-    def sessionmaker(self, loan: Loan | None = None) -> sessionmaker[Session]:
-        """A sessionmaker whose sessions are savepoints inside the outer transaction: commits are seen, and undone."""
-        if self.shared is not self:
-            return self.shared.sessionmaker(self.loan)
+    def sessionmaker(self, loan: Loan | None) -> sessionmaker[Session]:
+        """A sessionmaker whose sessions are savepoints inside the outer transaction."""
         if self._hold is None:
-            self._hold = Hold(self.allow_connections, Clone.engine(self))
+            self._hold = Hold(self.allow_connections, self._clone.engine())
         self._require_one_of(self._hold, self._async_hold)
         if self._sessionmakers is None:
             options = {"class_": _session_class(self._hold), "join_transaction_mode": "create_savepoint"}
             self._sessionmakers = Sessionmakers(options)
         return self._sessionmakers.get(loan=loan)
 
-    def async_sessionmaker(self, engine: AsyncEngine, loan: Loan | None = None) -> async_sessionmaker[AsyncSession]:
+    def async_sessionmaker(self, engine: AsyncEngine, loan: Loan | None) -> async_sessionmaker[AsyncSession]:
         """The same for asynchronous sessions, on an engine that is made for the test's loop and closed with it."""
-        if self.shared is not self:
-            return self.shared.async_sessionmaker(engine, self.loan)
         from sqlalchemy.ext.asyncio import async_sessionmaker
 
         if self._async_hold is None or self._async_hold.engine is not engine.sync_engine:
@@ -90,9 +75,7 @@ class HeldClone(Clone):
             raise refusal("a test asks for a synchronous and an asynchronous session, which are two connections")
 
     def let_go(self) -> bool:
-        """The same for the held connection, whose transaction ends with it."""
-        if self.shared is not self:
-            return self.shared.let_go()
+        """Close the connection if a COPY or the like holds it, and its transaction with it: whether there was one."""
         return self._hold is not None and self._hold.let_go()
 
     def roll_back(self) -> tuple[bool, bool]:
@@ -117,7 +100,7 @@ class HeldClone(Clone):
         self._async_hold = None
         if self._hold is not None:
             self._hold.engine.dispose()
-        self.server.run(sql.end_sessions, self.name, keep=[keep])
+        self._clone.server.run(sql.end_sessions, self._clone.name, keep=[keep])
 
 
 def _session_class(hold: Hold) -> type[Session]:
@@ -138,6 +121,79 @@ def _session_class(hold: Hold) -> type[Session]:
     return HeldSession
 
 
+class HeldDatabase(Database):
+    """Sessions on the one connection; whatever would open another one is refused."""
+
+    def __init__(self, held: HeldConnection, clone: Clone, loan: Loan | None) -> None:
+        super().__init__(clone, loan)
+        self._held = held
+
+    def connect(self, **keywords: Any) -> NoReturn:
+        """Raises BoundsError: it would be a second connection."""
+        del keywords
+        raise refusal("Database.connect() opens a connection of its own")
+
+    def engine(self, **keywords: Any) -> NoReturn:
+        """Raises BoundsError: an engine opens connections as it likes."""
+        del keywords
+        raise refusal("Database.engine() opens connections of its own")
+
+    def lasting_connection(self, in_the_middle: Callable[[], None]) -> NoReturn:
+        """Raises BoundsError, as `connect`."""
+        del in_the_middle
+        raise refusal("clonedb_connection opens a connection of its own")
+
+    def lasting_engine(self) -> NoReturn:
+        """Raises BoundsError, as `engine`."""
+        raise refusal("clonedb_engine opens connections of its own")
+
+    def async_connection(self) -> NoReturn:
+        """Raises BoundsError, as `connect`."""
+        raise refusal("clonedb_async_connection opens a connection of its own")
+
+    def async_engine(self, *, around: Around | None = None) -> NoReturn:
+        """Raises BoundsError, as `engine`."""
+        del around
+        raise refusal("clonedb_async_engine opens connections of its own")
+
+    def sessionmaker(self, engine: Callable[[], Engine] | None = None) -> sessionmaker[Session]:
+        """Its sessions are savepoints inside the outer transaction: their commits are seen, and undone."""
+        del engine
+        return self._held.sessionmaker(self.loan)
+
+    @contextlib.contextmanager
+    def async_sessionmaker(
+        self, engine: Callable[[], AsyncEngine] | None = None, *, around: Around | None = None
+    ) -> Iterator[async_sessionmaker[AsyncSession]]:
+        """The same on an engine of its own, which is closed on the test's loop."""
+        __tracebackhide__ = True
+        del engine
+        from clonedb.clones.async_engine import open_engine
+
+        with open_engine(self.clone, self.loan, around) as held:
+            yield self._held.async_sessionmaker(held, self.loan)
+
+    def fill(self, seed: Callable[..., Any]) -> None:
+        """In the outer transaction."""
+        from clonedb.migrate.inside.seeds import fill
+
+        with self.sessionmaker().begin() as session:
+            fill(seed, session.connection())
+
+    def let_go(self) -> bool:
+        """Of the held connection, whose transaction ends with it."""
+        return self._held.let_go()
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """What belongs to a clone: clonedb's session in it, the sequences that this sets back, the tests' connection."""
+
+    connection: Connection[Any]
+    sequences: Sequences
+    held: HeldConnection
+
+
 class Rollback(Reusable):
     """One clone for the worker, in which every test's outer transaction is rolled back.
 
@@ -146,26 +202,28 @@ class Rollback(Reusable):
 
     def __init__(self, supply: CloneSource) -> None:
         super().__init__(supply)
-        self._own: dict[Clone, tuple[Connection[Any], Sequences]] = {}
+        self._own: dict[Clone, _Own] = {}
 
     def make(self) -> Clone:
         """A clone that takes no connections but the held one."""
-        made = super().make()
-        clone = HeldClone(made.server, made.template, made.name, made.seconds, made.oid, made.crashes)
-        clone.worth_keeping, clone.on_drop = False, made.on_drop
+        clone = super().make()
+        clone.worth_keeping = False
         try:
-            connection = open_session(clone)
-            self._own[clone] = connection, Sequences(connection)
-            clone.allow_connections(False)
+            connection, held = open_session(clone), HeldConnection(clone)
+            self._own[clone] = _Own(connection, Sequences(connection), held)
+            held.allow_connections(False)
         except BaseException:
             self._discard(clone)
             raise
         return clone
 
+    def database(self, clone: Clone, loan: Loan | None) -> Database:
+        """Sessions, and no other connection."""
+        return HeldDatabase(self._own[clone].held, clone, loan)
+
     def release(self, clone: Clone) -> Sequence[client_sessions.ClientSession]:
         """Roll back; a test that left its transaction costs a new clone."""
-        assert isinstance(clone, HeldClone)  # noqa: S101 - made above
-        left, told = clone.roll_back()
+        left, told = self._own[clone].held.roll_back()
         if not left and self.reset(clone):
             self.hand_on(clone)
             return ()
@@ -178,13 +236,12 @@ class Rollback(Reusable):
         """Set the sequences back; a test that ended the session that does so costs a new clone."""
         import psycopg
 
-        assert isinstance(clone, HeldClone)  # noqa: S101 - made above
-        connection, sequences = self._own[clone]
-        if not (clone.wrote or sequences.silent):
+        own = self._own[clone]
+        if not (own.held.wrote or own.sequences.silent):
             return True
         try:
-            clone.end_async(keep=connection.info.backend_pid)
-            sequences.put_back(sequences.changed())
+            own.held.end_async(keep=own.connection.info.backend_pid)
+            own.sequences.put_back(own.sequences.changed())
         except psycopg.Error:
             return False
         return True
@@ -192,5 +249,5 @@ class Rollback(Reusable):
     def drop(self, clone: Clone) -> None:
         """End clonedb's session, too."""
         if own := self._own.pop(clone, None):
-            own[0].close()
+            own.connection.close()
         super().drop(clone)

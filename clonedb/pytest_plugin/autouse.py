@@ -12,7 +12,7 @@ from clonedb.pytest_plugin.run import run_of
 
 if TYPE_CHECKING:
     from clonedb.api import Template
-    from clonedb.clones.clone import Clone
+    from clonedb.clones.database import Database
 
 __all__ = ["between_tests", "pytest_itemcollected", "without_asking"]
 
@@ -29,16 +29,16 @@ def between_tests(request: pytest.FixtureRequest, clonedb_template: Template) ->
     run = run_of(request.config)
     with run.process_state.unpatched():
         mode = run.supply(clonedb_template, request.session.addfinalizer).isolation("worker")
-        clone = mode.acquire()
-    entered(request.config, clone, stands_in=True)
+        database = mode.database(mode.acquire(), None)
+    entered(request.config, database, stands_in=True)
     yield
-    left(request.config, clone)
-    mode.release(clone)
+    left(request.config, database)
+    mode.release(database.clone)
     taken_back(request.config)
 
 
 @pytest.fixture(autouse=True, name=_FOR_TEST)
-def without_asking(clonedb: Clone) -> None:
+def without_asking(clonedb: Database) -> None:
     """The test's own clone."""
 
 

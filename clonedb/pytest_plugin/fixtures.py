@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from clonedb.api import Template
     from clonedb.clones.clone import Clone
+    from clonedb.clones.database import Database
     from clonedb.project.find import Project
     from clonedb.settings.config import Config
 
@@ -57,58 +58,61 @@ def clonedb_template(pytestconfig: pytest.Config, clonedb_config: Config) -> Ite
 
 
 @pytest.fixture
-def clonedb(request: pytest.FixtureRequest) -> Iterator[Clone]:
-    """The test's database: a Clone with `name`, `url`, `dsn`, `connect()` and `engine()`."""
+def clonedb(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """The test's database: a Database with `name`, `url`, `dsn`, `connect()`, `engine()` and `sessionmaker()`."""
     __tracebackhide__ = True
     said = marker_of(request.node)
     yield from lend(request, Request(said.isolation, said.template, said.seed))
 
 
 @pytest.fixture
-def clonedb_url(clonedb: Clone) -> str:
+def clonedb_url(clonedb: Database) -> str:
     """The database's URL for SQLAlchemy, with the configured driver."""
     return clonedb.url
 
 
 @pytest.fixture
-def clonedb_dsn(clonedb: Clone) -> str:
+def clonedb_dsn(clonedb: Database) -> str:
     """The database's URL for libpq, psycopg and asyncpg."""
     return clonedb.dsn
 
 
 @pytest.fixture
-def clonedb_connection(request: pytest.FixtureRequest, clonedb: Clone) -> Iterator[Connection[Any]]:
+def clonedb_connection(request: pytest.FixtureRequest, clonedb: Database) -> Iterator[Connection[Any]]:
     """A psycopg connection to the database; what the test did not commit is gone after it."""
-    process_state = run_of(request.config).process_state
-    with process_state.unpatched():
-        connection = clonedb.lasting.connection()
-    yield connection
-    if not clonedb.lasting.give_back(connection, clonedb.loan):
+
+    def warn() -> None:
         from clonedb.sessions.leaks import held
 
         warnings.warn(held(request.node.nodeid), stacklevel=2)
 
+    with contextlib.ExitStack() as stack:
+        with run_of(request.config).process_state.unpatched():
+            connection = stack.enter_context(clonedb.lasting_connection(warn))
+        yield connection
+
 
 @pytest.fixture
-def clonedb_engine(request: pytest.FixtureRequest, clonedb: Clone) -> Engine:
+def clonedb_engine(request: pytest.FixtureRequest, clonedb: Database) -> Engine:
     """A SQLAlchemy engine on the database; what its pool holds is reset, or closed, after the test."""
     with run_of(request.config).process_state.unpatched():  # this may be the first to import SQLAlchemy
-        return clonedb.lasting.engine(clonedb.loan)
+        return clonedb.lasting_engine()
 
 
 @pytest.fixture
-def clonedb_sessionmaker(request: pytest.FixtureRequest, clonedb: Clone) -> sessionmaker[Session]:
+def clonedb_sessionmaker(request: pytest.FixtureRequest, clonedb: Database) -> sessionmaker[Session]:
     """A sessionmaker bound to the test's engine; under `rollback`, to its one transaction."""
-    from clonedb.isolation.rollback import HeldClone
 
-    if isinstance(clonedb, HeldClone):
-        return clonedb.sessionmaker()
-    return clonedb.lasting.sessionmaker(request.getfixturevalue("clonedb_engine"))
+    def engine() -> Engine:
+        made: Engine = request.getfixturevalue("clonedb_engine")
+        return made
+
+    return clonedb.sessionmaker(engine)
 
 
 @pytest.fixture
 def clonedb_session(
-    request: pytest.FixtureRequest, clonedb: Clone, clonedb_sessionmaker: sessionmaker[Session]
+    request: pytest.FixtureRequest, clonedb: Database, clonedb_sessionmaker: sessionmaker[Session]
 ) -> Iterator[Session]:
     """A SQLAlchemy session on the test's engine, closed after the test; its commits are real (but under `rollback`)."""
     from sqlalchemy.exc import DBAPIError

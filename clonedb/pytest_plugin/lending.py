@@ -15,8 +15,9 @@ from clonedb.pytest_plugin.run import CLONES, run_of
 
 if TYPE_CHECKING:
     from clonedb.api import Template
-    from clonedb.clones.clone import Clone
-    from clonedb.postgres.client_sessions import ClientSession
+    from clonedb.clones.database import Database
+    from clonedb.isolation.mode import Isolation
+    from clonedb.sessions.loans import Loan
     from clonedb.settings.config import Config
 
 __all__ = ["Paid", "Request", "Seed", "lend", "let_go", "require_on"]
@@ -49,7 +50,7 @@ class Paid:
         run = run_of(request.config)
         self._statistics, self._process_state = run.statistics, run.process_state
         self._node: pytest.Item | pytest.Collector = request.node
-        self.milliseconds = 0.0
+        self.milliseconds: float = 0.0
 
     def __enter__(self) -> None:
         self._start = monotonic()
@@ -77,8 +78,8 @@ def require_on(config: Config) -> None:
         pytest.skip(f"needs a database, and clonedb is off ({config.source('off')})")
 
 
-def lend(request: pytest.FixtureRequest, wanted: Request) -> Iterator[Clone]:
-    """The body of a fixture that gives a clone: for one test, or for as many as the fixture's scope has."""
+def lend(request: pytest.FixtureRequest, wanted: Request) -> Iterator[Database]:
+    """The body of a fixture that gives a database: for one test, or for as many as the fixture's scope has."""
     __tracebackhide__ = True
     config: Config = request.getfixturevalue("clonedb_config")
     require_on(config)
@@ -86,33 +87,35 @@ def lend(request: pytest.FixtureRequest, wanted: Request) -> Iterator[Clone]:
     isolation = wanted.isolation or config.isolation
     at_once, for_each = _sorted(wanted, isolation, node.nodeid)
     template = _template(request, config, wanted.template, at_once)
+
+    def begin(database: str) -> Loan:
+        return run.loans.begin(_holder(request), database, node.name)
+
     with run.process_state.unpatched():
         mode = run.supply(template, request.session.addfinalizer).isolation(isolation)
-        loans = run.loans if mode.lends else None
         with paid:
-            clone = mode.acquire()
-            lent = clone.lend(loans.begin(_holder(request), clone.name, node.name)) if loans else clone
+            lent = mode.lend(begin)
     with contextlib.ExitStack() as stack:
         # what fails from here on must not keep the clone from being released
         stack.callback(taken_back, request.config, _holder(request))
-        stack.callback(_release, node, paid, mode.release, lent)
+        stack.callback(_release, node, paid, mode, lent)
         hold_loop(request)
-        entered(request.config, clone)
-        stack.callback(left, request.config, clone)
+        entered(request.config, lent)
+        stack.callback(left, request.config, lent)
         if lent.loan is not None:
             stack.callback(lent.loan.end)
-        clones, used = node.stash.setdefault(CLONES, []), (clone, template.project)
+        clones, used = node.stash.setdefault(CLONES, []), (lent.clone, template.project)
         clones.append(used)
         stack.callback(clones.remove, used)  # the item may be run again
         for seed in for_each:
-            _sow(lent, seed)
+            lent.fill(seed)
         stack.callback(let_go, node, lent)
         yield lent
 
 
-def let_go(node: pytest.Item | pytest.Collector, clone: Clone) -> None:
+def let_go(node: pytest.Item | pytest.Collector, database: Database) -> None:
     """Close what would keep a rollback waiting for ever, and say so."""
-    if clone.let_go():
+    if database.let_go():
         from clonedb.sessions.leaks import held
 
         warnings.warn(held(node.nodeid, "a connection of clonedb's engine"), stacklevel=2)
@@ -124,19 +127,17 @@ def _holder(request: pytest.FixtureRequest) -> str:
     return f"{kind} {request.node.nodeid!r}" if request.node.nodeid else f"the {kind}"
 
 
-def _release(
-    node: pytest.Item | pytest.Collector, paid: Paid, release: Callable[[Clone], Sequence[ClientSession]], lent: Clone
-) -> None:
+def _release(node: pytest.Item | pytest.Collector, paid: Paid, mode: Isolation, lent: Database) -> None:
     run = run_of(node.config)
     with paid:
-        open_still = release(lent.shared)
+        open_still = mode.release(lent.clone)
     paid.note()
     changes = run.state.server_changes
     while changes:
         from clonedb.sessions.leaks import ServerChangedWarning
 
         warnings.warn(ServerChangedWarning(f"{node.nodeid} {changes.pop(0)}"), stacklevel=2)
-    if open_still and not lent.server.proxied:  # a proxy's sessions stay open when its clients have closed theirs
+    if open_still and not lent.clone.server.proxied:  # a proxy's sessions stay open when its clients have closed theirs
         from clonedb.sessions.leaks import leaked_connection_warnings
 
         for warning in leaked_connection_warnings(node.nodeid, lent.loan, open_still, run.loans):
@@ -146,13 +147,15 @@ def _release(
 def _sorted(wanted: Request, isolation: str, test: str) -> tuple[tuple[str, ...], list[Callable[..., Any]]]:
     """The seeds that make a template of their own, and the functions that run for each test."""
     from clonedb.errors import ConfigError
+    from clonedb.isolation.modes import mode_class
 
     for_each = [seed for seed in wanted.seed if not isinstance(seed, str)]
-    if for_each and isolation == "readonly":
+    if for_each and not mode_class(isolation).fills:
         name = getattr(for_each[0], "__name__", repr(for_each[0]))
         raise ConfigError(
-            f"{test}: a readonly database cannot be seeded for each test, as {name}() would; name the seed as a text"
-            " ('package.module:function' or an SQL file), which makes a template of it, or use isolation 'auto'"
+            f"{test}: a database under isolation {isolation!r} cannot be seeded for each test, as {name}() would; name"
+            " the seed as a text ('package.module:function' or an SQL file), which makes a template of it, or use"
+            " isolation 'auto'"
         )
     return tuple(seed for seed in wanted.seed if isinstance(seed, str)), for_each
 
@@ -164,18 +167,3 @@ def _template(request: pytest.FixtureRequest, config: Config, name: str | None, 
         run.require_own(opened, config)
         return opened
     return run.template(config, name or config.template, seeds, request.session.addfinalizer)
-
-
-def _sow(clone: Clone, seed: Callable[..., Any]) -> None:
-    """Run a function that fills one test's database, as `seed` in the configuration would for the template."""
-    from clonedb.isolation.rollback import HeldClone
-    from clonedb.migrate.inside.seeds import fill
-
-    if isinstance(clone, HeldClone):
-        with clone.sessionmaker().begin() as session:
-            fill(seed, session.connection())
-        return
-    engine = clone.engine()
-    with engine.begin() as connection:
-        fill(seed, connection)
-    engine.dispose()

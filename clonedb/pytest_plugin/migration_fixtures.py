@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 import pytest
 
@@ -17,19 +17,17 @@ if TYPE_CHECKING:
     from clonedb.clones.clone import Clone
     from clonedb.postgres.server import Server
     from clonedb.project.find import Project
-    from clonedb.revisions import RevisionClone
+    from clonedb.revisions import RevisionDatabase
     from clonedb.settings.config import Config
 
 __all__ = ["clonedb_at", "clonedb_empty"]
-
-C = TypeVar("C", bound="Clone")
 
 _AT = pytest.StashKey[dict[tuple[int, str, str], "Template"]]()
 _SERVERS = pytest.StashKey[dict[tuple[int, str], "Server"]]()
 
 
 @pytest.fixture
-def clonedb_at(request: pytest.FixtureRequest, clonedb_config: Config) -> Iterator[Callable[[str], RevisionClone]]:
+def clonedb_at(request: pytest.FixtureRequest, clonedb_config: Config) -> Iterator[Callable[[str], RevisionDatabase]]:
     """A function that makes a clone at a revision, which can be upgraded and downgraded from there.
 
     def test_names_are_split(clonedb_at):
@@ -42,14 +40,16 @@ def clonedb_at(request: pytest.FixtureRequest, clonedb_config: Config) -> Iterat
     require_on(clonedb_config)
     with _Taken(request) as taken:
 
-        def make(revision: str) -> RevisionClone:
-            from clonedb.revisions import revision_clone
+        def make(revision: str) -> RevisionDatabase:
+            from clonedb.revisions import RevisionDatabase
 
             __tracebackhide__ = True
             template = _template_at(request, clonedb_config, revision)
             project = template.project
             supply = run_of(request.config).supply(template, request.session.addfinalizer)
-            return taken.take(lambda: revision_clone(supply.clone(), project), project)
+            database = RevisionDatabase(taken.take(supply.clone, project), project)
+            taken.at_end.callback(database.close)
+            return database
 
         yield make
 
@@ -117,28 +117,31 @@ def _meant(request: pytest.FixtureRequest, config: Config) -> Config:
 
 
 class _Taken:
-    """The clones of one test: kept by the policy when it fails, dropped after it, and paid for by it."""
+    """The clones of one test: kept by the policy when it fails, dropped after it, and paid for by it.
+
+    `at_end` calls what ends with them, the last first; one that fails keeps no other from being called.
+    """
 
     def __init__(self, request: pytest.FixtureRequest) -> None:
+        self.at_end = contextlib.ExitStack()
         self._paid = Paid(request)
         self._clones = request.node.stash.setdefault(CLONES, [])
-        self._made: list[tuple[Clone, Project]] = []
 
-    def take(self, make: Callable[[], C], project: Project) -> C:
+    def take(self, make: Callable[[], Clone], project: Project) -> Clone:
         """Make a clone, and take note of it."""
         __tracebackhide__ = True
         with self._paid:
             clone = make()
-        self._made.append((clone, project))
-        self._clones.append(self._made[-1])
+        used = clone, project
+        self._clones.append(used)
+        self.at_end.callback(clone.drop)
+        self.at_end.callback(self._clones.remove, used)
         return clone
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._paid, contextlib.ExitStack() as drops:  # one that fails keeps no other from being dropped
-            for used in self._made:
-                self._clones.remove(used)
-                drops.callback(used[0].drop)
+        with self._paid:
+            self.at_end.close()
         self._paid.note()

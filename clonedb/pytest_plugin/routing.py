@@ -14,10 +14,9 @@ from clonedb.pytest_plugin.process_state import LED
 from clonedb.pytest_plugin.run import run_of
 
 if TYPE_CHECKING:
-    from clonedb.clones.clone import Clone
+    from clonedb.clones.database import Database
     from clonedb.routing.application import Router
     from clonedb.settings.config import Config
-    from clonedb.url import DatabaseURL
 
 __all__ = ["entered", "hold_loop", "is_routed", "left", "pytest_sessionstart", "taken_back"]
 
@@ -92,10 +91,10 @@ def _concerns(config: pytest.Config) -> bool:
     return False
 
 
-def entered(config: pytest.Config, clone: Clone, *, stands_in: bool = False) -> None:
-    """A test, or a wider scope, holds a clone from now on: the application is led to it."""
+def entered(config: pytest.Config, database: Database, *, stands_in: bool = False) -> None:
+    """A test, or a wider scope, holds a database from now on: the application is led to it."""
     if (router := config.stash.get(_ROUTER, None)) is not None:
-        router.enter(_address(clone), stands_in=stands_in, proof=clone.server.proof_only)
+        router.enter(database.route, stands_in=stands_in, proof=database.clone.server.proof_only)
 
 
 def hold_loop(request: pytest.FixtureRequest) -> None:
@@ -107,10 +106,10 @@ def hold_loop(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("event_loop")
 
 
-def left(config: pytest.Config, clone: Clone) -> None:
-    """The clone is about to be given back: what stays connected of the application is what can be reset."""
+def left(config: pytest.Config, database: Database) -> None:
+    """The database is about to be given back: what stays connected of the application is what can be reset."""
     if (router := config.stash.get(_ROUTER, None)) is not None:
-        router.leave(_address(clone), lasting=clone.lasting)
+        router.leave(database.route, lasting=database.clone.lasting)
 
 
 def taken_back(config: pytest.Config, holder: str = "") -> None:
@@ -122,9 +121,3 @@ def taken_back(config: pytest.Config, holder: str = "") -> None:
 def is_routed(config: pytest.Config) -> bool:
     """Whether anything leads to the clones that are entered."""
     return _ROUTER in config.stash
-
-
-def _address(clone: Clone) -> DatabaseURL:
-    from clonedb.url import DatabaseURL
-
-    return DatabaseURL.parse(clone.url)

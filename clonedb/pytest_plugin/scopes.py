@@ -12,7 +12,7 @@ from clonedb.pytest_plugin.lending import Request, Seed, lend
 from clonedb.settings.keys import check, nearest
 
 if TYPE_CHECKING:
-    from clonedb.clones.clone import Clone
+    from clonedb.clones.database import Database
     from clonedb.settings.typed import Isolation
 
 __all__ = ["Scope", "fixture"]
@@ -29,7 +29,7 @@ def fixture(
     seed: Seed | Sequence[Seed] | None = None,
     autouse: bool = False,
 ) -> object:
-    """A pytest fixture that gives a Clone for as long as its scope lasts.
+    """A pytest fixture that gives a Database for as long as its scope lasts.
 
         shop = clonedb.fixture(scope="module", seed="tests/shop.sql")
 
@@ -49,7 +49,7 @@ def fixture(
         check("isolation", isolation, place)
     wanted = Request(isolation, template, seed)
 
-    def database(request: pytest.FixtureRequest) -> Iterator[Clone]:
+    def database(request: pytest.FixtureRequest) -> Iterator[Database]:
         __tracebackhide__ = True
         yield from lend(request, wanted)
 

@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 import clonedb
+from clonedb.clones.database import PlainDatabase
 from clonedb.clones.gc import collect, inventory
 from clonedb.errors import ConfigError, NoMigrationsError, ServerError
 from clonedb.sessions.loans import Loans
@@ -182,7 +183,7 @@ from clonedb.url import DatabaseURL
 def closed(clonedb):
     pathlib.Path("secret").write_text(DatabaseURL.parse(clonedb.dsn).password)
     def allow(said):
-        clonedb.server.run(lambda c: c.execute(f'alter database "{clonedb.name}" allow_connections {said}'))
+        clonedb.clone.server.run(lambda c: c.execute(f'alter database "{clonedb.name}" allow_connections {said}'))
     allow("false")
     yield
     allow("true")
@@ -264,7 +265,7 @@ def test_no_password_for_who_has_taken_the_port(
     with clonedb.template(items.directory) as template, template.clone() as clone:
         server = template.server
         assert server.embedded
-        lent = clone.lend(Loans().begin("test 'it'", clone.name))
+        lent = PlainDatabase(clone, Loans().begin("test 'it'", clone.name))
         monkeypatch.setattr(server, "public", server.public.replace(port=port))
         for connect in (
             clone.connect,

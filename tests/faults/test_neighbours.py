@@ -164,7 +164,7 @@ def test_workers_that_began_beside_an_edit_agree(project: Project, admin_dsn: st
                 )
             clonedb = request.getfixturevalue("clonedb")
             with open("found", "a") as file:
-                print(clonedb.template.name, file=file)
+                print(clonedb.clone.template.name, file=file)
         """,
     )
     project.run(*PYTEST, "-n", "2", HANG=str(hangs)).demand()

@@ -180,8 +180,8 @@ def test_the_template_dropped_by_hand_in_a_run(items: Project, admin_dsn: str) -
 
         def test_before(clonedb):
             with psycopg.connect(os.environ["ADMIN"], autocommit=True) as admin:
-                admin.execute(f'alter database "{clonedb.template.name}" is_template false')
-                admin.execute(f'drop database "{clonedb.template.name}"')
+                admin.execute(f'alter database "{clonedb.clone.template.name}" is_template false')
+                admin.execute(f'drop database "{clonedb.clone.template.name}"')
 
         def test_after(clonedb):
             pass

@@ -35,7 +35,7 @@ def test_writes_fail_with_the_servers_own_error_and_the_tests_id(shop: Project) 
         "test_it.py::test_writes wrote to a readonly database; a test that writes needs isolation='auto'" in outcome.out
     )
     assert "test_it.py::test_writes_by_an_orm wrote to a readonly database" in outcome.out
-    assert "a readonly database cannot be seeded for each test, as seed() would" in outcome.out
+    assert "a database under isolation 'readonly' cannot be seeded for each test, as seed() would" in outcome.out
 
 
 SWITCHED_OFF = """

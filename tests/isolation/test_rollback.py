@@ -130,7 +130,7 @@ def test_whoever_leaves_the_transaction_is_told(shop: Project) -> None:
         "PASSED test_it.py::test_the_next_has_the_templates_rows",
     ):
         assert line in outcome.out, line
-    assert "clonedb_engine and Clone.engine() open connections of their own; under isolation 'rollback'" in outcome.out
+    assert "clonedb_engine opens connections of its own; under isolation 'rollback'" in outcome.out
     assert "test_it.py::test_second_connection opened a second connection" in outcome.out
     assert "a commit of the outer transaction was refused" in outcome.out
     assert "'commit' ended the outer transaction" in outcome.out

@@ -146,7 +146,7 @@ def test_what_a_test_may_do_to_its_connections(items: Project, clones: Callable[
 
         def test_drops_its_database(clonedb, clonedb_connection, clonedb_session, clonedb_factory):
             clonedb_session.execute(text("select 1"))
-            clonedb.drop()
+            clonedb.clone.drop()
             clonedb_factory().drop()
 
         def test_drops_its_database_by_hand(clonedb, clonedb_template):
@@ -154,7 +154,7 @@ def test_what_a_test_may_do_to_its_connections(items: Project, clones: Callable[
 
         @pytest.mark.clonedb(isolation="worker")
         def test_drops_the_workers_one(clonedb):
-            clonedb.drop()
+            clonedb.clone.drop()
         """,
     )
     outcome = items.pytest("-W", "error").demand()

@@ -13,7 +13,7 @@ EACH_FIXTURE = """
 import psycopg, pytest, sqlalchemy as sa
 from urllib.parse import urlsplit
 from sqlalchemy.orm import Session
-from clonedb import Clone, Config, Template
+from clonedb import Config, Database, Template
 
 def test_config(clonedb_config):
     assert isinstance(clonedb_config, Config)
@@ -27,7 +27,7 @@ def test_template(clonedb_template):
         connection.close()
 
 def test_clone(clonedb):
-    assert isinstance(clonedb, Clone)
+    assert isinstance(clonedb, Database)
     assert urlsplit(clonedb.dsn).path == f"/{clonedb.name}"
     with clonedb.connect(autocommit=True) as connection:
         assert connection.info.dbname == clonedb.name

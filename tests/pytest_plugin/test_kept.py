@@ -178,7 +178,7 @@ def test_a_database_that_the_failed_test_dropped(items: Project, clones: Callabl
         """
         def test_it(clonedb, clonedb_factory):
             clonedb_factory()
-            clonedb.drop()
+            clonedb.clone.drop()
             assert 0, "its own failure"
         """,
     )

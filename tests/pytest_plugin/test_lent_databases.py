@@ -162,7 +162,7 @@ def test_the_database_of_a_worker_is_lent_to_nobody(items: Project) -> None:
             handed.append(clonedb)
 
         def test_two(clonedb):
-            assert clonedb is handed[0]
+            assert clonedb.clone is handed[0].clone
             assert "application_name" not in clonedb.url
             psycopg.connect(handed[0].dsn).close()
             handed[0].engine().connect().close()

@@ -163,7 +163,7 @@ def test_it(clonedb, clonedb_connection, number):
     clonedb_connection.execute("delete from item; insert into item (name) select 'n' from generate_series(10, 20) g")
     clonedb_connection.commit()
     if number % 2:
-        victims.append(clonedb.server.connect("postgres"))
+        victims.append(clonedb.clone.server.connect("postgres"))
 """
 
 

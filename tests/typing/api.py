@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from psycopg import Connection
 from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session, sessionmaker
 
 import clonedb
 import clonedb as public
@@ -64,7 +65,9 @@ def a_template() -> None:
         engine: Engine = clone.engine(echo=True)
         with template.database() as rewound, template.database(isolation="rollback") as held:
             names: tuple[str, str] = (rewound.name, held.name)
-    use(texts, base, connection, engine, names, clonedb.template(**settings))
+            sessions: sessionmaker[Session] = held.sessionmaker()
+            lent: tuple[Connection[object], Engine] = (rewound.connect(), rewound.engine())
+    use(texts, base, connection, engine, names, sessions, lent, clonedb.template(**settings))
 
 
 shop = clonedb.fixture(scope="module", seed="tests/shop.sql")
@@ -72,14 +75,21 @@ several = clonedb.fixture(name="clonedb", isolation="truncate", template="report
 
 
 def a_test(
-    clonedb: public.Clone,
+    clonedb: public.Database,
     clonedb_config: public.Config,
     clonedb_factory: Callable[[], public.Clone],
     clonedb_template: public.Template,
 ) -> public.Config:
     """What fixtures give, by their types."""
     clonedb_factory().drop()
-    use(clonedb.name, clonedb_template.name, clonedb_config.source("url"), clonedb_config.shown("url"))
+    use(
+        clonedb.name,
+        clonedb.url,
+        clonedb.dsn,
+        clonedb_template.name,
+        clonedb_config.source("url"),
+        clonedb_config.shown("url"),
+    )
     return clonedb_config.replace("conftest.py", url="postgresql://localhost", keep="all")
 
 
