@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 
 __all__ = ["getpid", "monotonic", "now", "now_ns", "sleep"]
 
-getpid = os.getpid
-sleep = time.sleep
+getpid: Callable[[], int] = os.getpid
+sleep: Callable[[float], object] = time.sleep
 
 _gettime = time.clock_gettime
 _gettime_ns = time.clock_gettime_ns

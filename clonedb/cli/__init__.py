@@ -62,7 +62,7 @@ def main(context: click.Context, directory: str, url: str | None, template: str 
     context.obj = configuration.Context(directory, {"url": url, "template": template})
 
 
-for command in (
+_COMMANDS: tuple[click.Command, ...] = (
     *configuration.COMMANDS,
     *templates.COMMANDS,
     *archives.COMMANDS,
@@ -71,5 +71,6 @@ for command in (
     *servers.COMMANDS,
     *demo.COMMANDS,
     *init.COMMANDS,
-):
-    main.add_command(command)
+)
+for _command in _COMMANDS:
+    main.add_command(_command)

@@ -40,7 +40,8 @@ class Keeper:
     """A server's directory, its postgres, and what became of each child."""
 
     def __init__(self, directory: str, parameters: dict[str, Any]) -> None:
-        self.directory, self.data = directory, f"{directory}/data"
+        self.directory: str = directory
+        self.data: str = f"{directory}/data"
         self.postgres: str = parameters["postgres"]
         self.account: list[int] | None = parameters["account"]  # uid and gid to run it as
         self.settings: dict[str, str] = parameters["settings"]
@@ -50,11 +51,11 @@ class Keeper:
         self.mark: str = parameters["mark"]
         self.about: dict[str, Any] = parameters["about"]
         self.lock: int = parameters["lock"]
-        self.lease = self.open("lease", os.O_RDWR | os.O_CREAT)
+        self.lease: int = self.open("lease", os.O_RDWR | os.O_CREAT)
         self.asked = False
-        self.server = 0
+        self.server: int = 0
         self.ended: dict[int, int] = {}
-        self.wakeup = self.listen()
+        self.wakeup: int = self.listen()
 
     def open(self, name: str, flags: int) -> int:
         """Open a regular file below our working directory, the server's, where `data` may be another account's."""
@@ -315,6 +316,6 @@ def keep(directory: str, parameters: dict[str, Any]) -> NoReturn:
 
 
 if __name__ == "__main__":
-    given = json.load(sys.stdin)
+    _given: dict[str, Any] = json.load(sys.stdin)
     if os.fork() == 0:  # whoever started us has a child that ends at once, and none to wait for later
-        keep(sys.argv[1], given)
+        keep(sys.argv[1], _given)

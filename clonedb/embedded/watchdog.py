@@ -18,8 +18,8 @@ class Watchdog:
     def __init__(self, place: ServerDirectory, what: str) -> None:
         self.place = place
         self.what = what
-        self.begin = now()
-        self.pause = 0.001
+        self.begin: float = now()
+        self.pause: float = 0.001
 
     @property
     def waited(self) -> float:

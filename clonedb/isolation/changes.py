@@ -114,9 +114,9 @@ class Changes:
 
     def __init__(self, connection: Connection[Any]) -> None:
         self._connection = connection
-        self.digest = self._one(_DIGEST)
+        self.digest: str = self._one(_DIGEST)
         self.tables: list[Table] = [Table(*row[:4]) for row in self._connection.execute(_TABLES) if row[4]]
-        self.blind = self._blindness()
+        self.blind: str | None = self._blindness()
         self._catalogs = _catalogs_query(connection.execute(_CATALOGS).fetchall())
         self._table_queries = list(self._row_queries())
         self.begin()
@@ -124,7 +124,7 @@ class Changes:
         self._counts = {name: rows for name, rows, _ in self._count_catalogs()}
         self._classes = self._one(_CLASSES)
         self.rows: dict[int, int] = {oid: rows for oid, rows, _ in self._count_rows()}
-        self.sequences = Sequences(connection)
+        self.sequences: Sequences = Sequences(connection)
 
     def of_clone(self, connection: Connection[Any]) -> Changes:
         """Those of another new clone: what holds for all clones of the template, 20 to 40 ms' work, is not read again.
@@ -145,7 +145,7 @@ class Changes:
 
     def begin(self) -> None:
         """What is there now was there before; for a session that has put everything back."""
-        self.mark = self._one("select pg_snapshot_xmax(pg_current_snapshot())::xid::text")
+        self.mark: str = self._one("select pg_snapshot_xmax(pg_current_snapshot())::xid::text")
 
     def look(self) -> Found:
         """What was changed since `begin`."""

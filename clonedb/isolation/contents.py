@@ -63,7 +63,7 @@ class Contents:
 
     def __init__(self, connection: Connection[Any], changes: Changes) -> None:
         """Read them in a clone that nobody has written to."""
-        self.digest = changes.digest
+        self.digest: str = changes.digest
         self._refusals = {
             **dict.fromkeys(_oids(connection, _FIRES), "has triggers or rules that always fire"),
             **dict.fromkeys(_oids(connection, _INDEXES), "has an index in which deleted rows leave traces"),

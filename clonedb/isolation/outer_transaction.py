@@ -52,10 +52,10 @@ class Hold:
 
         self._allow_connections = allow_connections
         self._connection: EngineConnection | None = None
-        self.wanted = False
-        self.left = False
-        self.told = False
-        self.wrote = False
+        self.wanted: bool = False
+        self.left: bool = False
+        self.told: bool = False
+        self.wrote: bool = False
         self._stays = False
         event.listen(engine, "do_connect", self._open_gate)
         event.listen(engine, "connect", self._close_gate)

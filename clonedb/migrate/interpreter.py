@@ -46,7 +46,9 @@ class Interpreter:
         finally:
             os.close(requests)
             os.close(writing)
-        self.end = weakref.finalize(self, _end, process, self._events, self._requests, self._output)
+        self.end: Callable[[], object] = weakref.finalize(
+            self, _end, process, self._events, self._requests, self._output
+        )
         self._send(setup)
 
     def ask(self, request: Mapping[str, Any], waiting: Callable[[], None] | None) -> Iterator[dict[str, Any]]:

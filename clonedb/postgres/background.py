@@ -57,7 +57,7 @@ class Backoff:
     """When to try again what has failed: 0.1 s after the first time, in the end every 5 s."""
 
     def __init__(self) -> None:
-        self.end = 0.0
+        self.end: float = 0.0
         self._seconds = 0.0
 
     def begin(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from clonedb.originals import getpid, now
 from clonedb.progress import Lines
-from clonedb.pytest_plugin.process_state import process_state_of
+from clonedb.pytest_plugin.process_state import ProcessState, process_state_of
 from clonedb.pytest_plugin.secrets import Secrets
 from clonedb.run_state import RunState, Statistics
 
@@ -42,7 +42,7 @@ class Run:
 
     def __init__(self, config: pytest.Config) -> None:
         self.pytest_config = config
-        self.process_state = process_state_of(config)
+        self.process_state: ProcessState = process_state_of(config)
         self.state: RunState = RunState(say=Lines(self.write).say, expected=self._expected, is_single=self._is_single)
         self.statistics: Statistics = self.state.statistics
         self.from_workers: Statistics = Statistics()

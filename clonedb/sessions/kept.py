@@ -95,7 +95,7 @@ class LastingConnections:
         self._listeners: tuple[object, ...] = ()
         self._entries: set[ConnectionPoolEntry] = set()
         self._free: PGconn | None = None
-        self.asked = False
+        self.asked: bool = False
         self._traces = Traces()
         self._sources: dict[type[Source], Source] = {}
         self._sessionmakers = Sessionmakers({})

@@ -5,16 +5,17 @@ from __future__ import annotations
 from logging.config import fileConfig
 
 from alembic import context
-from sqlalchemy import engine_from_config, pool
+from alembic.config import Config
+from sqlalchemy import MetaData, engine_from_config, pool
 
 from clonedb.demo.shop.models import Base
 
-config = context.config
+config: Config = context.config
 
 if config.config_file_name is not None:
     fileConfig(config.config_file_name, disable_existing_loggers=False)
 
-target_metadata = Base.metadata
+target_metadata: MetaData = Base.metadata
 
 
 def run_migrations_offline() -> None:

@@ -6,6 +6,7 @@ import datetime as dt
 import enum
 import uuid
 from decimal import Decimal
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     CheckConstraint,
@@ -31,7 +32,7 @@ __all__ = ["Base", "Category", "Product", "ProductStatus", "Review"]
 class Base(DeclarativeBase):
     """Constraints are named by rule, so that a migration can name the one it drops."""
 
-    metadata = MetaData(
+    metadata: ClassVar[MetaData] = MetaData(
         naming_convention={
             "pk": "pk_%(table_name)s",
             "fk": "fk_%(table_name)s_%(column_0_name)s",
@@ -63,7 +64,7 @@ class Product(Base):
     """Something to sell, found by its slug and printed on invoices by its number."""
 
     __tablename__ = "products"
-    __table_args__ = (CheckConstraint("price >= 0", name="price_not_negative"),)
+    __table_args__: Any = (CheckConstraint("price >= 0", name="price_not_negative"),)
 
     id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, server_default=text("gen_random_uuid()"))
     number: Mapped[int] = mapped_column(Identity(start=1001), unique=True)
@@ -92,7 +93,7 @@ class Review(Base):
     """What one customer thinks of a product; it goes when the product goes."""
 
     __tablename__ = "reviews"
-    __table_args__ = (
+    __table_args__: Any = (
         CheckConstraint("rating >= 1 AND rating <= 5", name="rating_from_1_to_5"),
         Index(None, "product_id", "created_at"),
     )

@@ -39,7 +39,7 @@ class Attributes(dict[str, Any]):
         super().__init__()
         self._url = url
         self._opened: Any = None
-        self.was_asked = False
+        self.was_asked: bool = False
         if given:
             self["connection"] = self._connection()
 

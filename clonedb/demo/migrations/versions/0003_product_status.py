@@ -14,7 +14,7 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-product_status = sa.Enum("draft", "published", "retired", name="product_status")
+product_status: sa.Enum = sa.Enum("draft", "published", "retired", name="product_status")
 
 
 def upgrade() -> None:
