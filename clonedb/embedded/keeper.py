@@ -41,7 +41,6 @@ class Keeper:
 
     def __init__(self, directory: str, parameters: dict[str, Any]) -> None:
         self.directory: str = directory
-        self.data: str = f"{directory}/data"
         self.postgres: str = parameters["postgres"]
         self.account: list[int] | None = parameters["account"]  # uid and gid to run it as
         self.settings: dict[str, str] = parameters["settings"]
@@ -166,11 +165,11 @@ class Keeper:
         begin = os.fstat(2).st_size
         lock = self.try_lock("server")
         if lock is None:
-            raise StartError(f"a process of an earlier server still uses {self.data!r}")
+            raise StartError(f"a process of an earlier server still uses the data in {self.directory!r}")
         os.mkdir(self.socket_dir, 0o700)
         if self.account:
             os.chown(self.socket_dir, *self.account)
-        self.server = self.spawn(["-D", self.data, *options], inherit=lock)
+        self.server = self.spawn(["-D", f"{self.directory}/data", *options], inherit=lock)
         os.close(lock)
         self.patiently(lambda: self.accepts() or self.has_ended(self.server) or self.asked, RECOVERY, 0.003)
         if self.accepts() and not self.asked:
