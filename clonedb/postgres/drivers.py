@@ -12,6 +12,7 @@ import functools
 import importlib
 import importlib.util
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
-__all__ = ["Guard", "Look", "WatchedDrivers", "libpq_of"]
+__all__ = ["Guard", "Look", "PatchedDrivers", "WatchedDrivers", "libpq_of"]
 
 Look = Callable[..., None]
 """Is shown the parameters of a connection that may hold a token, and raises to have it refused."""
@@ -28,25 +29,35 @@ Guard = Callable[[list[Any], Mapping[str, Any]], None]
 """Is shown all parameters of a connection, in its driver's words, and raises to have it refused."""
 
 
-class WatchedDrivers:
-    """Shows `look` the parameters of each new connection, from `install` to `uninstall`.
+class PatchedDrivers(ABC):
+    """Replaces functions of the drivers, from `install` to `uninstall`.
 
-    No driver is imported for that. One that is imported later is watched from then on, by a finder in `sys.meta_path`.
+    No driver is imported for that. One that is imported later is patched then, by a finder in `sys.meta_path`.
     """
 
-    def __init__(self, look: Look, guard: Guard | None = None) -> None:
-        self._look = look
-        self._guard = guard or _look_at_nothing
+    def __init__(self) -> None:
         self._undo: list[Callable[[], None]] = []
         self._waiting: dict[str, Callable[[ModuleType], None]] = {}
 
+    @abstractmethod
+    def _psycopg(self, psycopg: ModuleType) -> None:
+        """Patch this driver."""
+
+    @abstractmethod
+    def _psycopg2(self, psycopg2: ModuleType) -> None:
+        """Patch this driver."""
+
+    @abstractmethod
+    def _asyncpg(self, asyncpg: ModuleType) -> None:
+        """Patch this driver."""
+
     def install(self) -> None:
-        """Watch the drivers that are there, and wait for the others."""
-        for name, watch in (("psycopg", self._psycopg), ("psycopg2", self._psycopg2), ("asyncpg", self._asyncpg)):
+        """Patch the drivers that are there, and wait for the others."""
+        for name, patch in (("psycopg", self._psycopg), ("psycopg2", self._psycopg2), ("asyncpg", self._asyncpg)):
             if isinstance(sys.modules.get(name), ModuleType):
-                watch(importlib.import_module(name))  # which waits for a thread that is just importing it
+                patch(importlib.import_module(name))  # which waits for a thread that is just importing it
             elif name not in sys.modules:  # where None and mocks of tests stand, too
-                self._waiting[name] = watch
+                self._waiting[name] = patch
         sys.meta_path.insert(0, self)
 
     def uninstall(self) -> None:
@@ -56,24 +67,23 @@ class WatchedDrivers:
             sys.meta_path.remove(self)
         while self._undo:
             self._undo.pop()()
-        self._look = self._guard = _look_at_nothing
 
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
         """Find nothing but a driver that is waited for, and that as everybody else would."""
-        watch = self._waiting.pop(name, None)
-        if watch is None:
+        patch = self._waiting.pop(name, None)
+        if patch is None:
             return None
         spec = importlib.util.find_spec(name)
         if spec is None or spec.loader is None:
-            self._waiting[name] = watch  # it may be installed later
+            self._waiting[name] = patch  # it may be installed later
             return spec
         execute = spec.loader.exec_module
 
-        def execute_and_watch(module: ModuleType) -> None:
+        def execute_and_patch(module: ModuleType) -> None:
             execute(module)
-            watch(module)
+            patch(module)
 
-        spec.loader.exec_module = execute_and_watch  # type: ignore[method-assign]
+        spec.loader.exec_module = execute_and_patch  # type: ignore[method-assign]
         return spec
 
     def _replace(self, home: Any, name: str, wrap: Callable[[Any], Any]) -> None:
@@ -89,6 +99,20 @@ class WatchedDrivers:
                 setattr(home, name, was)
 
         self._undo.append(undo)
+
+
+class WatchedDrivers(PatchedDrivers):
+    """Shows `look` and `guard` the parameters of each new connection."""
+
+    def __init__(self, look: Look, guard: Guard | None = None) -> None:
+        super().__init__()
+        self._look = look
+        self._guard = guard or _look_at_nothing
+
+    def uninstall(self) -> None:
+        """No connection is shown any more, neither where a wrapper could not be taken away."""
+        super().uninstall()
+        self._look = self._guard = _look_at_nothing
 
     def _psycopg(self, psycopg: ModuleType) -> None:
         """Watch what makes parameters of a connection string and of keywords, documented as a place to change them."""

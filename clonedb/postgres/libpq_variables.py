@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ __all__ = [
     "ASYNCPG",
     "PLACE_VARIABLES",
     "SHAPING",
+    "affecting",
     "against_environment",
     "answering",
     "defaults",
@@ -64,7 +67,7 @@ def _options() -> list[ConninfoOption]:
     try:
         return pq.Conninfo.get_defaults()
     except (Error, MemoryError):
-        with unset(*_FILES):
+        with unset(_UNSET.values(_FILES)):
             return pq.Conninfo.get_defaults()
 
 
@@ -113,11 +116,57 @@ def answering(keywords: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def affecting() -> dict[str, str]:
+    """The variables that are set now, and change connections whose place is given; each with its value."""
+    names = {*_SETTINGS, *_FILES, *(option.envvar.decode() for option in _options() if option.envvar)}
+    return _UNSET.values(sorted(names - {*PLACE_VARIABLES, "PGAPPNAME", "PGPASSFILE"}))
+
+
+class _Unset:
+    """The variables that are unset at the moment: those of the process's one environment, for all of its threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values: dict[str, str] = {}
+        self._contexts: Counter[str] = Counter()
+
+    def values(self, names: Iterable[str]) -> dict[str, str]:
+        """Those of some variables that are set, or were before they were unset."""
+        with self._lock:
+            found = {name: os.environ.get(name, self._values.get(name)) for name in names}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def enter(self, variables: Mapping[str, str]) -> list[str]:
+        """Unset those that have these values: the names, for `leave`."""
+        names = [name for name, value in self.values(variables).items() if value == variables[name]]
+        with self._lock:
+            for name in names:
+                self._contexts[name] += 1
+                if name in os.environ:
+                    self._values[name] = os.environ.pop(name)
+        return names
+
+    def leave(self, names: Iterable[str]) -> None:
+        """Set those again that no other thread needs unset, and that nobody has set meanwhile."""
+        with self._lock:
+            for name in names:
+                self._contexts[name] -= 1
+                if not self._contexts[name]:
+                    os.environ.setdefault(name, self._values.pop(name))
+
+
+_UNSET = _Unset()
+
+
 @contextlib.contextmanager
-def unset(*names: str) -> Iterator[None]:
-    """Some variables are not set in this context: those that no parameter takes back (all of those, without names)."""
-    found = {name: os.environ.pop(name) for name in names or (*_FILES, *_SETTINGS) if name in os.environ}
+def unset(variables: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Variables are not set in this context: those that have the given values, or else that no parameter takes back.
+
+    Threads may do this at the same time: the last one that leaves sets them again.
+    """
+    wanted = _UNSET.values((*_FILES, *_SETTINGS)) if variables is None else variables
+    names = _UNSET.enter(wanted)
     try:
         yield
     finally:
-        os.environ.update(found)
+        _UNSET.leave(names)

@@ -13,6 +13,7 @@ from clonedb.originals import getpid
 from clonedb.postgres import locks, sql
 from clonedb.postgres.access import Access, embedded_access, external_access
 from clonedb.postgres.connector import Connector
+from clonedb.postgres.embedded_connections import EmbeddedConnections
 from clonedb.postgres.local_leases import LocalLeases
 from clonedb.postgres.message import is_alive
 from clonedb.postgres.proxies import is_proxied, require_sessions
@@ -58,6 +59,7 @@ class Server:
         self._connector = Connector(
             access.own, config, access.about, self.say, ending=None if lease is None else lease.ending
         )
+        self._drivers = None if lease is None else EmbeddedConnections(lease.port, access.answers)
         self._maintenance: Connection[Any] | None = None
         self._pid = getpid()
         self._owner: str | None = None
@@ -72,6 +74,8 @@ class Server:
         except BaseException:
             self.close()
             raise
+        if self._drivers is not None:
+            self._drivers.install()
 
     @property
     def embedded(self) -> bool:
@@ -276,6 +280,8 @@ class Server:
             self._owner = None
             self._used.clear()
             self._local.close()
+            if self._drivers is not None:
+                self._drivers.uninstall()
             if self.lease is not None:
                 self.lease.close()
 

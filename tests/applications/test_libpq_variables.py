@@ -53,6 +53,12 @@ def test_drivers(clonedb_dsn, clonedb_url):
         cursor.execute(QUERY)
         assert cursor.fetchone() == EXPECTED
     connection.close()
+    async def by_asyncpg():
+        connection = await asyncpg.connect(clonedb_dsn)
+        found = await connection.fetchrow(QUERY)
+        await connection.close()
+        return tuple(found)
+    assert asyncio.run(by_asyncpg()) == EXPECTED
     engine = sa.create_engine(clonedb_url)
     with engine.connect() as connection:
         assert tuple(connection.execute(sa.text(QUERY)).one()) == EXPECTED
@@ -105,7 +111,7 @@ def zones(project: Project) -> Project:
 def test_the_shells_variables_do_not_matter(zones: Project) -> None:
     """clonedb's sessions, migrations and what tests are handed lead to the embedded server, and do what they do there."""
     zones.write("test_it.py", TESTS)
-    zones.pytest(**HOSTILE).demand()
+    zones.pytest(**{**HOSTILE, **UNSEEN_BY_DRIVERS}).demand()
     assert (
         "2"
         in zones.clonedb("psql", "--", "-Atc", "select count(*) from item", **{**HOSTILE, **UNSEEN_BY_DRIVERS})
@@ -129,7 +135,7 @@ def test_routed_engines_do_not_mind(zones: Project) -> None:
     """An engine that is led to the clone is led past the variables, too."""
     zones.settings(route=["SHOP_URL"])
     zones.write("test_it.py", ROUTED)
-    mild = {name: HOSTILE[name] for name in ("PGSSLMODE", "PGHOSTADDR", "PGTARGETSESSIONATTRS")}
+    mild = {name: HOSTILE[name] for name in ("PGSSLMODE", "PGHOSTADDR", "PGTARGETSESSIONATTRS")} | UNSEEN_BY_DRIVERS
     zones.pytest(SHOP_URL="postgresql+asyncpg://me@localhost/shop", **mild).demand()
 
 
