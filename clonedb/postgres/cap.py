@@ -20,17 +20,30 @@ _HEEDED = 2.0  # seconds for which a call for room is heeded
 _CALLS = 0.5  # seconds between two calls
 _QUEUE, _WAITING = 2**31 - 1, 2**31 - 2  # beside the slots, which are numbered from 0
 
-_TAKE = """
-    select n from generate_series(0, %s::int - 1) n
-    where case when n = any(%s::int[]) then false else pg_try_advisory_lock(%s::int, n) end limit 1
+# The locks of one prefix that sessions have whose maintenance database is another one, each with its number.
+_ELSEWHERE = """
+    (select objid::bigint as number from pg_locks
+     where locktype = 'advisory' and objsubid = 2 and granted and classid::bigint = %(group)s
+           and database <> (select oid from pg_database where datname = current_database())) elsewhere
 """
+
+# The second look is taken with the lock held: of two sessions that take a slot at once, one at least sees the other.
+_TAKE = f"""
+    select n from generate_series(0, %(limit)s::int - 1) n
+    where case when n = any(%(mine)s::int[]) or n = any(array(select number from {_ELSEWHERE})) then false
+               when not pg_try_advisory_lock(%(group)s::int, n) then false
+               when exists (select from {_ELSEWHERE} where number = n) then not pg_advisory_unlock(%(group)s::int, n)
+               else true end
+    limit 1
+"""  # noqa: S608 - ours
+
+_CALLED = f"select exists (select from {_ELSEWHERE} where number = %(queue)s)"  # noqa: S608 - ours
 
 # Whether the sessions that have slots all wait for another one, and this session is the one of them that is told.
 _STUCK = """
     with ours as (
         select pid, objid::bigint as number from pg_locks
-        where locktype = 'advisory' and objsubid = 2 and granted and classid::bigint = %(group)s
-              and database = (select oid from pg_database where datname = current_database())),
+        where locktype = 'advisory' and objsubid = 2 and granted and classid::bigint = %(group)s),
     holders as (select pid from ours where number < %(limit)s)
     select (select min(pid) from holders) = pg_backend_pid()
            and not exists (select from holders where pid not in (select pid from ours where number = %(waiting)s))
@@ -50,10 +63,13 @@ class Cap:
     """The slots of this process on one server, and its waiting for one when all are taken.
 
     A slot is an advisory lock of the process's own session with the maintenance database, so that the server gives it
-    back when its owner dies, by whatever death; to take one costs a round trip (0.1 ms). Who finds none calls for room
-    by NOTIFY, which the others hear with the answer to whatever they ask next, at no cost: they give up what they have
-    made ahead or keep for later, and stand in line for their next one. One of those who wait looks for a slot at a
+    back when its owner dies, by whatever death; to take one costs a round trip. A process that finds no free slot sends
+    NOTIFY. The other processes receive it with the reply to their next query, at no cost: they drop what they have made
+    ahead or keep for later, and wait in line for their next one. Of the waiting processes one looks for a slot at a
     time.
+
+    PostgreSQL scopes both, locks and NOTIFY, to the maintenance database. Processes that set another one count all the
+    same: their locks are looked up in pg_locks, and the one of those who wait stands for their NOTIFY.
     """
 
     def __init__(self, server: Server, say: Callable[[str], None] = lambda _message: None) -> None:
@@ -131,16 +147,19 @@ class Cap:
         return connection
 
     def _ask(self, connection: Connection[Any]) -> None:
-        """The next answer of the server brings what was said."""
-        self._attend(connection).execute("select")
+        """The next answer of the server brings what was notified here; who waits elsewhere is looked up."""
+        values = {"group": self._group, "queue": _QUEUE}
+        row = self._attend(connection).execute(_CALLED, values).fetchone()
+        if row and row[0]:
+            self._heard = monotonic()
 
     def _hear(self, notify: Notify) -> None:
         if notify.channel == self._channel and notify.pid != self._backend:
             self._heard = monotonic()
 
     def _try(self, connection: Connection[Any]) -> int | None:
-        self._attend(connection)
-        row = connection.execute(_TAKE, [self._limit, list(self._mine), self._group]).fetchone()
+        values = {"limit": self._limit, "mine": list(self._mine), "group": self._group}
+        row = self._attend(connection).execute(_TAKE, values).fetchone()
         if row is None:
             return None
         slot = int(row[0])

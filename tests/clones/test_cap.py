@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from clonedb.clones.clone import create_empty
 from clonedb.errors import ConfigError, LockTimeoutError
 from clonedb.postgres.cap import Cap
+from clonedb.url import DatabaseURL
 from tests.clones.conftest import Open, eventually, pool_of
 from tests.projects import databases
 
@@ -90,9 +93,8 @@ def test_those_who_wait_are_heard(opened: Open) -> None:
     assert served == [slot]
 
 
-def test_all_who_have_one_wait_for_another(opened: Open) -> None:
-    """Nobody would ever go on: one of them gets an error that says what to raise, and makes room for the other."""
-    caps = [Cap(opened(max_clones=2).server) for _ in range(2)]
+def wait_for_each_other(caps: Sequence[Cap]) -> list[str]:
+    """Let each take a slot and want another one: what they are told to do."""
     slots = [cap.try_take() for cap in caps]
     errors: list[ConfigError] = []
 
@@ -109,9 +111,65 @@ def test_all_who_have_one_wait_for_another(opened: Open) -> None:
         time.sleep(0.2)
     for thread in threads:
         thread.join(10)
-    assert [str(error).partition("; ")[2] for error in errors] == [
-        "raise max_clones above what the workers' tests hold at once"
-    ]
+    return [str(error).partition("; ")[2] for error in errors]
+
+
+def test_all_who_have_one_wait_for_another(opened: Open) -> None:
+    """Nobody would ever go on: one of them gets an error that says what to raise, and makes room for the other."""
+    caps = [Cap(opened(max_clones=2).server) for _ in range(2)]
+    assert wait_for_each_other(caps) == ["raise max_clones above what the workers' tests hold at once"]
+
+
+@pytest.fixture
+def elsewhere(empty_database_url: str) -> str:
+    """A maintenance database that is not the others'."""
+    return DatabaseURL.parse(empty_database_url).database or ""
+
+
+def test_slots_are_the_servers_in_every_maintenance_database(opened: Open, elsewhere: str) -> None:
+    """Processes that set different ones share the slots, although PostgreSQL has a lock of each database's own."""
+    one = Cap(opened(max_clones=3).server)
+    two = Cap(opened(max_clones=3, maintenance_database=elsewhere).server)
+    taken = [one.try_take(), two.try_take(), one.try_take()]
+    assert sorted(slot for slot in taken if slot is not None) == [0, 1, 2]
+    assert (one.try_take(), two.try_take()) == (None, None)
+    one.give(taken[0] or 0)
+    assert two.try_take() == taken[0]
+    assert one.try_take() is None
+
+
+def test_two_who_take_at_once_in_different_databases(opened: Open, elsewhere: str) -> None:
+    """Neither gets the slot of the other."""
+    caps = [Cap(opened(max_clones=2, maintenance_database=name).server) for name in ("postgres", elsewhere)]
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(100):
+            taken = list(threads.map(Cap.try_take, caps))
+            assert None in taken or taken[0] != taken[1]
+            for cap, slot in zip(caps, taken, strict=True):
+                if slot is not None:
+                    cap.give(slot)
+
+
+def test_those_who_wait_elsewhere_are_heard(opened: Open, elsewhere: str) -> None:
+    """A clone that was made ahead gives way to a process with another maintenance database, which no NOTIFY reaches."""
+    holder = Cap(opened(max_clones=1).server)
+    waiter = Cap(opened(max_clones=1, maintenance_database=elsewhere).server)
+    slot = holder.try_take()
+    assert slot is not None
+    assert not holder.listen()
+    served: list[int] = []
+    thread = threading.Thread(target=lambda: served.append(waiter.take(nothing)))
+    thread.start()
+    eventually(holder.listen)
+    holder.give(slot)
+    thread.join(10)
+    assert served == [slot]
+
+
+def test_all_wait_for_another_in_different_databases(opened: Open, elsewhere: str) -> None:
+    """One of them gets the error, and the other its clone."""
+    caps = [Cap(opened(max_clones=2, maintenance_database=name).server) for name in ("postgres", elsewhere)]
+    assert wait_for_each_other(caps) == ["raise max_clones above what the workers' tests hold at once"]
 
 
 def test_what_was_made_ahead_gives_way(opened: Open, admin_dsn: str, prefix: str) -> None:
