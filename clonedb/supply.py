@@ -119,7 +119,8 @@ class Supply:
         """A database under an isolation mode, for as long as the context lasts.
 
         What the context left open is ended, and told of by a LeakedConnectionWarning; what it changed of the whole
-        server by a ServerChangedWarning. An error of the context is never hidden by one of giving the database back.
+        server by a ServerChangedWarning. ServerError says that its sessions were ended for lack of memory. An error of
+        the context is never hidden by one of giving the database back.
         Threads may do this at the same time; they acquire and release in turns.
         """
         with self._lock:
@@ -133,6 +134,7 @@ class Supply:
             raise
         for warning in self._take_back(mode, lent):
             warnings.warn(warning, stacklevel=3)  # the caller's `with`, past contextlib
+        self.server.growth.require_not_stopped(clone.name)
 
     def _begin(self, database: str) -> Loan:
         return self.run.loans.begin(_HOLDER, database)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from clonedb.clones.copy_strategy import choose, share_blocks
 from clonedb.clones.endpoint import Endpoint
+from clonedb.embedded.memory import EMPTY
 from clonedb.errors import ServerError, TemplateInUseError
 from clonedb.names import clone_name
 from clonedb.originals import monotonic, sleep
 from clonedb.postgres import client_sessions, sql
 from clonedb.postgres.background import MaintenanceSession
-from clonedb.postgres.room import EMPTY, room_for
+from clonedb.postgres.room import room_for
 from clonedb.postgres.server import Server
 from clonedb.postgres.unlogged import require_filled
 from clonedb.sessions.kept import LastingConnections

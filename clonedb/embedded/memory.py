@@ -12,12 +12,28 @@ from clonedb.errors import ServerError
 from clonedb.private_files import PrivateDirectory
 from clonedb.settings.config import Config
 
-__all__ = ["SHARE", "Memory", "about", "memory_at", "memory_base", "refused_base", "require_room", "settings_in_memory"]
+__all__ = [
+    "EMPTY",
+    "SHARE",
+    "Memory",
+    "about",
+    "is_nearly_full",
+    "memory_at",
+    "memory_base",
+    "refused_base",
+    "require_room",
+    "settings_in_memory",
+]
 
 SHARE = 0.5
-"""Of the machine's memory, or of the container's when that is smaller: more is never taken by files in memory."""
+"""Of the machine's memory, or of the container's when that is smaller: more is never taken by new databases."""
+
+EMPTY = 8 * 1024**2
+"""Bytes of a database that nothing is in: 7.3 to 7.9 MB, from PostgreSQL 15 to 18."""
 
 _RESERVE = 8  # the part of that, as a divisor, which no clone may take: WAL and what tests write need some
+_LAST = 16  # the part of that, as a divisor, which is left when what tests write is stopped; of a small one a quarter
+_LAST_OF_SMALL, _MOST_LAST_OF_SMALL = 4, 128 * 1024**2  # or so many bytes: what a few backends write in a second
 _SHM = Path("/dev/shm")  # noqa: S108 - a directory of our own in it, private and owner-checked
 _FREE = 2 * 1024**3  # bytes that must be left of the share: Docker gives a container's /dev/shm 64 MB
 _AVAILABLE = 4 * 1024**3  # bytes of memory that the machine must have to spare
@@ -90,6 +106,15 @@ def memory_at(directory: Path, *, root: Path = Path("/")) -> Memory | None:
     of_memory = int(min(_total(root), *_limits(root)) * SHARE)
     size = there.f_blocks * there.f_frsize or of_memory  # ramfs and a tmpfs without a limit have no size
     return Memory(min(of_memory, size), (there.f_blocks - there.f_bfree) * there.f_frsize)
+
+
+def is_nearly_full(memory: Memory, *, root: Path = Path("/")) -> bool:
+    """Whether what is written next may exceed the limit, or the memory that the machine or container has to spare.
+
+    A process is killed there, or PostgreSQL, which cannot write its WAL, ends all sessions.
+    """
+    last = max(memory.limit // _LAST, min(memory.limit // _LAST_OF_SMALL, _MOST_LAST_OF_SMALL))
+    return memory.used > memory.limit - last or min(_spare(root)) < last
 
 
 def about(directory: Path) -> str:

@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
     from clonedb.postgres.server import Server
 
-__all__ = ["EMPTY", "room_for"]
-
-
-EMPTY = 8 * 1024**2
-"""Bytes of a database that nothing is in: 7.3 to 7.9 MB, from PostgreSQL 15 to 18."""
+__all__ = ["room_for"]
 
 _AT_ONCE = 64  # databases that others may be making at the same moment; with less room they are made one by one
 _PATIENCE = 1.0  # seconds in which this process's own used clones are dropped behind its tests

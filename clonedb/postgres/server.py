@@ -14,6 +14,7 @@ from clonedb.postgres import locks, sql
 from clonedb.postgres.access import Access, embedded_access, external_access
 from clonedb.postgres.connector import Connector
 from clonedb.postgres.embedded_connections import EmbeddedConnections
+from clonedb.postgres.growth import Growth
 from clonedb.postgres.local_leases import LocalLeases
 from clonedb.postgres.message import is_alive
 from clonedb.postgres.proxies import is_proxied, require_sessions
@@ -38,7 +39,8 @@ class Server:
     `public` is the URL that is handed out, without a database; `info` what the server said of itself; `owner` the name
     under which this process owns databases: nobody collects them as long as the session that holds its lock lives, or,
     on this machine, the process itself. `proxied` says whether a proxy is in between, so that what the server says of
-    sessions is the proxy's. `say` tells whoever opened it what it waits for.
+    sessions is the proxy's. `growth` watches this process's databases, where those are in memory. `say` tells
+    whoever opened it what it waits for.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Server:
         self._connector = Connector(
             access.own, config, access.about, self.say, ending=None if lease is None else lease.ending
         )
+        self.growth = Growth(self)
         self._drivers = None if lease is None else EmbeddedConnections(lease.port, access.answers)
         self._maintenance: Connection[Any] | None = None
         self._pid = getpid()
@@ -91,6 +94,7 @@ class Server:
                 self._local.take(owner)
                 self.run(locks.try_lock, locks.owner_key(owner))
                 self._owner = owner
+                self.growth.watch()
             return self._owner
 
     def use(self, template: str) -> bool:
@@ -280,6 +284,7 @@ class Server:
             self._owner = None
             self._used.clear()
             self._local.close()
+            self.growth.close()
             if self._drivers is not None:
                 self._drivers.uninstall()
             if self.lease is not None:

@@ -128,6 +128,7 @@ def _holder(request: pytest.FixtureRequest) -> str:
 
 
 def _release(node: pytest.Item | pytest.Collector, paid: Paid, mode: Isolation, lent: Database) -> None:
+    __tracebackhide__ = True
     run = run_of(node.config)
     with paid:
         open_still = mode.release(lent.clone)
@@ -142,6 +143,7 @@ def _release(node: pytest.Item | pytest.Collector, paid: Paid, mode: Isolation, 
 
         for warning in leaked_connection_warnings(node.nodeid, lent.loan, open_still, run.loans):
             warnings.warn(warning, stacklevel=2)
+    lent.clone.server.growth.require_not_stopped(lent.name)
 
 
 def _sorted(wanted: Request, isolation: str, test: str) -> tuple[tuple[str, ...], list[Callable[..., Any]]]:

@@ -8,11 +8,12 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from clonedb.embedded.memory import EMPTY
 from clonedb.errors import BuildError, ConfigError
 from clonedb.names import unfinished_name
 from clonedb.originals import getpid
 from clonedb.postgres import properties, sql
-from clonedb.postgres.room import EMPTY, room_for
+from clonedb.postgres.room import room_for
 from clonedb.postgres.server import Server
 from clonedb.postgres.unlogged import filled
 from clonedb.templates.metadata import Metadata, TemplateRecord
