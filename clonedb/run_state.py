@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
+
+from clonedb.originals import sleep
 
 if TYPE_CHECKING:
     from clonedb.clones.clone import Clone
@@ -12,7 +17,7 @@ if TYPE_CHECKING:
     from clonedb.postgres.server import Server
     from clonedb.sessions.loans import Loans
 
-__all__ = ["RunState", "Statistics"]
+__all__ = ["RunState", "Statistics", "Turns"]
 
 
 class Statistics:
@@ -55,12 +60,76 @@ class _HasSpares(Protocol):
         """Drop what no test has."""
 
 
+class Turns:
+    """The threads of a process that acquire and release databases in turns, whatever an isolation mode does meanwhile.
+
+    A thread that waits for room in the middle of acquiring lets others release: it waits for what they have. It does
+    not let them acquire, as it has begun to change the mode's state.
+    """
+
+    def __init__(self) -> None:
+        self._line = Lock()
+        self._lock = Lock()
+        self._holder: int | None = None
+        self._databases: Counter[int] = Counter()
+        self._acquiring: set[int] = set()
+
+    @contextlib.contextmanager
+    def acquiring(self) -> Iterator[int]:
+        """The calling thread acquires a database: its number, for `releasing`, which follows unless this fails."""
+        thread = get_ident()
+        self._acquiring.add(thread)
+        try:
+            with self._line, self._turn():
+                yield thread
+            self._databases[thread] += 1
+        finally:
+            self._acquiring.discard(thread)
+
+    @contextlib.contextmanager
+    def releasing(self, thread: int) -> Iterator[None]:
+        """A database is released that a thread has acquired."""
+        try:
+            with self._turn():
+                yield
+        finally:
+            self._databases[thread] -= 1
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._lock:
+            self._holder = get_ident()
+            try:
+                yield
+            finally:
+                self._holder = None
+
+    def pause(self, seconds: float) -> bool:
+        """Sleep, and let others release meanwhile if it is this thread's turn: whether it is."""
+        if self._holder != get_ident():
+            sleep(seconds)
+            return False
+        self._holder = None
+        self._lock.release()
+        try:
+            sleep(seconds)
+        finally:
+            self._lock.acquire()
+            self._holder = get_ident()
+        return True
+
+    def others_work(self) -> bool:
+        """Whether a thread has a database, and does not acquire another one at the moment."""
+        return any(count and thread not in self._acquiring for thread, count in [*self._databases.items()])
+
+
 class RunState:
     """What the supplies of one process share.
 
-    `say` is told whatever a waiting process tells a person. `expected` is how many tests of this process may ask for a
-    database, None if that is not known; `is_single` whether it runs one test only. `server_changes` says what the tests
-    that ended changed of the whole server, and is emptied by the caller that tells of it.
+    `turns` are those of its threads. `say` is told whatever a waiting process tells a person. `expected` is how many
+    tests of this process may ask for a database, None if that is not known; `is_single` whether it runs one test only.
+    `server_changes` says what the tests that ended changed of the whole server, and is emptied by the caller that tells
+    of it.
     """
 
     def __init__(
@@ -72,6 +141,7 @@ class RunState:
     ) -> None:
         self.expected = expected
         self.is_single = is_single
+        self.turns: Turns = Turns()
         self.statistics: Statistics = Statistics()
         self.server_changes: list[str] = []
         self.supplies: list[_HasSpares] = []
@@ -93,8 +163,13 @@ class RunState:
         if server not in self._caps:
             from clonedb.postgres.cap import Cap
 
-            self._caps[server] = Cap(server, self._say)
+            self._caps[server] = Cap(server, self._say, pause=self._pause, others_work=self.turns.others_work)
         return self._caps[server]
+
+    def _pause(self, seconds: float) -> None:
+        """Wait for room; what another thread released meanwhile, for the next test, makes room."""
+        if self.turns.pause(seconds):
+            self.release_spares()
 
     def other(self, server: Server, make: Callable[[], Clone]) -> Clone:
         """A database that is no clone of a template but takes as much room as one, which is waited for.

@@ -50,7 +50,6 @@ class Supply:
         self._pool = Pool(server, template, self.run.cap(server), self.run.expected)
         self._modes: dict[str, Isolation] = {}
         self._drops: list[_Drop] = []
-        self._lock = threading.RLock()
         self.run.supplies.append(self)
         built = template.metadata.seconds if template.built else None
         self.run.statistics.templates[template.name] = server.about, built
@@ -121,25 +120,26 @@ class Supply:
         What the context left open is ended, and told of by a LeakedConnectionWarning; what it changed of the whole
         server by a ServerChangedWarning. ServerError says that its sessions were ended for lack of memory. An error of
         the context is never hidden by one of giving the database back.
-        Threads may do this at the same time; they acquire and release in turns.
+        Threads may do this at the same time; they acquire and release in turns, and while one waits for room the others
+        release.
         """
-        with self._lock:
+        with self.run.turns.acquiring() as thread:
             mode = self.isolation(name)
             lent = mode.lend(self._begin)
         try:
             yield lent
         except BaseException:
             with contextlib.suppress(Exception):
-                self._take_back(mode, lent)
+                self._take_back(mode, lent, thread)
             raise
-        for warning in self._take_back(mode, lent):
+        for warning in self._take_back(mode, lent, thread):
             warnings.warn(warning, stacklevel=3)  # the caller's `with`, past contextlib
-        self.server.growth.require_not_stopped(clone.name)
+        self.server.growth.require_not_stopped(lent.name)
 
     def _begin(self, database: str) -> Loan:
         return self.run.loans.begin(_HOLDER, database)
 
-    def _take_back(self, mode: Isolation, lent: Database) -> list[Warning]:
+    def _take_back(self, mode: Isolation, lent: Database, thread: int) -> list[Warning]:
         """Release a database; what there is to warn of."""
         from clonedb.sessions.leaks import ServerChangedWarning, held, leaked_connection_warnings
 
@@ -150,7 +150,7 @@ class Supply:
             if lent.loan is not None:
                 lent.loan.end()
         finally:
-            with self._lock:
+            with self.run.turns.releasing(thread):
                 left_open = mode.release(lent.clone)
                 changes = self.run.server_changes
                 told += [ServerChangedWarning(f"{_HOLDER} {changes.pop(0)}") for _ in list(changes)]

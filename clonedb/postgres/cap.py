@@ -70,11 +70,22 @@ class Cap:
 
     PostgreSQL scopes both, locks and NOTIFY, to the maintenance database. Processes that set another one count all the
     same: their locks are looked up in pg_locks, and the one of those who wait stands for their NOTIFY.
+
+    `pause` waits for some seconds; `others_work` says whether another thread of this process has a clone and goes on.
     """
 
-    def __init__(self, server: Server, say: Callable[[str], None] = lambda _message: None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        say: Callable[[str], None] = lambda _message: None,
+        *,
+        pause: Callable[[float], object] = sleep,
+        others_work: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._server = server
         self._say = say
+        self._pause = pause
+        self._others_work = others_work
         self._limit = server.config.max_clones
         digest = hashlib.sha256(f"clonedb clones {server.config.prefix}".encode()).digest()
         self._group = int.from_bytes(digest[:4], "big") >> 1  # the first half of a key of two halves
@@ -83,6 +94,7 @@ class Cap:
         self._backend: int | None = None
         self._mine: set[int] = set()
         self._heard = float("-inf")
+        self._says_so = False  # that this session waits
 
     @property
     def called(self) -> bool:
@@ -186,32 +198,36 @@ class Cap:
                     )
                 if now - start >= said + 1.0:
                     said += 1
-                    self._require_that_somebody_works(say_so=said == 1)
+                    self._require_that_somebody_works()
                     self._say(
                         f"waiting for room for a clone: {self._full()}"
                         f" ({now - start:.0f} s; lock_timeout = {config.lock_timeout:g} s)"
                     )
-                sleep(pause)
+                self._pause(pause)
                 pause = min(pause * 1.3, 0.02 if first else 0.1)
         finally:
             with contextlib.suppress(Exception):  # of a session that is gone nothing is left to be released
-                self._server.run(self._leave, first=first, said_so=said > 0)
+                self._server.run(self._leave, first=first)
 
     def _full(self) -> str:
         source = self._server.config.source("max_clones")
         return f"{self._limit} {'is' if self._limit == 1 else 'are'} in use, which is max_clones ({source})"
 
-    def _require_that_somebody_works(self, *, say_so: bool) -> None:
+    def _require_that_somebody_works(self) -> None:
         """Raises ConfigError when nobody who has a clone goes on without one more.
 
-        That a session waits is said by a lock, which it shares from its first second of waiting on.
+        That a session waits is said by a lock, which it shares from its first second of waiting on, while no other
+        thread of its process works.
         """
 
         def look(connection: Connection[Any]) -> bool:
-            if say_so:
-                self._lock(connection, _WAITING, shared=True)
+            works = self._others_work()
+            if works == self._says_so:
+                change = self._release if works else self._lock
+                change(connection, _WAITING, shared=True)
+                self._says_so = not works
             values = {"group": self._group, "limit": self._limit, "waiting": _WAITING}
-            row = connection.execute(_STUCK, values).fetchone()
+            row = None if works else connection.execute(_STUCK, values).fetchone()
             return bool(row and row[0])
 
         if self._server.run(look):
@@ -220,8 +236,9 @@ class Cap:
                 " for another; raise max_clones above what the workers' tests hold at once"
             )
 
-    def _leave(self, connection: Connection[Any], *, first: bool, said_so: bool) -> None:
-        if said_so:
+    def _leave(self, connection: Connection[Any], *, first: bool) -> None:
+        if self._says_so:
+            self._says_so = False
             self._release(connection, _WAITING, shared=True)
         if first:
             self._release(connection, _QUEUE)

@@ -35,6 +35,7 @@ class Growth:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
         self._stopped: dict[str, str] = {}
 
     def watch(self) -> None:
@@ -44,11 +45,14 @@ class Growth:
         if directory is not None and memory_at(directory) is not None:
             self._stop = threading.Event()
             arguments = self._stop, directory
-            threading.Thread(target=self._work, args=arguments, name="clonedb-growth", daemon=True).start()
+            self._thread = threading.Thread(target=self._work, args=arguments, name="clonedb-growth", daemon=True)
+            self._thread.start()
 
     def close(self) -> None:
-        """Look no more."""
+        """Look no more; the thread ends, within a second if it is just ending sessions."""
         self._stop.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(1.0)
 
     def require_not_stopped(self, name: str) -> None:
         """Raises ServerError, once, when the sessions of a database were ended."""

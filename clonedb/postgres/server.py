@@ -277,6 +277,7 @@ class Server:
 
     def close(self) -> None:
         """Give up the leases: the session first, so that nothing of ours is left when the embedded server stops."""
+        self.growth.close()
         with self._lock:
             if self._maintenance is not None and self._pid == getpid():
                 self._maintenance.close()
@@ -284,7 +285,6 @@ class Server:
             self._owner = None
             self._used.clear()
             self._local.close()
-            self.growth.close()
             if self._drivers is not None:
                 self._drivers.uninstall()
             if self.lease is not None:

@@ -12,6 +12,7 @@ import pytest
 
 import clonedb
 from clonedb.clones.clone import Clone
+from clonedb.clones.database import Database
 from clonedb.embedded import leases
 from clonedb.embedded.memory import Memory, is_nearly_full
 from clonedb.errors import ServerError
@@ -70,7 +71,7 @@ def test_a_test_that_writes_too_much(items: Project, small: Path) -> None:
     assert "files in memory take" in found.err
 
 
-def write_until_refused(clone: Clone) -> None:
+def write_until_refused(clone: Clone | Database) -> None:
     """Write rows until the server ends the session, which it has to do."""
     deadline = time.monotonic() + 60
     with contextlib.suppress(psycopg.OperationalError), clone.connect(autocommit=True) as connection:
