@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,13 +15,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
+import clonedb.migrate.interpreter
 from clonedb.embedded import binaries, leases
 from clonedb.postgres.server import Server, open_server
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
 from tests import campaigns
 from tests.mounts import tmpfs
-from tests.projects import Project, clean_environment, lean_pytest
+from tests.prefork import install
+from tests.projects import Project, clean_environment, lean_pytest, prefork
 
 _RUN = "RUN_OF_CLONEDBS_TESTS"  # the variable in which xdist's workers inherit the run's name
 
@@ -64,6 +67,19 @@ def _state_dir() -> Path:
     memory = Path("/dev/shm")  # a clone costs a third of what it costs on a disk
     base = memory if memory.is_dir() and os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
     return base / f"clonedb-tests-{os.environ[_RUN][:12]}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked_interpreters() -> None:
+    """Interpreters that migrate are forks of one that has Alembic imported."""
+    environment = {**dict(clean_environment()), "PYTEST_ADDOPTS": lean_pytest()}
+    install(lambda: prefork(environment).client)
+
+
+@pytest.fixture
+def started_interpreters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interpreters that migrate are started, as users' are: for tests of the start itself."""
+    monkeypatch.setattr(clonedb.migrate.interpreter, "subprocess", subprocess)
 
 
 @pytest.fixture(scope="session")

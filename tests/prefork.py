@@ -1,17 +1,16 @@
-"""A process that has imported what pytest and clonedb import, and forks for each program that a test runs.
+"""Programs that are forked from a process that has their imports done, instead of started.
 
 Importing them takes a program half a second of the processor, its own work often a tenth of that. What is forked is a
-process of its own, with its own environment, directory, output, exit code and end, as one that was started: it only
+process of its own, with its own environment, directory, streams, exit code and end, as one that was started: it only
 finds its imports done. Programs about importing, signals and the interpreter's own variables are started instead.
 
-This file is run, not imported, by the interpreter that forks; `Prefork` is the other side, in the tests' process.
+`tests/prefork_server.py` is the process that forks. This module is the other side of its socket. It is imported by the
+tests, and by the servers, whose programs start the interpreters that migrate and pytest-xdist's workers with it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
-import io
 import json
 import os
 import select
@@ -21,154 +20,235 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Mapping
-from typing import IO
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from socket import socket as Socket  # noqa: N812 - pytest-socket puts another class in its place
+from types import SimpleNamespace
+from typing import IO, Any
 
-_FOR_THE_INTERPRETER = ("PYTHON", "LC_", "LANG", "LD_", "TZ", "COVERAGE_", "COV_CORE_")  # read when it starts
-_LENGTH = struct.Struct("!I")
+PROGRAMS, MIGRATIONS = "programs", "migrations"
+LENGTH = struct.Struct("!I")
+
+_SERVER = Path(__file__).with_name("prefork_server.py")
+_FOR_IMPORTS = ("PYTHON", "LC_", "LANG", "LD_", "TZ", "COVERAGE_", "COV_CORE_", "PSYCOPG_", "SQLALCHEMY_")
+_FOR_ITSELF = ("PYTHONDONTWRITEBYTECODE", "PYTHONFAULTHANDLER")  # what is forked follows these itself
+_FLAGS = {PROGRAMS: [], MIGRATIONS: ["-P"]}  # those of what is forked
+_GRACE = 5.0  # seconds that a migrating interpreter has to write what coverage saw
+
+
+class Forked:
+    """A process that a server forked, with the methods of `subprocess.Popen` that are used of it."""
+
+    def __init__(self, connection: Socket, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self.stdin: IO[bytes] | None = None
+        self.stdout: IO[bytes] | None = None
+        self._connection = connection
+        self._pidfd = pidfd
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self.send_signal(signal.SIGKILL)
+
+    def poll(self) -> int | None:
+        """The exit code, if the process has ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, as `Popen` gives it. Raises `subprocess.TimeoutExpired`."""
+        if self.returncode is None:
+            poll = select.poll()
+            poll.register(self._connection, select.POLLIN)
+            if not poll.poll(None if timeout is None else timeout * 1000):
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+            answer = received(self._connection, LENGTH.size)
+            self._connection.close()
+            os.close(self._pidfd)
+            # without an answer, the server has ended before its child
+            self.returncode = os.waitstatus_to_exitcode(*LENGTH.unpack(answer)) if answer else -signal.SIGKILL
+        return self.returncode
+
+
+class Measured(Forked):
+    """A migrating interpreter under coverage, which SIGTERM tells to write what it saw."""
+
+    def kill(self) -> None:
+        """End the process when it has written its data."""
+        self.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(_GRACE)
+        self.send_signal(signal.SIGKILL)
 
 
 class Prefork:
-    """The tests' side: it runs `python -m MODULE ARGUMENTS`."""
+    """The servers of one process of the tests: one for pytest and clonedb, one for the interpreters that migrate."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        """Start the interpreter, with the variables that an interpreter reads from this environment."""
-        self._fixed = _for_the_interpreter(environment)
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._socket, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())],
-                # without the first test's own names, by which other tests look for processes that were left behind
-                env={name: value for name, value in environment.items() if not name.startswith("CLONEDB_")},
+        """Start the servers, with the variables that an interpreter and its imports read from this environment."""
+        self._directory = tempfile.mkdtemp(prefix="prefork-")
+        self._alive, theirs = os.pipe()[::-1]
+        # without the first test's own names, by which other tests look for processes that were left behind
+        kept = {name: value for name, value in environment.items() if not name.startswith("CLONEDB_")}
+        self._servers = [self._started(kind, theirs, kept) for kind in (PROGRAMS, MIGRATIONS)]
+        os.close(theirs)
+        self.client = Client(self._directory, for_imports(environment), os.getuid())
+
+    def _started(self, kind: str, alive: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        with Socket(socket.AF_UNIX) as listener:
+            listener.bind(f"{self._directory}/{kind}")
+            listener.listen(64)  # what is asked before its imports are done waits for them
+            return subprocess.Popen(
+                [sys.executable, *_FLAGS[kind], str(_SERVER), kind, str(listener.fileno()), str(alive)],
+                env=environment,
                 stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[listener.fileno(), alive],
             )
 
+    def close(self) -> None:
+        """End the servers."""
+        os.close(self._alive)
+        for server in self._servers:
+            server.wait()
+
+
+class Client:
+    """Asks the servers for processes; None for what they cannot run as an interpreter of its own would."""
+
+    def __init__(self, directory: str, variables: Mapping[str, str], user: int) -> None:
+        self.directory = directory
+        self.variables = dict(variables)
+        self.user = user
+
+    def fork(
+        self,
+        kind: str,
+        program: Sequence[str],
+        environment: Mapping[str, str],
+        descriptors: Mapping[int, int],
+        *,
+        cwd: str | None = None,
+    ) -> Forked | None:
+        """A process that runs a program: ("-m", MODULE, ...), (FILE, ...) or ("-c", CODE).
+
+        `descriptors` are ours by the numbers that they are to have in it.
+        """
+        if for_imports(environment) != self.variables or os.getuid() != self.user:
+            return None
+        umask = os.umask(0o077)
+        os.umask(umask)
+        connection = Socket(socket.AF_UNIX)
+        try:
+            connection.connect(f"{self.directory}/{kind}")
+            request = json.dumps(
+                {
+                    "program": list(program),
+                    "environment": dict(environment),
+                    "cwd": cwd or os.getcwd(),  # noqa: PTH109 - a test may have replaced Path
+                    "umask": umask,
+                    "descriptors": list(descriptors),
+                    "client": [self.directory, self.variables, self.user],
+                }
+            ).encode()
+            socket.send_fds(connection, [LENGTH.pack(len(request))], list(descriptors.values()))
+            connection.sendall(request)
+            head, (pidfd,), _, _ = socket.recv_fds(connection, LENGTH.size, 1)
+        except BaseException:
+            connection.close()
+            raise
+        measured = kind == MIGRATIONS and "COVERAGE_PROCESS_START" in self.variables
+        (pid,) = LENGTH.unpack(head)
+        return Measured(connection, pid, pidfd) if measured else Forked(connection, pid, pidfd)
+
     def run(
-        self, module: str, arguments: tuple[str, ...], *, cwd: str, environment: Mapping[str, str], timeout: float
+        self, program: Sequence[str], *, cwd: str, environment: Mapping[str, str], timeout: float
     ) -> tuple[int, str, str] | None:
-        """The exit code and both streams; None for what it cannot run as an interpreter of its own would.
+        """The exit code and both streams of `python PROGRAM`.
 
         Raises TimeoutError with what was printed, after the program was told to say where it hangs.
         """
-        if _for_the_interpreter(environment) != self._fixed or os.getpid() != self._pid:
-            return None
-        if not self._lock.acquire(blocking=False):
-            return None
-        try:
-            with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-                request = json.dumps([module, arguments, cwd, dict(environment)]).encode()
-                socket.send_fds(self._socket, [_LENGTH.pack(len(request))], [out.fileno(), err.fileno()])
-                self._socket.sendall(request)
-                (pid,) = _LENGTH.unpack(_received(self._socket, _LENGTH.size))
-                ended = bool(select.select([self._socket], [], [], timeout)[0])
-                if not ended:
-                    os.kill(pid, signal.SIGABRT)
-                (status,) = _LENGTH.unpack(_received(self._socket, _LENGTH.size))
-                found = (os.waitstatus_to_exitcode(status), _text(out), _text(err))
-            if not ended:
-                raise TimeoutError(f"{found[1]}\n{found[2]}")
-            return found
-        finally:
-            self._lock.release()
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            streams = {1: out.fileno(), 2: err.fileno()}
+            process = self.fork(PROGRAMS, program, environment, streams, cwd=cwd)
+            if process is None:
+                return None
+            try:
+                code = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGABRT)
+                process.wait()
+                raise TimeoutError(f"{_text(out)}\n{_text(err)}") from None
+            return code, _text(out), _text(err)
 
-    def close(self) -> None:
-        """End the interpreter."""
-        self._socket.close()
-        self._process.wait()
+    def interpreter(self, command: list[str], **given: Any) -> Any:
+        """What `subprocess.Popen` would start to migrate."""
+        (events,) = given["pass_fds"]
+        streams = {
+            0: given["stdin"],
+            1: given["stdout"].fileno(),
+            2: given["stdout"].fileno(),
+            int(command[-1]): events,
+        }
+        process = self.fork(MIGRATIONS, command[2:], given["env"], streams)
+        return process or subprocess.Popen(command, **given)
+
+    def worker(self, command: list[str]) -> Any:
+        """What `subprocess.Popen` would start as a worker of pytest-xdist, with pipes to its standard streams."""
+        requests, asking = os.pipe()
+        answers, writing = os.pipe()
+        process = self.fork(PROGRAMS, command[2:], os.environ, {0: requests, 1: writing, 2: 2})
+        for descriptor in (requests, writing) if process else (requests, writing, asking, answers):
+            os.close(descriptor)
+        if process is None:
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process.stdin, process.stdout = os.fdopen(asking, "wb"), os.fdopen(answers, "rb")
+        return process
 
 
-def _for_the_interpreter(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(_FOR_THE_INTERPRETER)}
+def install(client: Callable[[], Client]) -> None:
+    """Let this process fork the interpreters that it starts to migrate, and pytest-xdist's workers."""
+    from execnet import gateway_base, gateway_io
+
+    import clonedb.migrate.interpreter
+
+    class Gateway(gateway_io.Popen2IOMaster):
+        def __init__(self, command: list[str], execmodel: Any) -> None:
+            self.popen = client().worker(command)
+            gateway_base.Popen2IO.__init__(self, self.popen.stdin, self.popen.stdout, execmodel)
+
+    def popen(command: list[str], **given: Any) -> Any:
+        return client().interpreter(command, **given)
+
+    vars(gateway_io)["Popen2IOMaster"] = Gateway
+    vars(clonedb.migrate.interpreter)["subprocess"] = SimpleNamespace(Popen=popen, STDOUT=subprocess.STDOUT)
+
+
+def for_imports(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that an interpreter reads when it starts, and libraries when they are imported."""
+    return {
+        name: value for name, value in environment.items() if name.startswith(_FOR_IMPORTS) and name not in _FOR_ITSELF
+    }
+
+
+def received(connection: Socket, length: int) -> bytes:
+    """So many bytes; none if the other side has ended."""
+    found = b""
+    while len(found) < length:
+        more = connection.recv(length - len(found))
+        if not more:
+            return b""
+        found += more
+    return found
 
 
 def _text(file: IO[bytes]) -> str:
     file.seek(0)
     return file.read().decode(errors="replace")
-
-
-def _received(connection: socket.socket, length: int) -> bytes:
-    """So many bytes; fewer if the other side has ended."""
-    found = b""
-    while len(found) < length and (more := connection.recv(length - len(found))):
-        found += more
-    return found
-
-
-def _import_all() -> None:
-    """Import what the programs would, pytest's plugins by a run of pytest without tests."""
-    import pytest
-
-    with (
-        tempfile.TemporaryDirectory() as empty,
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        pytest.main(["-q", "-p", "clonedb", "-p", "no:cacheprovider", "--rootdir", empty, empty])
-    import psycopg
-    import rich.console
-    import sqlalchemy.dialects.postgresql.psycopg
-    import sqlalchemy.orm
-
-    import clonedb.api
-    import clonedb.cli
-
-    del psycopg, rich, sqlalchemy, clonedb
-
-
-def _serve(connection: socket.socket) -> tuple[str, list[str]] | None:
-    """Fork for each request and answer with the child's number, then with its end.
-
-    Returns the module and its arguments in the child, and None in the parent when the tests have ended.
-    """
-    while True:
-        head, descriptors, _, _ = socket.recv_fds(connection, _LENGTH.size, 2)
-        if len(head) < _LENGTH.size:
-            return None
-        request = _received(connection, *_LENGTH.unpack(head))
-        pid = os.fork()
-        if pid == 0:
-            connection.close()
-            for stream, descriptor in zip((1, 2), descriptors, strict=True):
-                os.dup2(descriptor, stream)
-                os.close(descriptor)
-            return _become(*json.loads(request))
-        for descriptor in descriptors:
-            os.close(descriptor)
-        connection.sendall(_LENGTH.pack(pid))
-        connection.sendall(_LENGTH.pack(os.waitpid(pid, 0)[1]))
-
-
-def _become(module: str, arguments: list[str], cwd: str, environment: dict[str, str]) -> tuple[str, list[str]]:
-    """Make this forked process what `python -m MODULE ARGUMENTS` would be."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.path[0] = cwd
-    tempfile.tempdir = None  # it was looked up for the imports, and is asked of TMPDIR anew
-    return module, arguments
-
-
-def _main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, and for what is forked
-    connection = socket.socket(fileno=int(sys.argv[1]))
-    path = list(sys.path)
-    _import_all()
-    sys.path[:] = path
-    gc.freeze()  # so that no child copies the memory of what was imported only to look through it
-    program = _serve(connection)
-    if program is not None:
-        import runpy
-
-        module, arguments = program
-        sys.argv = [module, *arguments]
-        sys.orig_argv = [sys.executable, "-m", module, *arguments]
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-
-if __name__ == "__main__":
-    _main()

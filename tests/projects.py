@@ -123,8 +123,8 @@ class Project:
         if not self.starts_anew and command[:2] == (sys.executable, "-m") and command[2] in ("pytest", "clonedb"):
             environment = {**self.environment, **more}
             try:
-                found = prefork(environment).run(
-                    command[2], command[3:], cwd=str(self.directory), environment=environment, timeout=TIMEOUT
+                found = prefork(environment).client.run(
+                    command[1:], cwd=str(self.directory), environment=environment, timeout=TIMEOUT
                 )
             except TimeoutError as error:
                 raise AssertionError(f"{command} took longer than {TIMEOUT} s\n{error}") from None
@@ -152,7 +152,7 @@ _preforked: list[Prefork] = []
 
 
 def prefork(environment: Mapping[str, str]) -> Prefork:
-    """The process that forks this worker's programs; it ends with the worker."""
+    """The processes that fork this worker's programs; they end with the worker."""
     if not _preforked:
         _preforked.append(Prefork(environment))
     return _preforked[0]

@@ -56,6 +56,7 @@ def gone(pid: int) -> bool:
     return not is_there(pid)
 
 
+@pytest.mark.usefixtures("started_interpreters")
 def test_one_interpreter_serves_several_requests(
     project: Project, migrator: Migrators, url: DatabaseURL, ask: Ask
 ) -> None:
@@ -73,6 +74,7 @@ def test_one_interpreter_serves_several_requests(
     assert not is_there(pid)
 
 
+@pytest.mark.usefixtures("started_interpreters")
 def test_it_is_as_a_child_of_the_caller(
     project: Project, migrator: Migrators, url: DatabaseURL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +95,7 @@ def test_it_is_as_a_child_of_the_caller(
     assert json.loads(report.read_text()) == expected
 
 
+@pytest.mark.usefixtures("started_interpreters")
 def test_files_and_environment_left_open_do_not_add_up(project: Project, migrator: Migrators, url: DatabaseURL) -> None:
     """A closed session gives back every descriptor it took."""
     project.revision("one", "pass")
