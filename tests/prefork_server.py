@@ -32,8 +32,29 @@ prefork = importlib.util.module_from_spec(_spec)  # not as `tests.prefork`: a pr
 _spec.loader.exec_module(prefork)
 
 
+class Imports:
+    """A plugin that imports what is imported late, while pytest rewrites its plugins' assertions."""
+
+    def pytest_configure(self) -> None:
+        """When pytest knows whose assertions are to be rewritten."""
+        import clonedb
+
+        for name in (
+            "psycopg",
+            "rich.console",
+            "sqlalchemy.dialects.postgresql.psycopg",
+            "sqlalchemy.orm",
+            "xdist.remote",
+            "xdist.workermanage",
+            "xdist.dsession",
+            *(found.name for found in pkgutil.walk_packages(clonedb.__path__, "clonedb.")),
+        ):
+            if not name.startswith(("clonedb.__main__", "clonedb.demo", "clonedb.migrate.inside")):
+                importlib.import_module(name)
+
+
 def import_programs() -> None:
-    """Import what pytest and clonedb would, pytest's plugins by a run of pytest without tests."""
+    """Import what pytest and clonedb would, by a run of pytest without tests."""
     import pytest
 
     with (
@@ -41,21 +62,7 @@ def import_programs() -> None:
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
     ):
-        pytest.main(["-q", "-p", "clonedb", "-p", "no:cacheprovider", "--rootdir", empty, empty])
-    import clonedb
-
-    for name in (
-        "psycopg",
-        "rich.console",
-        "sqlalchemy.dialects.postgresql.psycopg",
-        "sqlalchemy.orm",
-        "xdist.remote",
-        "xdist.workermanage",
-        "xdist.dsession",
-        *(found.name for found in pkgutil.walk_packages(clonedb.__path__, "clonedb.")),
-    ):
-        if not name.startswith(("clonedb.__main__", "clonedb.demo", "clonedb.migrate.inside")):
-            importlib.import_module(name)
+        pytest.main(["-q", "-p", "clonedb", "-p", "no:cacheprovider", "--rootdir", empty, empty], plugins=[Imports()])
 
 
 def import_migrations() -> None:
