@@ -81,8 +81,7 @@ def _state_dir() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def forked_interpreters() -> None:
     """Interpreters that migrate are forks of one that has Alembic imported."""
-    environment = {**dict(clean_environment()), "PYTEST_ADDOPTS": lean_pytest()}
-    install(lambda: prefork(environment).client)
+    install(lambda: prefork().client)
 
 
 @pytest.fixture

@@ -40,9 +40,16 @@ class Imports:
         import clonedb
 
         for name in (
+            "anyio._backends._asyncio",
+            "anyio.pytest_plugin",
+            "asyncpg",
+            "filelock",
             "psycopg",
+            "pytest_asyncio.plugin",
             "rich.console",
+            "sqlalchemy.dialects.postgresql.asyncpg",
             "sqlalchemy.dialects.postgresql.psycopg",
+            "sqlalchemy.ext.asyncio",
             "sqlalchemy.orm",
             "xdist.remote",
             "xdist.workermanage",

@@ -123,7 +123,7 @@ class Project:
         if not self.starts_anew and command[:2] == (sys.executable, "-m") and command[2] in ("pytest", "clonedb"):
             environment = {**self.environment, **more}
             try:
-                found = prefork(environment).client.run(
+                found = prefork().client.run(
                     command[1:], cwd=str(self.directory), environment=environment, timeout=TIMEOUT
                 )
             except TimeoutError as error:
@@ -151,10 +151,10 @@ class Project:
 _preforked: list[Prefork] = []
 
 
-def prefork(environment: Mapping[str, str]) -> Prefork:
+def prefork() -> Prefork:
     """The processes that fork this worker's programs; they end with the worker."""
     if not _preforked:
-        _preforked.append(Prefork(environment))
+        _preforked.append(Prefork(_BEGINNING))
     return _preforked[0]
 
 
@@ -253,3 +253,6 @@ def clean_environment() -> Iterator[tuple[str, str]]:
             "CI",
         ):
             yield name, value
+
+
+_BEGINNING = {**dict(clean_environment()), "PYTEST_ADDOPTS": lean_pytest()}  # before a test changed it
