@@ -61,7 +61,7 @@ class Server:
         self._connector = Connector(
             access.own, config, access.about, self.say, ending=None if lease is None else lease.ending
         )
-        self.growth = Growth(self)
+        self.growth: Growth = Growth(self)
         self._drivers = None if lease is None else EmbeddedConnections(lease.port, access.answers)
         self._maintenance: Connection[Any] | None = None
         self._pid = getpid()
