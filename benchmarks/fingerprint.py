@@ -23,15 +23,15 @@ from pathlib import Path
 begin = time.perf_counter()
 from clonedb.settings.config import Config
 from clonedb.project.fingerprint import ServerFacts, fingerprint
-from clonedb.project.find import find_project
+from clonedb.migrate.recipes import find_recipe
 imported = time.perf_counter()
 config = Config(rootdir=Path(sys.argv[1]))
-project = find_project(config)
+recipe = find_recipe(config)
 located = time.perf_counter()
 
 def once():
     start = time.perf_counter()
-    found = fingerprint(config, project, ServerFacts(18, "UTF8", "C.UTF-8", ""), index_dir=Path(sys.argv[2]))
+    found = fingerprint(config, recipe.inputs(Path(sys.argv[2])), ServerFacts(18, "UTF8", "C.UTF-8", ""))
     return time.perf_counter() - start, found
 
 first, found = once()

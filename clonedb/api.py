@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias, Unpack
 from clonedb.clones.clone import Clone, create
 from clonedb.errors import NoMigrationsError
 from clonedb.file_errors import files_that_can_be_written
+from clonedb.migrate.recipes import find_recipe
 from clonedb.names import template_name
 from clonedb.originals import getpid
 from clonedb.postgres.roles import prepare_role
 from clonedb.postgres.server import Server, open_server
 from clonedb.postgres.url_driver import require_driver
 from clonedb.progress import Progress, Silence, Warnings
-from clonedb.project.find import Project, find_project
 from clonedb.project.fingerprint import Fingerprint, Sources
 from clonedb.sessions.echo import print_statements
 from clonedb.settings.keys import check
@@ -36,12 +36,13 @@ if TYPE_CHECKING:
 
     from clonedb.clones.collector import Collector
     from clonedb.clones.database import Database
+    from clonedb.project.recipe import Recipe
     from clonedb.run_state import RunState
     from clonedb.settings.config import Config
     from clonedb.settings.typed import Isolation, Settings
     from clonedb.supply import Supply
 
-    _Link: TypeAlias = tuple[Config, Project, Sources]
+    _Link: TypeAlias = tuple[Recipe, Sources]
 
 __all__ = [
     "Template",
@@ -49,7 +50,6 @@ __all__ = [
     "open_project_server",
     "open_template",
     "resolved",
-    "sources_of",
     "template",
 ]
 
@@ -65,7 +65,7 @@ class Template:
         self,
         server: Server,
         record: TemplateRecord,
-        project: Project,
+        recipe: Recipe,
         *,
         base: Template | None = None,
         open_base: Callable[[], Template] | None = None,
@@ -73,7 +73,7 @@ class Template:
     ) -> None:
         self.server = server
         self.record = record
-        self.project = project
+        self.recipe = recipe
         self._base = base
         self._open_base = open_base
         self._collector = collector
@@ -110,7 +110,7 @@ class Template:
         """What gives databases of the template in turn; `run` is what it shares with others of the process."""
         from clonedb.supply import Supply
 
-        return Supply(self.server, self.record, self.project, base=self._base_record, run=run)
+        return Supply(self.server, self.record, self.recipe, base=self._base_record, run=run)
 
     def _base_record(self) -> TemplateRecord | None:
         return None if self.base is None else self.base.record
@@ -191,10 +191,10 @@ def template(start: str | Path = ".", **settings: Unpack[Settings]) -> Template:
 
 
 def open_project_server(config: Config, *, progress: Progress | None = None) -> Server:
-    """The server for a project: the first that has every extension its migrations name, if it has migrations."""
+    """The server for a project: the first that has every extension its files name, if something makes its schema."""
     extensions: frozenset[str] = frozenset()
     with contextlib.suppress(NoMigrationsError):
-        extensions = sources_of(config, find_project(config)).extensions
+        extensions = sources_of(find_recipe(config)).extensions
     return open_server(config, extensions, progress=(progress or Silence()).say)
 
 
@@ -207,11 +207,11 @@ def open_template(
     the server is collected in the background; a run sees to that itself. Raises as `template` does.
     """
     with files_that_can_be_written():
-        projects, extensions = _chain(config)
-        if projects[0][0].echo:
+        chain, extensions = _chain(config)
+        if config.echo:
             print_statements()
         opening = _Opening(run, progress or Silence(), rebuild, extensions)
-        return opening.open(projects, collecting=run is None)
+        return opening.open(chain, collecting=run is None)
 
 
 class _Opening(NamedTuple):
@@ -224,7 +224,8 @@ class _Opening(NamedTuple):
 
     def open(self, chain: Sequence[_Link], *, collecting: bool = False) -> Template:
         """Open the first template of a chain, and those that it is built upon if it is not there."""
-        (config, project, sources), *below = chain
+        (recipe, sources), *below = chain
+        config = recipe.config
         server = open_server(config, self.extensions, progress=self.progress.say)
         base: Template | None = None
         try:
@@ -238,7 +239,7 @@ class _Opening(NamedTuple):
                 base = self.open(below) if below else None
                 record = ensure(
                     server,
-                    project,
+                    recipe,
                     sources,
                     run=self.run or f"{getpid()}-{os.urandom(8).hex()}",
                     progress=self.progress,
@@ -258,7 +259,7 @@ class _Opening(NamedTuple):
             from clonedb.clones.collector import Collector
 
             collector = Collector(server)
-        return Template(server, record, project, base=base, open_base=open_below, collector=collector)
+        return Template(server, record, recipe, base=base, open_base=open_below, collector=collector)
 
 
 def _whole(server: Server, chain: Sequence[_Link]) -> TemplateRecord | None:
@@ -275,32 +276,31 @@ def _chain(config: Config) -> tuple[list[_Link], frozenset[str]]:
     found = []
     each: Config | None = resolved(config)
     while each is not None:
-        project = find_project(each)
-        found.append((each, project, sources_of(each, project)))
+        recipe = find_recipe(each)
+        found.append((recipe, sources_of(recipe)))
         each = each.of_base()
     return found, frozenset().union(*(sources.extensions for *_, sources in found))
 
 
-def fingerprint_of(config: Config, *, progress: Progress | None = None) -> tuple[Server, Project, Fingerprint]:
-    """The fingerprint of the template that a configuration means, and the open server that it is for.
+def fingerprint_of(config: Config, *, progress: Progress | None = None) -> tuple[Server, Recipe, Fingerprint]:
+    """The fingerprint of the template that a configuration means, its recipe, and the open server that it is for.
 
     Raises ConfigError or ServerError.
     """
-    projects, extensions = _chain(config)
-    server = open_server(projects[0][0], extensions, progress=(progress or Silence()).say)
+    chain, extensions = _chain(config)
+    server = open_server(resolved(config), extensions, progress=(progress or Silence()).say)
     try:
-        found = _fingerprint(server, projects)
+        return server, chain[0][0], _fingerprint(server, chain)
     except BaseException:
         server.close()
         raise
-    return server, projects[0][1], found
 
 
 def _fingerprint(server: Server, chain: Sequence[_Link]) -> Fingerprint:
     """The fingerprint of the first template of a chain; each has that of the one below in it."""
-    config, project, sources = chain[0]
+    recipe, sources = chain[0]
     base = _fingerprint(server, chain[1:]).digest if len(chain) > 1 else None
-    return fingerprint_on(server, config, project, sources, base=base)
+    return fingerprint_on(server, recipe.config, sources, base=base)
 
 
 def resolved(config: Config) -> Config:

@@ -19,8 +19,8 @@ class Progress(Protocol):
     def warn(self, message: str) -> None:
         """Something a person should act on; never left out."""
 
-    def revision(self, number: int, total: int, name: str) -> None:
-        """Revision `number` of `total` begins."""
+    def step(self, what: str, number: int, total: int, name: str) -> None:
+        """Step `number` of `total` begins; `what` is the word for one, such as `revision`."""
 
 
 class Silence:
@@ -32,7 +32,7 @@ class Silence:
     def warn(self, message: str) -> None:
         """Nothing."""
 
-    def revision(self, number: int, total: int, name: str) -> None:
+    def step(self, what: str, number: int, total: int, name: str) -> None:
         """Nothing."""
 
 
@@ -48,7 +48,7 @@ class Warnings(Silence):
 
 
 class Lines:
-    """Writes a line for each message, and for revisions at most one a second, from the second second on."""
+    """Writes a line for each message, and for steps at most one a second, from the second second on."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
@@ -60,8 +60,8 @@ class Lines:
 
     warn = say
 
-    def revision(self, number: int, total: int, name: str) -> None:
+    def step(self, what: str, number: int, total: int, name: str) -> None:
         """A line `clonedb: revision 12 of 286 (3f2a91)`, when the last is a second old."""
         if (now := monotonic()) >= self._next:
             self._next = now + 1.0
-            self.say(f"revision {number} of {total} ({name})")
+            self.say(f"{what} {number} of {total} ({name})")

@@ -9,13 +9,16 @@ from clonedb.api import Template, open_template, resolved
 from clonedb.clones.clone import Clone
 from clonedb.clones.database import PlainDatabase
 from clonedb.errors import ConfigError
-from clonedb.migrate.alembic import AlembicMigrator, Migrated, MigrationProcess
 from clonedb.migrate.blockers import Blockers
-from clonedb.project.find import Project, find_project
+from clonedb.migrate.recipes import find_recipe, require_revisions
 from clonedb.settings.keys import nearest
 
 if TYPE_CHECKING:
+    from clonedb.migrate.alembic_recipe import AlembicRecipe
+    from clonedb.migrate.process import MigrationProcess
+    from clonedb.migrate.results import Migrated
     from clonedb.progress import Progress
+    from clonedb.project.find import Project
     from clonedb.settings.config import Config
 
 __all__ = ["RevisionDatabase", "at", "config_at", "resolve"]
@@ -33,22 +36,22 @@ class RevisionDatabase(PlainDatabase):
     then what env.py and the revisions take. Before each, the pools of the clone's engines are emptied.
     """
 
-    def __init__(self, clone: Clone, project: Project) -> None:
+    def __init__(self, clone: Clone, recipe: AlembicRecipe) -> None:
         super().__init__(clone)
-        self.project: Project = project
+        self.recipe: AlembicRecipe = recipe
         self._session: MigrationProcess | None = None
         self._blockers: Blockers | None = None
 
     def upgrade(self, revision: str = "heads") -> Migrated:
         """What `alembic upgrade REVISION` does; `+1` is the next one. Raises MigrationError or ConfigError."""
         __tracebackhide__ = True
-        wanted = resolve(self.project, revision, "upgrade()")
+        wanted = resolve(self.recipe.project, revision, "upgrade()")
         return self._ready().upgrade(wanted)
 
     def downgrade(self, revision: str) -> Migrated:
         """What `alembic downgrade REVISION` does; `-1` is the one before. Raises MigrationError or ConfigError."""
         __tracebackhide__ = True
-        wanted = resolve(self.project, revision, "downgrade()")
+        wanted = resolve(self.recipe.project, revision, "downgrade()")
         return self._ready().downgrade(wanted)
 
     def current(self) -> tuple[str, ...]:
@@ -66,8 +69,7 @@ class RevisionDatabase(PlainDatabase):
         if self._session is None or self._blockers is None:
             server = self.clone.server
             self._blockers = Blockers(server, self.name)
-            migrator = AlembicMigrator(server.config, self.project)
-            self._session = migrator.session(server.url(self.name), waiting=self._blockers)
+            self._session = self.recipe.migrator.session(server.url(self.name), waiting=self._blockers)
         self._blockers.forget()
         return self._session
 
@@ -86,7 +88,8 @@ def config_at(config: Config, revision: str) -> Config:
     """The configuration of that template; the same one for each way to name the revision."""
     __tracebackhide__ = True
     config = resolved(config)
-    wanted = resolve(find_project(config), revision, f"clonedb_at({revision!r})")
+    recipe = require_revisions(find_recipe(config), "clonedb_at()")
+    wanted = resolve(recipe.project, revision, f"clonedb_at({revision!r})")
     return config.of_revision(wanted, f"clonedb_at({revision!r})")
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clonedb.clones.database import Database
     from clonedb.isolation.mode import Isolation
     from clonedb.postgres.server import Server
-    from clonedb.project.find import Project
+    from clonedb.project.recipe import Recipe
     from clonedb.sessions.loans import Loan
     from clonedb.templates.metadata import TemplateRecord
 
@@ -37,14 +37,14 @@ class Supply:
         self,
         server: Server,
         template: TemplateRecord,
-        project: Project,
+        recipe: Recipe,
         *,
         base: Callable[[], TemplateRecord | None] = lambda: None,
         run: RunState | None = None,
     ) -> None:
         self.server = server
         self.template = template
-        self.project = project
+        self.recipe = recipe
         self.run: RunState = run or RunState()
         self._base = base
         self._pool = Pool(server, template, self.run.cap(server), self.run.expected)
@@ -60,7 +60,7 @@ class Supply:
 
     def clone(self, *, ahead: int = 0) -> Clone:
         """A new clone, counted; `ahead` is how many it pays to make ahead for the next times."""
-        if self.server.config.template == "revision":  # of which there are many, each asked for rarely
+        if self.recipe.config.template == "revision":  # of which there are many, each asked for rarely
             ahead = 0
         clone = self._pool.take(self.run.release_spares, ahead=ahead)
         self.run.statistics.clones += 1

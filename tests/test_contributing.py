@@ -79,8 +79,8 @@ def test_word_of_the_glossary_is_one_of_the_code(word: str) -> None:
 
 
 def test_named_paths_exist() -> None:
-    """Except clonedb/isolation/NAME.py, which is to be written."""
-    named = {*_PATH.findall(TEXT), *_FILE.findall(TEXT)} - {"clonedb/isolation/NAME.py"}
+    """Except those named NAME, which are to be written."""
+    named = {path for path in (*_PATH.findall(TEXT), *_FILE.findall(TEXT)) if "NAME" not in path}
     assert sorted(path for path in named if not (ROOT / path).exists()) == []
     assert "clonedb/rewind" in named
 
@@ -117,6 +117,21 @@ def test_a_setting_touches_the_files_that_are_named() -> None:
     ]
     assert "clonedb/settings/keys.py" in lists
     assert [path for path in [*lists, "clonedb/project/fingerprint.py"] if path not in told] == []
+
+
+def test_a_recipe_touches_the_files_that_are_named() -> None:
+    """What knows the one recipe that there is asks for its revisions, and refuses another recipe in words."""
+    knowing = {path for path in PACKAGE if "import AlembicRecipe" in path.read_text(encoding="utf-8")}
+    asking = {path for path in PACKAGE if "require_revisions(" in path.read_text(encoding="utf-8")}
+    assert knowing - asking == set()
+    assert "clonedb/migrate/recipes.py" in section("Adding a recipe")
+
+
+def test_no_template_knows_its_recipe() -> None:
+    """Where templates are built and found, Alembic has no name."""
+    of_templates = [path for path in PACKAGE if path.parent.name in ("templates", "archive", "clones")]
+    assert [path for path in of_templates if "migrate.alembic" in path.read_text(encoding="utf-8")] == []
+    assert of_templates
 
 
 def test_pre_commit_runs_what_ci_runs() -> None:

@@ -24,7 +24,7 @@ def test_quick_migrations_say_nothing() -> None:
     lines: list[str] = []
     progress = Lines(lines.append)
     for number in range(1, 11):
-        progress.revision(number, 10, f"r{number}")
+        progress.step("revision", number, 10, f"r{number}")
     assert lines == []
 
 
@@ -34,11 +34,11 @@ def test_slow_migrations_say_at_most_a_line_a_second() -> None:
     progress = Lines(lines.append)
     time.sleep(1.05)
     for number in range(1, 11):
-        progress.revision(number, 286, f"r{number}")
+        progress.step("revision", number, 286, f"r{number}")
     assert lines == ["clonedb: revision 1 of 286 (r1)"]
     progress.say("still at it")
     time.sleep(1.05)
-    progress.revision(12, 286, "3f2a91")
+    progress.step("revision", 12, 286, "3f2a91")
     assert lines[1:] == ["clonedb: still at it", "clonedb: revision 12 of 286 (3f2a91)"]
 
 
@@ -47,4 +47,4 @@ def test_silence() -> None:
     progress: Progress = Silence()
     progress.say("x")
     progress.warn("x")
-    progress.revision(1, 2, "x")
+    progress.step("revision", 1, 2, "x")

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from clonedb.api import Template
 from clonedb.errors import ConfigError, MigrationError
+from clonedb.migrate.recipes import require_revisions
 from clonedb.project.find import find_project
 from clonedb.revisions import RevisionDatabase, at, config_at, resolve
 from clonedb.settings.config import Config
@@ -50,7 +51,10 @@ def settings(people: Project) -> Config:
 @contextlib.contextmanager
 def movable(template: Template) -> Iterator[RevisionDatabase]:
     """A clone of a template that can be taken up and down."""
-    with template.clone() as clone, contextlib.closing(RevisionDatabase(clone, template.project)) as db:
+    with (
+        template.clone() as clone,
+        contextlib.closing(RevisionDatabase(clone, require_revisions(template.recipe, "a test"))) as db,
+    ):
         yield db
 
 

@@ -110,7 +110,7 @@ class ByMode:
         refusals: bool = False,
     ) -> None:
         kind = _OnTheSpot if pooled is None else _Measured
-        self._supply = kind(template.server, template.record, template.project, run=RunState(expected=lambda: pooled))
+        self._supply = kind(template.server, template.record, template.recipe, run=RunState(expected=lambda: pooled))
         self._supply.accepts_refusals = refusals
         stack.callback(self._supply.close)
         self._mode = self._supply.isolation(name)

@@ -115,7 +115,7 @@ class _Restore:
             with contextlib.suppress(Exception):  # the first error is the one to see; gc drops what is left
                 server.run(drop, private)
             raise
-        return TemplateRecord(self.name, metadata, built=True, waited=monotonic() - start)
+        return TemplateRecord(self.name, metadata, built=True)
 
     def _fill(self, private: str) -> None:
         import psycopg

@@ -63,7 +63,7 @@ def import_(context: Context, *, file: Path, trust: bool, digest: str | None) ->
             server.close()
     metadata = template.metadata
     made = f"restored in {metadata.seconds:.1f} s" if template.built else "already there"
-    click.echo(f"{template.name}: {made}, at {', '.join(metadata.heads) or 'no revision'}")
+    click.echo(f"{template.name}: {made}, {metadata.state}")
 
 
 COMMANDS = (export, import_)

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from clonedb.api import Template
     from clonedb.clones.clone import Clone
     from clonedb.migrate.alembic import AlembicMigrator, MigrationProcess, Stair
+    from clonedb.migrate.alembic_recipe import AlembicRecipe
     from clonedb.postgres.server import Server
     from clonedb.progress import Progress
-    from clonedb.project.find import Project
 
 __all__ = ["COMMANDS"]
 
@@ -210,13 +210,12 @@ class _Check:
         """Fill in the findings; raises what keeps all of them from being made."""
         from clonedb.api import open_project_server, open_template
         from clonedb.errors import BuildError
-        from clonedb.migrate.alembic import AlembicMigrator
-        from clonedb.project.find import find_project
+        from clonedb.migrate.recipes import find_recipe, require_revisions
 
-        project = find_project(self._config)
-        self._found.rootdir = str(project.rootdir)
-        self._look_at_history(project)
-        migrator = AlembicMigrator(self._config, project)
+        recipe = require_revisions(find_recipe(self._config), "clonedb check")
+        self._found.rootdir = str(recipe.rootdir)
+        self._look_at_history(recipe)
+        migrator = recipe.with_config(self._config).migrator
         with contextlib.ExitStack() as stack:
             try:
                 template = stack.enter_context(open_template(self._config, progress=self._shown))
@@ -230,7 +229,7 @@ class _Check:
             self._compare(template, migrator)
             self._climb(template.server, migrator, template.base)
 
-    def _look_at_history(self, project: Project) -> None:
+    def _look_at_history(self, recipe: AlembicRecipe) -> None:
         """Ask Alembic for the heads, in an empty database, because it runs env.py before.
 
         A `target` that is no head is for templates only: half of a history would differ from the models, whatever it is
@@ -239,16 +238,14 @@ class _Check:
         from clonedb.api import open_project_server
         from clonedb.clones.clone import create_empty
         from clonedb.errors import BuildError
-        from clonedb.migrate.alembic import AlembicMigrator
-        from clonedb.templates.warnings import doubled_revisions
+        from clonedb.migrate.alembic_recipe import doubled_revisions
 
         server = open_project_server(self._config, progress=self._shown)
-        migrator = AlembicMigrator(self._config, project)
         with contextlib.closing(server), create_empty(server) as database, contextlib.suppress(BuildError):
-            with _session(server, migrator, database) as session:
+            with _session(server, recipe.migrator, database) as session:
                 found = session.branches(self._config.target)
             self._found.labels = found.heads
-            self._found.history = doubled_revisions(project, found.doubled)
+            self._found.history = doubled_revisions(recipe.project, found.doubled)
             if found.meant and found.heads.keys() >= {*found.meant}:
                 return
         if self._config.target != "heads":

@@ -55,7 +55,7 @@ def clone(context: Context, driver: str | None) -> None:
     with progress() as shown, open_template(context.config(), progress=shown) as template:
         made = template.clone()
         run = secrets.token_hex(8)
-        made.keep(Kept(project=template.project.key, run=run, when=time.time(), test=None))
+        made.keep(Kept(project=template.recipe.key, run=run, when=time.time(), test=None))
         if template.server.lease is not None:
             leases.hold(template.server.config, template.server.lease, _HOLD)
             shown.say(
@@ -89,12 +89,12 @@ def alembic(context: Context, arguments: tuple[str, ...]) -> None:
     The database is migrated to the target, and dropped afterwards; what stays are the files that Alembic writes.
     """
     from clonedb.api import open_template
-    from clonedb.migrate.alembic import AlembicMigrator
+    from clonedb.migrate.recipes import require_revisions
 
     with progress() as shown, open_template(context.config(), progress=shown) as template, template.clone() as database:
-        migrator = AlembicMigrator(template.server.config, template.project)
+        migrator = require_revisions(template.recipe, "clonedb alembic").migrator
         program, environment = migrator.command(template.server.url(database.name), arguments)
-        code = run_to_end(program, environment, directory=template.project.rootdir)
+        code = run_to_end(program, environment, directory=template.recipe.rootdir)
     raise SystemExit(code)
 
 
@@ -213,11 +213,11 @@ def _drop_all(server: Server, projects: set[str] | None) -> None:
 
 
 def _projects(config: Config) -> set[str]:
-    """The keys of a project, whose named templates may have migrations of their own."""
-    from clonedb.project.find import find_project
+    """The keys of a project, whose named templates may be made in ways of their own."""
+    from clonedb.migrate.recipes import find_recipe
 
     names = ("default", *(config.project_wide or config).templates)
-    return {find_project(config.of_template(name, "clonedb drop")).key for name in names}
+    return {find_recipe(config.of_template(name, "clonedb drop")).key for name in names}
 
 
 def _ask(server: Server) -> None:

@@ -1,4 +1,4 @@
-"""Progress of a build on a terminal: a bar over the revisions, or lines where there is no terminal."""
+"""Progress of a build on a terminal: a bar over its steps, or lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Bar:
 
         self._start = time.monotonic()
         self._bar = Bar(
-            TextColumn("revision"),
+            TextColumn("{task.fields[what]}"),
             MofNCompleteColumn(),
             BarColumn(),
             TimeElapsedColumn(),
@@ -31,19 +31,19 @@ class _Bar:
             console=Console(stderr=True, highlight=False),
             transient=True,
         )
-        self._task = self._bar.add_task("", total=None)
+        self._task = self._bar.add_task("", total=None, what="")
         self._started = False
 
     def say(self, message: str) -> None:
-        """A line, without the bar until the next revision: what comes after the last one is printed by others."""
+        """A line, without the bar until the next step: what comes after the last one is printed by others."""
         self.stop()
         self._bar.console.print(f"clonedb: {message}", markup=False, soft_wrap=True)
 
     warn = say
 
-    def revision(self, number: int, total: int, name: str) -> None:
+    def step(self, what: str, number: int, total: int, name: str) -> None:
         """Move the bar."""
-        self._bar.update(self._task, completed=number - 1, total=total, description=name)
+        self._bar.update(self._task, completed=number - 1, total=total, description=name, what=what)
         if not self._started and time.monotonic() - self._start > 1.0:
             self._started = True
             self._bar.start()

@@ -14,6 +14,8 @@ from clonedb.quantities import duration, size
 
 if TYPE_CHECKING:
     from clonedb.postgres.server import Server
+    from clonedb.project.fingerprint import Fingerprint
+    from clonedb.project.recipe import Recipe
 
 __all__ = ["COMMANDS"]
 
@@ -28,8 +30,7 @@ def build(context: Context, *, force: bool) -> None:
     with progress() as shown, open_template(context.config(), progress=shown, rebuild=force) as template:
         metadata = template.record.metadata
         made = f"built in {metadata.seconds:.1f} s" if template.record.built else "already there"
-        heads = ", ".join(metadata.heads) or "no revision"
-        click.echo(f"{template.name}: {made}, at {heads}, {size(metadata.size)}")
+        click.echo(f"{template.name}: {made}, {metadata.state}, {size(metadata.size)}")
 
 
 @click.command()
@@ -41,24 +42,23 @@ def fingerprint(context: Context, *, explain: bool) -> None:
 
     config = resolved(context.config())
     with progress() as shown:
-        server, project, found = fingerprint_of(config, progress=shown)
+        server, recipe, found = fingerprint_of(config, progress=shown)
     try:
         click.echo(found.digest)
         if explain:
             for entry in found.inputs:
                 click.echo(f"  {entry.digest[:12]}  {entry.kind:<9}  {entry.name}")
-            lane = (config.of_schema() or config).template
-            _explain_difference(server, project.key, lane, found)
+            _explain_difference(server, recipe, found)
     finally:
         server.close()
 
 
-def _explain_difference(server: Server, project: str, lane: str, found: object) -> None:
-    from clonedb.project.fingerprint import Fingerprint, differences
+def _explain_difference(server: Server, recipe: Recipe, found: Fingerprint) -> None:
+    from clonedb.project.fingerprint import differences
     from clonedb.templates.ensure import templates
     from clonedb.templates.layers import likeliest, why_none
 
-    assert isinstance(found, Fingerprint)  # noqa: S101 - imported late, so that the command starts early
+    project = recipe.key
     newest = next((t for t in templates(server) if t.metadata.project == project), None)
     if newest is None:
         click.echo("there is no template of this project on the server yet")
@@ -70,9 +70,10 @@ def _explain_difference(server: Server, project: str, lane: str, found: object) 
     click.echo(f"against the newest template, {newest.name}:")
     for change in changes:
         click.echo(f"  {change.change:<8} {change.kind:<9}  {change.name}")
+    lane = (recipe.config.of_schema() or recipe.config).template
     if (layer := likeliest(server, found)) is not None:
         click.echo(f"it would be built upon {layer.name}, and migrated from there")
-    elif why := why_none(server, project, lane, found):
+    elif why := why_none(server, project, lane, found, recipe.words.step):
         click.echo(f"it would be built from nothing because {why}")
 
 
@@ -85,18 +86,18 @@ def status(context: Context) -> None:
     from clonedb.templates.ensure import find
 
     config = context.config()
-    server, project, wanted = fingerprint_of(config)
+    server, recipe, wanted = fingerprint_of(config)
     try:
         name = template_name(config.prefix, wanted.digest)
         found = find(server, name)
-        click.echo(f"project   {project.name} in {config.rootdir}")
+        click.echo(f"project   {recipe.name} in {config.rootdir}")
         click.echo(f"server    {server.about}")
         click.echo(f"template  {name}")
         if found is None:
             click.echo("state     not built; the next test that asks for a database builds it, or `clonedb build`")
         else:
             age = duration(time.time() - found.metadata.made)
-            click.echo(f"state     ready: at {', '.join(found.metadata.heads)}, built {age} ago by {found.metadata.by}")
+            click.echo(f"state     ready: {found.metadata.state}, built {age} ago by {found.metadata.by}")
     finally:
         server.close()
 

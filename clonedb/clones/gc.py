@@ -260,7 +260,7 @@ def inventory(server: Server) -> list[Item]:
 def _about(connection: Connection[Any], found: _Found, *, used: bool) -> tuple[str, str]:
     if found.template is not None:
         data = found.template
-        return "template", f"{data.project}, at {', '.join(data.heads)}" + (", in use" if used else "")
+        return "template", f"{data.project}, {data.state}" + (", in use" if used else "")
     if found.kept is not None:
         return "kept clone", f"{found.kept.project}, {found.kept.test or 'made by hand'}"
     kind = "clone" if found.name.kind == "clone" else "unfinished template"

@@ -12,13 +12,15 @@ from clonedb.isolation.changes import Changes
 from clonedb.isolation.mode import CloneSource, Reusable
 from clonedb.isolation.objects import Object, objects
 from clonedb.isolation.own_session import open_session
-from clonedb.migrate.alembic import AlembicMigrator, MigrationProcess
 from clonedb.migrate.blockers import Blockers
+from clonedb.migrate.recipes import require_revisions
 from clonedb.postgres import client_sessions
 from clonedb.progress import Silence
 
 if TYPE_CHECKING:
     from psycopg import Connection
+
+    from clonedb.migrate.process import MigrationProcess
 
 __all__ = ["Migrate"]
 
@@ -46,6 +48,7 @@ class Migrate(Reusable):
 
     def __init__(self, supply: CloneSource) -> None:
         super().__init__(supply)
+        self._recipe = require_revisions(supply.recipe, "isolation 'migrate'")
         self._own: dict[Clone, _Own] = {}
 
     def make(self) -> Clone:
@@ -53,7 +56,7 @@ class Migrate(Reusable):
         supply = self.supply
         base = supply.base()
         clone = supply.other(lambda: create_empty(supply.server) if base is None else create(supply.server, base))
-        migrations = AlembicMigrator(supply.server.config, supply.project).session(
+        migrations = self._recipe.migrator.session(
             supply.server.url(clone.name), waiting=Blockers(supply.server, clone.name)
         )
         try:
@@ -67,7 +70,7 @@ class Migrate(Reusable):
 
     def begin(self, clone: Clone) -> None:
         """Upgrade it to the target, and run the seeds."""
-        config = self.supply.server.config
+        config = self._recipe.config
         own = self._own[clone]
         own.migrations.migrate(config.target, config.seed, progress=Silence())
         own.target = frozenset(objects(own.connection))

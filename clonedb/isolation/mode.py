@@ -11,7 +11,7 @@ from clonedb.clones.clone import Clone
 from clonedb.clones.database import Database, PlainDatabase
 from clonedb.postgres.client_sessions import ClientSession
 from clonedb.postgres.server import Server
-from clonedb.project.find import Project
+from clonedb.project.recipe import Recipe
 from clonedb.templates.metadata import TemplateRecord
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class CloneSource(Protocol):
 
     server: Server
     template: TemplateRecord
-    project: Project
+    recipe: Recipe
 
     @property
     def others_wait(self) -> bool:

@@ -1,4 +1,4 @@
-"""Alembic as a migrator: what the interpreter that runs env.py is told of a project, and what it is asked to do."""
+"""Asking Alembic: what the interpreter that runs env.py is told of a project, and what it is asked to do."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from clonedb.migrate.inside import command
-from clonedb.migrate.process import REMEDY, MigrationProcess
-from clonedb.migrate.results import Migrated, Migrator, NoModelsError, Stair
+from clonedb.migrate.process import MigrationProcess, elsewhere
+from clonedb.migrate.results import Migrated, NoModelsError, Stair
 from clonedb.postgres.libpq_variables import leading_to
 from clonedb.progress import Progress
 from clonedb.project.find import Project
@@ -22,7 +22,7 @@ from clonedb.routing.environment import variables_in
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
 
-__all__ = ["AlembicMigrator", "Migrated", "MigrationProcess", "Migrator", "NoModelsError", "Stair"]
+__all__ = ["AlembicMigrator", "Migrated", "MigrationProcess", "NoModelsError", "Stair"]
 
 
 def _named(text: str | None, rootdir: Path) -> str | None:
@@ -65,27 +65,23 @@ class AlembicMigrator:
     config: Config
     project: Project
 
-    def migrate(self, url: DatabaseURL, *, progress: Progress, remedy: str) -> Migrated:
+    def migrate(self, url: DatabaseURL, *, progress: Progress | None = None) -> Migrated:
         """Bring a database from wherever it is to the configured target, and run the seeds; on Ctrl-C it is ended.
 
         A database that holds other migrations' tables, with a version table of another name, is as good as an empty
         one. Raises BuildError, MissingExtensionError, PermissionDeniedError or ConfigError.
         """
-        with self.session(url, remedy=remedy) as session:
+        with self.session(url) as session:
             return session.migrate(self.config.target, self.config.seed, progress=progress)
 
-    def upgrade(
-        self, url: DatabaseURL, revision: str = "heads", *, progress: Progress | None = None, remedy: str = REMEDY
-    ) -> Migrated:
+    def upgrade(self, url: DatabaseURL, revision: str = "heads", *, progress: Progress | None = None) -> Migrated:
         """What `alembic upgrade REVISION` does, relative revisions (`+1`) too; no seeds. Raises as `migrate`."""
-        with self.session(url, remedy=remedy) as session:
+        with self.session(url) as session:
             return session.upgrade(revision, progress=progress)
 
-    def downgrade(
-        self, url: DatabaseURL, revision: str = "base", *, progress: Progress | None = None, remedy: str = REMEDY
-    ) -> Migrated:
+    def downgrade(self, url: DatabaseURL, revision: str = "base", *, progress: Progress | None = None) -> Migrated:
         """What `alembic downgrade REVISION` does; relative revisions (`-1`) too. Raises as `migrate`."""
-        with self.session(url, remedy=remedy) as session:
+        with self.session(url) as session:
             return session.downgrade(revision, progress=progress)
 
     def current(self, url: DatabaseURL) -> tuple[str, ...]:
@@ -108,18 +104,17 @@ class AlembicMigrator:
         target: str = "heads",
         skip: Collection[str] = (),
         progress: Progress | None = None,
-        remedy: str = REMEDY,
     ) -> Iterator[Stair]:
         """Each revision up, down, up again, in the order of `alembic upgrade`; those in `skip` are only upgraded.
 
         Every step is a run of env.py of its own, and all of them are in one interpreter: a step costs milliseconds.
         """
-        with self.session(url, remedy=remedy) as session:
+        with self.session(url) as session:
             yield from session.stairway(target, skip, progress=progress)
 
-    def seed(self, url: DatabaseURL, seeds: Collection[str], *, remedy: str = REMEDY) -> tuple[Path, ...]:
+    def seed(self, url: DatabaseURL, seeds: Collection[str]) -> tuple[Path, ...]:
         """Run seeds in a migrated database, and nothing else; returns the data files they read. Raises SeedError."""
-        with self.session(url, remedy=remedy) as session:
+        with self.session(url) as session:
             return session.seed(seeds)
 
     def command(self, url: DatabaseURL, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -131,7 +126,7 @@ class AlembicMigrator:
         return program, {**self._environment(url), command.VARIABLE: json.dumps(self._setup(url))}
 
     def session(
-        self, url: DatabaseURL, *, remedy: str = REMEDY, waiting: Callable[[], None] | None = None
+        self, url: DatabaseURL, *, remedy: Callable[[], str] = elsewhere, waiting: Callable[[], None] | None = None
     ) -> MigrationProcess:
         """An interpreter for several requests on one database: 0.4 s to start, then each costs what env.py costs."""
         setup = self._setup(url)

@@ -16,9 +16,12 @@ from clonedb.settings.config import Config
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["REMEDY", "MigrationProcess"]
+__all__ = ["MigrationProcess", "elsewhere"]
 
-REMEDY = "install it on the server, or use another one"
+
+def elsewhere() -> str:
+    """What helps against a missing extension on a server of which nothing else is known."""
+    return "install it on the server, or use another one"
 
 
 class MigrationProcess:
@@ -27,8 +30,8 @@ class MigrationProcess:
     It is started on first need, with the caller's sys.path, directory and environment, and ends with `close()` or with
     this process: it dies when its standard input is closed, which a kill -9 does too. After an error in a migration it
     goes on; after one of ours, or Ctrl-C, it is ended, and the next request starts another. `waiting`, if set, is
-    called every second in which a request hears nothing, and may raise. `remedy` is what the
-    error of a missing extension says.
+    called every second in which a request hears nothing, and may raise. `remedy` says what helps against a missing
+    extension.
     """
 
     def __init__(
@@ -37,13 +40,13 @@ class MigrationProcess:
         setup: Mapping[str, Any],
         environment: Mapping[str, str],
         *,
-        remedy: str = REMEDY,
+        remedy: Callable[[], str] = elsewhere,
         waiting: Callable[[], None] | None = None,
     ) -> None:
         self._config = config
         self._setup = setup
         self._environment = environment
-        self.remedy = remedy
+        self._remedy = remedy
         self.waiting = waiting
         self._interpreter: Interpreter | None = None
 
@@ -165,7 +168,7 @@ class MigrationProcess:
         try:
             for event in interpreter.ask({"action": action, **arguments}, self.waiting):
                 if event["event"] == "revision":
-                    progress.revision(event["number"], event["total"], event["name"])
+                    progress.step("revision", event["number"], event["total"], event["name"])
                 finished = event["event"] in ("done", "failed")
                 if event["event"] == "failed":
                     raise self._error(event, output())
@@ -182,7 +185,7 @@ class MigrationProcess:
                 self.close()
 
     def _error(self, event: Mapping[str, Any], output: str) -> CloneDBError:
-        return error_from(event, output=output, rootdir=Path(self._setup["rootdir"]), remedy=self.remedy)
+        return error_from(event, output=output, rootdir=Path(self._setup["rootdir"]), remedy=self._remedy())
 
     def _seeds(self, seeds: Collection[str]) -> list[dict[str, str]]:
         return [self._seed(seed) for seed in seeds]

@@ -1,17 +1,15 @@
-"""What a migrator found out and did, and the protocol of migrators."""
+"""What Alembic was found to have done."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from clonedb.errors import CloneDBError, MigrationError
-from clonedb.progress import Progress
-from clonedb.url import DatabaseURL
 
-__all__ = ["Branches", "Direction", "Migrated", "Migrator", "NoModelsError", "Stair"]
+__all__ = ["Branches", "Direction", "Migrated", "NoModelsError", "Stair"]
 
 Direction = Literal["upgrade", "downgrade", "second upgrade"]
 
@@ -22,7 +20,7 @@ class NoModelsError(MigrationError):
 
 @dataclass(frozen=True, slots=True)
 class Migrated:
-    """What a migrator did: the revisions the database is at, those it ran, their files, and the data files it read.
+    """What a migration did: the revisions the database is at, those it ran, their files, and the data files it read.
 
     `version_tables` are the tables in which Alembic keeps the revisions, each with its schema if env.py names one.
     `left_behind` are settings that a revision changed for the rest of its session (`SET search_path`). `doubled` are
@@ -70,13 +68,3 @@ class Stair:
     failed: Direction | None = None
     irreversible: bool = False
     error: CloneDBError | None = None
-
-
-class Migrator(Protocol):
-    """What the builder asks of a migration tool."""
-
-    def migrate(self, url: DatabaseURL, *, progress: Progress, remedy: str) -> Migrated:
-        """Bring the database at `url` to the project's target and fill it with the seeds.
-
-        `remedy` is what to tell a user whose migrations want an extension that the server lacks. Raises BuildError.
-        """

@@ -1,30 +1,25 @@
 """What a template is made of, as one digest and the list of its inputs; static, and without a database.
 
-The project's own modules that revisions and seeds import count, transitively, because a data migration runs them. What
-only env.py imports does not: those are the models that `--autogenerate` compares with, and a template follows the
-revisions. A project whose env.py migrates by such a module (`metadata.create_all`) names it under `watch`.
+A recipe says what the schema depends on (`clonedb.project.recipe.Recipe.inputs`); the rest, which is the same for each
+recipe, is added here.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from clonedb.postgres import libpq_variables
-from clonedb.project.find import Project
-from clonedb.project.inputs import Input, Sources, digest_of, read_sources
+from clonedb.project.inputs import Input, Sources, digest_of
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
 
 __all__ = [
     "FORMAT",
-    "OF_REVISIONS",
+    "OF_STEPS",
     "Difference",
     "Fingerprint",
     "Input",
@@ -33,7 +28,6 @@ __all__ = [
     "StaleError",
     "differences",
     "fingerprint",
-    "read_sources",
     "surroundings",
 ]
 
@@ -41,18 +35,10 @@ __all__ = [
 FORMAT = 3
 
 _ABBREVIATED = 12
-OF_REVISIONS = frozenset({"revision", "import", "target", "seed"})
+OF_STEPS = frozenset({"revision", "import", "target", "seed"})
 """The kinds of inputs that need not be the same in a template and in one that is built upon it."""
 
-_LOCATIONS = frozenset(
-    {"script_location", "version_locations", "prepend_sys_path", "path_separator", "version_path_separator"}
-)
-_NEW_REVISIONS = frozenset(
-    {"file_template", "truncate_slug_length", "timezone", "output_encoding", "revision_environment", "post_write_hooks"}
-)
 _OF_SESSIONS = ("options", "client_encoding")
-_CONNECTION = frozenset({"url", "uri", "dsn", "passwd", "password"})  # the last word of an option's name
-_DATABASE_URL = r"(?i)\s*postgres(?:ql)?(?:\+\w+)?://"
 
 
 class StaleError(Exception):
@@ -96,26 +82,13 @@ class Difference(NamedTuple):
     name: str
 
 
-def fingerprint(
-    config: Config,
-    project: Project,
-    server: ServerFacts,
-    *,
-    index_dir: Path | None,
-    sources: Sources | None = None,
-    base: str | None = None,
-) -> Fingerprint:
-    """The fingerprint of the template that this configuration, project and server give.
+def fingerprint(config: Config, sources: Sources, server: ServerFacts, *, base: str | None = None) -> Fingerprint:
+    """The fingerprint of the template that this configuration, a recipe's `sources` and a server give.
 
     The same contents give the same digest wherever the checkout is, in whatever order directories are listed, and
-    whatever their times. `index_dir` is where digests of unchanged files are remembered: 300 revisions then take 3 ms.
-    `sources` are the files as `read_sources` saw them, for a caller who has looked already; `base` is the digest of the
-    template that this one is built upon.
-
-    Raises ConfigError for a seed that is not there, a watch glob without a match and a file that may not be read.
+    whatever their times. `base` is the digest of the template that this one is built upon.
     """
-    sources = sources or read_sources(config, project, index_dir=index_dir)
-    inputs = [*sources.inputs, *_settings(config, project), *_versions(server)]
+    inputs = [*sources.inputs, *_settings(config), *_of_server(server)]
     if base is not None:
         inputs.append(Input("base", config.base or "base", base))
     inputs.sort(key=lambda item: (item.kind, item.name, item.digest))
@@ -124,15 +97,16 @@ def fingerprint(
 
 
 def surroundings(found: Fingerprint, sources: Sources) -> str:
-    """The digest of all that migrating depends on apart from the revisions, what they import, and how far it goes.
+    """The digest of all that a recipe's steps depend on apart from themselves, what they import, and how far they go.
 
-    env.py, other files of the script location, options, -x, extensions, roles, watched files, server and versions:
-    where one of these is another, nothing that was migrated before is worth anything. Seeds come later.
+    For Alembic that is env.py, other files of the script location, options, -x, extensions, roles, watched files,
+    server and versions: where one of these is another, nothing that was migrated before is worth anything. Seeds come
+    later.
     """
     kept = [
         (item.kind, item.name, item.digest)
         for item in found.inputs
-        if item.kind not in OF_REVISIONS or (item.kind == "import" and item.name in sources.watched)
+        if item.kind not in OF_STEPS or (item.kind == "import" and item.name in sources.watched)
     ]
     return digest_of(json.dumps(kept))
 
@@ -165,11 +139,8 @@ def _is_same(one: str, other: str) -> bool:
     return one.startswith(other) or other.startswith(one)
 
 
-def _settings(config: Config, project: Project) -> Iterator[Input]:
-    """What the configuration contributes, beyond the files it names."""
-    yield Input("target", "target", digest_of(config.target))
-    if config.prepare:
-        yield Input("prepare", "prepare", digest_of(config.prepare))
+def _settings(config: Config) -> Iterator[Input]:
+    """What the configuration contributes to the template of any recipe, beyond the files it names."""
     for name in sorted(set(config.extensions)):
         yield Input("extension", name, digest_of(name))
     for name in sorted(set(config.roles)):
@@ -178,8 +149,6 @@ def _settings(config: Config, project: Project) -> Iterator[Input]:
         yield Input("locale", "locale", digest_of(config.locale))
     if config.salt:
         yield Input("salt", "salt", digest_of(config.salt))
-    yield from _x_arguments(config)
-    yield from _options(project)
     yield from _of_sessions(config)
 
 
@@ -199,77 +168,9 @@ def _of_sessions(config: Config) -> Iterator[Input]:
             yield Input("session", name, digest_of(value))
 
 
-def _x_arguments(config: Config) -> Iterator[Input]:
-    """What env.py is told by -x; of several with one name the order counts, as the last may win or all may."""
-    values: dict[str, list[str]] = defaultdict(list)
-    for argument in config.x:
-        name, _, value = argument.partition("=")
-        if not _is_database_url(value or name):
-            values[name].append(argument)
-    for name, arguments in values.items():
-        yield Input("x", name, digest_of(json.dumps(arguments)))
-
-
-def _options(project: Project) -> Iterator[Input]:
-    """Alembic's main options that may change the migrated database: all that are not known to leave it alone.
-
-    A project's own options count, because env.py reads them. Left out are where things are (their contents are inputs,
-    and paths differ between machines), how new revisions are written, and how the database is reached, which clonedb
-    decides. Directories of this machine in a value are replaced before it is digested.
-    """
-    if project.recursive:
-        yield Input("option", "recursive_version_locations", digest_of("true"))
-    for name, value in project.options.items():
-        if name == "recursive_version_locations" or name in _LOCATIONS or name in _NEW_REVISIONS:
-            continue
-        if _is_connection(name) or _is_database_url(value):
-            continue
-        yield Input("option", name, digest_of(_portable(value, project)))
-
-
-def _is_connection(name: str) -> bool:
-    name = name.lower()
-    last = name.replace("_", ".").replace("-", ".").rpartition(".")[2]
-    return last in _CONNECTION or name.startswith(("sqlalchemy.echo", "sqlalchemy.pool"))
-
-
-def _is_database_url(text: str) -> bool:
-    return "://" in text and re.match(_DATABASE_URL, text) is not None
-
-
-def _portable(value: str, project: Project) -> str:
-    places = {"{rootdir}": project.rootdir, "{ini}": project.ini and project.ini.parent}
-    for text, place in places.items():
-        if place is not None and len(place.parts) > 1:
-            value = value.replace(str(place), text)
-    return value
-
-
-def _versions(server: ServerFacts) -> Iterator[Input]:
+def _of_server(server: ServerFacts) -> Iterator[Input]:
     yield Input("format", "format", digest_of(str(FORMAT)))
     yield Input("server", "major", digest_of(str(server.major)))
     yield Input("server", "encoding", digest_of(server.encoding))
     yield Input("server", "locale", digest_of(server.locale))
     yield Input("server", "role", digest_of(server.role))
-    for name in ("alembic", "sqlalchemy"):
-        yield Input("version", name, digest_of(_minor_version(name)))
-
-
-def _minor_version(name: str) -> str:
-    """Major and minor version of an installed distribution, read from the name of its *.dist-info directory.
-
-    importlib.metadata, which would say the same, costs 15 ms to import.
-    """
-    begin, end = f"{name}-", ".dist-info"
-    for directory in sys.path:
-        # listing one directory costs more than looking for the package in each
-        if not os.path.isdir(os.path.join(directory, name)):  # noqa: PTH112, PTH118 - a Path costs more than the call
-            continue
-        entries = map(str.lower, os.listdir(directory or "."))  # noqa: PTH208 - so it does here
-        found = [entry for entry in entries if entry.startswith(begin) and entry.endswith(end)]
-        versions = sorted(entry[len(begin) : -len(end)] for entry in found if entry.count("-") == 2)
-        if versions:
-            return ".".join(versions[-1].split(".")[:2])
-    from importlib import metadata
-
-    return ".".join(metadata.version(name).split(".")[:2])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clonedb.api import Template
     from clonedb.clones.clone import Clone
     from clonedb.clones.database import Database
-    from clonedb.project.find import Project
+    from clonedb.project.recipe import Recipe
     from clonedb.settings.config import Config
 
 __all__ = [
@@ -130,7 +130,7 @@ def clonedb_factory(
 ) -> Iterator[Callable[[], Clone]]:
     """A function that makes one more database for the test each time it is called."""
     __tracebackhide__ = True
-    run, paid, made = run_of(request.config), Paid(request), list[tuple["Clone", "Project"]]()
+    run, paid, made = run_of(request.config), Paid(request), list[tuple["Clone", "Recipe"]]()
     run.require_own(clonedb_template, clonedb_config)
     supply = run.supply(clonedb_template, request.session.addfinalizer)
     clones = request.node.stash.setdefault(CLONES, [])
@@ -138,7 +138,7 @@ def clonedb_factory(
     def make() -> Clone:
         with paid:
             clone = supply.clone(ahead=1)
-        made.append((clone, clonedb_template.project))
+        made.append((clone, clonedb_template.recipe))
         clones.append(made[-1])
         return clone
 

@@ -104,7 +104,7 @@ def lend(request: pytest.FixtureRequest, wanted: Request) -> Iterator[Database]:
         stack.callback(left, request.config, lent)
         if lent.loan is not None:
             stack.callback(lent.loan.end)
-        clones, used = node.stash.setdefault(CLONES, []), (lent.clone, template.project)
+        clones, used = node.stash.setdefault(CLONES, []), (lent.clone, template.recipe)
         clones.append(used)
         stack.callback(clones.remove, used)  # the item may be run again
         for seed in for_each:

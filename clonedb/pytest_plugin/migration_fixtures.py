@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from clonedb.api import Template
     from clonedb.clones.clone import Clone
     from clonedb.postgres.server import Server
-    from clonedb.project.find import Project
+    from clonedb.project.recipe import Recipe
     from clonedb.revisions import RevisionDatabase
     from clonedb.settings.config import Config
 
@@ -41,13 +41,15 @@ def clonedb_at(request: pytest.FixtureRequest, clonedb_config: Config) -> Iterat
     with _Taken(request) as taken:
 
         def make(revision: str) -> RevisionDatabase:
+            from clonedb.migrate.recipes import require_revisions
             from clonedb.revisions import RevisionDatabase
 
             __tracebackhide__ = True
             template = _template_at(request, clonedb_config, revision)
-            project = template.project
+            recipe = template.recipe
             supply = run_of(request.config).supply(template, request.session.addfinalizer)
-            database = RevisionDatabase(taken.take(supply.clone, project), project)
+            with_revisions = require_revisions(recipe, "clonedb_at()")
+            database = RevisionDatabase(taken.take(supply.clone, recipe), with_revisions)
             taken.at_end.callback(database.close)
             return database
 
@@ -79,14 +81,14 @@ def clonedb_empty(request: pytest.FixtureRequest, clonedb_config: Config) -> Ite
     """
     __tracebackhide__ = True
     from clonedb.clones.clone import create_empty
-    from clonedb.project.find import find_project
+    from clonedb.migrate.recipes import find_recipe
 
     require_on(clonedb_config)
     meant, run = _meant(request, clonedb_config), run_of(request.config)
     with run.process_state.session():
-        server, project = _server(request, clonedb_config, meant), find_project(meant)
+        server, recipe = _server(request, clonedb_config, meant), find_recipe(meant)
     with _Taken(request) as taken:
-        clone = taken.take(lambda: run.state.other(server, lambda: create_empty(server)), project)
+        clone = taken.take(lambda: run.state.other(server, lambda: create_empty(server)), recipe)
         run.statistics.clones += 1
         yield clone
 
@@ -127,12 +129,12 @@ class _Taken:
         self._paid = Paid(request)
         self._clones = request.node.stash.setdefault(CLONES, [])
 
-    def take(self, make: Callable[[], Clone], project: Project) -> Clone:
+    def take(self, make: Callable[[], Clone], recipe: Recipe) -> Clone:
         """Make a clone, and take note of it."""
         __tracebackhide__ = True
         with self._paid:
             clone = make()
-        used = clone, project
+        used = clone, recipe
         self._clones.append(used)
         self.at_end.callback(clone.drop)
         self.at_end.callback(self._clones.remove, used)

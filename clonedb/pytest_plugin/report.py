@@ -127,9 +127,9 @@ def _note(item: pytest.Item, error: BaseException | None) -> str | None:
 
 
 def _mention_kept(item: pytest.Item, report: pytest.TestReport) -> None:
-    for clone, project in [used for node in item.listchain() for used in node.stash.get(CLONES, ())]:
+    for clone, recipe in [used for node in item.listchain() for used in node.stash.get(CLONES, ())]:
         try:
-            if run_of(item.config).keep_if_failed(clone, project, item, failed=report.failed):
+            if run_of(item.config).keep_if_failed(clone, recipe, item, failed=report.failed):
                 report.sections.append(("clonedb", f"database kept: {_psql_command(clone)}"))
         except Exception as error:  # noqa: BLE001 - the test's own failure is the one to see
             report.sections.append(("clonedb", f"database {clone.name!r} could not be kept: {error}"))

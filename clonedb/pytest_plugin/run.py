@@ -19,7 +19,7 @@ from clonedb.run_state import RunState, Statistics
 if TYPE_CHECKING:
     from clonedb.api import Template
     from clonedb.clones.clone import Clone
-    from clonedb.project.find import Project
+    from clonedb.project.recipe import Recipe
     from clonedb.pytest_plugin.collecting import Collecting
     from clonedb.sessions.loans import Loans
     from clonedb.settings.config import Config
@@ -149,7 +149,7 @@ class Run:
                     self.write(f"clonedb: could not drop {name!r}: {error}; the next run does, or `clonedb gc`")
                 self._close_rest(template)
 
-    def keep_if_failed(self, clone: Clone, project: Project, item: pytest.Item, *, failed: bool) -> bool:
+    def keep_if_failed(self, clone: Clone, recipe: Recipe, item: pytest.Item, *, failed: bool) -> bool:
         """Keep a clone that a test used, if the policy says so and there is room: whether it is kept.
 
         The worker's one clone may have been kept for an earlier test already.
@@ -163,7 +163,7 @@ class Run:
             return False
         if not clone.kept:
             with self.process_state.unpatched():
-                kept = Kept(project=project.key, run=self.id, when=now(), test=item.nodeid)
+                kept = Kept(project=recipe.key, run=self.id, when=now(), test=item.nodeid)
                 if not keep(clone, kept, limited=policy == "failed"):
                     return False
             self.statistics.kept.append(clone.name)
@@ -200,8 +200,8 @@ class Run:
 
 
 RUN = pytest.StashKey[Run]()
-CLONES = pytest.StashKey[list[tuple["Clone", "Project"]]]()
-"""A test's clones at the moment, each with the project it is of: two may share a template."""
+CLONES = pytest.StashKey[list[tuple["Clone", "Recipe"]]]()
+"""A test's clones at the moment, each with the recipe of its template: two may share a template."""
 
 
 def run_of(config: pytest.Config) -> Run:

@@ -1,24 +1,21 @@
-"""Building a template: from nothing or upon a layer, migrated, prepared, sealed, published."""
+"""Building a template: from nothing or upon a layer, filled by its recipe, prepared, sealed, published."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clonedb.embedded.places import state_dir
 from clonedb.errors import BuildError, MigrationError, ServerError
-from clonedb.migrate.alembic import AlembicMigrator, Migrated, MigrationProcess, Migrator
 from clonedb.migrate.blockers import Blockers
 from clonedb.names import unfinished_name
 from clonedb.originals import monotonic, now
 from clonedb.postgres import sql
 from clonedb.postgres.server import Server
-from clonedb.progress import Progress, Warnings
+from clonedb.progress import Progress
 from clonedb.project.fingerprint import surroundings
-from clonedb.project.revision_digests import revision_digests
+from clonedb.project.recipe import Builder, Built, NoHistoryError
 from clonedb.quantities import counted
 from clonedb.templates import layers
 from clonedb.templates.catalog import note, note_use
@@ -27,7 +24,7 @@ from clonedb.templates.order import Order
 from clonedb.templates.prepare import next_transaction, prepare, prepare_changed
 from clonedb.templates.properties import give
 from clonedb.templates.seal import create, describe, drop, publish, seal
-from clonedb.templates.warnings import remark, remedy
+from clonedb.templates.warnings import remedy, unseen_files
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -37,7 +34,7 @@ __all__ = ["build"]
 
 
 class _UnfitError(Exception):
-    """A layer cannot be built upon after all, and why; it is given where migrating found that out."""
+    """A layer cannot be built upon after all, and why; it is given where building upon it found that out."""
 
     def __init__(self, reason: str, layer: TemplateRecord | None = None) -> None:
         super().__init__(reason)
@@ -46,20 +43,23 @@ class _UnfitError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Filled:
-    """A migrated database: what was done, what it was begun with, and how what changed since then is prepared."""
+    """A filled database: what was done, what it was begun with, and how what changed since then is prepared.
 
-    migrated: Migrated
+    `history` is why there is none, if it is a text.
+    """
+
+    built: Built
     upon: TemplateRecord | None
-    history: layers.History | None
+    history: layers.History | str
     prepare: Callable[[Callable[[], Connection[Any]]], None]
 
 
-def build(server: Server, order: Order, *, progress: Progress, migrator: Migrator | None = None) -> Metadata:
+def build(server: Server, order: Order, *, progress: Progress) -> Metadata:
     """Build a template; the caller holds both locks. On any failure nothing is left.
 
     Raises StaleError when the files are others by now, BuildError, MissingExtensionError or PermissionDeniedError.
     """
-    return _Build(server, order, progress, migrator or AlembicMigrator(order.config, order.project)).carry_out()
+    return _Build(server, order, progress).carry_out()
 
 
 @dataclass(slots=True)
@@ -69,7 +69,6 @@ class _Build:
     server: Server
     order: Order
     progress: Progress
-    migrator: Migrator
 
     def carry_out(self) -> Metadata:
         """Build under a private name and publish under the template's; on any failure nothing is left."""
@@ -77,7 +76,7 @@ class _Build:
         private = unfinished_name(server.config.prefix, order.wanted.digest, server.owner, server.next_number())
         try:
             filled = self._fill(private)
-            warnings = self._looked_at(filled)
+            warnings = self._warnings(filled.built)
             unlogged = seal(server, private, filled.prepare)
             metadata = replace(self._metadata(private, filled, start), unlogged=unlogged)
             for message in warnings:
@@ -97,55 +96,59 @@ class _Build:
 
     def _why_from_nothing(self) -> str | None:
         """Why no layer is there to build upon; None where there cannot be one yet."""
-        if not self.order.layers:
+        order = self.order
+        if not order.layers:
             return "it is to be built anew"
-        return layers.why_none(self.server, self.order.project.key, self.order.config.template, self.order.wanted)
+        return layers.why_none(self.server, order.recipe.key, order.config.template, order.wanted, order.step)
 
-    def _looked_at(self, filled: _Filled) -> list[str]:
+    def _warnings(self, built: Built) -> list[str]:
         """What there is to warn of, when the files are still the same."""
-        heard, order = Warnings(), self.order
-        for message in order.edits.require_none_since(filled.migrated.scripts):
-            heard.warn(message)
-        complete = filled.upon is None or order.config.base is not None
-        remark(order.project, order.wanted, filled.migrated, heard, complete=complete)
-        return heard.messages
+        order = self.order
+        written = order.edits.require_none_since(built.files)
+        return [*written, *unseen_files(order.recipe.rootdir, order.wanted, built.read), *built.warnings]
+
+    def _builder(self, private: str) -> contextlib.closing[Builder]:
+        waiting = Blockers(self.server, private, alone=True)
+        url = self.server.url(private)
+        found = self.order.recipe.builder(url, remedy=lambda: remedy(self.server), waiting=waiting)
+        return contextlib.closing(found)
 
     def _fill(self, private: str) -> _Filled:
-        order, migrator = self.order, self.migrator
-        if order.base is not None or not isinstance(migrator, AlembicMigrator):
-            self._say_that_it_begins()
-            self.order.edits.require_none()
-            return self._filled(private, order.base, lambda: self._migrate(private), history=None)
-        with migrator.session(self.server.url(private), waiting=Blockers(self.server, private, alone=True)) as session:
-            session.start()
-            try:
-                session.remedy = remedy(self.server)
+        order = self.order
+        with self._builder(private) as builder:
+            if order.base is not None:
+                self._say_that_it_begins()
                 order.edits.require_none()
-                wanted = self._history(private, session)
-                if wanted is not None and (found := self._layered(private, session, wanted)):
+                return self._filled(private, builder, order.base, f"it holds more than {order.step}s made")
+            builder.start()
+            order.edits.require_none()
+            wanted = self._history(private, builder)
+            try:
+                if not isinstance(wanted, str) and (found := self._layered(private, builder, wanted)):
                     return found
             except _UnfitError as error:
-                self.progress.say(f"{error}; building template {order.name!r} from the first revision on")
-                session.close()  # a fresh interpreter for a fresh start
-                return self._from_nothing(private, session, wanted, instead_of=error.layer)
+                self.progress.say(f"{error}; building template {order.name!r} from the first {order.step} on")
+                builder.close()
+                with self._builder(private) as fresh:
+                    return self._from_nothing(private, fresh, wanted, instead_of=error.layer)
             self._say_that_it_begins(self._why_from_nothing())
-            return self._from_nothing(private, session, wanted)
+            return self._from_nothing(private, builder, wanted)
 
     def _from_nothing(
         self,
         private: str,
-        session: MigrationProcess,
-        wanted: layers.History | None,
+        builder: Builder,
+        wanted: layers.History | str,
         *,
         instead_of: TemplateRecord | None = None,
     ) -> _Filled:
-        """Migrate an empty database; what comes of it says whether a layer that failed was to blame.
+        """Fill an empty database; what comes of it says whether a layer that failed was to blame.
 
         If not, what fails upon it is an error at once from then on: the whole history is not run again each time.
         """
         self.server.run(drop, private)
         try:
-            filled = self._filled(private, None, lambda: self._run(session), history=wanted)
+            filled = self._filled(private, builder, None, wanted)
         except BuildError:
             if instead_of is not None:
                 note(self.server, instead_of, proven=True)
@@ -154,60 +157,49 @@ class _Build:
             note(self.server, instead_of, layer="", unfit="what came after it failed, and not from nothing")
         return filled
 
-    def _history(self, private: str, session: MigrationProcess) -> layers.History | None:
-        """The revisions on the way to the target; None when Alembic cannot say, which migrating will show again."""
-        order = self.order
-        with contextlib.suppress(BuildError, ServerError):
-            # first, as the interpreter still imports Alembic meanwhile
-            digests = revision_digests(order.project, index_dir=state_dir(order.config) / "index")
-            plan = self._plan(private, session)
-            return layers.history(surroundings(order.wanted, order.sources), plan, digests)
-        return None
+    def _history(self, private: str, builder: Builder) -> layers.History | str:
+        """The steps on the way to the target; why they are not known, if they are not."""
 
-    def _plan(self, private: str, session: MigrationProcess) -> Sequence[tuple[str, Path]]:
-        """The revisions in Alembic's order; if they cannot be loaded yet, env.py runs first, on an empty database."""
-        try:
-            return session.plan(self.order.config.target)
-        except BuildError:
+        @contextlib.contextmanager
+        def on_database() -> Iterator[None]:
             self._create(private, None)
             try:
-                return session.plan(self.order.config.target, with_env_py=True)
+                yield
             finally:
                 self.server.run(drop, private)
 
-    def _layered(self, private: str, session: MigrationProcess, wanted: layers.History) -> _Filled | None:
+        try:
+            steps = builder.history(on_database)
+        except NoHistoryError as error:
+            return str(error)
+        return layers.history(surroundings(self.order.wanted, self.order.sources), steps)
+
+    def _layered(self, private: str, builder: Builder, wanted: layers.History) -> _Filled | None:
         """Fill the database upon the deepest layer; None when there is none. Raises _UnfitError."""
         if not self.order.layers:
             return None
         for layer in layers.deepest(self.server, wanted):
             if not self.server.use(layer.name):  # somebody is collecting it
                 continue
-            name, rest = self.order.name, wanted.steps[layer.metadata.depth :]
-            all_of_them = counted(len(wanted.steps), "revision")
+            name, step, rest = self.order.name, self.order.step, wanted.steps[layer.metadata.depth :]
+            all_of_them = counted(len(wanted.steps), step)
             self.progress.say(f"building template {name!r} upon {layer.name!r}: {len(rest)} of {all_of_them}")
             try:
-                filled = self._filled(private, layer, lambda: self._run(session), history=wanted)
+                filled = self._filled(private, builder, layer, wanted)
             except (BuildError, ServerError) as error:
                 if layer.metadata.proven and isinstance(error, MigrationError):
                     self.progress.say(f"tried upon {layer.name!r} only; `clonedb build --force` begins from nothing")
                     raise
                 reason = str(error).partition("\n")[0]
                 raise _UnfitError(f"template {layer.name!r} cannot be built upon: {reason}", layer) from error
-            if filled.migrated.revisions != rest:
-                raise _UnfitError(
-                    f"upon template {layer.name!r} env.py ran other revisions than there were to run", layer
-                )
+            if filled.built.steps != rest:
+                raise _UnfitError(f"upon template {layer.name!r} other {step}s were run than there were to run", layer)
             note_use(self.server, layer)
             return filled
         return None
 
     def _filled(
-        self,
-        private: str,
-        below: TemplateRecord | None,
-        migrate: Callable[[], Migrated],
-        *,
-        history: layers.History | None,
+        self, private: str, builder: Builder, below: TemplateRecord | None, history: layers.History | str
     ) -> _Filled:
         server, config = self.server, self.order.config
         self._create(private, below)
@@ -218,13 +210,13 @@ class _Build:
             with contextlib.closing(server.connect(private)) as connection:
                 for extension in config.extensions:
                     sql.create_extension(connection, extension)
-        migrated = migrate()
+        built = builder.build(upon=below.metadata.inputs if below else (), progress=self.progress)
 
         def prepared(connect: Callable[[], Connection[Any]]) -> None:
             with contextlib.closing(connect()) as connection:
                 prepare(connection) if below is None else prepare_changed(connection, since)
 
-        return _Filled(migrated, below, history, prepared)
+        return _Filled(built, below, history, prepared)
 
     def _create(self, private: str, below: TemplateRecord | None) -> None:
         import psycopg
@@ -234,28 +226,19 @@ class _Build:
         except psycopg.errors.InvalidCatalogName as error:
             raise _UnfitError(f"template {below.name if below else ''!r} was dropped meanwhile") from error
 
-    def _migrate(self, private: str) -> Migrated:
-        url, hint = self.server.url(private), remedy(self.server)
-        if not isinstance(self.migrator, AlembicMigrator):
-            return self.migrator.migrate(url, progress=self.progress, remedy=hint)
-        with self.migrator.session(url, remedy=hint, waiting=Blockers(self.server, private, alone=True)) as session:
-            return self._run(session)
-
-    def _run(self, session: MigrationProcess) -> Migrated:
-        return session.migrate(self.order.config.target, self.order.config.seed, progress=self.progress)
-
     def _metadata(self, private: str, filled: _Filled, start: float) -> Metadata:
-        order, migrated = self.order, filled.migrated
+        order, built = self.order, filled.built
         described = describe(self.server, private)
         below = filled.upon.metadata.version_tables if filled.upon else []
-        own: list[list[str | None]] = [list(table) for table in migrated.version_tables]
-        unfit = self._unfit(filled, described["settings"])
-        layer, depth = ("", 0) if unfit or filled.history is None else filled.history.last
+        own: list[list[str | None]] = [list(table) for table in built.version_tables]
+        begun = filled.upon.metadata.depth if filled.upon else 0
+        unfit = layers.unfit(filled.history, built, order.recipe.words, described["settings"], begun=begun)
+        layer, depth = ("", 0) if unfit or isinstance(filled.history, str) else filled.history.last
         return Metadata(
-            project=order.project.key,
+            project=order.recipe.key,
             fingerprint=order.wanted.digest,
-            heads=migrated.heads,
-            revisions=len(migrated.revisions),
+            heads=built.heads or (),
+            revisions=len(built.steps),
             made=now(),
             used=now(),
             run=order.run,
@@ -267,11 +250,6 @@ class _Build:
             depth=depth,
             unfit=unfit,
             upon=filled.upon.name if filled.upon else None,
+            maker="" if built.heads is not None else order.recipe.words.maker,
             **described,
         )
-
-    def _unfit(self, filled: _Filled, settings: Sequence[Sequence[str | None]]) -> str:
-        if self.order.base is not None or self.order.config.seed:
-            return "it holds more than revisions made"
-        begun = filled.upon.metadata.depth if filled.upon else 0
-        return layers.unfit(filled.history, filled.migrated, settings, begun=begun)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clonedb.embedded.places import state_dir
 from clonedb.errors import BuildError
 from clonedb.names import template_name
-from clonedb.originals import monotonic
 from clonedb.postgres.server import Server
 from clonedb.progress import Progress
-from clonedb.project.find import Project
-from clonedb.project.fingerprint import Fingerprint, ServerFacts, Sources, StaleError, fingerprint, read_sources
+from clonedb.project.fingerprint import Fingerprint, ServerFacts, Sources, StaleError, fingerprint
+from clonedb.project.recipe import Recipe
 from clonedb.quantities import counted
 from clonedb.settings.config import Config
 from clonedb.templates.catalog import find, note_use, templates
@@ -19,154 +19,142 @@ from clonedb.templates.crash_losses import what_is_lost
 from clonedb.templates.metadata import TemplateRecord
 
 if TYPE_CHECKING:
-    from clonedb.migrate.alembic import Migrator
+    from clonedb.templates.order import Order
 
 __all__ = ["TemplateRecord", "ensure", "find", "fingerprint_on", "sources_of", "templates"]
 
 _ATTEMPTS = 3  # builds that edits may spoil before somebody is told to stop editing
 
 
-def sources_of(config: Config, project: Project) -> Sources:
-    """The files that a project's template is made of; those that stat says are unchanged are not read again."""
-    return read_sources(config, project, index_dir=state_dir(config) / "index")
+def sources_of(recipe: Recipe) -> Sources:
+    """What a recipe's template is made of; files that stat says are unchanged are not read again."""
+    return recipe.inputs(state_dir(recipe.config) / "index")
 
 
-def fingerprint_on(
-    server: Server, config: Config, project: Project, sources: Sources, *, base: str | None = None
-) -> Fingerprint:
-    """The fingerprint of a project's template on a server; `base` is that of the template it is built upon."""
+def fingerprint_on(server: Server, config: Config, sources: Sources, *, base: str | None = None) -> Fingerprint:
+    """The fingerprint of a template on a server; `base` is that of the template it is built upon."""
     info = server.info
     facts = ServerFacts(info.major, info.encoding, info.locale, "" if info.superuser else info.user)
-    return fingerprint(config, project, facts, index_dir=None, sources=sources, base=base)
+    return fingerprint(config, sources, facts, base=base)
 
 
 def ensure(
     server: Server,
-    project: Project,
+    recipe: Recipe,
     sources: Sources,
     *,
     run: str,
     progress: Progress,
     rebuild: bool = False,
     base: TemplateRecord | None = None,
-    config: Config | None = None,
-    migrator: Migrator | None = None,
 ) -> TemplateRecord:
-    """The project's template, built if it is not there; of any number of processes that ask, exactly one builds it.
+    """The template that a recipe makes, built if it is not there; of any number of processes exactly one builds it.
 
     `run` names the test run: a rebuild happens once for it, and a build that failed in it is not tried again by its
-    other workers, who get the error in a line. When `sources` were edited before they were migrated, or while they
-    were, it begins again with the new ones. With a `base` it begins with a copy of that; else with the deepest template
-    that is a beginning of the same history, and seeds with the template without them, unless it is a `rebuild`.
-    `config` is the template's if it is not the server's. Raises BuildError, ServerError or LockTimeoutError.
+    other workers, who get the error in a line. When `sources` were edited before they were used, or while they were, it
+    begins again with the new ones. With a `base` it begins with a copy of that; else with the deepest template that is
+    a beginning of the same history, and seeds with the template without them, unless it is a `rebuild`. Raises
+    BuildError, ServerError or LockTimeoutError.
     """
-    config = config or server.config
     for attempt in range(1, _ATTEMPTS + 1):
+        lenient = attempt == _ATTEMPTS
         try:
-            return _ensure(
-                server,
-                project,
-                sources,
-                config=config,
-                run=run,
-                progress=progress,
-                rebuild=rebuild,
-                base=base,
-                migrator=migrator,
-                lenient=attempt == _ATTEMPTS,
-            )
+            return _Attempt(server, recipe, sources, run, progress, rebuild, base, lenient).carry_out()
         except StaleError as error:
             edit = str(error)
             progress.say(f"{edit} before the template was ready; beginning again with what is there now")
-            sources = sources_of(config, project)
+            sources = sources_of(recipe)
     raise BuildError(
         f"{edit} while the template was being built, as something was each of the {_ATTEMPTS} times that it was tried;"
         " does a migration write among the files that the template is made of?"
     )
 
 
-def _ensure(
-    server: Server,
-    project: Project,
-    sources: Sources,
-    *,
-    config: Config,
-    run: str,
-    progress: Progress,
-    rebuild: bool,
-    base: TemplateRecord | None,
-    migrator: Migrator | None,
-    lenient: bool,
-) -> TemplateRecord:
-    """One attempt; raises StaleError when the sources were edited meanwhile."""
+@dataclass(slots=True)
+class _Attempt:
+    """One attempt to have a template; with `lenient` files that are only written meanwhile do not spoil it."""
 
-    def wanted_of(sources: Sources) -> Fingerprint:
-        below = base.metadata.fingerprint if base else None
-        return fingerprint_on(server, config, project, sources, base=below)
+    server: Server
+    recipe: Recipe
+    sources: Sources
+    run: str
+    progress: Progress
+    rebuild: bool
+    base: TemplateRecord | None
+    lenient: bool
+    _lost: str | None = None
 
-    wanted = wanted_of(sources)
-    name = template_name(config.prefix, wanted.digest)
+    def carry_out(self) -> TemplateRecord:
+        """The template, found or built; raises StaleError when the sources were edited meanwhile."""
+        wanted = self._fingerprint(self.sources)
+        name = template_name(self.recipe.config.prefix, wanted.digest)
+        if (template := self._ready(name)) is not None:
+            return _in_use(self.server, template)
+        if self.recipe.config.frozen:
+            raise BuildError(_frozen(self.recipe.config, self.server, name, self._lost))
+        return self._build(name, wanted)
 
-    def look_again() -> tuple[Sources, Fingerprint]:
-        found = sources_of(config, project)
-        return found, wanted_of(found)
+    def _build(self, name: str, wanted: Fingerprint) -> TemplateRecord:
+        # where there is something to build: they take 10 ms
+        from clonedb.templates.build import build
+        from clonedb.templates.locks import server_lock
+        from clonedb.templates.queue import BuildQueue
 
-    lost: str | None = None
+        server, recipe, progress = self.server, self.recipe, self.progress
+        server.require_createdb()
+        queue = BuildQueue(recipe.config, name, self.run)
+        with queue.turn(progress), server_lock(server, name, progress):
+            if (template := self._ready(name)) is not None:
+                return _in_use(server, template)
+            queue.raise_if_failed()
+            if self._lost:
+                progress.say(f"template {name!r} has lost {self._lost} in a crash of the server; building it anew")
+            with queue.recorded():
+                metadata = build(server, self._order(name, wanted), progress=progress)
+        steps = counted(metadata.revisions, recipe.words.step)
+        progress.say(f"template {name!r} is ready: {steps} in {metadata.seconds:.1f} s")
+        return _in_use(server, TemplateRecord(name, metadata, built=True))
 
-    def ready() -> TemplateRecord | None:
-        nonlocal lost
-        found = find(server, name)
-        if found is None or (rebuild and found.metadata.run != run):
+    def _order(self, name: str, wanted: Fingerprint) -> Order:
+        from clonedb.templates.edits import Edits
+        from clonedb.templates.order import Order
+
+        return Order(
+            recipe=self.recipe,
+            sources=self.sources,
+            wanted=wanted,
+            name=name,
+            run=self.run,
+            base=self.base or self._schema(),
+            layers=not self.rebuild,
+            edits=Edits(wanted, self._look_again, rootdir=self.recipe.rootdir, lenient=self.lenient),
+        )
+
+    def _fingerprint(self, sources: Sources) -> Fingerprint:
+        below = self.base.metadata.fingerprint if self.base else None
+        return fingerprint_on(self.server, self.recipe.config, sources, base=below)
+
+    def _look_again(self) -> tuple[Sources, Fingerprint]:
+        found = sources_of(self.recipe)
+        return found, self._fingerprint(found)
+
+    def _ready(self, name: str) -> TemplateRecord | None:
+        """The template, if it is there, of this run in case of a rebuild, and has all that it had."""
+        found = find(self.server, name)
+        if found is None or (self.rebuild and found.metadata.run != self.run):
             return None
-        lost = what_is_lost(server, found)
-        return None if lost else found
+        self._lost = what_is_lost(self.server, found)
+        return None if self._lost else found
 
-    start = monotonic()
-    if template := ready():
-        return _in_use(server, template)
-    if config.frozen:
-        raise BuildError(_frozen(config, server, name, lost))
-    from clonedb.templates.build import build  # where there is something to build: it takes 10 ms
-    from clonedb.templates.edits import Edits
-    from clonedb.templates.locks import server_lock
-    from clonedb.templates.order import Order
-    from clonedb.templates.queue import BuildQueue
-
-    server.require_createdb()
-    queue = BuildQueue(config, name, run)
-    with queue.turn(progress), server_lock(server, name, progress):
-        if template := ready():
-            return _in_use(server, TemplateRecord(name, template.metadata, waited=monotonic() - start))
-        queue.raise_if_failed()
-        if lost:
-            progress.say(f"template {name!r} has lost {lost} in a crash of the server; building it anew")
-        with queue.recorded():
-            order = Order(
-                config=config,
-                project=project,
-                sources=sources,
-                wanted=wanted,
-                name=name,
-                run=run,
-                base=base or _schema(server, project, config, run, progress, rebuild=rebuild),
-                layers=not rebuild,
-                edits=Edits(wanted, look_again, rootdir=project.rootdir, lenient=lenient),
-            )
-            metadata = build(server, order, progress=progress, migrator=migrator)
-    progress.say(f"template {name!r} is ready: {counted(metadata.revisions, 'revision')} in {metadata.seconds:.1f} s")
-    return _in_use(server, TemplateRecord(name, metadata, built=True, waited=monotonic() - start))
-
-
-def _schema(
-    server: Server, project: Project, config: Config, run: str, progress: Progress, *, rebuild: bool
-) -> TemplateRecord | None:
-    """The template without seeds that one with seeds is built upon, so that a changed seed costs only the seeds."""
-    schema = config.of_schema()
-    if schema is None:
-        return None
-    return ensure(
-        server, project, sources_of(schema, project), run=run, progress=progress, rebuild=rebuild, config=schema
-    )
+    def _schema(self) -> TemplateRecord | None:
+        """The template without seeds that one with seeds is built upon, so that a changed seed costs only the seeds."""
+        config = self.recipe.config.of_schema()
+        if config is None:
+            return None
+        recipe = self.recipe.with_config(config)
+        return ensure(
+            self.server, recipe, sources_of(recipe), run=self.run, progress=self.progress, rebuild=self.rebuild
+        )
 
 
 def _frozen(config: Config, server: Server, name: str, lost: str | None) -> str:

@@ -1,23 +1,21 @@
 """Layers: sealed templates that a changed history can be built upon, because they are a beginning of it.
 
-What Alembic does to an empty database is a list of revisions, one after the other. A template is a beginning of that
-list when it was made by its first steps, in that order, from files of the same contents, amid the same surroundings
-(env.py, options, server). The order counts, and not only which revisions there are: two branches that change one table
-leave its columns in the order in which they came.
+What a recipe does to an empty database is a list of steps, one after the other: Alembic's revisions. A template is a
+beginning of that list when it was made by its first steps, in that order, from files of the same contents, amid the
+same surroundings (env.py, options, server). The order counts, and not only which revisions there are: two branches that
+change one table leave its columns in the order in which they came.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from clonedb.migrate.alembic import Migrated
 from clonedb.postgres.server import Server
 from clonedb.postgres.statements import changes_contents
-from clonedb.project.fingerprint import OF_REVISIONS, Fingerprint, differences
-from clonedb.project.real_paths import RealPaths
+from clonedb.project.fingerprint import OF_STEPS, Fingerprint, differences
+from clonedb.project.recipe import Built, Words
 from clonedb.templates.catalog import templates
 from clonedb.templates.crash_losses import what_is_lost
 from clonedb.templates.metadata import TemplateRecord
@@ -27,7 +25,7 @@ __all__ = ["History", "deepest", "history", "likeliest", "unfit", "why_none"]
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The revisions that lead from nothing to the target, in order; `digests[n]` is that of the first n steps."""
+    """The steps that lead from nothing to the target, in order; `digests[n]` is that of the first n steps."""
 
     steps: tuple[str, ...]
     digests: tuple[str, ...]
@@ -38,33 +36,31 @@ class History:
         return self.digests[-1], len(self.steps)
 
 
-def history(surroundings: str, plan: Sequence[tuple[str, Path]], digests: Mapping[Path, str]) -> History | None:
-    """The history that a plan is; None when it has revisions in files that the project does not know."""
+def history(surroundings: str, steps: Sequence[tuple[str, str]]) -> History:
+    """The history that a recipe's steps are, each with the digest of what it depends on."""
     found = [surroundings]
-    real = RealPaths()
-    for name, path in plan:
-        digest = digests.get(real.of(path))
-        if digest is None:
-            return None
+    for name, digest in steps:
         found.append(hashlib.sha256(f"{found[-1]} {name} {digest}".encode()).hexdigest())
-    return History(tuple(name for name, _ in plan), tuple(found))
+    return History(tuple(name for name, _ in steps), tuple(found))
 
 
-def unfit(history: History | None, migrated: Migrated, settings: Sequence[Sequence[str | None]], *, begun: int) -> str:
-    """Why nothing may be built upon what revisions made, because it would not be what it is from zero; '' if it may.
+def unfit(
+    history: History | str, built: Built, words: Words, settings: Sequence[Sequence[str | None]], *, begun: int
+) -> str:
+    """Why nothing may be built upon what steps made, because it would not be what it is from zero; '' if it may.
 
-    `settings` are the database's own, and `begun` how many steps were there already. A setting that a revision gave to
-    the database or left in its session holds in another session from the start, or no longer: the revisions after it
-    would do something else. What Alembic ran must be what it had planned.
+    `history` is why there is none, if it is a text. `settings` are the database's own, and `begun` how many steps were
+    there already. A setting that a step gave to the database or left in its session holds in another session from the
+    start, or no longer: the steps after it would do something else. What was run must be what had been planned.
     """
-    if history is None:
-        return "Alembic could not say beforehand which revisions there are"
+    if isinstance(history, str):
+        return history
     if names := sorted({str(name) for _, name, _ in settings if changes_contents(str(name))}):
-        return f"the revisions gave the database settings of its own ({', '.join(names)})"
-    if migrated.left_behind:
-        return f"the revisions left settings to those after them in their session ({', '.join(migrated.left_behind)})"
-    if migrated.revisions != history.steps[begun:]:
-        return "env.py ran other revisions than Alembic plans"
+        return f"the {words.step}s gave the database settings of its own ({', '.join(names)})"
+    if built.left_behind:
+        return f"the {words.step}s left settings to those after them in their session ({', '.join(built.left_behind)})"
+    if built.steps != history.steps[begun:]:
+        return f"other {words.step}s were run than {words.maker} plans"
     return ""
 
 
@@ -78,22 +74,22 @@ def deepest(server: Server, wanted: History) -> Iterator[TemplateRecord]:
 
 
 def likeliest(server: Server, wanted: Fingerprint) -> TemplateRecord | None:
-    """The template that will most likely be the deepest, guessed from the inputs alone, without asking Alembic."""
+    """The template that will most likely be the deepest, guessed from the inputs alone, not from a history."""
     inputs = {tuple(item) for item in wanted.abbreviated()}
-    beside = {item for item in inputs if item[0] not in OF_REVISIONS}
+    beside = {item for item in inputs if item[0] not in OF_STEPS}
     for template in _by_depth(server):
         theirs = {(kind, name, digest) for kind, name, digest in template.metadata.inputs if kind != "target"}
-        if theirs <= inputs and {item for item in theirs if item[0] not in OF_REVISIONS} == beside:
+        if theirs <= inputs and {item for item in theirs if item[0] not in OF_STEPS} == beside:
             return template
     return None
 
 
-def why_none(server: Server, project: str, lane: str, wanted: Fingerprint) -> str | None:
+def why_none(server: Server, project: str, lane: str, wanted: Fingerprint, step: str) -> str | None:
     """Why none of a project's templates is a beginning of what is wanted, by the newest one; None if it has none.
 
-    One of the same lane (the setting `template`) tells more than any other.
+    One of the same lane (the setting `template`) tells more than any other. `step` is the recipe's word for one.
     """
-    known = [found for found in templates(server) if found.metadata.project == project and _is_of_revisions(found)]
+    known = [found for found in templates(server) if found.metadata.project == project and _is_of_steps(found)]
     newest = next((found for found in known if found.metadata.lane == lane), next(iter(known), None))
     if newest is None:
         return None
@@ -102,15 +98,15 @@ def why_none(server: Server, project: str, lane: str, wanted: Fingerprint) -> st
     if lost := what_is_lost(server, newest):
         return f"{newest.name!r} has lost {lost} in a crash of the server"
     changes = differences(newest.metadata.inputs, wanted)
-    for_all = [change for change in changes if change.kind not in OF_REVISIONS]
+    for_all = [change for change in changes if change.kind not in OF_STEPS]
     named = [f"{change.kind} {change.name!r} was {change.change}" for change in for_all or changes]
     if not named:
-        return f"the revisions are those of {newest.name!r} in another order"
+        return f"the {step}s are those of {newest.name!r} in another order"
     return ", ".join(named[:3]) + (f" and {len(named) - 3} more" if len(named) > 3 else "") + f" since {newest.name!r}"
 
 
-def _is_of_revisions(template: TemplateRecord) -> bool:
-    """Whether revisions alone made it: seeds and bases are layers of their own."""
+def _is_of_steps(template: TemplateRecord) -> bool:
+    """Whether steps alone made it: seeds and bases are layers of their own."""
     return all(kind not in ("base", "seed") for kind, *_ in template.metadata.inputs)
 
 

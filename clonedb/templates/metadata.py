@@ -45,7 +45,8 @@ class Metadata:
     migrations left. `layer` is the digest of what was done to get there, `depth` revisions long, when something else
     may be built upon the template; empty otherwise, and `unfit` says why. It is `proven` if what failed upon it failed
     from nothing, too. `upon` names the template that this one was built upon. `unlogged` are the unlogged tables that
-    have rows and sequences that were used, which a crash of the server empties.
+    have rows and sequences that were used, which a crash of the server empties. `maker` is what made it, if that has no
+    revisions; `heads` are empty then, and `revisions` counts the steps of another kind.
     """
 
     project: str
@@ -70,6 +71,12 @@ class Metadata:
     proven: bool = False
     upon: str | None = None
     unlogged: list[list[str]] = field(default_factory=list)
+    maker: str = ""
+
+    @property
+    def state(self) -> str:
+        """What it holds, in words: `at 3f2a91`."""
+        return f"made by {self.maker}" if self.maker else f"at {', '.join(self.heads) or 'no revision'}"
 
     def to_json(self) -> str:
         """The comment's text."""
@@ -88,12 +95,11 @@ class Metadata:
 
 @dataclass(frozen=True, slots=True)
 class TemplateRecord:
-    """A sealed template on a server; `built` says whether this call built it, `waited` how long that or a wait took."""
+    """A sealed template on a server; `built` says whether this call built it."""
 
     name: str
     metadata: Metadata
     built: bool = False
-    waited: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clonedb.project.find import find_project
+from clonedb.migrate.recipes import find_recipe
 from clonedb.project.fingerprint import Fingerprint, ServerFacts, differences, fingerprint
 from clonedb.settings.config import Config
 
@@ -71,7 +71,7 @@ class Sample:
         return Config(rootdir=self.rootdir).replace("test", **self.settings)
 
     def fingerprint(self, *, server: ServerFacts = SERVER, index_dir: Path | None = None) -> Fingerprint:
-        return fingerprint(self.config, find_project(self.config), server, index_dir=index_dir)
+        return fingerprint(self.config, find_recipe(self.config).inputs(index_dir), server)
 
     def write(self, name: str, text: str) -> None:
         path = self.rootdir / name

@@ -72,7 +72,7 @@ import json, sys
 from pathlib import Path
 from clonedb.settings.config import Config
 from clonedb.project.fingerprint import ServerFacts, fingerprint
-from clonedb.project.find import find_project
+from clonedb.migrate.recipes import find_recipe
 settings = json.loads(sys.argv[2])
 config = Config(rootdir=Path(sys.argv[1])).replace("test", **settings)
 server = ServerFacts(major=18, encoding="UTF8", locale="C.UTF-8", role="")
@@ -81,9 +81,9 @@ index = Path(sys.argv[3]) if len(sys.argv) > 3 else None
 def hook(event, arguments):
     if event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(sys.argv[1]):
         opened.append(arguments[0][len(sys.argv[1]) + 1:])
-project = find_project(config)
+recipe = find_recipe(config)
 sys.addaudithook(hook)
-digest = fingerprint(config, project, server, index_dir=index).digest
+digest = fingerprint(config, recipe.inputs(index), server).digest
 heavy = {"alembic", "sqlalchemy", "psycopg", "importlib.metadata"} & sys.modules.keys()
 print(json.dumps([digest, sorted(opened), sorted(heavy)]))
 """

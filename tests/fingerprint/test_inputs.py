@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clonedb.project.find import find_project
+from clonedb.migrate.recipes import find_recipe
 from clonedb.project.fingerprint import Difference, differences, fingerprint
 from clonedb.settings.keys import TEMPLATE_KEYS
 from tests.fingerprint.sample import FILE_KINDS, FILES, SERVER, Change, Sample, Shown, changed, edit, rewrite, setting
@@ -195,10 +195,8 @@ def test_every_setting_of_a_template_is_an_input(sample: Sample, name: str) -> N
 
 def test_the_base_is_an_input(sample: Sample) -> None:
     """The digest of the template below counts, and so whatever changes that one."""
-    project = find_project(sample.config)
-    found = [
-        fingerprint(sample.config, project, SERVER, index_dir=None, base=base) for base in (None, "0" * 64, "1" * 64)
-    ]
+    sources = find_recipe(sample.config).inputs(None)
+    found = [fingerprint(sample.config, sources, SERVER, base=base) for base in (None, "0" * 64, "1" * 64)]
     assert len({one.digest for one in found}) == 3
 
 

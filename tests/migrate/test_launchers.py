@@ -9,7 +9,6 @@ import pytest
 
 from clonedb.errors import MigrationError, VerificationError
 from clonedb.migrate.alembic import AlembicMigrator
-from clonedb.progress import Silence
 from clonedb.url import DatabaseURL
 from tests.migrate.conftest import Ask
 from tests.projects import ENV_PY, Project
@@ -26,7 +25,7 @@ with context.begin_transaction():
 
 def migrated(migrator: AlembicMigrator, url: DatabaseURL) -> tuple[str, ...]:
     """The heads that a database is at after its migrations."""
-    return migrator.migrate(url, progress=Silence(), remedy="").heads
+    return migrator.migrate(url).heads
 
 
 @pytest.mark.parametrize(
@@ -218,7 +217,7 @@ def test_two_files_with_one_id_are_named(project: Project, migrator: Migrators, 
     first = project.revision("one", TABLE)
     second = project.directory / "migrations/versions/zwei.py"
     second.write_text(first.read_text())
-    found = migrator().migrate(url, progress=Silence(), remedy="")
+    found = migrator().migrate(url)
     ((name, paths),) = found.doubled
     assert (name, {*paths}) == ("one", {first, second})
     assert found.scripts == (paths[-1],)

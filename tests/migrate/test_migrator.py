@@ -9,7 +9,6 @@ import pytest
 
 from clonedb.errors import MigrationError, SeedError, VerificationError
 from clonedb.migrate.alembic import AlembicMigrator
-from clonedb.progress import Silence
 from clonedb.project.find import find_project
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
@@ -126,12 +125,12 @@ def test_a_database_that_others_migrated_is_taken_further(
     base.write("seed.sql", "insert into item (name) values ('base');")
     three.write("seed.sql", "insert into item (name) values ('rest'); insert into three values (3);")
     config = Config(rootdir=base.directory).replace("tests", seed=["seed.sql"])
-    first = AlembicMigrator(config, find_project(config)).migrate(url, progress=Silence(), remedy="")
+    first = AlembicMigrator(config, find_project(config)).migrate(url)
     assert (first.heads, first.version_tables) == (("two",), (("base_version", None),))
 
-    partly = migrator(target="two").migrate(url, progress=Silence(), remedy="")
+    partly = migrator(target="two").migrate(url)
     assert partly.revisions == ("one", "two")
-    rest = migrator(seed=["seed.sql"]).migrate(url, progress=Silence(), remedy="")
+    rest = migrator(seed=["seed.sql"]).migrate(url)
     assert (rest.revisions, rest.heads) == (("three",), ("three",))
     assert rest.version_tables == (("alembic_version", None),)
     assert ask("select string_agg(name, ' ' order by id), (select count(*) from three) from item") == [

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from clonedb.errors import ConfigError
-from clonedb.project.find import find_project
-from clonedb.project.inputs import Sources, read_sources
+from clonedb.migrate.recipes import find_recipe
+from clonedb.project.inputs import Input, Sources
 from clonedb.settings.config import Config
 
 Look = Callable[..., Sources]
@@ -42,13 +42,19 @@ def look(rootdir: Path) -> Look:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         config = Config(rootdir=rootdir).replace("test", **settings)
-        return read_sources(config, find_project(config), index_dir=None)
+        return find_recipe(config).inputs(None)
 
     return look
 
 
+def files_of(sources: Sources) -> list[Input]:
+    """The files among the inputs, ordered."""
+    return sorted(item for item in sources.inputs if item.kind not in ("option", "target", "version"))
+
+
 def named(sources: Sources) -> Named:
-    return {(item.kind, item.name) for item in sources.inputs}
+    """What the files among the inputs are called."""
+    return {(item.kind, item.name) for item in files_of(sources)}
 
 
 def test_the_extensions_of_every_source_are_named(look: Look, rootdir: Path, tmp_path: Path) -> None:
@@ -73,9 +79,9 @@ def test_the_extensions_of_every_source_are_named(look: Look, rootdir: Path, tmp
     assert look(files, **settings).extensions == expected
 
     config = Config(rootdir=rootdir).replace("test", **settings)
-    project = find_project(config)
+    recipe = find_recipe(config)
     for index_dir in (None, tmp_path / "index", tmp_path / "index"):
-        assert read_sources(config, project, index_dir=index_dir).extensions == expected
+        assert recipe.inputs(index_dir).extensions == expected
 
 
 def test_a_script_location_that_holds_the_project_is_not_all_migrations(look: Look) -> None:
@@ -105,7 +111,7 @@ def test_migrations_outside_of_the_project_have_names_of_their_own(look: Look, t
             "path_separator": "os",
             "version_locations": f"{outside}/migrations/versions:{outside}/more/versions",
         }
-        found.append(sorted((item.kind, item.name, item.digest) for item in look(alembic=options).inputs))
+        found.append(files_of(look(alembic=options)))
 
     assert found[0] == found[1]
     assert [(kind, name) for kind, name, _ in found[0]] == [
@@ -154,9 +160,9 @@ def test_a_file_that_a_revision_imports_counts_once(look: Look) -> None:
         "migrations/versions/b.py": "import migrations.tables, filling",
         "filling.py": "",
     }
-    found = [(item.kind, item.name) for item in look(files, seed=["filling:fill"], watch=["**/*.py"]).inputs]
+    found = [(item.kind, item.name) for item in files_of(look(files, seed=["filling:fill"], watch=["**/*.py"]))]
 
-    assert sorted(found) == [
+    assert found == [
         ("env", "migrations/env.py"),
         ("revision", "migrations/versions/a.py"),
         ("revision", "migrations/versions/b.py"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clonedb.project.find import find_project
+from clonedb.migrate.recipes import find_recipe
 from clonedb.settings.config import Config
 from clonedb.templates.ensure import sources_of
 from tests.projects import ENV_PY, Project, one
@@ -85,7 +85,7 @@ def test_what_a_build_reads_is_in_the_fingerprint(
     found = read(config)
 
     assert {"migrations/env.py", "migrations/versions/one.py", "seed.sql", "seeds.py", "watched.txt"} < found
-    sources = sources_of(config, find_project(config))
+    sources = sources_of(find_recipe(config))
     known = {"seeds.py" if item.name == "seeds:fill" else item.name for item in sources.inputs}
     assert found - known == {"models.py"}, json.dumps(sorted(known))
     revisions = {item.name for item in sources.inputs if item.kind == "revision"}
