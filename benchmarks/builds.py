@@ -159,7 +159,7 @@ def _open(state: Path, project: Path, how: str) -> dict[str, Any]:
 
 def _forget(state: Path) -> None:
     from clonedb.clones.gc import collect
-    from clonedb.postgres.server import open_server
+    from clonedb.postgres.servers import open_server
 
     server = open_server(configuration(state))
     try:

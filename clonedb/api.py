@@ -8,27 +8,25 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias, Unpack
+from typing import TYPE_CHECKING, NamedTuple, Self, Unpack
 
 from clonedb.clones.clone import Clone, create
 from clonedb.errors import NoMigrationsError
 from clonedb.file_errors import files_that_can_be_written
 from clonedb.migrate.recipes import find_recipe
-from clonedb.names import template_name
 from clonedb.originals import getpid
 from clonedb.postgres.roles import prepare_role
-from clonedb.postgres.server import Server, open_server
+from clonedb.postgres.server import Server
+from clonedb.postgres.servers import Servers, open_server
 from clonedb.postgres.url_driver import require_driver
 from clonedb.progress import Progress, Silence, Warnings
-from clonedb.project.fingerprint import Fingerprint, Sources
 from clonedb.sessions.echo import print_statements
 from clonedb.settings.keys import check
 from clonedb.settings.load import load
-from clonedb.templates.catalog import note_use
-from clonedb.templates.crash_losses import what_is_lost
-from clonedb.templates.ensure import TemplateRecord, ensure, find, fingerprint_on, sources_of
+from clonedb.templates.chain import Chain
+from clonedb.templates.ensure import TemplateRecord, ensure, find, sources_of
 from clonedb.templates.run_pin import RunPin
 
 if TYPE_CHECKING:
@@ -36,13 +34,12 @@ if TYPE_CHECKING:
 
     from clonedb.clones.collector import Collector
     from clonedb.clones.database import Database
+    from clonedb.project.fingerprint import Fingerprint
     from clonedb.project.recipe import Recipe
     from clonedb.run_state import RunState
     from clonedb.settings.config import Config
     from clonedb.settings.typed import Isolation, Settings
     from clonedb.supply import Supply
-
-    _Link: TypeAlias = tuple[Recipe, Sources]
 
 __all__ = [
     "Template",
@@ -190,27 +187,36 @@ def template(start: str | Path = ".", **settings: Unpack[Settings]) -> Template:
     return opened
 
 
-def open_project_server(config: Config, *, progress: Progress | None = None) -> Server:
-    """The server for a project: the first that has every extension its files name, if something makes its schema."""
+def open_project_server(config: Config, *, progress: Progress | None = None, servers: Servers | None = None) -> Server:
+    """The server for a project: the first that has every extension its files name, if something makes its schema.
+
+    It is one of `servers` if those are given.
+    """
     extensions: frozenset[str] = frozenset()
     with contextlib.suppress(NoMigrationsError):
         extensions = sources_of(find_recipe(config)).extensions
-    return open_server(config, extensions, progress=(progress or Silence()).say)
+    return (servers or Servers()).open(config, extensions, progress=(progress or Silence()).say)
 
 
 def open_template(
-    config: Config, *, run: str | None = None, progress: Progress | None = None, rebuild: bool | None = None
+    config: Config,
+    *,
+    run: str | None = None,
+    progress: Progress | None = None,
+    rebuild: bool | None = None,
+    servers: Servers | None = None,
 ) -> Template:
     """The template of a configured project; `run` names the test run that its workers share.
 
-    One that is built upon another is opened after that, on the same server. Without a run, what dead processes left on
-    the server is collected in the background; a run sees to that itself. Raises as `template` does.
+    One that is built upon another is opened after that, on the same server, which is one of `servers` if those are
+    given. Without a run, what dead processes left on the server is collected in the background; a run sees to that
+    itself. Raises as `template` does.
     """
     with files_that_can_be_written():
-        chain, extensions = _chain(config)
+        chain = Chain.of(resolved(config))
         if config.echo:
             print_statements()
-        opening = _Opening(run, progress or Silence(), rebuild, extensions)
+        opening = _Opening(run, progress or Silence(), rebuild, chain.extensions, servers or Servers())
         return opening.open(chain, collecting=run is None)
 
 
@@ -221,22 +227,23 @@ class _Opening(NamedTuple):
     progress: Progress
     rebuild: bool | None
     extensions: frozenset[str]
+    servers: Servers
 
-    def open(self, chain: Sequence[_Link], *, collecting: bool = False) -> Template:
+    def open(self, chain: Chain, *, collecting: bool = False) -> Template:
         """Open the first template of a chain, and those that it is built upon if it is not there."""
-        (recipe, sources), *below = chain
+        recipe, sources, below = chain
         config = recipe.config
-        server = open_server(config, self.extensions, progress=self.progress.say)
+        server = self.servers.open(config, self.extensions, progress=self.progress.say)
         base: Template | None = None
         try:
             require_driver(config, server.public.driver)
             prepare_role(server)
             record = _pinned(server, config, self.run)
             anew = config.rebuild if self.rebuild is None else self.rebuild
-            if record is None and below and not anew:
-                record = _whole(server, chain)
+            if record is None and below is not None and not anew:
+                record = chain.find(server)
             if record is None:
-                base = self.open(below) if below else None
+                base = None if below is None else self.open(below)
                 record = ensure(
                     server,
                     recipe,
@@ -253,7 +260,7 @@ class _Opening(NamedTuple):
             if base is not None:
                 base.close()
             raise
-        open_below = functools.partial(self.open, below) if below else None
+        open_below = None if below is None else functools.partial(self.open, below)
         collector = None
         if collecting:
             from clonedb.clones.collector import Collector
@@ -262,45 +269,18 @@ class _Opening(NamedTuple):
         return Template(server, record, recipe, base=base, open_base=open_below, collector=collector)
 
 
-def _whole(server: Server, chain: Sequence[_Link]) -> TemplateRecord | None:
-    """The template of a chain that is there already, whether or not those are that it was built upon."""
-    found = find(server, template_name(server.config.prefix, _fingerprint(server, chain).digest))
-    if found is None or what_is_lost(server, found) is not None or not server.use(found.name):
-        return None
-    note_use(server, found)
-    return found
-
-
-def _chain(config: Config) -> tuple[list[_Link], frozenset[str]]:
-    """A template and those it is built upon, the deepest last, and the extensions that any of them names."""
-    found = []
-    each: Config | None = resolved(config)
-    while each is not None:
-        recipe = find_recipe(each)
-        found.append((recipe, sources_of(recipe)))
-        each = each.of_base()
-    return found, frozenset().union(*(sources.extensions for *_, sources in found))
-
-
 def fingerprint_of(config: Config, *, progress: Progress | None = None) -> tuple[Server, Recipe, Fingerprint]:
     """The fingerprint of the template that a configuration means, its recipe, and the open server that it is for.
 
     Raises ConfigError or ServerError.
     """
-    chain, extensions = _chain(config)
-    server = open_server(resolved(config), extensions, progress=(progress or Silence()).say)
+    chain = Chain.of(resolved(config))
+    server = open_server(config, chain.extensions, progress=(progress or Silence()).say)
     try:
-        return server, chain[0][0], _fingerprint(server, chain)
+        return server, chain.recipe, chain.fingerprint(server)
     except BaseException:
         server.close()
         raise
-
-
-def _fingerprint(server: Server, chain: Sequence[_Link]) -> Fingerprint:
-    """The fingerprint of the first template of a chain; each has that of the one below in it."""
-    recipe, sources = chain[0]
-    base = _fingerprint(server, chain[1:]).digest if len(chain) > 1 else None
-    return fingerprint_on(server, recipe.config, sources, base=base)
 
 
 def resolved(config: Config) -> Config:

@@ -1,4 +1,4 @@
-"""What the open templates of one process share: their room on the server, their counts, and what is told of a test."""
+"""What the open templates of one process share: servers and room there, counts, and what is told of a test."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
 from clonedb.originals import sleep
+from clonedb.postgres.servers import Servers
 
 if TYPE_CHECKING:
     from clonedb.clones.clone import Clone
@@ -142,6 +143,7 @@ class RunState:
         self.expected = expected
         self.is_single = is_single
         self.turns: Turns = Turns()
+        self.servers: Servers = Servers()
         self.statistics: Statistics = Statistics()
         self.server_changes: list[str] = []
         self.supplies: list[_HasSpares] = []

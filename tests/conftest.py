@@ -18,7 +18,8 @@ import pytest
 
 import clonedb.migrate.interpreter
 from clonedb.embedded import binaries, leases
-from clonedb.postgres.server import Server, open_server
+from clonedb.postgres.server import Server
+from clonedb.postgres.servers import open_server
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
 from tests import campaigns

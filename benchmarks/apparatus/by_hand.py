@@ -46,7 +46,7 @@ class ByMetadata:
     """One database and one connection; the models' tables are created and filled before a test, and dropped after."""
 
     def __init__(self, template: Template, stack: contextlib.ExitStack, metadata: MetaData, rows: str) -> None:
-        clone = stack.enter_context(create_empty(template.server))
+        clone = stack.enter_context(create_empty(template.server, template.server.config))
         self._engine = _connected(clone)
         self._metadata = metadata
         self._rows = rows

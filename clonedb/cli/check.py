@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from clonedb.migrate.alembic_recipe import AlembicRecipe
     from clonedb.postgres.server import Server
     from clonedb.progress import Progress
+    from clonedb.settings.config import Config
 
 __all__ = ["COMMANDS"]
 
@@ -241,7 +242,11 @@ class _Check:
         from clonedb.migrate.alembic_recipe import doubled_revisions
 
         server = open_project_server(self._config, progress=self._shown)
-        with contextlib.closing(server), create_empty(server) as database, contextlib.suppress(BuildError):
+        with (
+            contextlib.closing(server),
+            create_empty(server, self._config) as database,
+            contextlib.suppress(BuildError),
+        ):
             with _session(server, recipe.migrator, database) as session:
                 found = session.branches(self._config.target)
             self._found.labels = found.heads
@@ -281,7 +286,7 @@ class _Check:
         tried: list[str] = []
         while True:
             last = None
-            with _database(server, base) as database, _session(server, migrator, database) as session:
+            with _database(server, self._config, base) as database, _session(server, migrator, database) as session:
                 for last in session.stairway(self._config.target, tried, progress=self._shown):
                     tried.append(last.revision)
                     yield last
@@ -289,11 +294,11 @@ class _Check:
                 return
 
 
-def _database(server: Server, base: Template | None) -> Clone:
+def _database(server: Server, config: Config, base: Template | None) -> Clone:
     """Where the first revision is to begin: an empty database, or what the template is built upon."""
     from clonedb.clones.clone import create_empty
 
-    return create_empty(server) if base is None else base.clone()
+    return create_empty(server, config) if base is None else base.clone()
 
 
 COMMANDS = (check,)

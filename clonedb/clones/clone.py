@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
     from clonedb.sessions.loans import Loan
+    from clonedb.settings.config import Config
 
 __all__ = ["Clone", "create", "create_empty"]
 
@@ -202,17 +203,17 @@ def create(
     return Clone(server, template, name, monotonic() - start, oid, crashes)
 
 
-def create_empty(server: Server) -> Clone:
-    """Make a database that no migration has run in, with the configured extensions; otherwise as `create`."""
+def create_empty(server: Server, config: Config) -> Clone:
+    """Make a database in which nothing was made but a template's configured extensions; otherwise as `create`."""
     from clonedb.templates import seal
 
     start = monotonic()
     name = clone_name(server.config.prefix, "empty0", server.owner, server.next_number())
     try:
-        _guard_disk(server, server, name, EMPTY, lambda found: seal.create_empty(found, server, server.config, name))
-        if server.config.extensions:
+        _guard_disk(server, server, name, EMPTY, lambda found: seal.create_empty(found, server, config, name))
+        if config.extensions:
             with contextlib.closing(server.connect(name)) as connection:
-                for extension in server.config.extensions:
+                for extension in config.extensions:
                     sql.create_extension(connection, extension)
         oid = server.run(sql.database_oid, name)
     except BaseException:

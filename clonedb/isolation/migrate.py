@@ -55,7 +55,9 @@ class Migrate(Reusable):
         """A database that only what the template is built upon was done to."""
         supply = self.supply
         base = supply.base()
-        clone = supply.other(lambda: create_empty(supply.server) if base is None else create(supply.server, base))
+        clone = supply.other(
+            lambda: create_empty(supply.server, self._recipe.config) if base is None else create(supply.server, base)
+        )
         migrations = self._recipe.migrator.session(
             supply.server.url(clone.name), waiting=Blockers(supply.server, clone.name)
         )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, LiteralString, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, LiteralString, ParamSpec, Self, TypeVar
 
 from clonedb.errors import MissingExtensionError, PermissionDeniedError, ServerError
 from clonedb.names import new_owner
 from clonedb.originals import getpid
 from clonedb.postgres import locks, sql
-from clonedb.postgres.access import Access, embedded_access, external_access
+from clonedb.postgres.access import Access
 from clonedb.postgres.connector import Connector
 from clonedb.postgres.embedded_connections import EmbeddedConnections
 from clonedb.postgres.growth import Growth
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from clonedb.embedded.binaries import Binaries
     from clonedb.embedded.leases import Lease
 
-__all__ = ["Server", "open_server"]
+__all__ = ["Server"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -39,8 +39,8 @@ class Server:
     `public` is the URL that is handed out, without a database; `info` what the server said of itself; `owner` the name
     under which this process owns databases: nobody collects them as long as the session that holds its lock lives, or,
     on this machine, the process itself. `proxied` says whether a proxy is in between, so that what the server says of
-    sessions is the proxy's. `growth` watches this process's databases, where those are in memory. `say` tells
-    whoever opened it what it waits for.
+    sessions is the proxy's. `growth` watches this process's databases, where those are in memory. `say` tells whoever
+    opened it what it waits for. `config` has no template's settings: those travel with the template's recipe.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Server:
         self._local = LocalLeases(config)
         self._lock = threading.RLock()
         self._number = 0
+        self._users = 1
         self._opened = 0  # sessions with the maintenance database, one after the other
         self.info: sql.ServerInfo = self.run(sql.server_info)
         try:
@@ -84,6 +85,17 @@ class Server:
     def embedded(self) -> bool:
         """Whether clonedb runs this server itself."""
         return self.lease is not None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether not everybody who uses it has closed it."""
+        return self._users > 0
+
+    def share(self) -> Self:
+        """The server for one more who will close it."""
+        with self._lock:
+            self._users += 1
+        return self
 
     @property
     def owner(self) -> str:
@@ -276,9 +288,15 @@ class Server:
         return url.replace(query=tuple(query.items()))
 
     def close(self) -> None:
-        """Give up the leases: the session first, so that nothing of ours is left when the embedded server stops."""
-        self.growth.close()
+        """The last user gives up the leases: the session first, so that nothing of ours is left when the server stops.
+
+        May be called again by the last user.
+        """
         with self._lock:
+            self._users -= self._users > 0
+            if self._users:
+                return
+            self.growth.close()
             if self._maintenance is not None and self._pid == getpid():
                 self._maintenance.close()
             self._maintenance = None
@@ -289,29 +307,3 @@ class Server:
                 self._drivers.uninstall()
             if self.lease is not None:
                 self.lease.close()
-
-
-def open_server(
-    config: Config, extensions: Collection[str] = (), *, progress: Callable[[str], None] | None = None
-) -> Server:
-    """The server that the configuration means: the one of `url`, else the embedded one.
-
-    Of several installed PostgreSQLs the first that has all of `extensions` is run. Raises ServerError.
-    """
-    if config.url is not None:
-        server = Server(config, external_access(config), say=progress)
-        try:
-            server.require_extensions(extensions)
-        except BaseException:
-            server.close()
-            raise
-        return server
-    from clonedb.embedded import binaries, leases
-
-    chosen = binaries.choose(config, extensions)
-    lease = leases.lease(config, chosen, progress=progress)
-    try:
-        return Server(config, embedded_access(config, lease), lease, chosen, progress)
-    except BaseException:
-        lease.close()
-        raise

@@ -88,7 +88,7 @@ def clonedb_empty(request: pytest.FixtureRequest, clonedb_config: Config) -> Ite
     with run.process_state.session():
         server, recipe = _server(request, clonedb_config, meant), find_recipe(meant)
     with _Taken(request) as taken:
-        clone = taken.take(lambda: run.state.other(server, lambda: create_empty(server)), recipe)
+        clone = taken.take(lambda: run.state.other(server, lambda: create_empty(server, meant)), recipe)
         run.statistics.clones += 1
         yield clone
 
@@ -102,8 +102,9 @@ def _server(request: pytest.FixtureRequest, config: Config, meant: Config) -> Se
     __tracebackhide__ = True
     opened, key = request.session.stash.setdefault(_SERVERS, {}), (id(config), meant.template)
     if key not in opened:
-        opened[key] = server = open_project_server(meant)
-        run_of(request.config).secrets.add(server)
+        run = run_of(request.config)
+        opened[key] = server = open_project_server(meant, servers=run.state.servers)
+        run.secrets.add(server)
         request.session.addfinalizer(lambda: opened.pop(key).close())
         prepare_role(server)
         request.session.addfinalizer(Collector(server).join)

@@ -75,7 +75,8 @@ class Run:
             from clonedb.api import open_template
             from clonedb.pytest_plugin.collecting import Collecting
 
-            opened = open_template(config, run=self.id, progress=Lines(self.write))
+            progress = Lines(self.write)
+            opened = open_template(config, run=self.id, progress=progress, servers=self.state.servers)
             self._opened[opened] = _Opened(config, opened.supply(self.state), Collecting(opened.server))
         self.secrets.add(opened.server)
         return opened

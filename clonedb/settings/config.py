@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from clonedb.errors import ConfigError
-from clonedb.settings.keys import KEYS, check, nearest, shown
+from clonedb.settings.keys import KEYS, TEMPLATE_KEYS, check, nearest, shown
 
 if TYPE_CHECKING:
     from clonedb.settings.typed import Settings
@@ -130,6 +130,13 @@ class Config(NamedTuple):
         """The configuration of a template that is this one with further seeds: nothing of this one is done again."""
         found = self.replace(source, base=self.template, seed=tuple(seeds), template=f"{self.template}+seeds")
         return found._replace(project_wide=self.project_wide or self)
+
+    def of_server(self) -> Config:
+        """The configuration without what makes a template: that of a server, for all templates that are on it."""
+        names = {*TEMPLATE_KEYS, "template", "templates"}
+        values = {name: self._field_defaults[name] for name in names}
+        sources = {name: place for name, place in self.sources.items() if name not in names}
+        return self._replace(**values, sources=MappingProxyType(sources), project_wide=None)
 
     def of_schema(self) -> Config | None:
         """The configuration of the template without seeds that one with seeds is built upon; None if there is no need.

@@ -221,9 +221,11 @@ def test_databases_of_another_kind(opened: Open) -> None:
     """They take as much room as a clone, until they are dropped; one that could not be made takes none."""
     template = opened(max_clones=1)
     cap, other = Cap(template.server), Cap(opened(max_clones=1).server)
-    empty = cap.filled(cap.take(nothing), lambda: create_empty(template.server))
+    empty = cap.filled(cap.take(nothing), lambda: create_empty(template.server, template.server.config))
     assert other.try_take() is None
     empty.drop()
     with pytest.raises(ZeroDivisionError):
-        cap.filled(cap.take(nothing), lambda: create_empty(template.server) if 1 // 0 else empty)
+        cap.filled(
+            cap.take(nothing), lambda: create_empty(template.server, template.server.config) if 1 // 0 else empty
+        )
     assert other.try_take() == 0

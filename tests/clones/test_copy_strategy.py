@@ -13,7 +13,8 @@ import pytest
 
 from clonedb.clones.copy_strategy import choose
 from clonedb.embedded import leases
-from clonedb.postgres.server import Server, open_server
+from clonedb.postgres.server import Server
+from clonedb.postgres.servers import open_server
 from clonedb.settings.config import Config
 from clonedb.templates.metadata import Metadata, TemplateRecord
 from tests.mounts import sharing_blocks

@@ -19,7 +19,8 @@ from clonedb.clones.gc import collect, drop_one, enforce_retention, inventory, k
 from clonedb.errors import ServerError
 from clonedb.names import clone_name, parse, unfinished_name
 from clonedb.postgres import locks, sql
-from clonedb.postgres.server import Server, open_server
+from clonedb.postgres.server import Server
+from clonedb.postgres.servers import open_server
 from clonedb.settings.config import Config
 from clonedb.templates.metadata import Kept
 from tests.embedded.sandbox import wait_until
@@ -139,7 +140,7 @@ def test_a_lost_session_on_another_host(
     server: Server, server_url: str, tmp_path: Path, left: Callable[[], list[str]]
 ) -> None:
     """Where no file lock is seen, client sessions keep a database, and the owner's next statement takes its lock again."""
-    clone = create_empty(server)
+    clone = create_empty(server, server.config)
     elsewhere = server.config.replace("another host", url=server_url, state_dir=str(tmp_path))
     with contextlib.closing(open_server(elsewhere)) as other:
         refused: list[str] = []

@@ -17,7 +17,7 @@ from clonedb.clones.gc import collect
 from clonedb.embedded import leases, watchdog
 from clonedb.errors import ServerError
 from clonedb.postgres.roles import prepare_role
-from clonedb.postgres.server import open_server
+from clonedb.postgres.servers import open_server
 from tests.embedded.sandbox import ROOT, Sandbox, accepts, answer, by_loopback, by_socket, is_alive, query, wait_until
 
 

@@ -15,7 +15,7 @@ import pytest
 from clonedb.embedded import leases
 from clonedb.errors import ServerError
 from clonedb.postgres import sql
-from clonedb.postgres.server import open_server
+from clonedb.postgres.servers import open_server
 from tests.embedded.sandbox import ROOT, Sandbox, accepts, answer, by_loopback, is_alive, query, wait_until
 
 

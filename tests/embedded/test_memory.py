@@ -199,7 +199,7 @@ def test_a_disk_is_no_memory(tmp_path: Path) -> None:
 @needs_shm
 def test_a_server_in_memory_has_less_room_for_wal(in_memory: Config) -> None:
     """An eighth of the share, which no clone may take."""
-    from clonedb.postgres.server import open_server
+    from clonedb.postgres.servers import open_server
 
     server = open_server(in_memory)
     try:

@@ -22,7 +22,7 @@ from clonedb.embedded.memory import memory_base
 from clonedb.embedded.servers import reset, servers, stop
 from clonedb.errors import ServerError
 from clonedb.postgres import connector
-from clonedb.postgres.server import open_server
+from clonedb.postgres.servers import open_server
 from clonedb.private_files import PrivateDirectory
 from clonedb.settings.config import Config
 from tests.embedded.sandbox import ROOT, Sandbox, is_alive, query, wait_until

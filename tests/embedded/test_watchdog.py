@@ -17,7 +17,7 @@ from clonedb.embedded.places import ServerDirectory, state_files
 from clonedb.errors import ServerError
 from clonedb.postgres import local_leases, message, sql
 from clonedb.postgres.local_leases import LocalLeases
-from clonedb.postgres.server import open_server
+from clonedb.postgres.servers import open_server
 from tests.embedded.sandbox import Sandbox
 
 
@@ -40,7 +40,7 @@ def test_a_stopped_process_of_the_server_stops_no_drop_for_ever(
     """DROP DATABASE waits for every process there is: within a limit, and with a message that says for what."""
     monkeypatch.setattr(sql, "DROP_LIMIT", 1.0)
     with contextlib.closing(open_server(sandbox.config)) as server:
-        clone = create_empty(server)
+        clone = create_empty(server, server.config)
         with contextlib.closing(server.connect("template1")) as other:
             os.kill(other.info.backend_pid, signal.SIGSTOP)
             try:

@@ -19,7 +19,8 @@ from clonedb.clones.clone import create
 from clonedb.clones.gc import collect
 from clonedb.errors import ServerError
 from clonedb.postgres import sql
-from clonedb.postgres.server import Server, open_server
+from clonedb.postgres.server import Server
+from clonedb.postgres.servers import open_server
 from clonedb.rewind.rewinder import Pristine, Rewinder, why_not
 from clonedb.settings.config import Config
 from tests.embedded.sandbox import wait_until

@@ -18,7 +18,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from clonedb.clones.clone import Clone, create_empty
 from clonedb.embedded.leases import Lease
 from clonedb.postgres import libpq_variables
-from clonedb.postgres.server import Server, open_server
+from clonedb.postgres.server import Server
+from clonedb.postgres.servers import open_server
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
 
@@ -182,7 +183,7 @@ def test_the_shells_variable_does_not_matter(open_with: Callable[..., Server], n
     """To no driver, by whatever it is handed; and the process keeps it."""
     driver, query = WAYS[way]
     server = open_with(driver, **{name: VARIABLES[name]})
-    with create_empty(server) as clone:
+    with create_empty(server, server.config) as clone:
         assert tuple(query(clone)) == (clone.name, "none", "UTF8")
     assert os.environ[name] == VARIABLES[name]
 
@@ -190,7 +191,7 @@ def test_the_shells_variable_does_not_matter(open_with: Callable[..., Server], n
 def test_what_a_test_sets_is_meant(open_with: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the values that the shell had are unset."""
     server = open_with("psycopg", PGTZ="Nowhere/Never")
-    with create_empty(server) as clone:
+    with create_empty(server, server.config) as clone:
         monkeypatch.setenv("PGTZ", "Asia/Tokyo")
         with clone.connect() as connection:
             assert connection.execute("show timezone").fetchone() == ("Asia/Tokyo",)
@@ -199,7 +200,7 @@ def test_what_a_test_sets_is_meant(open_with: Callable[..., Server], monkeypatch
 def test_another_server_is_reached_as_ever(open_with: Callable[..., Server]) -> None:
     """The variables may be meant for that."""
     server = open_with("psycopg", PGSERVICE="of_that_name_there_is_none")
-    with create_empty(server) as clone:
+    with create_empty(server, server.config) as clone:
         elsewhere = DatabaseURL.parse(clone.dsn).replace(port=1).render()
         with pytest.raises(psycopg.OperationalError, match="of_that_name_there_is_none"):
             psycopg.connect(elsewhere)

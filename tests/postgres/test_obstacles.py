@@ -16,7 +16,8 @@ from clonedb.errors import ServerError
 from clonedb.names import clone_name
 from clonedb.postgres import sql
 from clonedb.postgres.background import drop_at_once
-from clonedb.postgres.server import Server, open_server
+from clonedb.postgres.server import Server
+from clonedb.postgres.servers import open_server
 from clonedb.settings.config import Config
 from tests.rewind.ordinary import ordinary_server
 

@@ -196,10 +196,10 @@ def test_an_empty_database_needs_room_too(opened: Open) -> None:
     template = opened(lock_timeout=0.1)
     clones = fill(template)
     with pytest.raises(ServerError, match="no room in memory for clone"):
-        create_empty(template.server)
+        create_empty(template.server, template.server.config)
     for clone in clones:
         clone.drop()
-    create_empty(template.server).drop()
+    create_empty(template.server, template.server.config).drop()
 
 
 TESTS = """

@@ -20,7 +20,7 @@ import json, sys
 from pathlib import Path
 from clonedb.clones.clone import create
 from clonedb.settings.config import Config
-from clonedb.postgres.server import open_server
+from clonedb.postgres.servers import open_server
 from clonedb.rewind.rewinder import Pristine, Rewinder
 from clonedb.templates.ensure import find
 settings, name = json.loads(sys.argv[1]), sys.argv[2]

@@ -16,7 +16,7 @@ import pytest
 from clonedb.clones.clone import create
 from clonedb.embedded import leases
 from clonedb.errors import ServerError
-from clonedb.postgres.server import open_server
+from clonedb.postgres.servers import open_server
 from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder, why_not
 from clonedb.rewind.undo import Undoing
 from clonedb.settings.config import Config

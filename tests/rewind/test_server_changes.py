@@ -11,7 +11,8 @@ import psycopg
 import pytest
 
 from clonedb.clones.clone import Clone, create
-from clonedb.postgres.server import Server, open_server
+from clonedb.postgres.server import Server
+from clonedb.postgres.servers import open_server
 from clonedb.rewind.rewinder import Pristine, Rewinder, why_not
 from clonedb.rewind.server_changes import find_changes
 from clonedb.rewind.server_state import read_state

@@ -15,7 +15,8 @@ import pytest
 from clonedb.clones.clone import create
 from clonedb.embedded.leases import Lease
 from clonedb.errors import ServerError
-from clonedb.postgres.server import Server, open_server
+from clonedb.postgres.server import Server
+from clonedb.postgres.servers import open_server
 from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder, why_not
 from clonedb.settings.config import Config
 from tests.embedded.sandbox import Sandbox, is_alive, make_sandbox, wait_until

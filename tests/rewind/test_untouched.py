@@ -11,7 +11,8 @@ import pytest
 
 from clonedb.clones.clone import Clone, create
 from clonedb.postgres import sql
-from clonedb.postgres.server import Server, open_server
+from clonedb.postgres.server import Server
+from clonedb.postgres.servers import open_server
 from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder, why_not
 from clonedb.settings.config import Config
 from clonedb.templates.ensure import TemplateRecord

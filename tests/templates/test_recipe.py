@@ -14,7 +14,7 @@ import pytest
 from clonedb.api import Template
 from clonedb.errors import BuildError, ConfigError, MigrationError
 from clonedb.migrate.recipes import require_revisions
-from clonedb.postgres.server import open_server
+from clonedb.postgres.servers import open_server
 from clonedb.progress import Progress
 from clonedb.project.inputs import Reading, Sources, digest_of
 from clonedb.project.recipe import Built, NoHistoryError, Recipe, Words

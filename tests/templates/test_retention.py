@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from clonedb.clones import gc
-from clonedb.postgres.server import Server, open_server
+from clonedb.postgres.server import Server
+from clonedb.postgres.servers import open_server
 from clonedb.settings.config import Config
 from tests.projects import Project
 from tests.templates.conftest import opened
