@@ -79,7 +79,7 @@ class Reading:
         self, config: Config, *, rootdir: Path, import_roots: Iterable[Path], index_dir: Path | None, key: str
     ) -> None:
         """`key` names the project in the stat index, which is in `index_dir`; without one nothing is remembered."""
-        self.index = StatIndex(index_dir, key)
+        self.index: StatIndex = StatIndex(index_dir, key)
         self._config = config
         self._modules = Modules(import_roots, self.index, rootdir=rootdir)
         self._rootdir = os.path.abspath(rootdir)
