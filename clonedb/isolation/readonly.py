@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from clonedb.clones.clone import Clone
+from clonedb.clones.database import Database, PlainDatabase
 from clonedb.isolation.changes import Changes, Found
 from clonedb.isolation.mode import CloneSource, Reusable
 from clonedb.isolation.own_session import open_session
@@ -17,7 +18,22 @@ from clonedb.sessions.leaks import ReadonlyWarning
 if TYPE_CHECKING:
     from psycopg import Connection
 
+    from clonedb.sessions.loans import Loan
+
 __all__ = ["Readonly"]
+
+
+_WRITTEN = "25006"  # SQLSTATE read_only_sql_transaction
+
+
+class ReadonlyDatabase(PlainDatabase):
+    """Connections whose writes are refused."""
+
+    def explain(self, error: BaseException) -> str | None:
+        """PostgreSQL refuses a write."""
+        if _WRITTEN not in (getattr(error, "sqlstate", None), getattr(error, "pgcode", None)):  # psycopg2's is pgcode
+            return None
+        return "wrote to a readonly database; a test that writes needs isolation='auto'"
 
 
 class Readonly(Reusable):
@@ -47,6 +63,10 @@ class Readonly(Reusable):
             self._discard(clone)
             raise
         return clone
+
+    def database(self, clone: Clone, loan: Loan | None) -> Database:
+        """One that explains why it cannot be written to."""
+        return ReadonlyDatabase(clone, loan)
 
     def end_sessions(self, clone: Clone) -> Sequence[client_sessions.ClientSession]:
         """All but the one that looks for what was written."""

@@ -26,10 +26,9 @@ if TYPE_CHECKING:
     from clonedb.clones.async_engine import Around
     from clonedb.sessions.loans import Loan
 
-__all__ = ["REFUSED", "Rollback"]
+__all__ = ["Rollback"]
 
-REFUSED = "is not currently accepting connections"
-"""How PostgreSQL words its refusal of a second connection (SQLSTATE 55000)."""
+_REFUSED = "is not currently accepting connections"  # PostgreSQL's words, of SQLSTATE 55000
 
 
 class HeldConnection:
@@ -127,6 +126,15 @@ class HeldDatabase(Database):
     def __init__(self, held: HeldConnection, clone: Clone, loan: Loan | None) -> None:
         super().__init__(clone, loan)
         self._held = held
+
+    def explain(self, error: BaseException) -> str | None:
+        """PostgreSQL refuses a second connection."""
+        if _REFUSED not in str(error):
+            return None
+        return (
+            "opened a second connection, and under isolation='rollback' there is one; use isolation='auto' for a test"
+            " that has several"
+        )
 
     def connect(self, **keywords: Any) -> NoReturn:
         """Raises BoundsError: it would be a second connection."""

@@ -11,7 +11,7 @@ import pytest
 
 from clonedb.originals import monotonic
 from clonedb.pytest_plugin.routing import entered, hold_loop, left, taken_back
-from clonedb.pytest_plugin.run import CLONES, run_of
+from clonedb.pytest_plugin.run import CLONES, LENT, run_of
 
 if TYPE_CHECKING:
     from clonedb.api import Template
@@ -107,6 +107,9 @@ def lend(request: pytest.FixtureRequest, wanted: Request) -> Iterator[Database]:
         clones, used = node.stash.setdefault(CLONES, []), (lent.clone, template.recipe)
         clones.append(used)
         stack.callback(clones.remove, used)  # the item may be run again
+        databases = node.stash.setdefault(LENT, [])
+        databases.append(lent)
+        stack.callback(databases.remove, lent)
         for seed in for_each:
             lent.fill(seed)
         stack.callback(let_go, node, lent)

@@ -12,7 +12,7 @@ import pytest
 
 from clonedb.errors import CloneDBError
 from clonedb.pytest_plugin.options import configuration, directory_of_tests
-from clonedb.pytest_plugin.run import CLONES, RUN, run_of
+from clonedb.pytest_plugin.run import CLONES, LENT, RUN, run_of
 from clonedb.quantities import counted
 from clonedb.run_state import Statistics
 
@@ -32,7 +32,6 @@ __all__ = [
 ]
 
 _OUTPUT = "clonedb"
-_IN_READONLY = "25006"  # SQLSTATE read_only_sql_transaction
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -109,19 +108,12 @@ def pytest_exception_interact(node: pytest.Item | pytest.Collector, report: obje
 
 
 def _note(item: pytest.Item, error: BaseException | None) -> str | None:
-    """What PostgreSQL's own error means for a test under `readonly` or `rollback`."""
-    if not any(CLONES in node.stash for node in item.listchain()):
-        return None
-    from clonedb.isolation.rollback import REFUSED
-
+    """What PostgreSQL's own error means under the isolation of a database that the test has."""
+    databases = [database for node in item.listchain() for database in node.stash.get(LENT, ())]
     while error is not None:
-        if _IN_READONLY in (getattr(error, "sqlstate", None), getattr(error, "pgcode", None)):  # psycopg2's is pgcode
-            return f"{item.nodeid} wrote to a readonly database; a test that writes needs isolation='auto'"
-        if REFUSED in str(error):
-            return (
-                f"{item.nodeid} opened a second connection, and under isolation='rollback' there is one; use"
-                " isolation='auto' for a test that has several"
-            )
+        for database in databases:
+            if told := database.explain(error):
+                return f"{item.nodeid} {told}"
         error = error.__cause__ or error.__context__
     return None
 

@@ -19,13 +19,14 @@ from clonedb.run_state import RunState, Statistics
 if TYPE_CHECKING:
     from clonedb.api import Template
     from clonedb.clones.clone import Clone
+    from clonedb.clones.database import Database
     from clonedb.project.recipe import Recipe
     from clonedb.pytest_plugin.collecting import Collecting
     from clonedb.sessions.loans import Loans
     from clonedb.settings.config import Config
     from clonedb.supply import Supply
 
-__all__ = ["CLONES", "RUN", "Run", "run_of"]
+__all__ = ["CLONES", "LENT", "RUN", "Run", "run_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +204,8 @@ class Run:
 RUN = pytest.StashKey[Run]()
 CLONES = pytest.StashKey[list[tuple["Clone", "Recipe"]]]()
 """A test's clones at the moment, each with the recipe of its template: two may share a template."""
+LENT = pytest.StashKey[list["Database"]]()
+"""Those of them that an isolation lends."""
 
 
 def run_of(config: pytest.Config) -> Run:

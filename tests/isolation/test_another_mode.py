@@ -25,6 +25,9 @@ MARK = "set app.mark = 'marked'"
 
 
 class MarkedDatabase(PlainDatabase):
+    def explain(self, error):
+        return "looked for what is not in a marked database" if "no_such_table" in str(error) else None
+
     def connect(self, **keywords):
         return marked(super().connect(**keywords))
 
@@ -137,6 +140,9 @@ def test_wider_scope(module_wide):
     with module_wide.sessionmaker().begin() as session:
         assert mark(session) == "marked"
 
+def test_it_fails(clonedb_connection):
+    clonedb_connection.execute("select from no_such_table")
+
 def test_without_fixtures(clonedb_template):
     with clonedb_template.database("marked") as db:
         with db.connect() as connection:
@@ -160,8 +166,9 @@ def test_a_mode_whose_connections_are_of_another_kind_is_one_file(shop: Project)
     shop.environment["PYTHONPATH"] = str(changed)
     shop.environment["PYTEST_ADDOPTS"] = lean_pytest("asyncio") + " -o asyncio_default_fixture_loop_scope=function"
     shop.write("test_it.py", TESTS)
-    outcome = shop.pytest("--clonedb-isolation=marked", "-W", "error").demand()
-    assert "13 passed" in outcome.out
+    outcome = shop.pytest("--clonedb-isolation=marked", "-W", "error").demand(1)
+    assert "1 failed, 13 passed" in outcome.out
+    assert "test_it.py::test_it_fails looked for what is not in a marked database" in outcome.out
 
 
 def test_the_files_of_that_mode_are_those_that_contributing_names() -> None:

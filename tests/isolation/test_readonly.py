@@ -38,6 +38,27 @@ def test_writes_fail_with_the_servers_own_error_and_the_tests_id(shop: Project) 
     assert "a database under isolation 'readonly' cannot be seeded for each test, as seed() would" in outcome.out
 
 
+BY_ITSELF = """
+import pytest, sqlalchemy as sa
+
+def test_reads_only(clonedb_connection):
+    clonedb_connection.execute("set transaction read only")
+    clonedb_connection.execute("insert into item (name) values ('x')")
+
+@pytest.mark.clonedb(isolation="readonly")
+def test_has_one_too(clonedb_connection):
+    clonedb_connection.execute("insert into item (name) values ('x')")
+"""
+
+
+def test_a_test_that_reads_only_by_itself_has_no_readonly_database(shop: Project) -> None:
+    """The same error of PostgreSQL's is explained where the isolation is its reason."""
+    shop.write("test_it.py", BY_ITSELF)
+    outcome = shop.pytest().demand(1)
+    assert "test_it.py::test_has_one_too wrote to a readonly database" in outcome.out
+    assert "test_it.py::test_reads_only wrote" not in outcome.out
+
+
 SWITCHED_OFF = """
 import pytest
 
