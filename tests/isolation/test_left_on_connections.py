@@ -150,3 +150,45 @@ def test_functions_that_make_settings(items: Project, *, of_library: bool) -> No
     call = "select 1" if of_library else "select any_setting('app' || '.tenant')"
     items.write("test_it.py", STAYS.replace("CALL", call).replace("PIDS", "1" if of_library else "n + 1"))
     run(items).demand()
+
+
+TEMPORARY = """
+import asyncio, pytest, sqlalchemy as sa
+
+@pytest.fixture(params=["clonedb_connection", "clonedb_engine", "clonedb_async_engine"])
+def run(request):
+    given = request.getfixturevalue(request.param)
+
+    async def later(query):
+        async with given.begin() as connection:
+            found = await connection.execute(sa.text(query))
+            return found.scalar() if found.returns_rows else None
+
+    def now(query):
+        if request.param == "clonedb_connection":
+            found = given.execute(query)
+            return found.fetchone()[0] if found.description else None
+        with given.begin() as connection:
+            found = connection.execute(sa.text(query))
+            return found.scalar() if found.returns_rows else None
+
+    yield (lambda query: asyncio.run(later(query))) if "async" in request.param else now
+    if request.param == "clonedb_connection":
+        given.commit()
+
+@pytest.mark.parametrize("before", ["select 1", "select set_config('app.tenant', 'me', false)"])
+@pytest.mark.parametrize("number", range(3))
+def test_it(run, before, number):
+    assert run("select to_regclass('pg_temp.mine')") is None
+    assert run("select count(*) from pg_class where relname = 'mine'") == 0  # no other session has it either
+    run(before)
+    run("create temporary table mine as select generate_series(1, 1000) id")
+"""
+
+
+@pytest.mark.parametrize("isolation", ["auto", "truncate"])
+def test_a_temporary_table_is_its_tests_alone(items: Project, isolation: str) -> None:
+    """Whether the session is reset or closed for what else was done in it, the next test finds none, in no session."""
+    items.environment["CLONEDB_ISOLATION"] = isolation
+    items.write("test_it.py", TEMPORARY)
+    run(items).demand()
