@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-import inspect
 import select
-import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from threading import Lock
 from typing import Any
+
+from clonedb.postgres.raw_cursors import driver_of, hear, package_of
 
 __all__ = [
     "DRIVERS",
@@ -44,16 +44,6 @@ _REPORTED = (
     *("client_encoding", "DateStyle", "IntervalStyle", "TimeZone", "standard_conforming_strings"),
     *("application_name", "session_authorization", "default_transaction_read_only", "search_path"),
 )
-
-
-def driver_of(connection: Any) -> Any:
-    """The driver's own connection: the same one, or what SQLAlchemy's adapter of an asynchronous driver holds."""
-    return getattr(connection, "driver_connection", connection)
-
-
-def package_of(connection: Any) -> str:
-    """The driver's package."""
-    return type(driver_of(connection)).__module__.partition(".")[0]
 
 
 def pid_of(connection: Any) -> int:
@@ -151,36 +141,6 @@ def reported(connection: Any) -> tuple[object, ...]:
     if package == "psycopg":
         return tuple(driver.pgconn.parameter_status(name.encode()) for name in _REPORTED)
     return tuple(driver.info.parameter_status(name) for name in _REPORTED)
-
-
-def hear(connection: Any, listener: Callable[[str], None]) -> bool:
-    """Have a listener told of every statement that is about to be sent, by cursors of any kind: False if it cannot be.
-
-    Every cursor of psycopg's, synchronous or not, and its COPY and `stream()` send what a generator yields that they
-    hand to the connection's `wait`.
-    """
-    driver = driver_of(connection)
-    if package_of(connection) != "psycopg":
-        return False
-    wait = type(driver).wait
-    itself = weakref.ref(driver)
-
-    def heard(generator: Any, *arguments: Any, **options: Any) -> Any:
-        if inspect.isgenerator(generator):
-            said = inspect.getgeneratorlocals(generator)
-            for name in ("query", "statement"):
-                if (statement := said.get(name)) is not None:
-                    listener(_text(statement, itself()))
-        return wait(itself(), generator, *arguments, **options)
-
-    driver.wait = heard
-    return True
-
-
-def _text(statement: Any, driver: Any) -> str:
-    if isinstance(statement, bytes):
-        return statement.decode(errors="replace")
-    return str(statement.as_string(driver) if hasattr(statement, "as_string") else statement)
 
 
 def _adapters(adapters: Any) -> Iterator[object]:

@@ -68,3 +68,55 @@ def test_custom_settings_that_are_over_are_no_reason(project: Project, configure
     template, heard = opened(configured())
     template.close()
     assert heard.built() == "1 of 2", heard.lines
+
+
+ASYNC_ENV_PY = """
+import asyncio
+from alembic import context
+from sqlalchemy.ext.asyncio import create_async_engine
+
+def migrate(connection):
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+
+async def run():
+    async with create_async_engine("postgresql+asyncpg://nobody@localhost:1/never").connect() as connection:
+        await connection.run_sync(migrate)
+
+asyncio.run(run())
+"""
+RAW = {
+    "psycopg": "op.get_bind().connection.cursor().execute(\"set app.tenant = 'one'\")",
+    "psycopg, bytes": "op.get_bind().connection.driver_connection.execute(b\"set app.tenant = 'one'\")",
+    "psycopg2": "op.get_bind().connection.cursor().execute(\"set app.tenant = 'one'\")",
+    "psycopg2, composed": (
+        "from psycopg2 import sql\n"
+        'op.get_bind().connection.cursor().execute(sql.SQL("set app.tenant = {}").format(sql.Literal("one")))'
+    ),
+    "asyncpg": (
+        "from sqlalchemy.util import await_only\n"
+        "await_only(op.get_bind().connection.driver_connection.execute(\"set app.tenant = 'one'\"))"
+    ),
+    "a role, by psycopg": 'op.get_bind().connection.cursor().execute("set role pg_monitor")',
+}
+
+
+@pytest.mark.parametrize("way", RAW)
+def test_what_a_drivers_own_cursor_leaves(project: Project, configured: Configured, way: str) -> None:
+    """It is heard below SQLAlchemy, of whose events there is none."""
+    driver = way.rpartition(" ")[2] if way.startswith("a role") else way.partition(",")[0]
+    if driver == "asyncpg":
+        project.write("migrations/env.py", ASYNC_ENV_PY)
+    else:
+        ini = project.directory / "alembic.ini"
+        ini.write_text(ini.read_text().replace("postgresql+psycopg:", f"postgresql+{driver}:"))
+    project.revision("r1", 'op.execute("grant all on alembic_version to pg_monitor")')
+    project.revision("r2", RAW[way])
+    opened(configured())[0].close()
+    project.revision("r3", "pass")
+    template, heard = opened(configured())
+    template.close()
+    assert heard.built() == "from zero"
+    name = "role" if way.startswith("a role") else "app.tenant"
+    assert any(f"in their session ({name})" in line for line in heard.lines), heard.lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from clonedb.postgres.raw_cursors import hear_any
 from clonedb.postgres.statements import changes_contents, custom_settings, named_settings
 
 __all__ = ["SessionSettings"]
@@ -32,13 +33,15 @@ class SessionSettings:
         self._computed = False
 
     def watch(self) -> None:
-        """Read every statement from here on."""
+        """Read every statement from here on: SQLAlchemy's, and those of the drivers' own cursors below it."""
         from sqlalchemy import event
         from sqlalchemy.engine import Engine
+        from sqlalchemy.pool import Pool
 
-        event.listen(Engine, "before_cursor_execute", self._read)
+        event.listen(Engine, "before_cursor_execute", lambda _connection, _cursor, text, *_: self._read(text))
+        event.listen(Pool, "connect", lambda connection, _entry: hear_any(connection, self._read))
 
-    def _read(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+    def _read(self, statement: str) -> None:
         names = custom_settings(statement)
         if names is None:
             self._computed = True
