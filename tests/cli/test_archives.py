@@ -192,11 +192,11 @@ def test_export_while_it_is_built(items: Project, cli: Command, tmp_path: Path) 
         assert time.monotonic() < deadline
         time.sleep(0.05)
     exporting = items.popen(*CLONEDB, "export", "template.clonedb")
-    time.sleep(2.5)
+    assert exporting.stderr is not None
+    assert any(f"is being built by pid {building.pid}" in line for line in exporting.stderr)  # it waits, and says so
     assert exporting.poll() is None
     (tmp_path / "go").touch()
-    out, err = exporting.communicate(timeout=60)
-    assert f"is being built by pid {building.pid}" in err
+    out, _ = exporting.communicate(timeout=60)
     assert "template.clonedb: template " in out
     assert building.communicate(timeout=60)
     cli("import", "template.clonedb")
