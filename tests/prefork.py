@@ -113,6 +113,11 @@ class Prefork:
                 pass_fds=[listener.fileno(), alive],
             )
 
+    def children(self) -> list[int]:
+        """The processes that were forked and have not ended."""
+        found = [Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text() for server in self._servers]
+        return [int(pid) for pids in found for pid in pids.split()]
+
     def close(self) -> None:
         """End the servers."""
         os.close(self._alive)

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 
 from tests.embedded.sandbox import is_alive
-from tests.projects import Outcome, Project, unobserved
+from tests.projects import Outcome, Project, prefork, unobserved
 
 # Bodies of revisions. What they do outside the database is told by the environment, which is not in the fingerprint.
 COUNT = 'with open(os.environ["COUNT"], "a") as file:\n    file.write("ran\\n")\n'
@@ -113,9 +113,12 @@ def _left(project: Project, dsn: str) -> list[str]:
 
 
 def processes_of(project: Project) -> list[int]:
-    """The processes that live in the project's environment, workers and upgrade interpreters among them."""
+    """The processes that live in the project's environment, workers and upgrade interpreters among them.
+
+    What was forked shows the environment of the process that forked it, which forks for one test at a time.
+    """
     mark = f"CLONEDB_PREFIX={project.environment['CLONEDB_PREFIX']}".encode()
-    found = []
+    found = prefork().children()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):

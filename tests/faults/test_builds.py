@@ -50,15 +50,16 @@ def test_item(clonedb_connection, number):
 """
 
 
-def test_64_processes_at_once_on_an_empty_server(alone: Project, sandbox: Sandbox, start: Start) -> None:
+@pytest.mark.parametrize("number", [12, pytest.param(64, marks=pytest.mark.campaign("kills"))])
+def test_many_processes_at_once_on_an_empty_server(alone: Project, sandbox: Sandbox, start: Start, number: int) -> None:
     """One of them starts the server, one builds, and all get the same template."""
     counter = alone.directory / "count"
     alone.revision("three", COUNT)
     ready = alone.write("ready", "")
     with alone.write("gate", "").open() as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)
-        programs = [start(alone, sys.executable, "-c", AT_ONCE, COUNT=str(counter)) for _ in range(64)]
-        wait_until(lambda: ready.stat().st_size == 64, 60)
+        programs = [start(alone, sys.executable, "-c", AT_ONCE, COUNT=str(counter)) for _ in range(number)]
+        wait_until(lambda: ready.stat().st_size == number, 60)
     names = {program.outcome().demand().out for program in programs}
     assert len(names) == 1
     assert count(counter) == 1
