@@ -142,7 +142,7 @@ class Client:
         *,
         cwd: str | None = None,
     ) -> Forked | None:
-        """A process that runs a program: ("-m", MODULE, ...), (FILE, ...) or ("-c", CODE).
+        """A process that runs a program: ("-m", MODULE, ...) or ("-c", CODE).
 
         `descriptors` are ours by the numbers that they are to have in it.
         """
@@ -202,7 +202,8 @@ class Client:
             2: given["stdout"].fileno(),
             int(command[-1]): events,
         }
-        process = self.fork(MIGRATIONS, command[2:], given["env"], streams)
+        program = "-m", "clonedb.migrate.inside.program", command[-1]
+        process = self.fork(MIGRATIONS, program, given["env"], streams)
         return process or subprocess.Popen(command, **given)
 
     def worker(self, command: list[str]) -> Any:

@@ -78,8 +78,9 @@ def import_migrations() -> None:
         importlib.import_module(name)
     import clonedb.migrate.inside
 
-    for found in pkgutil.iter_modules(clonedb.migrate.inside.__path__, "clonedb.migrate.inside."):
-        importlib.import_module(found.name)
+    for found in pkgutil.iter_modules(clonedb.migrate.inside.__path__):
+        if found.name not in ("program", "command"):  # which are run
+            importlib.import_module(f"clonedb.migrate.inside.{found.name}")
 
 
 class ForkServer:
@@ -173,19 +174,17 @@ def _become(request: dict[str, Any], kind: str) -> NoReturn:
         prefork.install(lambda: client)
     elif "coverage" in sys.modules:
         signal.signal(signal.SIGTERM, _save_coverage)
-    first, *rest = request["program"]
+    first, *rest = request["program"]  # -m MODULE ... or -c CODE
     sys.orig_argv = [sys.executable, first, *rest]
     if first == "-m":
         sys.argv = rest
-        sys.path[0] = request["cwd"]
+        if not sys.flags.safe_path:
+            sys.path[0] = request["cwd"]
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
-    elif first == "-c":
+    else:
         sys.argv = ["-c"]
         sys.path[0] = ""
         exec(rest[0], {"__name__": "__main__"})
-    else:
-        sys.argv = [first, *rest]
-        runpy.run_path(first, run_name="__main__")
     raise SystemExit
 
 

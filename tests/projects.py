@@ -251,6 +251,7 @@ def clean_environment() -> Iterator[tuple[str, str]]:
             "DATABASE_URL",
             "TEST_DATABASE_URL",
             "CI",
+            "PYTHONUNBUFFERED",
         ):
             yield name, value
 
