@@ -135,7 +135,11 @@ class _AlembicBuilder:
             read=tuple(path for path in migrated.read if path != project.ini),  # its options are inputs
             version_tables=migrated.version_tables,
             left_behind=migrated.left_behind,
-            warnings=(*_other_revisions(self.recipe, migrated), *doubled_revisions(project, migrated.doubled)),
+            warnings=(
+                *_other_revisions(self.recipe, migrated),
+                *doubled_revisions(project, migrated.doubled),
+                *_left_out(migrated),
+            ),
         )
 
     def close(self) -> None:
@@ -167,6 +171,17 @@ def _other_revisions(recipe: AlembicRecipe, migrated: Migrated) -> list[str]:
     told = (
         f"env.py migrated with revisions in {others[0]!r}, which is not a version location of the project; a"
         " change in them would go unseen: name it in version_locations under [tool.clonedb.alembic]"
+    )
+    return [told]
+
+
+def _left_out(migrated: Migrated) -> list[str]:
+    """What to say of statements in seeds that were skipped."""
+    if not migrated.left_out:
+        return []
+    told = (
+        f"statements of the seeds were left out, because {'; '.join(migrated.left_out)}; roles = [...] in"
+        " [tool.clonedb] names roles to create"
     )
     return [told]
 

@@ -144,6 +144,7 @@ class MigrationProcess:
             read=tuple(Path(path) for path in done["read"]),
             version_tables=tuple((table, schema) for table, schema in done["version_tables"]),
             left_behind=tuple(done["left_behind"]),
+            left_out=tuple(done["left_out"]),
             doubled=_doubled(done),
         )
 
@@ -169,6 +170,8 @@ class MigrationProcess:
             for event in interpreter.ask({"action": action, **arguments}, self.waiting):
                 if event["event"] == "revision":
                     progress.step("revision", event["number"], event["total"], event["name"])
+                elif event["event"] == "seeding":
+                    progress.say(f"seed {event['name']}")
                 finished = event["event"] in ("done", "failed")
                 if event["event"] == "failed":
                     raise self._error(event, output())

@@ -24,7 +24,8 @@ class Migrated:
 
     `version_tables` are the tables in which Alembic keeps the revisions, each with its schema if env.py names one.
     `left_behind` are settings that a revision changed for the rest of its session (`SET search_path`). `doubled` are
-    the ids that several files have, with those files: Alembic runs one of them.
+    the ids that several files have, with those files: Alembic runs one of them. `left_out` is what the server said of
+    statements in seeds that were skipped: they name roles or parameters that it does not have.
     """
 
     heads: tuple[str, ...]
@@ -33,6 +34,7 @@ class Migrated:
     read: tuple[Path, ...]
     version_tables: tuple[tuple[str, str | None], ...] = ()
     left_behind: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     doubled: tuple[tuple[str, tuple[Path, ...]], ...] = ()
 
 

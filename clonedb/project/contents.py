@@ -7,12 +7,17 @@ import hashlib
 import re
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
-__all__ = ["ICU", "Contents", "extensions_in_sql", "read_contents"]
+__all__ = ["ICU", "LARGE", "Contents", "extensions_in_sql", "read_contents", "read_large"]
 
 ICU = "ICU"
 """What stands among the extensions for collations of ICU's."""
+
+LARGE = 16 << 20
+"""Bytes from which on a file is read in pieces: a dump that fills the template may have more than there is memory."""
+
+_PIECE, _OVERLAP = 1 << 20, 1 << 12  # bytes; no CREATE EXTENSION is longer than what two pieces share
 
 # not in any SQL: it stands for the part of an f-string that only running the code would tell
 _UNKNOWN = "\0"
@@ -61,6 +66,18 @@ def read_contents(name: str, data: bytes) -> Contents:
     if name.lower().endswith(".sql") and _may_name_extensions(data):
         return Contents(digest, (), tuple(sorted(extensions_in_sql(data.decode(errors="replace")))))
     return Contents(digest)
+
+
+def read_large(name: str, file: BinaryIO) -> Contents:
+    """Digest a file that is too large to be held, and look for extensions in it if its name says that it is SQL."""
+    digest, extensions, before = hashlib.sha256(), set[str](), b""
+    is_sql = name.lower().endswith(".sql")
+    while piece := file.read(_PIECE):
+        digest.update(piece)
+        if is_sql and _may_name_extensions(before + piece):
+            extensions |= extensions_in_sql((before + piece).decode(errors="replace"))
+        before = piece[-_OVERLAP:]
+    return Contents(digest.hexdigest(), (), tuple(sorted(extensions)))
 
 
 def extensions_in_sql(text: str) -> set[str]:

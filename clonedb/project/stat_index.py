@@ -19,7 +19,7 @@ from typing import Any
 from clonedb.errors import ConfigError, ServerError
 from clonedb.originals import now_ns
 from clonedb.private_files import PrivateDirectory, read_file
-from clonedb.project.contents import Contents, read_contents
+from clonedb.project.contents import LARGE, Contents, read_contents, read_large
 
 __all__ = ["StatIndex"]
 
@@ -116,14 +116,17 @@ class StatIndex:
         path = Path(directory, name)
         now = now_ns()
         try:
-            data = read_file(path)
+            if status.st_size >= LARGE and stat.S_ISREG(status.st_mode) and not name.endswith(".py"):
+                with path.open("rb") as file:
+                    contents = read_large(name, file)
+            else:
+                contents = read_contents(name, read_file(path))
         except FileNotFoundError:
             return None
         except OSError as error:
             raise ConfigError(
                 f"{str(path)!r} belongs to what the template is made of, but cannot be read: {error.strerror}"
             ) from error
-        contents = read_contents(name, data)
         if now - max(status.st_mtime_ns, status.st_ctime_ns) >= _SETTLED:
             self._remember(directory, name, status, contents)
         return contents

@@ -127,7 +127,7 @@ _ALL = (
     Key("x", tuple, (), "arguments for env.py (alembic's -x)"),
     Key("prepare", str, None, "package.module:function that is called with Alembic's Config before env.py runs"),
     Key("target", str, "heads", "revision to migrate the template to"),
-    Key("seed", tuple, (), "SQL files and package.module:function callables that fill the template"),
+    Key("seed", tuple, (), "SQL files, dumps, CSV files and package.module:function callables that fill the template"),
     Key("extensions", tuple, (), "extensions to create before the migrations run"),
     Key("roles", tuple, (), "roles to create when the server lacks them"),
     Key("locale", str, None, "locale of the template: en_US.UTF-8, icu:en-US, builtin:C.UTF-8; else the server's"),

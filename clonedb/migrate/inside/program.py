@@ -3,8 +3,8 @@
 Of its own because env.py's `fileConfig` disables the loggers of the process it runs in, and an asynchronous env.py's
 `asyncio.run` fails under a running loop. It reads a setup and then any number of requests (a line of JSON each) from
 its standard input, which stays open: when it closes, the process that asked is gone, and this one ends at once. It
-writes events (a JSON object a line) to the file descriptor named as its argument: `revision`, `seed`, `stair`, and at
-the end of each request `failed` or `done`.
+writes events (a JSON object a line) to the file descriptor named as its argument: `revision`, `seed`, `seeding`,
+`stair`, and at the end of each request `failed` or `done`.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Program:
         self._read: set[str] = set()
         self._done: list[dict[str, Any]] = []
         self._left_behind: set[str] = set()
+        self._left_out: set[str] = set()
         self._roles: set[str] = set()  # that the history has created
         self._expected: dict[tuple[str, str | None], tuple[str, ...]] = {}
         sys.addaudithook(self._audit)
@@ -71,6 +72,7 @@ class Program:
         self._read.clear()
         self._done = []
         self._left_behind.clear()
+        self._left_out.clear()
         self._roles.clear()
         self._note()
         try:
@@ -90,6 +92,7 @@ class Program:
         read = sorted(path for path in self._read if path.startswith(rootdir) and os.path.isfile(path))  # noqa: PTH113
         tables, left = self._environment.version_tables, sorted(self._left_behind)
         done = {"revisions": self._done, "version_tables": tables, "read": read, "left_behind": left}
+        done["left_out"] = sorted(self._left_out)
         self.tell("done", **found, **done, doubled=self._environment.doubled())
 
     def _route(self) -> None:
@@ -235,9 +238,12 @@ class Program:
         for seed in seeds:
             self._note("seed", seed["name"], seed.get("path"))
             self.tell("seed", name=seed["name"])
-            run_seed(seed, self.setup, lambda text: self.tell("seed", name=text))
+            self._left_out |= run_seed(seed, self.setup, self._tell_of_seed)
             self._read.discard(seed.get("path", ""))
         return {}
+
+    def _tell_of_seed(self, text: str) -> None:
+        self.tell("seeding", name=text)
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Note which files are read: what is not in the fingerprint would change the template unseen."""
