@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from clonedb.migrate.environment import environment_of, is_old_sqlalchemy
 from clonedb.migrate.inside import command
 from clonedb.migrate.process import MigrationProcess, elsewhere
 from clonedb.migrate.results import Migrated, NoModelsError, Stair
-from clonedb.postgres.libpq_variables import leading_to
 from clonedb.progress import Progress
 from clonedb.project.find import Project
-from clonedb.routing.environment import variables_in
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
 
@@ -33,17 +30,6 @@ def _named(text: str | None, rootdir: Path) -> str | None:
     return driver if importlib.util.find_spec(driver) else None
 
 
-def _is_plain(text: str | None) -> bool:
-    """Whether a URL names no driver, and SQLAlchemy's own for that is installed: psycopg and psql read it as it is."""
-    if not text or text.partition("://")[0] not in ("postgresql", "postgres"):
-        return False
-    return importlib.util.find_spec("psycopg2" if _is_old_sqlalchemy() else "psycopg") is not None
-
-
-def _is_old_sqlalchemy() -> bool:
-    return tuple(map(int, metadata.version("sqlalchemy").split(".")[:2])) < (2, 1)
-
-
 def _projects(rootdir: Path) -> str:
     """The driver that a project migrates with if nothing says so: psycopg is always there, because clonedb needs it.
 
@@ -55,7 +41,7 @@ def _projects(rootdir: Path) -> str:
     if not importlib.util.find_spec("psycopg2"):
         return "psycopg"
     required = set(required_drivers(rootdir))
-    return "psycopg2" if required == {"psycopg2"} or (_is_old_sqlalchemy() and not required) else "psycopg"
+    return "psycopg2" if required == {"psycopg2"} or (is_old_sqlalchemy() and not required) else "psycopg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +109,17 @@ class AlembicMigrator:
         `revision` writes its file where the project has its revisions.
         """
         program = [sys.executable, "-P", str(command.__file__), *arguments]
-        return program, {**self._environment(url), command.VARIABLE: json.dumps(self._setup(url))}
+        return program, {
+            **environment_of(self.config, url, self._driver),
+            command.VARIABLE: json.dumps(self._setup(url)),
+        }
 
     def session(
         self, url: DatabaseURL, *, remedy: Callable[[], str] = elsewhere, waiting: Callable[[], None] | None = None
     ) -> MigrationProcess:
         """An interpreter for several requests on one database: 0.4 s to start, then each costs what env.py costs."""
-        setup = self._setup(url)
-        return MigrationProcess(self.config, setup, self._environment(url), remedy=remedy, waiting=waiting)
+        setup, environment = self._setup(url), environment_of(self.config, url, self._driver)
+        return MigrationProcess(self.config, setup, environment, remedy=remedy, waiting=waiting)
 
     def _setup(self, url: DatabaseURL) -> dict[str, Any]:
         project = self.project
@@ -165,15 +154,3 @@ class AlembicMigrator:
         """
         option, rootdir = self.project.options.get("sqlalchemy.url"), self.project.rootdir
         return _named(value, rootdir) or self.config.driver or _named(option, rootdir) or _projects(rootdir)
-
-    def _environment(self, url: DatabaseURL) -> dict[str, str]:
-        """The caller's environment, in which every usual name of a database leads to the one being built.
-
-        A script that connects without SQLAlchemy, by libpq's variables or by DATABASE_URL, must not reach another one.
-        """
-        environment = leading_to(os.environ, url.conninfo(), alone=self.config.url is None)
-        for name in {"DATABASE_URL", *variables_in(self.config.route)}:
-            value = os.environ.get(name)
-            driver = None if _is_plain(value) else self._driver(value)
-            environment[name] = url.replace(driver=driver).render()
-        return environment

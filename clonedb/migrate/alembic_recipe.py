@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clonedb.errors import BuildError, ServerError
+from clonedb.migrate.results import about_left_out
 from clonedb.project.alembic_inputs import alembic_sources
 from clonedb.project.recipe import Builder, Built, NoHistoryError, Words
 
@@ -138,7 +139,7 @@ class _AlembicBuilder:
             warnings=(
                 *_other_revisions(self.recipe, migrated),
                 *doubled_revisions(project, migrated.doubled),
-                *_left_out(migrated),
+                *about_left_out(migrated),
             ),
         )
 
@@ -171,17 +172,6 @@ def _other_revisions(recipe: AlembicRecipe, migrated: Migrated) -> list[str]:
     told = (
         f"env.py migrated with revisions in {others[0]!r}, which is not a version location of the project; a"
         " change in them would go unseen: name it in version_locations under [tool.clonedb.alembic]"
-    )
-    return [told]
-
-
-def _left_out(migrated: Migrated) -> list[str]:
-    """What to say of statements in seeds that were skipped."""
-    if not migrated.left_out:
-        return []
-    told = (
-        f"statements of the seeds were left out, because {'; '.join(migrated.left_out)}; roles = [...] in"
-        " [tool.clonedb] names roles to create"
     )
     return [told]
 

@@ -107,6 +107,12 @@ class MigrationProcess:
         """Run seeds; returns the data files that were read."""
         return self._migrated("seed", None, seeds=self._seeds(seeds)).read
 
+    def fill(self, files: Collection[str], seeds: Collection[str], *, progress: Progress | None = None) -> Migrated:
+        """Run SQL files that make a schema, and the seeds."""
+        __tracebackhide__ = True
+        steps = [{"name": name, "path": str(self._config.path(name)), "phase": "file"} for name in files]
+        return self._migrated("seed", progress, seeds=[*steps, *self._seeds(seeds)])
+
     def stairway(
         self, target: str = "heads", skip: Collection[str] = (), *, progress: Progress | None = None
     ) -> Iterator[Stair]:
@@ -170,6 +176,8 @@ class MigrationProcess:
             for event in interpreter.ask({"action": action, **arguments}, self.waiting):
                 if event["event"] == "revision":
                     progress.step("revision", event["number"], event["total"], event["name"])
+                elif event["event"] == "file":
+                    progress.step("file", event["number"], event["total"], event["name"])
                 elif event["event"] == "seeding":
                     progress.say(f"seed {event['name']}")
                 finished = event["event"] in ("done", "failed")

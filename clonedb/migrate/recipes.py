@@ -17,7 +17,16 @@ __all__ = ["find_recipe", "require_revisions"]
 
 def find_recipe(config: Config) -> Recipe:
     """What makes the schema of a configuration's template. Raises NoMigrationsError or ConfigError."""
-    return AlembicRecipe(config, find_project(config))
+    if not config.schema:
+        return AlembicRecipe(config, find_project(config))
+    if config.alembic_ini is not None:
+        raise ConfigError(
+            f"schema ({config.source('schema')}) and alembic_ini ({config.source('alembic_ini')}) are both set, and one"
+            " of them makes the schema; take the other away"
+        )
+    from clonedb.migrate.sql_recipe import SqlRecipe
+
+    return SqlRecipe(config)
 
 
 def require_revisions(recipe: Recipe, what: str) -> AlembicRecipe:

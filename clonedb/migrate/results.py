@@ -9,7 +9,7 @@ from typing import Literal
 
 from clonedb.errors import CloneDBError, MigrationError
 
-__all__ = ["Branches", "Direction", "Migrated", "NoModelsError", "Stair"]
+__all__ = ["Branches", "Direction", "Migrated", "NoModelsError", "Stair", "about_left_out"]
 
 Direction = Literal["upgrade", "downgrade", "second upgrade"]
 
@@ -36,6 +36,17 @@ class Migrated:
     left_behind: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     doubled: tuple[tuple[str, tuple[Path, ...]], ...] = ()
+
+
+def about_left_out(migrated: Migrated) -> list[str]:
+    """What to say of statements that were skipped."""
+    if not migrated.left_out:
+        return []
+    told = (
+        f"statements were left out, because {'; '.join(migrated.left_out)}; roles = [...] in [tool.clonedb] names roles"
+        " to create"
+    )
+    return [told]
 
 
 @dataclass(frozen=True, slots=True)

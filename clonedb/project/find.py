@@ -19,7 +19,7 @@ from clonedb.project.stat_index import StatIndex
 from clonedb.settings.config import Config
 from clonedb.settings.keys import nearest
 
-__all__ = ["Project", "find_project", "is_revision"]
+__all__ = ["Project", "find_project", "import_roots_of", "is_revision", "project_name"]
 
 _PYTEST_FILES = MappingProxyType(
     {"pytest.ini": "pytest", ".pytest.ini": "pytest", "tox.ini": "pytest", "setup.cfg": "tool:pytest"}
@@ -133,6 +133,16 @@ def find_project(config: Config) -> Project:
         name=_name(pyproject, rootdir),
         prepended=prepended,
     )
+
+
+def import_roots_of(rootdir: Path) -> tuple[Path, ...]:
+    """Directories that a project's own modules are imported from, whatever Alembic adds."""
+    return tuple(_import_roots(rootdir, (), load_toml(rootdir / "pyproject.toml")))
+
+
+def project_name(rootdir: Path) -> str:
+    """What pyproject.toml calls the project, or else its directory's name."""
+    return _name(load_toml(rootdir / "pyproject.toml"), rootdir)
 
 
 def is_revision(name: str) -> bool:
@@ -289,6 +299,7 @@ def _nothing_found(config: Config, rootdir: Path, ini: Path, toml: Path, table: 
                 "  run `alembic init migrations` in a project that has none",
                 f"  write alembic_ini = {example!r} under [tool.clonedb] in pyproject.toml",
                 "  write script_location = 'package:migrations' under [tool.clonedb.alembic]",
+                "  write schema = ['schema.sql'] under [tool.clonedb] if SQL files make the schema",
             ]
         )
     )

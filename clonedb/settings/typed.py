@@ -25,6 +25,7 @@ class TemplateSettings(TypedDict, total=False):
     x: Strings
     prepare: str | None
     target: str
+    schema: Strings
     seed: Strings
     extensions: Strings
     roles: Strings

@@ -178,6 +178,7 @@ OTHER_VALUES: dict[str, object] = {
     "prepare": "shop.data:rows",
     "roles": ["app", "other"],
     "salt": "pepper",
+    "schema": ["seeds.sql"],
     "seed": ["seeds.sql"],
     "target": "a",
     "watch": ["schema/one.csv"],

@@ -126,12 +126,12 @@ def _where(event: Mapping[str, Any], rootdir: Path) -> str:
         line = event["line"]
         if line and line[0] == path:
             place += f":{line[1]}"
-        elif line and event["phase"] == "seed":
+        elif line and event["phase"] in ("seed", "file"):
             place += f", {line[0]}:{line[1]}"
         place = f" ({place})"
     if event["phase"] == "prepare":
         return f"prepare = {name!r}"
-    if event["phase"] not in ("revision", "seed"):
+    if event["phase"] not in ("revision", "seed", "file"):
         return "migrating (env.py)"
     direction = event.get("direction")
     return f"{direction + ' of ' if direction else ''}{event['phase']} {name!r}{place}"

@@ -3,8 +3,8 @@
 Of its own because env.py's `fileConfig` disables the loggers of the process it runs in, and an asynchronous env.py's
 `asyncio.run` fails under a running loop. It reads a setup and then any number of requests (a line of JSON each) from
 its standard input, which stays open: when it closes, the process that asked is gone, and this one ends at once. It
-writes events (a JSON object a line) to the file descriptor named as its argument: `revision`, `seed`, `seeding`,
-`stair`, and at the end of each request `failed` or `done`.
+writes events (a JSON object a line) to the file descriptor named as its argument: `revision`, `seed`, `file`,
+`seeding`, `stair`, and at the end of each request `failed` or `done`.
 """
 
 from __future__ import annotations
@@ -92,8 +92,7 @@ class Program:
         read = sorted(path for path in self._read if path.startswith(rootdir) and os.path.isfile(path))  # noqa: PTH113
         tables, left = self._environment.version_tables, sorted(self._left_behind)
         done = {"revisions": self._done, "version_tables": tables, "read": read, "left_behind": left}
-        done["left_out"] = sorted(self._left_out)
-        self.tell("done", **found, **done, doubled=self._environment.doubled())
+        self.tell("done", **found, **done, left_out=sorted(self._left_out), doubled=self._environment.doubled())
 
     def _route(self) -> None:
         """Before anything of the project is imported."""
@@ -235,9 +234,12 @@ class Program:
     def _seed(self, seeds: Iterable[Mapping[str, str]]) -> dict[str, Any]:
         from clonedb.migrate.inside.seeds import run_seed
 
-        for seed in seeds:
-            self._note("seed", seed["name"], seed.get("path"))
-            self.tell("seed", name=seed["name"])
+        seeds = list(seeds)
+        files = sum("phase" in seed for seed in seeds)  # that make the schema; they come first
+        for number, seed in enumerate(seeds, 1):
+            phase = seed.get("phase", "seed")
+            self._note(phase, seed["name"], seed.get("path"))
+            self.tell(phase, name=seed["name"], number=number, total=files)
             self._left_out |= run_seed(seed, self.setup, self._tell_of_seed)
             self._read.discard(seed.get("path", ""))
         return {}
