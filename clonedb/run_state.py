@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
 from clonedb.originals import sleep
-from clonedb.postgres.servers import Servers
 
 if TYPE_CHECKING:
     from clonedb.clones.clone import Clone
     from clonedb.postgres.cap import Cap
     from clonedb.postgres.server import Server
+    from clonedb.postgres.servers import Servers
     from clonedb.sessions.loans import Loans
 
 __all__ = ["RunState", "Statistics", "Turns"]
@@ -143,13 +143,13 @@ class RunState:
         self.expected = expected
         self.is_single = is_single
         self.turns: Turns = Turns()
-        self.servers: Servers = Servers()
         self.statistics: Statistics = Statistics()
         self.server_changes: list[str] = []
         self.supplies: list[_HasSpares] = []
         self._say = say
         self._caps: WeakKeyDictionary[Server, Cap] = WeakKeyDictionary()
         self._loans: Loans | None = None
+        self._servers: Servers | None = None
 
     @property
     def loans(self) -> Loans:
@@ -159,6 +159,15 @@ class RunState:
 
             self._loans = Loans()
         return self._loans
+
+    @property
+    def servers(self) -> Servers:
+        """The servers that the process has open."""
+        if self._servers is None:
+            from clonedb.postgres.servers import Servers
+
+            self._servers = Servers()
+        return self._servers
 
     def cap(self, server: Server) -> Cap:
         """The process's slots on a server."""
