@@ -209,11 +209,12 @@ def open_regular(
     directory: int | None = None,
     owner: int | None = None,
     path: Path | None = None,
+    remedy: str = "remove it",
 ) -> int:
     """Open a regular file, without following a link in its last place and without waiting (for a FIFO's other end).
 
-    `owner` is the account that alone may write to it, if that matters; `path` what the file is called in an error.
-    Raises ServerError when it is anything else, FileNotFoundError when it is not there.
+    `owner` is the account that alone may write to it, if that matters; an error calls the file `path`, and says to do
+    `remedy`. Raises ServerError when it is anything else, FileNotFoundError when it is not there.
     """
     shown = str(path or name)
     try:
@@ -223,7 +224,7 @@ def open_regular(
         if found is None or stat.S_ISREG(found.st_mode):
             error.filename = shown  # which names no directory where that was given as a descriptor
             raise
-        raise ServerError(f"will not open {shown!r}: it is {_kind(found)}; remove it") from error
+        raise ServerError(f"will not open {shown!r}: it is {_kind(found)}; {remedy}") from error
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         problem = f"it is {_kind(found)}"
@@ -234,7 +235,7 @@ def open_regular(
     else:
         problem = f"others may write to it (mode {stat.S_IMODE(found.st_mode):04o})"
     os.close(descriptor)
-    raise ServerError(f"will not open {shown!r}: {problem}; remove it")
+    raise ServerError(f"will not open {shown!r}: {problem}; {remedy}")
 
 
 def read_regular(name: str | Path, *, directory: int | None = None, owner: int | None = None) -> bytes:

@@ -116,7 +116,8 @@ def read_archive(path: Path, require: Callable[[str], None]) -> Iterator[tuple[H
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(tempfile.TemporaryFile())
-            with open(open_regular(path.resolve(), os.O_RDONLY), "rb") as original:  # noqa: PTH123  # a descriptor
+            descriptor = open_regular(path.resolve(), os.O_RDONLY, remedy="name the file that was exported")
+            with open(descriptor, "rb") as original:  # noqa: PTH123  # a descriptor
                 shutil.copyfileobj(original, file)
             require(digest_of(file))
             _require_whole(file)

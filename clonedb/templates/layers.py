@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from clonedb.postgres.server import Server
 from clonedb.postgres.statements import changes_contents
-from clonedb.project.fingerprint import OF_STEPS, Fingerprint, differences
+from clonedb.project.fingerprint import OF_STEPS, Difference, Fingerprint, differences
 from clonedb.project.recipe import Built, Words
 from clonedb.templates.catalog import templates
 from clonedb.templates.crash_losses import what_is_lost
@@ -99,10 +99,15 @@ def why_none(server: Server, project: str, lane: str, wanted: Fingerprint, step:
         return f"{newest.name!r} has lost {lost} in a crash of the server"
     changes = differences(newest.metadata.inputs, wanted)
     for_all = [change for change in changes if change.kind not in OF_STEPS]
-    named = [f"{change.kind} {change.name!r} was {change.change}" for change in for_all or changes]
+    named = [f"{_shown(change)} was {change.change}" for change in for_all or changes]
     if not named:
         return f"the {step}s are those of {newest.name!r} in another order"
     return ", ".join(named[:3]) + (f" and {len(named) - 3} more" if len(named) > 3 else "") + f" since {newest.name!r}"
+
+
+def _shown(change: Difference) -> str:
+    """`file 'env.py'`; of a setting, which is called by its kind, that alone."""
+    return change.kind if change.kind == change.name else f"{change.kind} {change.name!r}"
 
 
 def _is_of_steps(template: TemplateRecord) -> bool:

@@ -55,5 +55,7 @@ def test_a_first_revision_and_a_second(project: Project, admin_dsn: str, prefix:
 def test_alembics_own_errors(items: Project, cli: Command, clones: Callable[[], list[str]]) -> None:
     """Are Alembic's, with its exit codes; the clone is dropped."""
     assert "Can't locate revision identified by 'never'" in cli("alembic", "upgrade", "never", code=255).text
-    assert "invalid choice: 'nonsense'" in cli("alembic", "nonsense", code=2).err
+    refused = cli("alembic", "nonsense", code=2).err
+    assert refused.startswith("usage: clonedb alembic [")
+    assert "invalid choice: 'nonsense'" in refused
     assert clones() == []

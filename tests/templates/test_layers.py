@@ -254,6 +254,7 @@ def test_what_is_built_from_nothing_says_why(project: Project, configured: Confi
     template, heard = opened(configured(), rebuild=True)
     template.close()
     assert heard.lines[0].endswith(", from nothing because it is to be built anew")
+    assert reason(locale="C") == "locale was added since TEMPLATE"
 
 
 def test_what_a_revision_reads_when_it_is_loaded_is_warned_of(project: Project, configured: Configured) -> None:

@@ -79,7 +79,7 @@ def command_options(setup: Mapping[str, Any], command: Sequence[str]) -> argpars
 def _command_line() -> CommandLine:
     from alembic.config import CommandLine
 
-    return CommandLine()
+    return CommandLine(prog="clonedb alembic")
 
 
 @contextlib.contextmanager
