@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from clonedb.embedded import leases
+from clonedb.settings.config import Config
 from tests.projects import Project, databases, shared_prefix
 
 SHOP = """
@@ -48,6 +51,18 @@ def shop(project: Project) -> Project:
         'op.execute("drop schema \\"Odd Names\\" cascade; drop table item, log, part cascade; drop table hen, egg cascade; drop function note; drop sequence own_numbers")',
     )
     return project
+
+
+@pytest.fixture
+def own_server(project: Project, config: Config, state_dir: Path) -> Iterator[None]:
+    """The project has a server of its own, on which nobody else writes.
+
+    WAL is all databases' together: after 16 MB of it, other tests' for the most part, a clone is replaced.
+    """
+    own = state_dir / f"own-{os.getpid()}"
+    project.environment["CLONEDB_STATE_DIR"] = str(own)
+    yield
+    leases.stop(config.replace("tests", state_dir=str(own)))
 
 
 @pytest.fixture

@@ -84,6 +84,7 @@ def test_auto_goes_on_with_its_own(clonedb):
 """
 
 
+@pytest.mark.usefixtures("own_server")
 @pytest.mark.parametrize("arguments", [(), ("-n", "2", "--dist", "loadfile")], ids=["alone", "xdist"])
 def test_one_clone_goes_from_test_to_test(shop: Project, arguments: tuple[str, ...]) -> None:
     """The same URL and the same open connections, each as good as new; DDL costs a new clone."""
