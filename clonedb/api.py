@@ -212,7 +212,7 @@ def open_template(
     given. Without a run, what dead processes left on the server is collected in the background; a run sees to that
     itself. Raises as `template` does.
     """
-    with files_that_can_be_written():
+    with files_that_can_be_written(config.rootdir):
         chain = Chain.of(resolved(config))
         if config.echo:
             print_statements()

@@ -83,20 +83,28 @@ def test_a_state_directory_that_is_read_only(items: Project, tmp_path: Path, com
         (place / name).touch()
         (place / name).chmod(0o400)
     place.chmod(0o500)
-    # as root, without root's right to pass over modes
-    as_others = (
-        "setpriv",
-        "--bounding-set=-dac_override,-dac_read_search",
-        "--inh-caps=-dac_override,-dac_read_search",
-    )
-    if os.geteuid() == 0 and shutil.which("setpriv") is None:
-        pytest.skip("root may read everything, and there is no setpriv")
-    run = items.run(
-        *(as_others if os.geteuid() == 0 else ()),
-        *(*CLONEDB, "server", command),
-        CLONEDB_STATE_DIR=str(tmp_path / "state"),
-    )
+    run = items.run(*as_others(), *CLONEDB, "server", command, CLONEDB_STATE_DIR=str(tmp_path / "state"))
     refused(run, f"clonedb: Permission denied: '{place}/")
+
+
+def test_migrations_that_may_not_be_read(items: Project) -> None:
+    """It is the project's directory that is named, and not clonedb's."""
+    migrations = items.directory / "migrations"
+    migrations.chmod(0o000)
+    run = items.run(*as_others(), *CLONEDB, "build")
+    migrations.chmod(0o755)
+    refused(run, f"cannot read or write '{migrations}/env.py' in the project's directory: Permission denied")
+    assert "state_dir" not in run.text
+
+
+def as_others() -> tuple[str, ...]:
+    """What a command begins with that is to run as others do: without root's right to pass over modes."""
+    if os.geteuid() != 0:
+        return ()
+    if shutil.which("setpriv") is None:
+        pytest.skip("root may read everything, and there is no setpriv")
+    rights = "-dac_override,-dac_read_search"
+    return "setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"
 
 
 def test_sigterm_on_the_command_line(items: Project, admin_dsn: str, prefix: str) -> None:
