@@ -113,6 +113,11 @@ class MigrationProcess:
         steps = [{"name": name, "path": str(self._config.path(name)), "phase": "file"} for name in files]
         return self._migrated("seed", progress, seeds=[*steps, *self._seeds(seeds)])
 
+    def create(self, names: Collection[str], seeds: Collection[str], *, progress: Progress | None = None) -> Migrated:
+        """Create the tables of metadata, each named as `module:attribute`, and run the seeds."""
+        __tracebackhide__ = True
+        return self._migrated("create", progress, names=list(names), seeds=self._seeds(seeds))
+
     def stairway(
         self, target: str = "heads", skip: Collection[str] = (), *, progress: Progress | None = None
     ) -> Iterator[Stair]:

@@ -17,16 +17,19 @@ __all__ = ["find_recipe", "require_revisions"]
 
 def find_recipe(config: Config) -> Recipe:
     """What makes the schema of a configuration's template. Raises NoMigrationsError or ConfigError."""
-    if not config.schema:
-        return AlembicRecipe(config, find_project(config))
-    if config.alembic_ini is not None:
-        raise ConfigError(
-            f"schema ({config.source('schema')}) and alembic_ini ({config.source('alembic_ini')}) are both set, and one"
-            " of them makes the schema; take the other away"
-        )
-    from clonedb.migrate.sql_recipe import SqlRecipe
+    made_by = [name for name in ("alembic_ini", "metadata", "schema") if getattr(config, name)]
+    if len(made_by) > 1:
+        listed = " and ".join(f"{name} ({config.source(name)})" for name in made_by)
+        raise ConfigError(f"{listed} are set together, and one of them makes the schema; take the others away")
+    if config.schema:
+        from clonedb.migrate.sql_recipe import SqlRecipe
 
-    return SqlRecipe(config)
+        return SqlRecipe(config)
+    if config.metadata:
+        from clonedb.migrate.metadata_recipe import MetadataRecipe
+
+        return MetadataRecipe(config)
+    return AlembicRecipe(config, find_project(config))
 
 
 def require_revisions(recipe: Recipe, what: str) -> AlembicRecipe:

@@ -300,6 +300,7 @@ def _nothing_found(config: Config, rootdir: Path, ini: Path, toml: Path, table: 
                 f"  write alembic_ini = {example!r} under [tool.clonedb] in pyproject.toml",
                 "  write script_location = 'package:migrations' under [tool.clonedb.alembic]",
                 "  write schema = ['schema.sql'] under [tool.clonedb] if SQL files make the schema",
+                "  write metadata = 'package.models:Base.metadata' there if create_all() makes it",
             ]
         )
     )

@@ -134,7 +134,7 @@ class Reading:
         for seed in seeds:
             module, colon, _ = seed.partition(":")
             if colon and not seed.endswith(".sql"):
-                self._seed_module(seed, module)
+                self.module("seed", seed, module)
             else:
                 self._seed_file(seed)
         if len(seeds) > 1:
@@ -170,19 +170,25 @@ class Reading:
         self._taken.add(relative or path)
         self._note("seed", relative or os.path.basename(path), contents)
 
-    def _seed_module(self, seed: str, name: str) -> None:
+    def module(self, kind: str, named: str, name: str) -> None:
+        """Take a module that a setting of the name `kind` names (`module:function`), and what it imports.
+
+        A seed is called what the setting says, and any other input by its file. Raises ConfigError for a module that is
+        neither the project's nor installed.
+        """
         module = self._modules.find(name)
         contents = self.index.contents(module.path) if module and module.path else None
         if module and module.path and contents:
-            self._taken.add(self._relative(module.path) or module.path)
-            self._note("seed", seed, contents)
+            file = self._relative(module.path) or module.path
+            self._taken.add(file)
+            self._note(kind, named if kind == "seed" else file, contents)
             self.follow([name])
         elif self._modules.is_installed(name):
-            self.text("seed", seed, seed)
+            self.text(kind, named, named)
         else:
             roots = ", ".join(repr(root) for root in self._modules.roots)
             raise ConfigError(
-                f"{self._config.source('seed')}: seed {seed!r} names a module that was not found; looked in {roots}"
+                f"{self._config.source(kind)}: {kind} {named!r} names a module that was not found; looked in {roots}"
             )
 
     def _note(self, kind: str, name: str, contents: Contents) -> None:

@@ -42,6 +42,7 @@ class Config(NamedTuple):
     x: tuple[str, ...] = KEYS["x"].default
     prepare: str | None = KEYS["prepare"].default
     target: str = KEYS["target"].default
+    metadata: tuple[str, ...] = KEYS["metadata"].default
     schema: tuple[str, ...] = KEYS["schema"].default
     seed: tuple[str, ...] = KEYS["seed"].default
     extensions: tuple[str, ...] = KEYS["extensions"].default

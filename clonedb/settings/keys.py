@@ -94,6 +94,7 @@ TEMPLATE_KEYS = frozenset(
             "x",
             "prepare",
             "target",
+            "metadata",
             "schema",
             "seed",
             "extensions",
@@ -128,6 +129,7 @@ _ALL = (
     Key("x", tuple, (), "arguments for env.py (alembic's -x)"),
     Key("prepare", str, None, "package.module:function that is called with Alembic's Config before env.py runs"),
     Key("target", str, "heads", "revision to migrate the template to"),
+    Key("metadata", tuple, (), "package.module:Base.metadata, whose tables are the schema, in place of migrations"),
     Key("schema", tuple, (), "SQL files that make the schema, for a project without migrations"),
     Key("seed", tuple, (), "SQL files, dumps, CSV files and package.module:function callables that fill the template"),
     Key("extensions", tuple, (), "extensions to create before the migrations run"),
@@ -226,10 +228,16 @@ def _refuse_reserved(role: str, what: str) -> None:
 
 
 def _check_list(key: Key, value: Any, source: str) -> tuple[str, ...]:
+    if key.name == "metadata":
+        value = [value] if isinstance(value, str) else value
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
         raise ConfigError(f"{source}: {key.name} is {shown(value)}; it takes a list of strings")
     for role in value if key.name == "roles" else ():
         _refuse_reserved(role, f"{source}: one of roles")
+    for name in value if key.name == "metadata" else ():
+        module, colon, attribute = name.partition(":")
+        if not colon or not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
+            raise ConfigError(f"{source}: metadata is {shown(name)}; it takes package.module:Base.metadata")
     return tuple(value)
 
 

@@ -25,6 +25,7 @@ class TemplateSettings(TypedDict, total=False):
     x: Strings
     prepare: str | None
     target: str
+    metadata: str | Strings
     schema: Strings
     seed: Strings
     extensions: Strings

@@ -175,6 +175,7 @@ OTHER_VALUES: dict[str, object] = {
     "alembic_section": "other",
     "extensions": ["pgcrypto", "vector"],
     "locale": "C",
+    "metadata": ["shop.data:rows"],
     "prepare": "shop.data:rows",
     "roles": ["app", "other"],
     "salt": "pepper",

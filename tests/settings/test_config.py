@@ -91,7 +91,7 @@ WRONG: dict[type, tuple[list[Any], str]] = {
 def test_wrong_type_says_what_the_key_takes(name: str) -> None:
     """A value of another type is refused, never converted: `keep_count = "3"` is a mistake."""
     values, takes = WRONG[KEYS[name].type]
-    for value in values:
+    for value in values[name == "metadata" :]:  # which takes a text, too
         with pytest.raises(ConfigError, match=f"^here: {name} is {re.escape(repr(value))}; it takes {takes}$"):
             replaced(**{name: value})
     if KEYS[name].default is None:

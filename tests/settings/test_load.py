@@ -32,6 +32,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "x": (["file=1", "2"], ["environment=1", "2"], ["options=1"]),
     "prepare": ("file:f", "environment:f", "options:a.b"),
     "target": ("file", "environment", "options"),
+    "metadata": (["file:a"], ["environment:b"], ["options:c.d"]),
     "schema": (["file.sql"], ["environment.sql"], ["options.sql"]),
     "seed": (["file.sql"], ["environment.sql"], ["options.sql"]),
     "extensions": (["file"], ["environment", "citext"], ["options"]),

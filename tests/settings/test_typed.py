@@ -17,6 +17,8 @@ def expected(key: Key) -> Any:
     """The type that a key of the table means."""
     if key.name == "templates":
         return Mapping[str, TemplateSettings]
+    if key.name == "metadata":
+        return str | Strings
     if key.choices:
         return Literal[key.choices]
     wider: dict[type, Any] = {tuple: Strings, dict: Mapping[str, object]}

@@ -74,7 +74,7 @@ def test_what_fails_says_where(files: Project) -> None:
     [
         ({"schema": ["nothing.sql"]}, "schema names 'nothing.sql', which is no file"),
         ({"schema": ["other/*.sql"]}, "schema names 'other/*.sql', which is no file"),
-        ({"schema": ["db/1.sql"], "alembic_ini": "alembic.ini"}, "are both set, and one of them makes the schema"),
+        ({"schema": ["db/1.sql"], "alembic_ini": "alembic.ini"}, "are set together, and one of them makes the schema"),
         ({}, "write schema = ['schema.sql'] under [tool.clonedb] if SQL files make the schema"),
     ],
 )

@@ -131,7 +131,7 @@ def _where(event: Mapping[str, Any], rootdir: Path) -> str:
         place = f" ({place})"
     if event["phase"] == "prepare":
         return f"prepare = {name!r}"
-    if event["phase"] not in ("revision", "seed", "file"):
+    if event["phase"] not in ("revision", "seed", "file", "metadata"):
         return "migrating (env.py)"
     direction = event.get("direction")
     return f"{direction + ' of ' if direction else ''}{event['phase']} {name!r}{place}"

@@ -67,6 +67,7 @@ class Program:
             "branches": self._branches,
             "differences": self._differences,
             "stairway": self._stairway,
+            "create": self._create,
             "seed": self._seed,
         }
         self._read.clear()
@@ -230,6 +231,15 @@ class Program:
                     f" {', '.join(heads) or 'nothing'} and not {', '.join(wanted) or 'nothing'}; does env.py commit"
                     " what it did, and on this connection?"
                 )
+
+    def _create(self, names: Iterable[str], seeds: Iterable[Mapping[str, str]]) -> dict[str, Any]:
+        from clonedb.migrate.inside.models import create_all, project_modules
+
+        self._note("metadata", ", ".join(names))
+        if names:
+            create_all(names, self.setup["own_url"])
+            self._read |= project_modules(self.setup["rootdir"])
+        return self._seed(seeds)
 
     def _seed(self, seeds: Iterable[Mapping[str, str]]) -> dict[str, Any]:
         from clonedb.migrate.inside.seeds import run_seed
