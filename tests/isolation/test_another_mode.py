@@ -28,6 +28,10 @@ class MarkedDatabase(PlainDatabase):
     def explain(self, error):
         return "looked for what is not in a marked database" if "no_such_table" in str(error) else None
 
+    @property
+    def route(self):
+        return super().route.replace(host="localhost")  # as if a proxy stood there
+
     def connect(self, **keywords):
         return marked(super().connect(**keywords))
 
@@ -77,7 +81,8 @@ ROWS = {
 }
 
 TESTS = """
-import clonedb as package, pytest, sqlalchemy as sa
+import os
+import clonedb as package, psycopg, pytest, sqlalchemy as sa
 
 SHOW = "select current_setting('app.mark', true)"
 
@@ -134,6 +139,15 @@ def test_seed(clonedb_connection):
 def test_another_mode_beside_it(clonedb_connection):
     assert clonedb_connection.execute(SHOW).fetchone() == (None,)
 
+def test_application(clonedb):
+    engine = sa.create_engine(os.environ["APP_URL"].replace("postgresql:", "postgresql+psycopg:"))
+    with engine.connect() as connection:
+        info = connection.connection.driver_connection.info
+        assert (info.host, info.dbname) == ("localhost", clonedb.name)
+    engine.dispose()
+    with psycopg.connect(os.environ["APP_URL"]) as connection:
+        assert (connection.info.host, connection.info.dbname) == ("localhost", clonedb.name)
+
 module_wide = package.fixture(scope="module", isolation="marked")
 
 def test_wider_scope(module_wide):
@@ -165,9 +179,11 @@ def test_a_mode_whose_connections_are_of_another_kind_is_one_file(shop: Project)
     shop.leave_coverage()
     shop.environment["PYTHONPATH"] = str(changed)
     shop.environment["PYTEST_ADDOPTS"] = lean_pytest("asyncio") + " -o asyncio_default_fixture_loop_scope=function"
+    shop.environment["APP_URL"] = "postgresql://somebody@database.invalid/application"
+    shop.settings(route=["APP_URL"])
     shop.write("test_it.py", TESTS)
     outcome = shop.pytest("--clonedb-isolation=marked", "-W", "error").demand(1)
-    assert "1 failed, 13 passed" in outcome.out
+    assert "1 failed, 14 passed" in outcome.out
     assert "test_it.py::test_it_fails looked for what is not in a marked database" in outcome.out
 
 
