@@ -193,8 +193,7 @@ class ServerDirectory(NamedTuple):
         """
         if not self.files.is_held("keeper"):
             return None
-        ready = self.read("ready")
-        return Running.parse(ready) if ready else None
+        return Running.of(self._said("ready"))
 
     def held_until(self) -> float:
         """The unix time until which the server stays up without leases."""
@@ -205,14 +204,21 @@ class ServerDirectory(NamedTuple):
 
     def last(self) -> dict[str, Any]:
         """What a keeper said of the server that ran before (as Running); empty when none did."""
-        found = json.loads(self.read("last") or "{}")
-        return found if isinstance(found, dict) else {}
+        return self._said("last")
 
     def keeper(self) -> dict[str, Any]:
         """`pid` and `host` of the keeper that lives or lived last; empty when there was none."""
+        return self._said("keeper")
+
+    def _said(self, name: str) -> dict[str, Any]:
+        """The JSON object in a file of a keeper's.
+
+        Empty when it is not there, between the keeper's truncation and its write, and when the machine went down before
+        the disk had it.
+        """
         try:
-            found = json.loads(self.read("keeper") or "{}")
-        except ValueError:  # between the keeper's truncation and its write
+            found = json.loads(self.read(name))
+        except ValueError:
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -235,7 +241,9 @@ class Running(NamedTuple):
     build: str = ""
 
     @classmethod
-    def parse(cls, text: str) -> Running:
-        """Read what a keeper wrote, which may be another clonedb's and say more or less."""
-        found = json.loads(text)
-        return cls(**{name: found[name] for name in cls._fields if name in found})
+    def of(cls, said: dict[str, Any]) -> Running | None:
+        """What a keeper said, which may be another clonedb's and say more or less; None if that is not enough."""
+        try:
+            return cls(**{name: said[name] for name in cls._fields if name in said})
+        except TypeError:  # it lacks a part
+            return None

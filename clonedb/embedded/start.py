@@ -112,7 +112,7 @@ def _parameters(
             **settings_in_memory(place.directory),
             "hba_file": str(place.file("pg_hba.conf")),
         },
-        "ports": [last["port"], *ports] if last else ports,
+        "ports": [last["port"], *ports] if "port" in last else ports,
         "socket_dir": f"{_temporary()}/clonedb-{uid}-{os.urandom(4).hex()}",
         "idle_timeout": config.idle_timeout,
         "mark": f"{boot_id()} {os.urandom(8).hex()}",

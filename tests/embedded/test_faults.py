@@ -15,6 +15,7 @@ import pytest
 
 from clonedb.clones.gc import collect
 from clonedb.embedded import leases, watchdog
+from clonedb.embedded.servers import servers
 from clonedb.errors import ServerError
 from clonedb.postgres.roles import prepare_role
 from clonedb.postgres.servers import open_server
@@ -134,6 +135,17 @@ def test_files_that_a_dead_server_left(sandbox: Sandbox) -> None:
     (sandbox.place.data / "postmaster.pid").write_text(f"{os.getppid()}\n{sandbox.place.data}\n")
     with sandbox.lease() as lease:
         assert lease.started
+        assert query(lease, "select 1") == 1
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"pid": 1}'])
+def test_files_of_the_keeper_that_are_damaged(sandbox: Sandbox, text: str) -> None:
+    """As the machine may leave them when it goes down: nobody knows what was said, and the server starts."""
+    sandbox.lease().close()
+    sandbox.place.file("ready").write_text(text)
+    assert [one.state for one in servers(sandbox.config)] == ["stopped"]
+    assert leases.stop(sandbox.config) == [sandbox.place.name]
+    with sandbox.lease() as lease:
         assert query(lease, "select 1") == 1
 
 

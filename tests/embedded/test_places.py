@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import pwd
 import shutil
@@ -196,7 +197,8 @@ def test_an_ordinary_user_runs_the_server_as_itself(empty: Sandbox) -> None:
     os.chown(empty.config.state_dir or "", NOBODY, NOBODY)
     user = empty.user(account=NOBODY, python=python)
     assert answer(user).get("error") is None
-    running = Running.parse(empty.place.file("ready").read_text())  # root itself does not look in there
+    running = Running.of(json.loads(empty.place.file("ready").read_text()))  # root itself does not look in there
+    assert running is not None
     with pytest.raises(ServerError, match=f"it belongs to uid {NOBODY}"):
         empty.place.running()
     assert running.uid == NOBODY
