@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self, Unpack
 
 from clonedb.clones.clone import Clone, create
-from clonedb.errors import NoMigrationsError
+from clonedb.errors import NoMigrationsError, ServerError
 from clonedb.file_errors import files_that_can_be_written
 from clonedb.migrate.recipes import find_recipe
 from clonedb.originals import getpid
@@ -117,6 +117,7 @@ class Template:
 
         Raises TemplateInUseError or ServerError.
         """
+        self._require_open()
         return create(self.server, self.record)
 
     def database(self, isolation: Isolation | None = None) -> contextlib.AbstractContextManager[Database]:
@@ -133,10 +134,15 @@ class Template:
         """
         wanted = self.server.config.isolation if isolation is None else isolation
         check("isolation", wanted, "template.database()")
+        self._require_open()
         with self._lock:
             if getpid() not in self._supplies:
                 self._supplies[getpid()] = self.supply()
             return self._supplies[getpid()].database(wanted)
+
+    def _require_open(self) -> None:
+        if not self._end.alive:
+            raise ServerError(f"template {self.name!r} was closed here; open it again with clonedb.template()")
 
     def close(self) -> None:
         """Drop what `database` holds for later, and give up the server; the next process collects the clones left."""

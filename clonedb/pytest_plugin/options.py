@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MarkerArguments",
+    "check_seed",
     "configuration",
     "directory_of_tests",
     "marker_of",
@@ -129,6 +130,18 @@ def _arguments(marker: pytest.Mark, place: str) -> MarkerArguments:
             f"{place}({given}): it takes isolation=..., template=..., seed=... and keep=..., by name"
         ) from None
     for name in MarkerArguments.__slots__:
-        if (value := getattr(arguments, name)) is not None and name != "seed":
-            check(name, value, place)
+        if (value := getattr(arguments, name)) is not None:
+            if name == "seed":
+                check_seed(value, place)
+            else:
+                check(name, value, place)
     return arguments
+
+
+def check_seed(seed: object, place: str) -> None:
+    """Raises ConfigError unless it is a text, a function, or several of these."""
+    from clonedb.errors import ConfigError
+
+    several = seed if isinstance(seed, (list, tuple)) else [seed]
+    if not all(isinstance(one, str) or callable(one) for one in several):
+        raise ConfigError(f"{place}: seed is {seed!r}; it takes a text, a function, or a list of these")

@@ -9,6 +9,7 @@ import pytest
 
 from clonedb.errors import ConfigError
 from clonedb.pytest_plugin.lending import Request, Seed, lend
+from clonedb.pytest_plugin.options import check_seed
 from clonedb.settings.keys import check, nearest
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def fixture(
     connection, and committed. With `name="clonedb"` the other fixtures (`clonedb_engine`, `clonedb_session`, ...) are
     on that database, too.
 
-    Raises ConfigError for a scope or an isolation that there is not.
+    Raises ConfigError for a scope or an isolation that there is not, and for what is no seed.
     """
     place = f"clonedb.fixture(name={name!r})" if name else "clonedb.fixture()"
     if isinstance(scope, str) and scope not in get_args(Scope):
@@ -47,6 +48,8 @@ def fixture(
         raise ConfigError(f"{place}: scope is {scope!r}{hint}; it takes one of {', '.join(get_args(Scope))}")
     if isolation is not None:
         check("isolation", isolation, place)
+    if seed is not None:
+        check_seed(seed, place)
     wanted = Request(isolation, template, seed)
 
     def database(request: pytest.FixtureRequest) -> Iterator[Database]:

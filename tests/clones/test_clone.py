@@ -49,6 +49,9 @@ def test_a_template_and_its_clones(items: Project, admin_dsn: str, prefix: str) 
             assert secret not in repr(first) + repr(template)
         assert databases(admin_dsn, prefix) == [template.name]
         first.drop()  # once more does nothing
+    for use in (template.clone, template.database):
+        with pytest.raises(ServerError, match=r"was closed here; open it again with clonedb\.template\(\)"):
+            use()
     with clonedb.template(str(items.directory)) as again:
         assert again.name == template.name
         assert not again.record.built

@@ -122,6 +122,9 @@ def test_wrong_type(clonedb): pass
 @pytest.mark.clonedb(keep="al")
 def test_misspelt_keep(clonedb): pass
 
+@pytest.mark.clonedb(seed=["rows.sql", 5])
+def test_wrong_seed(clonedb): pass
+
 @pytest.mark.clonedb(isolation="clone")
 def test_right(clonedb): pass
 """
@@ -134,7 +137,7 @@ def test_wrong_marker_arguments(
     """Each wrong marker is an error of its test in one line, and no traceback; the others run."""
     items.write("test_it.py", WRONG_MARKERS)
     outcome = items.pytest("--junitxml", "report.xml", *arguments).demand(1)
-    assert "1 passed, 5 errors" in outcome.out
+    assert "1 passed, 6 errors" in outcome.out
     marker = "ConfigError: test_it.py::{}: @pytest.mark.clonedb".format
     for line in (
         marker("test_by_position") + "('clone'): it takes isolation=..., template=..., seed=... and keep=..., by name",
@@ -144,6 +147,7 @@ def test_wrong_marker_arguments(
         " clone, rollback, truncate, migrate, worker, readonly",
         marker("test_wrong_type") + ": isolation is 3; it takes a string",
         marker("test_misspelt_keep") + ": keep is 'al' (did you mean 'all'?); it takes one of failed, all, none",
+        marker("test_wrong_seed") + ": seed is ['rows.sql', 5]; it takes a text, a function, or a list of these",
     ):
         assert line in outcome.out.splitlines()
     assert "options.py" not in outcome.text  # no traceback

@@ -112,6 +112,7 @@ def test_a_failed_test_keeps_its_modules_database(items: Project) -> None:
     ("call", "complaint"),
     [
         ("scope='modul'", "clonedb.fixture(): scope is 'modul' (did you mean 'module'?); it takes one of function,"),
+        ("seed=5", "clonedb.fixture(): seed is 5; it takes a text, a function, or a list of these"),
         ("isolation='wrok'", "clonedb.fixture(): isolation is 'wrok' (did you mean 'worker'?); it takes one of auto,"),
         ("template='shp'", "template 'shp' is not configured (did you mean 'shop'?); there is default, shop"),
     ],
