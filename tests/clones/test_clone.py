@@ -66,7 +66,7 @@ def test_settings_as_arguments(items: Project, prefix: str, server_url: str, mon
         assert template.heads == ("one",)
         assert clone.name.startswith(f"{prefix}_x_c_")
         assert clone.url.startswith("postgresql+asyncpg://")
-        assert template.server.config.source("target") == "argument of clonedb.template()"
+        assert template.recipe.config.source("target") == "argument of clonedb.template()"
         assert not template.server.embedded
     with pytest.raises(ConfigError, match=r"argument of clonedb.template\(\): unknown setting 'tagret' \(did you mean"):
         clonedb.template(items.directory, tagret="one")  # type: ignore[call-arg]
