@@ -158,6 +158,10 @@ def test_frozen_names_the_command(named: Project) -> None:
     assert "run `clonedb --template filled build` first" in outcome.out
     named.clonedb("--template", "filled", "build").demand()
     named.pytest("--clonedb-frozen").demand()
+    contradictory = named.pytest("--clonedb-frozen", "--clonedb-rebuild").demand(1)
+    assert (
+        "is to be built anew, and nothing is built here because frozen is set (--clonedb-frozen)" in contradictory.out
+    )
 
 
 def test_what_is_built_upon_another_is_restored_alone(named: Project) -> None:

@@ -91,7 +91,7 @@ class _Attempt:
         if (template := self._ready(name)) is not None:
             return _in_use(self.server, template)
         if self.recipe.config.frozen:
-            raise BuildError(_frozen(self.recipe.config, self.server, name, self._lost))
+            raise BuildError(_frozen(self.recipe.config, self.server, name, self._lost, anew=self.rebuild))
         return self._build(name, wanted)
 
     def _build(self, name: str, wanted: Fingerprint) -> TemplateRecord:
@@ -157,7 +157,12 @@ class _Attempt:
         )
 
 
-def _frozen(config: Config, server: Server, name: str, lost: str | None) -> str:
+def _frozen(config: Config, server: Server, name: str, lost: str | None, *, anew: bool) -> str:
+    if anew:
+        return (
+            f"template {name!r} is to be built anew, and nothing is built here because frozen is set"
+            f" ({config.source('frozen')}); leave out one of the two"
+        )
     named = (config.project_wide or config).templates
     which = f" --template {config.template}" if config.template in named else ""
     state = f"has lost {lost} in a crash of {server.about}" if lost else f"is not on {server.about}"
