@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ __all__ = ["Interpreter"]
 
 _PROGRAM = Path(__file__).with_name("inside") / "program.py"
 _SILENCE = 1.0  # seconds without an event after which somebody may look what keeps a migration waiting
+_LAST_BREATH = 2.0  # seconds that it may take to end after it has closed its pipe
 
 
 class Interpreter:
@@ -46,6 +48,7 @@ class Interpreter:
         finally:
             os.close(requests)
             os.close(writing)
+        self._process = process
         self.end: Callable[[], object] = weakref.finalize(
             self, _end, process, self._events, self._requests, self._output
         )
@@ -77,6 +80,18 @@ class Interpreter:
             if not (more := os.read(self._events, 65536)):
                 return
             self._rest += more
+
+    def ending(self) -> str:
+        """How it ended, after the last event: `exit status 3`, `killed by SIGKILL`."""
+        try:
+            code = self._process.wait(_LAST_BREATH)
+        except subprocess.TimeoutExpired:
+            return "it still runs, but has closed its side"
+        if code >= 0:
+            return f"exit status {code}"
+        name = signal.Signals(-code).name
+        hint = ", as the kernel does when memory is short" if -code == signal.SIGKILL else ""
+        return f"killed by {name}{hint}"
 
     def printed(self) -> int:
         """How many bytes it has printed so far."""

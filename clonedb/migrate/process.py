@@ -194,7 +194,8 @@ class MigrationProcess:
             if not finished:
                 tail = "\n".join(output().strip().splitlines()[-15:]) or "it printed nothing"
                 raise MigrationError(
-                    f"the interpreter that ran the migrations ended without a word; its last output:\n{tail}"
+                    f"the interpreter that ran the migrations ended without a word ({interpreter.ending()}); its last"
+                    f" output:\n{tail}"
                 )
         finally:
             if not finished:

@@ -153,7 +153,12 @@ def test_an_interpreter_that_ends_by_itself_is_told_of(project: Project, migrato
     flag = project.write("fatal", "")
     path.write_text(path.read_text().replace("'fatal'", repr(str(flag))))
     with migrator().session(url) as session:
-        with pytest.raises(MigrationError, match=r"ended without a word; its last output:\nlast words"):
+        with pytest.raises(
+            MigrationError, match=r"ended without a word \(exit status 3\); its last output:\nlast words"
+        ):
+            session.upgrade()
+        path.write_text(path.read_text().replace("os._exit(3)", "os.kill(os.getpid(), 9)"))
+        with pytest.raises(MigrationError, match=r"\(killed by SIGKILL, as the kernel does when memory is short\)"):
             session.upgrade()
         flag.unlink()
         assert session.upgrade().heads == ("one",)
@@ -258,7 +263,9 @@ def test_what_was_printed_before_a_failure_is_shown(project: Project, migrator: 
             session.upgrade()
         session.close()
         project.revision("one", 'print("the last word")\nos._exit(3)', down=None)
-        with pytest.raises(MigrationError, match=r"ended without a word; its last output:\nthe last word$"):
+        with pytest.raises(
+            MigrationError, match=r"ended without a word \(exit status 3\); its last output:\nthe last word$"
+        ):
             session.upgrade()
 
 
