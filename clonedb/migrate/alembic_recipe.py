@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from clonedb.errors import BuildError, ServerError
 from clonedb.migrate.results import about_left_out
 from clonedb.project.alembic_inputs import alembic_sources
+from clonedb.project.find import find_project
 from clonedb.project.recipe import Builder, Built, NoHistoryError, Words
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ class AlembicRecipe:
         return AlembicMigrator(self.config, self.project)
 
     def with_config(self, config: Config) -> AlembicRecipe:
-        """The same migrations under another configuration of the project."""
-        return dataclasses.replace(self, config=config)
+        """The migrations as they are found now, under a configuration of the project."""
+        return AlembicRecipe(config, find_project(config))
 
     def inputs(self, index_dir: Path | None) -> Sources:
         """Scripts, options, arguments of env.py, target, versions; and what any recipe has."""

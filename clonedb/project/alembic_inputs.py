@@ -12,8 +12,9 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from clonedb.project.find import Project, is_revision
+from clonedb.project.find import Project
 from clonedb.project.inputs import Reading, Sources, is_left_beside
+from clonedb.project.revision_files import compiled_revisions, is_revision
 from clonedb.project.versions import minor_version
 from clonedb.settings.config import Config
 
@@ -38,6 +39,8 @@ def alembic_sources(config: Config, project: Project, *, index_dir: Path | None)
         index_dir=index_dir,
         key=f"{project.rootdir}\0{project.script_location}",
     )
+    for path in filter(None, (project.ini, project.toml)):
+        reading.index.contents(str(path))  # whether it was written during a build; its options are inputs
     _Scripts(project, reading).take()
     reading.text("target", "target", config.target)
     if config.prepare:
@@ -89,6 +92,14 @@ class _Scripts:
                     self._reading.follow(contents.imports)
             elif not _is_ignored(name):
                 self._reading.file("env" if path == self._env_py else "script", path, outside + name)
+        if is_version and self._project.sourceless:
+            self._take_compiled(directory, outside)
+
+    def _take_compiled(self, directory: str, outside: str) -> None:
+        names = {name for name, entry in self._reading.index.listing(directory).items() if not entry.is_dir()}
+        cached = self._reading.index.listing(f"{directory}/__pycache__")
+        for name in compiled_revisions(names, cached):
+            self._reading.file("revision", f"{directory}/{name}", outside + name)
 
 
 def _is_ignored(name: str) -> bool:

@@ -1,178 +1,201 @@
-"""Alembic's main options as Alembic itself would read them, from alembic.ini, pyproject.toml and overrides.
+"""Alembic's main options as Alembic itself reads them from alembic.ini, pyproject.toml and overrides.
 
-The rules are those of `alembic.config.Config` (1.13 to 1.20), which cannot be asked because importing it costs 440 ms:
-the .ini file is looked at first and `[tool.alembic]` fills in what it lacks; `%(here)s` is the file's directory and
-`%%` a percent sign in both; lists are split by `path_separator`, in TOML they are lists.
+Importing Alembic costs 440 ms. So it is asked in an interpreter of its own, and its answer is remembered as long as the
+contents of the files, the overrides and Alembic's version are the same.
 """
 
 from __future__ import annotations
 
-import configparser
+import contextlib
+import hashlib
+import json
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from clonedb.errors import ConfigError
-from clonedb.private_files import read_file
-from clonedb.settings.keys import nearest
+from clonedb.errors import ConfigError, ServerError
+from clonedb.private_files import PrivateDirectory, read_file
+from clonedb.project.versions import version
+from clonedb.settings.config import Config
 from clonedb.url import redact
 
-__all__ = ["AlembicOptions", "load_ini", "load_toml"]
+__all__ = ["AlembicFiles", "AlembicOptions"]
 
-_SEPARATORS = MappingProxyType({"space": " ", "newline": "\n", "os": os.pathsep, ":": ":", ";": ";"})
-_LEGACY_LOCATIONS = r", *|(?: +)"
-_LEGACY_SYS_PATH = r", *|(?: +)|:"
+_READER = Path(__file__).with_name("alembic_reader.py")
+_FORMAT = 1  # counted up when the reader answers in another way
+_LOCALE = ("LC_ALL", "LC_CTYPE", "LANG")  # by which Alembic decodes an .ini file
+_ATTEMPTS = 3  # readings that an edit may spoil
+_WORDS = ("\x02here\x03", "\x02here of toml\x03")
+_PREFIX = "alembic-"  # of the files that answers are in
+_KEPT = 100  # the newest answers
 
 
 class AlembicOptions(NamedTuple):
     """The main options of one project.
 
-    `values` is everything as text; `lists` are the options that TOML gives as lists and no text replaced.
+    `values` are all of them after interpolation, as text. The other fields are what Alembic makes of the ones of these
+    names: `version_locations` and `prepend_sys_path` as they are written; `recursive` and `sourceless` say whether
+    directories below are entered, and compiled revisions run.
     """
 
     values: Mapping[str, str]
-    lists: Mapping[str, tuple[str, ...]]
+    version_locations: tuple[str, ...]
+    prepend_sys_path: tuple[str, ...]
+    recursive: bool
+    sourceless: bool
 
     def __repr__(self) -> str:
         """Without the values, which may hold a password."""
         return f"<options {', '.join(self.values)}>"
 
-    @classmethod
-    def read(
-        cls,
-        *,
-        ini: Path | None,
-        toml: Mapping[str, Any],
-        toml_path: Path,
-        section: str,
-        overrides: Mapping[str, str | tuple[str, ...]],
-    ) -> AlembicOptions:
-        """Read `section` of an .ini file and the table `[tool.alembic]`, and apply overrides as `set_main_option` does.
 
-        Raises ConfigError for a file that does not parse.
+class AlembicFiles(NamedTuple):
+    """What Alembic is asked about: `section` of an .ini file, the table `[tool.alembic]` of a TOML file, overrides.
+
+    `ini` is the file that `%(here)s` is the directory of; it need not exist. `table` is empty if there is none.
+    """
+
+    ini: Path
+    toml: Path
+    table: Mapping[str, Any]
+    section: str
+    overrides: Mapping[str, str | tuple[str, ...]]
+
+    def read(self, config: Config) -> AlembicOptions:
+        """What Alembic makes of them, which is remembered in the state directory of a configuration.
+
+        Raises ConfigError for a file that Alembic cannot read, and for what it refuses.
         """
-        from_toml = _interpolated(toml, {"here": toml_path.parent.as_posix()})
-        for name in ("path_separator", "version_path_separator"):
-            from_toml.pop(name, None)  # Alembic asks the .ini file only
-        texts = {name: _as_text(value) for name, value in overrides.items()}
-        from_ini = _read_ini(ini, toml_path.parent, section, texts)
-        values = {name: _as_text(value) for name, value in from_toml.items()} | from_ini
-        lists = {
-            name: tuple(map(str, value))
-            for name, value in from_toml.items()
-            if isinstance(value, list) and not from_ini.get(name)
+        if not (self.table or self.overrides or self.ini.is_file()):
+            return AlembicOptions({}, (), (), recursive=False, sourceless=False)
+        memory = _memory(config)
+        for _ in range(_ATTEMPTS):
+            state = self._state()
+            name = f"{_PREFIX}{state[:32]}.json"
+            answer = _remembered(memory, name, state)
+            if answer is None:
+                answer = self._ask()
+                if self._state() != state:
+                    continue  # edited while Alembic read it
+                _remember(memory, name, state, answer)
+            return self._options(answer)
+        raise ConfigError(f"{str(self.ini)!r} was written each time that Alembic read it; what writes it?")
+
+    def _here(self) -> tuple[str, str]:
+        """What `%(here)s` is to be in the two files.
+
+        Words in place of the directories, so that checkouts share an answer; the directories themselves if Alembic may
+        split an option within them.
+        """
+        places = self.ini.parent.as_posix(), self.toml.parent.as_posix()
+        return _WORDS if all(re.fullmatch(r"[\w./-]+", place) for place in places) else places
+
+    def _options(self, answer: Mapping[str, Any]) -> AlembicOptions:
+        """An answer, in which the words are the directories again."""
+        places = self.ini.parent.as_posix(), self.toml.parent.as_posix()
+
+        def here(text: str) -> str:
+            for word, place in zip(_WORDS, places, strict=True):
+                text = text.replace(word, place)
+            return text
+
+        def listed(name: str) -> tuple[str, ...]:
+            return tuple(here(stripped) for text in answer[name] if (stripped := text.strip()))
+
+        return AlembicOptions(
+            MappingProxyType({name: here(value) for name, value in answer["values"].items()}),
+            listed("version_locations"),
+            listed("prepend_sys_path"),
+            answer["recursive"],
+            answer["sourceless"],
+        )
+
+    def _state(self) -> str:
+        """The digest of everything that the answer depends on."""
+        try:
+            text = read_file(self.ini)
+        except (FileNotFoundError, IsADirectoryError):
+            text = b""
+        except OSError as error:
+            raise ConfigError(f"{str(self.ini)!r} cannot be read: {error.strerror}") from None
+        contents = [hashlib.sha256(text).hexdigest(), self.section, dict(self.table), dict(self.overrides)]
+        locale = [os.environ.get(name) for name in _LOCALE]
+        state = [_FORMAT, version("alembic"), self._here(), contents, locale]
+        return hashlib.sha256(
+            json.dumps(state, sort_keys=True, default=str).encode("utf-8", "surrogatepass")
+        ).hexdigest()
+
+    def _ask(self) -> dict[str, Any]:
+        import subprocess
+
+        here, toml_here = self._here()
+        question = {
+            "sys_path": sys.path,
+            "ini": str(self.ini),
+            "here": here,
+            "toml": str(self.toml) if self.table else "",
+            "toml_here": toml_here,
+            "section": self.section,
+            "overrides": dict(self.overrides),
         }
-        here = {"here": (ini.parent if ini is not None else toml_path.parent).as_posix()}
-        given = {name: list(value) for name, value in overrides.items() if isinstance(value, tuple)}
-        lists |= {name: tuple(value) for name, value in _interpolated(given, here).items()}
-        return cls(MappingProxyType(values), MappingProxyType(lists))
+        done = subprocess.run(
+            [sys.executable, "-P", str(_READER)],
+            input=json.dumps(question),
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            raise ConfigError(f"Alembic could not be asked how it reads {self._about()}: {redact(last)}")
+        answer: dict[str, Any] = json.loads(done.stdout)
+        if "error" in answer:
+            # the message may quote lines
+            raise ConfigError(f"{self._about()} cannot be read by Alembic: {redact(answer['error'])}")
+        return answer
 
-    def is_true(self, name: str) -> bool:
-        """Whether a boolean option is set: `true` and nothing else, for Alembic."""
-        return self.values.get(name) == "true"
-
-    def version_locations(self) -> tuple[str, ...]:
-        """Where revisions are, as written; nothing means `versions` below the script location."""
-        return self._split("version_locations", _LEGACY_LOCATIONS, "path_separator", "version_path_separator")
-
-    def prepend_sys_path(self) -> tuple[str, ...]:
-        """What Alembic puts in front of sys.path, as written."""
-        return self._split("prepend_sys_path", _LEGACY_SYS_PATH, "path_separator")
-
-    def _split(self, name: str, legacy: str, *separators: str) -> tuple[str, ...]:
-        if name in self.lists:
-            return self.lists[name]
-        text = self.values.get(name, "")
-        if not text:  # Alembic does not look at a separator that separates nothing
-            return ()
-        option = next((option for option in separators if option in self.values), None)
-        if option is None:
-            parts = re.split(legacy, text)
-        elif (separator := _SEPARATORS.get(self.values[option])) is not None:
-            parts = text.split(separator)
-        else:
-            raise ConfigError(
-                f"Alembic's {option} is {self.values[option]!r}{nearest(self.values[option], _SEPARATORS)};"
-                f" it takes one of {', '.join(_SEPARATORS)}"
-            )
-        return tuple(stripped for part in parts if (stripped := part.strip()))
+    def _about(self) -> str:
+        return repr(str(self.toml if self.table and not self.ini.is_file() else self.ini))
 
 
-def load_toml(path: Path) -> dict[str, Any]:
-    """A TOML file, or nothing when there is none; raises ConfigError when it does not parse."""
-    try:
-        text = read_file(path).decode()
-    except (FileNotFoundError, IsADirectoryError):
-        return {}
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    import tomllib  # 4 ms, which a project without such a file does not pay
+def _memory(config: Config) -> PrivateDirectory | None:
+    """Where Alembic's answers are; None if that cannot be had, and what needs the state directory says why."""
+    from clonedb.embedded.places import state_files
 
     try:
-        return tomllib.loads(text)
-    except ValueError as error:
-        raise _unreadable(path, error) from error
+        return state_files(config) / "index"
+    except (OSError, ServerError):
+        return None
 
 
-def _unreadable(path: Path, error: Exception) -> ConfigError:
-    return ConfigError(f"{str(path)!r} cannot be read: {error}")
-
-
-def load_ini(path: Path | None, defaults: Mapping[str, str]) -> configparser.ConfigParser:
-    """An .ini file, or an empty one without a path; raises ConfigError when it does not parse."""
-    parser = configparser.ConfigParser(defaults)
-    if path is not None:
-        try:
-            # Alembic decodes by locale; what must be read here is ASCII, and a fingerprint must not know the locale
-            parser.read_string(read_file(path).decode(errors="surrogateescape"), str(path))
-        except (OSError, configparser.Error) as error:
-            # the message may quote lines, and the cause would quote them again in a traceback
-            raise ConfigError(f"{str(path)!r} cannot be read: {redact(str(error))}") from None
-    return parser
-
-
-def _read_ini(ini: Path | None, rootdir: Path, section: str, overrides: Mapping[str, str]) -> dict[str, str]:
-    here = ini.parent if ini is not None else rootdir
-    parser = load_ini(ini, {"here": here.as_posix()})
-    if not parser.has_section(section):
-        parser.add_section(section)
-    for name, value in overrides.items():
-        try:
-            parser.set(section, name, value)
-        except ValueError:
-            # a lone percent sign, which `set` refuses, stands for itself
-            parser.set(section, name, value.replace("%", "%%"))
-    return {name: _get(parser, section, name) for name in parser.options(section) if name != "here"}
-
-
-def _get(parser: configparser.ConfigParser, section: str, name: str) -> str:
+def _remembered(memory: PrivateDirectory | None, name: str, state: str) -> dict[str, Any] | None:
+    """The answer that was remembered for a state, if there is one."""
+    if memory is None:
+        return None
     try:
-        return parser.get(section, name)
-    except configparser.InterpolationError:
-        # env.py may set what this refers to at run time
-        return parser.get(section, name, raw=True)
+        text = memory.read(name)
+        found = json.loads(text)
+    except (OSError, ServerError, ValueError):  # not there, or damaged
+        return None
+    answer: dict[str, Any] | None = found["answer"] if found.get("state") == state else None
+    return answer
 
 
-def _interpolated(table: Mapping[str, Any], here: Mapping[str, str]) -> dict[str, Any]:
-    def interpolate(value: Any) -> Any:
-        if isinstance(value, str):
-            try:
-                return value % here
-            except (KeyError, ValueError, TypeError):
-                return value
-        if isinstance(value, list):
-            return [interpolate(item) for item in value]
-        return value
-
-    return {name: interpolate(value) for name, value in table.items()}
+def _remember(memory: PrivateDirectory | None, name: str, state: str, answer: Mapping[str, Any]) -> None:
+    """Keep an answer; one that cannot be kept costs time at the next start and is no error."""
+    if memory is None:
+        return
+    with contextlib.suppress(OSError, ServerError):
+        memory.make()
+        memory.write(name, json.dumps({"state": state, "answer": answer}))
+        known = [(found.st_mtime, each) for each in memory.names() if (found := _stat(memory, each)) is not None]
+        for _, old in sorted(known, reverse=True)[_KEPT:]:
+            memory.unlink(old)
 
 
-def _as_text(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, tuple)):
-        return "\n".join(map(str, value))
-    return str(value)
+def _stat(memory: PrivateDirectory, name: str) -> os.stat_result | None:
+    return memory.stat(name) if name.startswith(_PREFIX) else None

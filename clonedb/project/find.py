@@ -13,13 +13,15 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from clonedb.errors import ConfigError, NoMigrationsError
-from clonedb.project.alembic_options import AlembicOptions, load_ini, load_toml
+from clonedb.project.alembic_options import AlembicFiles, AlembicOptions
 from clonedb.project.closure import Modules
+from clonedb.project.config_files import load_ini, load_toml
+from clonedb.project.revision_files import compiled_revisions, is_revision
 from clonedb.project.stat_index import StatIndex
 from clonedb.settings.config import Config
 from clonedb.settings.keys import nearest
 
-__all__ = ["Project", "find_project", "import_roots_of", "is_revision", "project_name"]
+__all__ = ["Project", "find_project", "import_roots_of", "project_name"]
 
 _PYTEST_FILES = MappingProxyType(
     {"pytest.ini": "pytest", ".pytest.ini": "pytest", "tox.ini": "pytest", "setup.cfg": "tool:pytest"}
@@ -49,6 +51,7 @@ class Project(NamedTuple):
     import_roots: tuple[Path, ...]
     name: str
     prepended: tuple[Path, ...] = ()
+    sourceless: bool = False
 
     def __repr__(self) -> str:
         """Without the options, which may hold a password."""
@@ -81,6 +84,9 @@ class Project(NamedTuple):
         for location in self.version_locations:
             for directory, below, names in os.walk(location):
                 found.update(Path(directory, name) for name in names if is_revision(name))
+                if self.sourceless:
+                    cached = [path.name for path in Path(directory, "__pycache__").glob("*")]
+                    found.update(Path(directory, name) for name in compiled_revisions(names, cached))
                 below[:] = [name for name in below if self.recursive and not name.endswith("__pycache__")]
         return tuple(sorted(found))
 
@@ -109,7 +115,8 @@ def find_project(config: Config) -> Project:
         raise ConfigError(f"{str(toml)!r}: tool.alembic is {table!r}; it takes a table")
     section = config.alembic_section
     found_ini = ini if ini.is_file() else None
-    options = AlembicOptions.read(ini=found_ini, toml=table, toml_path=toml, section=section, overrides=config.alembic)
+    here = ini if found_ini is not None else toml.with_name("alembic.ini")
+    options = AlembicFiles(here, toml, table, section, config.alembic).read(config)
     location = options.values.get("script_location")
     if not location:
         raise _nothing_found(config, rootdir, ini, toml, table)
@@ -119,7 +126,7 @@ def find_project(config: Config) -> Project:
     roots = tuple(_import_roots(rootdir, prepended, pyproject))
     modules = Modules(roots, StatIndex(), rootdir=rootdir)
     script_location = _script_location(places, modules, location, ini=found_ini, toml=toml)
-    versions = tuple(_version_location(places, modules, text) for text in options.version_locations())
+    versions = tuple(_version_location(places, modules, text) for text in options.version_locations)
     return Project(
         rootdir=rootdir,
         ini=found_ini,
@@ -128,7 +135,8 @@ def find_project(config: Config) -> Project:
         options=options.values,
         script_location=script_location,
         version_locations=versions or (script_location / "versions",),
-        recursive=options.is_true("recursive_version_locations"),
+        recursive=options.recursive,
+        sourceless=options.sourceless,
         import_roots=roots,
         name=_name(pyproject, rootdir),
         prepended=prepended,
@@ -143,12 +151,6 @@ def import_roots_of(rootdir: Path) -> tuple[Path, ...]:
 def project_name(rootdir: Path) -> str:
     """What pyproject.toml calls the project, or else its directory's name."""
     return _name(load_toml(rootdir / "pyproject.toml"), rootdir)
-
-
-def is_revision(name: str) -> bool:
-    """Whether Alembic loads a file of this name in a version location as a revision; hidden ones are."""
-    # alembic.script.base says it by an expression in which the name is one line
-    return name.endswith(".py") and not name.startswith((".#", "__init__")) and "\n" not in name
 
 
 class _Places(NamedTuple):
@@ -226,7 +228,7 @@ def _no_package(modules: Modules, text: str) -> str:
 
 def _prepended(places: _Places, options: AlembicOptions) -> Iterator[Path]:
     """The directories that Alembic puts in front of sys.path, as far as there are such."""
-    for text in options.prepend_sys_path():
+    for text in options.prepend_sys_path:
         yield from list(filter(Path.is_dir, places.candidates(text)))[:1]
 
 
@@ -245,8 +247,8 @@ def _pythonpath(rootdir: Path, pyproject: Mapping[str, Any]) -> Iterator[str]:
     for name, section in _PYTEST_FILES.items():
         # what does not parse is pytest's to complain about
         with contextlib.suppress(ConfigError):
-            ini = load_ini(path if (path := rootdir / name).is_file() else None, {})
-            values.append(ini.get(section, "pythonpath", raw=True, fallback=None))
+            if (path := rootdir / name).is_file():
+                values.append(load_ini(path).get(section, "pythonpath", raw=True, fallback=None))
     for value in values:
         yield from shlex.split(value) if isinstance(value, str) else value or ()
 
@@ -264,7 +266,7 @@ def _name(pyproject: Mapping[str, Any], rootdir: Path) -> str:
 def _why_not(ini: Path, section: str) -> str:
     if not ini.is_file():
         return "no such file"
-    sections = dict.fromkeys(load_ini(ini, {}).sections())
+    sections = dict.fromkeys(load_ini(ini).sections())
     if section in sections:
         return f"no script_location in section [{section}]"
     return f"no section [{section}]{nearest(section, sections)}"

@@ -103,7 +103,10 @@ class Recipe(Protocol):
         """What tells the project from others on a server, and its checkouts from none."""
 
     def with_config(self, config: Config) -> Recipe:
-        """The same recipe under another configuration of the project, such as one without seeds."""
+        """The same recipe under a configuration of the project, such as one without seeds.
+
+        What it remembers of files is looked at anew: the build asks whether they were edited.
+        """
 
     def inputs(self, index_dir: Path | None) -> Sources:
         """Everything that the template depends on apart from the server: the fingerprint covers it.

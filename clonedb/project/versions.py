@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["minor_version"]
+__all__ = ["minor_version", "version"]
 
 
 def minor_version(name: str) -> str:
-    """Major and minor version of an installed distribution, read from the name of its *.dist-info directory."""
+    """Major and minor version of an installed distribution."""
+    return ".".join(version(name).split(".")[:2])
+
+
+def version(name: str) -> str:
+    """The version of an installed distribution, read from the name of its *.dist-info directory."""
     begin, end = f"{name}-", ".dist-info"
     for directory in sys.path:
         # listing one directory costs more than looking for the package in each
@@ -19,7 +24,7 @@ def minor_version(name: str) -> str:
         found = [entry for entry in entries if entry.startswith(begin) and entry.endswith(end)]
         versions = sorted(entry[len(begin) : -len(end)] for entry in found if entry.count("-") == 2)
         if versions:
-            return ".".join(versions[-1].split(".")[:2])
+            return versions[-1]
     from importlib import metadata
 
-    return ".".join(metadata.version(name).split(".")[:2])
+    return metadata.version(name)

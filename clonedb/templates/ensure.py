@@ -63,6 +63,7 @@ def ensure(
         except StaleError as error:
             edit = str(error)
             progress.say(f"{edit} before the template was ready; beginning again with what is there now")
+            recipe = recipe.with_config(recipe.config)
             sources = sources_of(recipe)
     raise BuildError(
         f"{edit} while the template was being built, as something was each of the {_ATTEMPTS} times that it was tried;"
@@ -135,7 +136,7 @@ class _Attempt:
         return fingerprint_on(self.server, self.recipe.config, sources, base=below)
 
     def _look_again(self) -> tuple[Sources, Fingerprint]:
-        found = sources_of(self.recipe)
+        found = sources_of(self.recipe.with_config(self.recipe.config))
         return found, self._fingerprint(found)
 
     def _ready(self, name: str) -> TemplateRecord | None:

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from clonedb.embedded import places
 from tests.project.checkout import Write
 
 
 @pytest.fixture(autouse=True)
-def _no_alembic_config(monkeypatch: pytest.MonkeyPatch) -> None:
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No configuration of the environment's, and a place of one's own for what Alembic answered."""
     monkeypatch.delenv("ALEMBIC_CONFIG", raising=False)
+    monkeypatch.setattr(places, "default_state_dir", lambda: tmp_path / "state")
 
 
 @pytest.fixture

@@ -69,13 +69,14 @@ def test_what_alembic_init_wrote_is_read_as_alembic_reads_it(write: Write, path:
 
 
 def test_a_separator_counts_where_it_separates(write: Write) -> None:
-    """With version_locations Alembic refuses such a value, and so do we, with the values that it takes."""
+    """With version_locations Alembic refuses such a value, and so do we, in its words."""
     (old,) = [path for path in BY_ALEMBIC_INIT if path.stem == "alembic-1.13.3"]
     text = old.read_text().replace("prepend_sys_path", "version_locations = migrations/versions\nprepend_sys_path", 1)
     rootdir = write({**ENVIRONMENT, "alembic.ini": text})
 
     with pytest.raises(
-        ConfigError, match=r"version_path_separator is 'os  # Use .*; it takes one of space, newline, os"
+        ConfigError,
+        match=r"alembic\.ini' cannot be read by Alembic: 'os  # Use .*' is not a valid value for version_path_separator",
     ):
         find_project(Config(rootdir=rootdir))
 

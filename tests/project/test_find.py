@@ -172,7 +172,7 @@ BROKEN = {
             "alembic.ini": "[alembic]\nscript_location=migrations\npath_separator=spaces\nprepend_sys_path=.\n",
         },
         {},
-        r"path_separator is 'spaces' \(did you mean 'space'\?\); it takes one of",
+        "cannot be read by Alembic: 'spaces' is not a valid value for path_separator",
     ),
     "ini does not parse": ({"alembic.ini": "script_location = x\n"}, {}, "alembic.ini' cannot be read"),
     "toml does not parse": ({"pyproject.toml": "[tool.alembic\n"}, {}, "pyproject.toml' cannot be read"),

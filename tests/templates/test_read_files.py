@@ -141,6 +141,27 @@ def test_a_file_that_each_build_writes_is_warned_of(
     assert [line for line in heard.lines if line.startswith("'migrations/schema.sql' was written each time")]
 
 
+OF_THE_INI_FILE = """
+import pathlib
+from alembic import context
+table, ini = context.config.get_main_option("made", "old"), pathlib.Path("alembic.ini")
+if table == "old":
+    ini.write_text(ini.read_text().replace("[alembic]", "[alembic]\\nmade = new", 1))
+op.execute(f"create table {table}_table ()")
+"""
+
+
+def test_an_option_edited_during_a_build_is_noticed(
+    project: Project, configured: Callable[..., Config], here: None
+) -> None:
+    """What Alembic says of alembic.ini is looked at anew when a build ends, and when the next begins."""
+    project.revision("one", OF_THE_INI_FILE)
+    template, heard = opened(configured())
+    with template, template.clone() as clone:
+        assert one(clone, "select min(relname) from pg_class where relname like '%%_table'") == ("new_table",)
+    assert "'made' was added before the template was ready; beginning again with what is there now" in heard.lines
+
+
 def test_a_revision_that_is_gone_when_the_build_ends_is_noticed(
     project: Project, configured: Callable[..., Config], here: None
 ) -> None:
