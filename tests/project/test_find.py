@@ -209,7 +209,7 @@ def test_a_broken_ini_file_does_not_give_its_password_away(write: Write) -> None
         find_project(Config(rootdir=rootdir))
 
     assert "sesame" not in str(caught.value)
-    assert caught.value.__suppress_context__
+    assert caught.value.__context__ is None
 
 
 def test_nothing_of_alembic_or_the_project_is_imported(write: Write) -> None:
