@@ -140,7 +140,7 @@ class Client:
         environment: Mapping[str, str],
         descriptors: Mapping[int, int],
         *,
-        cwd: str | None = None,
+        cwd: Path | str | None = None,
     ) -> Forked | None:
         """A process that runs a program: ("-m", MODULE, ...) or ("-c", CODE).
 
@@ -157,7 +157,7 @@ class Client:
                 {
                     "program": list(program),
                     "environment": dict(environment),
-                    "cwd": cwd or os.getcwd(),  # noqa: PTH109 - a test may have replaced Path
+                    "cwd": str(cwd or os.getcwd()),  # noqa: PTH109 - a test may have replaced Path
                     "umask": umask,
                     "descriptors": list(descriptors),
                     "client": [self.directory, self.variables, self.user],
@@ -193,17 +193,17 @@ class Client:
                 raise TimeoutError(f"{_text(out)}\n{_text(err)}") from None
             return code, _text(out), _text(err)
 
-    def interpreter(self, command: list[str], **given: Any) -> Any:
-        """What `subprocess.Popen` would start to migrate."""
-        (events,) = given["pass_fds"]
-        streams = {
-            0: given["stdin"],
-            1: given["stdout"].fileno(),
-            2: given["stdout"].fileno(),
-            int(command[-1]): events,
-        }
-        program = "-m", "clonedb.migrate.inside.program", command[-1]
-        process = self.fork(MIGRATIONS, program, given["env"], streams)
+    def popen(self, command: Sequence[str], **given: Any) -> Any:
+        """What `subprocess.Popen` would start: forked, if it is pytest or clonedb, or a program of clonedb's own."""
+        kind, program = PROGRAMS, list(command[1:])
+        if program[:1] == ["-P"] and Path(program[1]).parent.name == "inside":
+            kind, program = MIGRATIONS, ["-m", f"clonedb.migrate.inside.{Path(program[1]).stem}", *program[2:]]
+        if command[0] != sys.executable or program[0] != "-m" or not program[1].startswith(("pytest", "clonedb")):
+            return subprocess.Popen(command, **given)
+        out = given["stdout"].fileno() if "stdout" in given else 1
+        streams = {0: given.get("stdin", 0), 1: out, 2: out if "stderr" in given else 2}
+        streams |= {number: number for number in given.get("pass_fds", ())}
+        process = self.fork(kind, program, given["env"], streams, cwd=given.get("cwd"))
         return process or subprocess.Popen(command, **given)
 
     def worker(self, command: list[str]) -> Any:
@@ -220,9 +220,10 @@ class Client:
 
 
 def install(client: Callable[[], Client]) -> None:
-    """Let this process fork the interpreters that it starts to migrate, and pytest-xdist's workers."""
+    """Let this process fork the interpreters that it starts to migrate, the programs of commands, and xdist's workers."""
     from execnet import gateway_base, gateway_io
 
+    import clonedb.cli.process
     import clonedb.migrate.interpreter
 
     class Gateway(gateway_io.Popen2IOMaster):
@@ -230,11 +231,12 @@ def install(client: Callable[[], Client]) -> None:
             self.popen = client().worker(command)
             gateway_base.Popen2IO.__init__(self, self.popen.stdin, self.popen.stdout, execmodel)
 
-    def popen(command: list[str], **given: Any) -> Any:
-        return client().interpreter(command, **given)
+    def popen(command: Sequence[str], **given: Any) -> Any:
+        return client().popen(command, **given)
 
     vars(gateway_io)["Popen2IOMaster"] = Gateway
-    vars(clonedb.migrate.interpreter)["subprocess"] = SimpleNamespace(Popen=popen, STDOUT=subprocess.STDOUT)
+    for module in (clonedb.cli.process, clonedb.migrate.interpreter):
+        vars(module)["subprocess"] = SimpleNamespace(Popen=popen, STDOUT=subprocess.STDOUT)
 
 
 def for_imports(environment: Mapping[str, str]) -> dict[str, str]:

@@ -51,9 +51,9 @@ class Imports:
             "sqlalchemy.dialects.postgresql.psycopg",
             "sqlalchemy.ext.asyncio",
             "sqlalchemy.orm",
+            "xdist.dsession",
             "xdist.remote",
             "xdist.workermanage",
-            "xdist.dsession",
             *(found.name for found in pkgutil.walk_packages(clonedb.__path__, "clonedb.")),
         ):
             if not name.startswith(("clonedb.__main__", "clonedb.demo", "clonedb.migrate.inside")):
@@ -178,8 +178,9 @@ def _become(request: dict[str, Any], kind: str) -> NoReturn:
     sys.orig_argv = [sys.executable, first, *rest]
     if first == "-m":
         sys.argv = rest
-        if not sys.flags.safe_path:
+        if kind == prefork.PROGRAMS:
             sys.path[0] = request["cwd"]
+            sys.modules["xdist.workermanage"].__dict__["_sys_path"] = list(sys.path)  # it keeps that of its import
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
         sys.argv = ["-c"]
