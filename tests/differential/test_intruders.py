@@ -37,9 +37,10 @@ def slow(installation: Binaries, tmp_path_factory: pytest.TempPathFactory) -> It
         yield found
 
 
-def test_an_intruder_leaves_nothing_behind(laboratory: Laboratory) -> None:
+@pytest.mark.parametrize("times", [3, pytest.param(12, marks=pytest.mark.campaign("differential"))])
+def test_an_intruder_leaves_nothing_behind(laboratory: Laboratory, times: int) -> None:
     """The clone is refused, or the undoing after it, without intruders, finds what they wrote."""
-    for _ in range(10):
+    for _ in range(times):
         dsn = laboratory.dsn
         with strangers(dsn, 2):
             laboratory.run(_LARGE, compare=False)
