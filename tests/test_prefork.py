@@ -14,7 +14,8 @@ from clonedb.migrate.alembic import AlembicMigrator
 from clonedb.project.find import find_project
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
-from tests.projects import CLONEDB, PYTEST, Project, prefork
+from tests.prefork import MIGRATIONS, PROGRAMS, Prefork
+from tests.projects import CLONEDB, PYTEST, Project, prefork, unobserved
 
 LOOKS = """
 import gc, json, os, signal, sys, threading
@@ -26,7 +27,7 @@ FOUND = {
     "path": sys.path,
     "arguments": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
     "flags": [sys.flags.safe_path, sys.dont_write_bytecode],
-    "handlers": [str(signal.getsignal(number)).partition(" at ")[0] for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)],
+    "handlers": [str(signal.getsignal(number)).partition(" at ")[0] for number in (signal.SIGINT, signal.SIGCHLD)],
     "descriptors": len(os.listdir("/proc/self/fd")),
     "threads": threading.active_count(),
 }
@@ -97,7 +98,7 @@ def test_a_program_is_killed_with_its_number(items: Project) -> None:
     with Path(os.devnull).open("r+b") as null:
         streams = {number: null.fileno() for number in range(3)}
         program = "-m", "timeit", "-n", "1", "import time; time.sleep(60)"
-        process = prefork().client.fork("programs", program, items.environment, streams)
+        process = prefork().client.fork(PROGRAMS, program, items.environment, streams)
         assert process is not None
         assert process.poll() is None
         assert prefork().children() == [process.pid]
@@ -107,3 +108,24 @@ def test_a_program_is_killed_with_its_number(items: Project) -> None:
     while prefork().children() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert prefork().children() == []
+
+
+def test_coverage_sees_an_interpreter_that_is_killed(items: Project, tmp_path: Path) -> None:
+    """It is told to write what it saw, as the end of each migration is a kill."""
+    data = tmp_path / "coverage"
+    configuration = str(Path(__file__).parents[1] / "pyproject.toml")
+    environment = {**unobserved(items.environment), "COVERAGE_PROCESS_START": configuration, "COVERAGE_FILE": str(data)}
+    measured = Prefork(environment)
+    reading, writing = os.pipe()
+    try:
+        program = "-c", "import os, time; os.write(1, b'up'); time.sleep(60)"
+        process = measured.client.fork(MIGRATIONS, program, environment, {1: writing})
+        assert process is not None
+        assert os.read(reading, 2) == b"up"
+        process.kill()
+        assert process.wait() == 0
+    finally:
+        os.close(reading)
+        os.close(writing)
+        measured.close()
+    assert list(tmp_path.glob(f"coverage.*.pid{process.pid}.*"))
