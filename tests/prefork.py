@@ -206,6 +206,17 @@ class Client:
         process = self.fork(kind, program, given["env"], streams, cwd=given.get("cwd"))
         return process or subprocess.Popen(command, **given)
 
+    def answer(self, command: Sequence[str], question: str) -> subprocess.CompletedProcess[str] | None:
+        """What the program that asks Alembic how it reads a project's configuration says."""
+        with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            asked.write(question.encode())
+            asked.seek(0)
+            streams = {0: asked.fileno(), 1: out.fileno(), 2: err.fileno()}
+            process = self.fork(MIGRATIONS, ("-m", "clonedb.project.alembic_reader"), os.environ, streams)
+            if process is None:
+                return None
+            return subprocess.CompletedProcess(command, process.wait(), _text(out), _text(err))
+
     def worker(self, command: list[str]) -> Any:
         """What `subprocess.Popen` would start as a worker of pytest-xdist, with pipes to its standard streams."""
         requests, asking = os.pipe()
@@ -234,6 +245,15 @@ def install(client: Callable[[], Client]) -> None:
     def popen(command: Sequence[str], **given: Any) -> Any:
         return client().popen(command, **given)
 
+    start = subprocess.run
+
+    def run(command: Any, *arguments: Any, **given: Any) -> Any:
+        asks = isinstance(command, list) and command[:2] == [sys.executable, "-P"]
+        reads = asks and Path(command[2]).name == "alembic_reader.py"
+        found = client().answer(command, given["input"]) if reads else None
+        return found or start(command, *arguments, **given)
+
+    vars(subprocess)["run"] = run  # which is imported where it is used
     vars(gateway_io)["Popen2IOMaster"] = Gateway
     for module in (clonedb.cli.process, clonedb.migrate.interpreter):
         vars(module)["subprocess"] = SimpleNamespace(Popen=popen, STDOUT=subprocess.STDOUT)
