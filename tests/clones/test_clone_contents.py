@@ -140,7 +140,7 @@ def test_seeds(items: Project) -> None:
         clonedb.template(items.directory)
     items.settings(seed=["seeds/first.sql"])
     items.write("seeds/first.sql", "insert into nowhere values (1);")
-    with pytest.raises(SeedError, match=r"seed 'seeds/first.sql' \(seeds/first.sql\) failed: UndefinedTable"):
+    with pytest.raises(SeedError, match=r"seed 'seeds/first.sql' \(seeds/first.sql:1\) failed: UndefinedTable"):
         clonedb.template(items.directory)
 
 
@@ -224,7 +224,7 @@ def test_the_locale_of_the_template(items: Project, admin_dsn: str) -> None:
     items.settings()
     with clonedb.template(items.directory) as server_s, clonedb.template(items.directory, locale="C") as template:
         assert template.fingerprint != server_s.fingerprint
-        with template.clone() as clone, create_empty(template.server, template.server.config) as empty:
+        with template.clone() as clone, create_empty(template.server, template.recipe.config) as empty:
             assert one(clone, LOCALE) == one(empty, LOCALE) == ("C", "A")
     with pytest.raises(ConfigError, match=r"cannot make a database with locale 'xx_YY': .*`locale -a` lists"):
         clonedb.template(items.directory, locale="xx_YY")
