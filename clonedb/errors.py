@@ -11,7 +11,7 @@ CloneDBError
  |    +-- MigrationError        a revision or env.py raised
  |    +-- VerificationError     migrating ended, but the database is not at the target
  |    +-- SeedError             a seed raised
- +-- LockTimeoutError           somebody else's build, or a wait for room, took longer than lock_timeout
+ +-- LockTimeoutError           another process's build, or a wait for room, took longer than lock_timeout
  +-- TemplateInUseError         sessions on the template kept it from being cloned
  +-- NotOursError               a database was named that clonedb did not make
  +-- BoundsError                a test under `rollback` left its one transaction
@@ -47,7 +47,7 @@ __all__ = [
 
 
 class CloneDBError(Exception):
-    """Whatever clonedb raises on purpose."""
+    """The base of every error that clonedb raises on purpose."""
 
 
 class ConfigError(CloneDBError):

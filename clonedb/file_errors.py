@@ -14,7 +14,7 @@ __all__ = ["files_that_can_be_written"]
 
 @contextlib.contextmanager
 def files_that_can_be_written(project: Path) -> Iterator[None]:
-    """Raises ServerError for a full disk, and for whatever else keeps clonedb from its own files or the project's.
+    """Raises ServerError for a full disk, and for every other OSError on clonedb's own files or the project's.
 
     `project` is the project's directory.
     """

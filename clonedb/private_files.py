@@ -29,7 +29,7 @@ class PrivateDirectory(NamedTuple):
     """A directory that this account alone writes to, as are those on the way to it from `base`.
 
     `below` are the names on that way. Every method looks anew, and raises ServerError when one of the directories
-    belongs to another account, is a link, or may be written by others: whoever may write to it decides which files are
+    belongs to another account, is a link, or may be written by others: an account that may write to it decides which files are
     used. It raises FileNotFoundError when one is not there, unless it says otherwise.
     """
 
@@ -133,7 +133,7 @@ class PrivateDirectory(NamedTuple):
             return ""
 
     def write(self, name: str, text: str | bytes, mode: int = 0o600) -> None:
-        """Write a file at once: whoever reads it finds the old or the new text, never a part."""
+        """Write a file at once: a reader finds the old or the new text, never a part."""
         with self.entered() as directory, _written(directory, name, text, mode) as new:
             os.replace(new, name, src_dir_fd=directory, dst_dir_fd=directory)
 
@@ -164,7 +164,7 @@ class PrivateDirectory(NamedTuple):
             shutil.rmtree(name, dir_fd=directory)
 
     def try_lock(self, name: str, operation: int) -> int | None:
-        """A descriptor that holds the lock on a file, which is made if need be; None when somebody else holds it.
+        """A descriptor that holds the lock on a file, which is made if need be; None when another process holds it.
 
         A lock on a file that was deleted meanwhile proves nothing, so it is taken again on the file that is there now.
         """

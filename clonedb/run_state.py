@@ -127,7 +127,7 @@ class Turns:
 class RunState:
     """What the supplies of one process share.
 
-    `turns` are those of its threads. `say` is told whatever a waiting process tells a person. `expected` is how many
+    `turns` are those of its threads. `say` prints what this process waits for. `expected` is how many
     tests of this process may ask for a database, None if that is not known; `is_single` whether it runs one test only.
     `server_changes` says what the tests that ended changed of the whole server, and is emptied by the caller that tells
     of it.
@@ -185,7 +185,7 @@ class RunState:
     def other(self, server: Server, make: Callable[[], Clone]) -> Clone:
         """A database that is no clone of a template but takes as much room as one, which is waited for.
 
-        Raises LockTimeoutError when there is none for `lock_timeout`, and whatever `make` raises.
+        Raises LockTimeoutError when there is none for `lock_timeout`, and what `make` raises.
         """
         cap = self.cap(server)
         return cap.filled(cap.take(self.release_spares), make)

@@ -13,7 +13,7 @@ from clonedb.errors import ConfigError
 
 __all__ = ["DatabaseURL", "Hidden", "redact", "redact_url"]
 
-# Nobody escapes every @ of a password, so it ends at the last one before a space. Reports that shorten long values with
+# People do not escape every @ of a password, so it ends at the last one before a space. Reports that shorten long values with
 # three dots (pydantic's) cut URLs in the middle of the password. The bounds keep long lines of output from costing
 # seconds. All expressions here are compiled on first use, which most runs have none of: together they cost 2 ms.
 _CREDENTIALS = r"(?<=://)([^\s:\[]{0,200}):\S{0,2000}@"

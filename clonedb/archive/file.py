@@ -1,7 +1,7 @@
 """A sealed template as one file: what is in it, written whole or not at all, and read after it was checked.
 
 A tar file, compressed, of a header (JSON) and what pg_dump wrote, in its order. It is SQL, as
-the wheel that most machines run has pg_dump and no pg_restore: whoever can connect can restore it.
+the wheel that most machines run has pg_dump and no pg_restore: a connection is enough to restore it.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ def read_archive(path: Path, require: Callable[[str], None]) -> Iterator[tuple[H
     """The header and the contents of an archive, checked from its first byte to its last.
 
     `require` is given the SHA-256 of the file before anything in it is looked at, and raises to have it refused. What
-    is read is a copy, which nobody can change meanwhile. Raises BuildError for a file that is not there, damaged,
-    somebody else's, or of a newer clonedb.
+    is read is a copy, which no other process can change meanwhile. Raises BuildError for a file that is not there, damaged,
+    another account's, or of a newer clonedb.
     """
     with contextlib.ExitStack() as stack:
         try:

@@ -53,7 +53,7 @@ def restore(
     `require` is given the digest of the archive, and raises to have it refused: an archive is code (trust.py).
 
     Raises BuildError for an archive that is unreadable, or of another fingerprint than the project's, and for what the
-    server refuses; LockTimeoutError while somebody builds it.
+    server refuses; LockTimeoutError while another process builds it.
     """
     with read_archive(path, require) as (header, contents):
         _require_same(path, header, wanted)

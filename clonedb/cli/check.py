@@ -305,7 +305,7 @@ COMMANDS = (check,)
 
 
 def _session(server: Server, migrator: AlembicMigrator, database: Clone) -> MigrationProcess:
-    """An interpreter for a database that nobody else uses."""
+    """An interpreter for a database of its own."""
     from clonedb.migrate.blockers import Blockers
 
     return migrator.session(server.url(database.name), waiting=Blockers(server, database.name, alone=True))

@@ -108,7 +108,7 @@ def _environment(database: Clone, config: Config) -> dict[str, str]:
     variables = {}
     for name in {"DATABASE_URL": None, **dict.fromkeys(variables_in(config.route))}:
         driver = config.driver
-        with contextlib.suppress(ConfigError):  # whoever reads it with psycopg or psql knows no driver
+        with contextlib.suppress(ConfigError):  # psycopg and psql know no driver in a URL
             driver = DatabaseURL.parse(os.environ.get(name, "")).driver
         variables[name] = own.replace(driver=driver).render()
     return leading_to(os.environ, own.conninfo(), alone=config.url is None) | variables
@@ -179,7 +179,7 @@ def _require_ours(server: Server, name: str) -> Name:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def drop(context: Context, names: tuple[str, ...], *, of_project: bool, everything: bool, yes: bool) -> None:
-    """Drop databases that clonedb made: kept clones by NAME, or all that nobody uses or has open."""
+    """Drop databases that clonedb made: kept clones by NAME, or all that are neither in use nor open."""
     from clonedb.clones.gc import drop_one, inventory
     from clonedb.embedded.servers import end_hold
 

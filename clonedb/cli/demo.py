@@ -41,7 +41,7 @@ def demo(context: Context, workers: str, *, rebuild: bool, arguments: tuple[str,
     # only what says which server: the project that the command is run in has its own migrations and seeds
     environment |= {KEYS[name].variable: str(getattr(config, name)) for name in _KEPT if name in config.sources}
     environment |= {KEYS[name].variable: str(config.path(path)) for name in _PATHS if (path := getattr(config, name))}
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # the package's directory may belong to somebody else
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # the package's directory may belong to another account
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # whatever else is installed has no part in this
     raise SystemExit(run_to_end(command, environment, directory=directory))
 

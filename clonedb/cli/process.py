@@ -13,7 +13,7 @@ __all__ = ["run_to_end"]
 
 
 def run_to_end(command: Sequence[str], environment: Mapping[str, str], *, directory: Path | None = None) -> int:
-    """Run a program and wait for it, whatever comes: Ctrl-C is its own business, SIGTERM is passed on to it.
+    """Run a program and wait for its end: Ctrl-C reaches it directly, SIGTERM is passed on to it.
 
     Its exit code, 127 if there is no such program, 126 if it may not be run, 128 + n if signal n killed it.
     """

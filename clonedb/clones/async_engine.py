@@ -61,7 +61,7 @@ def open_engine(clone: Clone, loan: Loan | None, around: Around | None) -> Itera
     if clone.lasting.reused:
         lasting = clone.lasting.source(
             LastingAsyncEngine,
-            # never more than asked for, so that nobody waits: an asyncio.Queue is for one loop only
+            # never more than asked for, so that no task waits: an asyncio.Queue is for one loop only
             lambda: LastingAsyncEngine(clone.name, lambda: make(max_overflow=-1)),
         )
         try:

@@ -120,7 +120,7 @@ class Clone:
             self._lasting.close()
 
     def end_sessions(self) -> list[client_sessions.ClientSession]:
-        """End what is connected to the database, the engines of `engine` included: the sessions that nobody closed.
+        """End what is connected to the database, the engines of `engine` included: the sessions that were left open.
 
         One that its client has just closed takes its server a moment to end, so they are given 25 ms.
         """
@@ -140,7 +140,7 @@ class Clone:
     def keep(self, kept: Kept) -> None:
         """Let the database outlive this process: `clonedb drop` or retention ends it.
 
-        Raises ServerError when somebody dropped it: COMMENT ON DATABASE only warns of that.
+        Raises ServerError when it was dropped: COMMENT ON DATABASE only warns of that.
         """
         self.server.run(sql.comment, self.name, kept.to_json())
         if self.server.run(sql.find_database, self.name) is None:
@@ -148,7 +148,7 @@ class Clone:
         self.kept = True
 
     def drop(self) -> None:
-        """Drop the database, whoever is connected; nothing happens if it is kept or gone."""
+        """Drop the database and end the sessions connected to it; nothing happens if it is kept or gone."""
         self.drop_by(self.server)
 
     def drop_by(self, session: MaintenanceSession) -> None:
@@ -183,7 +183,7 @@ def create(
 ) -> Clone:
     """Make a clone: CREATE DATABASE ... TEMPLATE, then what that does not copy; `strategy` is chosen if not given.
 
-    Raises TemplateInUseError when somebody stays connected to the template (SQLSTATE 55006), ServerError when the
+    Raises TemplateInUseError when a session stays connected to the template (SQLSTATE 55006), ServerError when the
     template is gone or the disk is full.
     """
     start, crashes = monotonic(), server.crashes

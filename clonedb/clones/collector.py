@@ -21,7 +21,7 @@ class Collector:
         self._thread.start()
 
     def _collect(self) -> None:
-        with contextlib.suppress(Exception):  # leftovers are no reason to fail anybody's tests
+        with contextlib.suppress(Exception):  # leftovers are no reason to fail a test
             collect(self._server, seconds=self._seconds)
 
     def join(self) -> None:

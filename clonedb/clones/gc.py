@@ -104,8 +104,8 @@ def collect(
 ) -> list[Leftover]:
     """Drop clones and unfinished templates of dead owners, and templates beyond keep_templates: what was dropped.
 
-    With `everything`, also kept clones and every template, of these `projects` if keys are given, unless somebody uses
-    them. `refused` is told of each database that PostgreSQL did not let go, or that somebody has open, and why.
+    With `everything`, also kept clones and every template, of these `projects` if keys are given, unless one is in use
+    `refused` is told of each database that PostgreSQL did not drop, or that a client has open, and why.
 
     A name is ours when its mark fits; an owner is dead when its advisory lock is free, in every database of the server,
     and no process of this machine has its file lock. The databases are listed before the locks: an owner takes its lock
@@ -128,7 +128,7 @@ def collect(
             try:
                 if dry_run or _drop(own, server, name, kept_too=everything):
                     gone.append(leftover)
-            except (psycopg.Error, ServerError) as error:  # another role's, or somebody has it open
+            except (psycopg.Error, ServerError) as error:  # another role's, or a client has it open
                 if own.closed:
                     raise
                 refused(Leftover(leftover.name, _reason(error)))
@@ -184,7 +184,7 @@ def _too_large(templates: Iterable[tuple[bool, float, _Found]]) -> Iterator[_Fou
 
 
 def _drop(own: Connection[Any], server: Server, found: Name, *, kept_too: bool) -> bool:
-    """Drop a database while holding the lock that proves nobody uses it; False when somebody does.
+    """Drop a database while holding the lock that proves it is unused; False when it is in use.
 
     Raises ServerError when a client is connected to it: a person to a kept one, or tests to one whose owner on another
     host has lost the session with its lock and not noticed yet (an embedded server's users are on this one, where file
@@ -301,6 +301,6 @@ def enforce_retention(server: Server, project: str, run: str) -> bool:
     here = [f for _, f in ours if f.kept and f.kept.run == run]
     older = [f for _, f in sorted(ours, key=lambda pair: pair[0], reverse=True) if f not in here]
     for old in older[max(0, count - 1 - len(here)) :]:
-        with contextlib.suppress(psycopg.Error, ServerError):  # `clonedb list` says why; or somebody looks into it
+        with contextlib.suppress(psycopg.Error, ServerError):  # `clonedb list` says why; or a client is connected
             server.run(_drop, server, old.name, kept_too=True)
     return len(here) < count

@@ -21,7 +21,7 @@ _BATCH = 4  # used clones that are dropped at once where dropping waits for a ch
 _BEHIND = 8  # used clones after which dropping comes before making
 _TOO_MANY = 16  # used clones after which a test drops its own
 _IDLE = 5.0  # seconds without a taker after which one clone less is made ahead
-_LISTEN = 0.5  # seconds after which an idle process that has clones ahead asks whether somebody waits for room
+_LISTEN = 0.5  # seconds after which an idle process that has clones ahead asks whether a process waits for room
 _CLOSE = 10.0  # seconds that closing may take
 _ATTEMPTS = 3  # to drop a clone whose server answers
 
@@ -29,9 +29,9 @@ _ATTEMPTS = 3  # to drop a clone whose server answers
 class Pool:
     """The clones of one template on one server, for one process.
 
-    The first taker gets a clone made on the spot, and so does everybody until somebody takes a second one who says that
+    The first taker gets a clone made on the spot, and so does every taker until one takes a second clone and says that
     more will be taken: then a thread starts. It makes clones ahead as long as they are taken, more of them when
-    somebody had to wait, and drops used ones in the time that is left. An error of its own is nobody's: the next taker
+    a taker had to wait, and drops used ones in the time that is left. An error of its own is not raised: the next taker
     makes a clone on the spot and meets the same one. `total` says how many clones will be taken in all, None if
     that is not known.
     """
@@ -105,7 +105,7 @@ class Pool:
             self._changed.notify_all()
 
     def release_spares(self) -> None:
-        """Drop what was made ahead, and what is just being made: somebody waits for room, or it may be spoilt."""
+        """Drop what was made ahead, and what is just being made: a process waits for room, or it may be spoilt."""
         if self._thread is not None and self._pid == getpid():
             with self._changed:
                 self._unwanted = self._making
@@ -157,7 +157,7 @@ class Pool:
             self.drop(clone)
 
     def _is_burst(self) -> bool:
-        """Whether somebody has to wait although the thread had kept up before: one more at hand would have helped.
+        """Whether a taker has to wait although the thread had kept up before: one more at hand would have helped.
 
         It would not where tests take clones faster than they are made all the time.
         """
@@ -223,7 +223,7 @@ class Pool:
             self._used.append(self._ready.pop())
 
     def _listen(self) -> None:
-        with contextlib.suppress(Exception):  # whoever asks the server next meets it
+        with contextlib.suppress(Exception):  # the next query meets the same error
             if self._cap.listen():
                 self.release_spares()
 

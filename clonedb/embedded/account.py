@@ -26,7 +26,7 @@ class Account:
 def account_for(place: ServerDirectory) -> Account | None:
     """The account to drop to: None for an ordinary user, who runs the server as itself.
 
-    The owner of the data when there are data, so that sudo and a root shell can share a server. Else whoever called
+    The owner of the data when there are data, so that sudo and a root shell can share a server. Else the account that called
     sudo, else postgres, else nobody. None is created.
 
     Raises ServerError when there is none.

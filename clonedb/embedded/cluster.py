@@ -37,7 +37,7 @@ local all all trust
 host all all 127.0.0.1/32 scram-sha-256
 host all all ::1/128 scram-sha-256
 """
-"""Trust on the Unix socket, which stands in a directory that nobody else can enter; a password on the loopback."""
+"""Trust on the Unix socket, which stands in a directory that no other account can enter; a password on the loopback."""
 
 
 def settings(major: int, parameters: Mapping[str, str]) -> dict[str, str]:
@@ -61,7 +61,7 @@ def settings(major: int, parameters: Mapping[str, str]) -> dict[str, str]:
         "shared_buffers": "128MB",
         "dynamic_shared_memory_type": "mmap",  # files among the data: POSIX segments outlive a killed server
         "max_wal_size": "8GB",
-        "wal_keep_size": "64MB",  # a checkpoint that somebody forces leaves the WAL that rewinding still has to read
+        "wal_keep_size": "64MB",  # a CHECKPOINT by hand leaves the WAL that rewinding still has to read
         "checkpoint_timeout": "1h",
         "password_encryption": "scram-sha-256",
         "cluster_name": "clonedb",
@@ -95,7 +95,7 @@ def verifier(password: str, iterations: int = 1) -> str:
 def environment() -> dict[str, str]:
     """The environment of PostgreSQL's programs: nothing of the caller's locale, time zone or PG* variables.
 
-    The server is shared by whatever comes after, so it must not depend on who happened to start it.
+    Later processes share the server, so it must not depend on the environment of the one that started it.
     """
     names = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
     return {name: os.environ[name] for name in names if name in os.environ}
@@ -140,10 +140,10 @@ class Cluster:
     def set_password(self, data: Path) -> None:
         """Give the role postgres a new password of 256 random bits, in single-user mode (25 ms). Raises ServerError.
 
-        At every start: whoever took the port of a stopped server may have been told the old one by a client. Before it,
+        At every start: a process that took the port of a stopped server may have received the old one from a client. Before it,
         so that there is no moment at which the old one opens anything. The statement goes through standard input
         (arguments can be seen by everybody) and holds the verifier only. Roles that had the old password for theirs
-        have none, until somebody prepares them.
+        have none, until they are prepared.
         """
         password = os.urandom(32).hex()
         options = {

@@ -33,7 +33,7 @@ ASKED, REMOVED = "asked to", "its files were removed"  # why a server is stopped
 
 
 class StartError(Exception):
-    """The server could not be started; the text is for whoever asked for it."""
+    """The server could not be started; the text is for the process that asked for it."""
 
 
 class Keeper:
@@ -71,7 +71,7 @@ class Keeper:
         return ""
 
     def try_lock(self, name: str) -> int | None:
-        """A descriptor that holds the exclusive lock on a file, or None when somebody else holds it."""
+        """A descriptor that holds the exclusive lock on a file, or None when another process holds it."""
         descriptor = self.open(name, os.O_RDWR | os.O_CREAT)
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,7 +159,7 @@ class Keeper:
         say(f"port {port}, socket in {self.socket_dir!r}")
 
     def serve(self, port: int) -> bool:
-        """Start postgres on a port; False when somebody else has the port."""
+        """Start postgres on a port; False when another process has the port."""
         settings = {**self.settings, "port": str(port), "unix_socket_directories": self.socket_dir}
         options = [argument for item in settings.items() for argument in ("-c", "=".join(item))]
         begin = os.fstat(2).st_size
@@ -221,7 +221,7 @@ class Keeper:
     def stop(self, reason: str) -> None:
         """End the server; leave the directory ready for the next start."""
         say(f"stopping: {reason}")
-        with contextlib.suppress(FileNotFoundError):  # somebody may delete our directory just now
+        with contextlib.suppress(FileNotFoundError):  # the directory may be deleted meanwhile
             if reason != REMOVED:
                 os.rename("ready", "last")
             if reason == ASKED:
@@ -232,7 +232,7 @@ class Keeper:
                 self.settle()
 
     def end_server(self, first: signal.Signals) -> bool:
-        """Stop postgres and whatever children it left, remove its socket; whether it shut down properly."""
+        """Stop postgres and the children that it left, remove its socket; whether it shut down properly."""
         import shutil
 
         for signum in (first, signal.SIGQUIT, signal.SIGKILL):
@@ -251,7 +251,7 @@ class Keeper:
     def settle(self) -> None:
         """Write the data to disk after a proper shutdown, so that they may be trusted after a power failure too.
 
-        Nobody waits for it: the locks are given up first. If somebody started the server meanwhile, its mark stays.
+        No process waits for it: the locks are given up first. If the server was started meanwhile, its mark stays.
         """
         os.close(self.lease)
         fcntl.flock(self.lock, fcntl.LOCK_UN)
@@ -286,7 +286,7 @@ def children() -> list[int]:
 
 
 def answer(result: dict[str, str]) -> None:
-    """Tell whoever started us, unless they were killed or interrupted meanwhile, and hang up."""
+    """Tell the process that started the keeper, unless it has ended meanwhile, and close the pipe."""
     with contextlib.suppress(BrokenPipeError):
         os.write(1, json.dumps(result).encode())
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -316,5 +316,5 @@ def keep(directory: str, parameters: dict[str, Any]) -> NoReturn:
 
 if __name__ == "__main__":
     _given: dict[str, Any] = json.load(sys.stdin)
-    if os.fork() == 0:  # whoever started us has a child that ends at once, and none to wait for later
+    if os.fork() == 0:  # the starting process has a child that ends at once, and none to wait for later
         keep(sys.argv[1], _given)

@@ -36,7 +36,7 @@ UNREACHABLE = 5.0
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """A share of this process in an embedded server, given up by close() or by the process's end, whatever that is.
+    """A share of this process in an embedded server, given up by close() or by the process's end, kill -9 included.
 
     The server is at `socket_dir` without a password, for clonedb's own connections, and at 127.0.0.1:`port` with it;
     it runs as the account `uid`. `started` says whether this call started it.
@@ -93,7 +93,7 @@ def lease(config: Config, binaries: Binaries, *, progress: Callable[[str], None]
         try:
             if found := _try_lease(place, config, binaries, progress or _say_nothing):
                 return found
-        except FileNotFoundError as error:  # somebody deletes the state directory just now
+        except FileNotFoundError as error:  # the state directory is being deleted
             problem = str(error)
         except OSError as error:
             raise ServerError(f"embedded server {place.name!r} in {str(place.directory)!r}: {error}") from error

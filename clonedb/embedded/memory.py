@@ -43,7 +43,7 @@ _MEGABYTE = 1024**2
 
 
 class Memory(NamedTuple):
-    """A file system in memory: the bytes that its files may take, and what they take, whoever wrote them."""
+    """A file system in memory: the bytes that its files may take, and what all files there take."""
 
     limit: int
     used: int
@@ -83,7 +83,7 @@ def memory_base(config: Config, state: Path, *, shm: Path = _SHM, root: Path = P
 def refused_base(config: Config, state: Path, *, shm: Path = _SHM) -> str:
     """Why `data = "auto"` does not go to the directory in memory that is there: it is not this account's alone.
 
-    Its name is known, and anybody may make a directory, a link or a FIFO of that name. Empty when it may be used.
+    Its name is known, and every account may make a directory, a link or a FIFO of that name. Empty when it may be used.
     """
     if config.data != "auto" or config.state_dir is not None:
         return ""
@@ -98,7 +98,7 @@ def memory_at(directory: Path, *, root: Path = Path("/")) -> Memory | None:
     """The file system in memory that a directory is on, None if it is on a disk; 0.2 ms.
 
     The share is of the memory of the machine, or of the control group (a container's limit) if that is smaller: the
-    pages of such files count there, and whoever exceeds it is killed. A smaller file system is the limit itself.
+    pages of such files count there, and a process that exceeds it is killed. A smaller file system is the limit itself.
     """
     if not _is_in_memory(directory, root):
         return None

@@ -26,7 +26,7 @@ def state_files(config: Config) -> PrivateDirectory:
     `state_dir` when set, else the user's cache directory. Root's is the system's cache directory, mode 0711, because
     PostgreSQL refuses to run as root and the account that runs it could not pass root's home.
 
-    Raises ServerError when it is somebody else's, a symbolic link, or writable by others: whoever may write to it
+    Raises ServerError when it is another account's, a symbolic link, or writable by others: an account that may write to it
     decides which files a server of ours is made of.
     """
     directory = PrivateDirectory(_state_path(config))

@@ -24,14 +24,14 @@ PATIENCE = 8.0
 
 
 def clear(place: ServerDirectory, lock: int) -> int:
-    """Make a place ready for a start, whatever death its last server died; the descriptor with the lock `server`.
+    """Make a place ready for a start, however its last server ended; the descriptor with the lock `server`.
 
     `lock` is the descriptor with the lock `keeper`, which proves that there is no keeper. Raises ServerError.
     """
     server = _end_earlier(place, lock)
     try:
         _remove_socket_dir(Path(place.read("socket")), _owners(place))
-        (place.data / "postmaster.pid").unlink(missing_ok=True)  # nobody uses the data: the kernel says so
+        (place.data / "postmaster.pid").unlink(missing_ok=True)  # no process uses the data: the kernel says so
         place.files.remove_tree("data.new")
         mark = place.read("boot").split()
         if mark and mark[0] != boot_id():
@@ -92,7 +92,7 @@ def _owners(place: ServerDirectory) -> set[int]:
 def _remove_socket_dir(directory: Path, owners: Container[int]) -> None:
     """Remove what a killed keeper left among the temporary files.
 
-    After a clean stop the name is free for anybody: what is there now may be a link, or another account's directory.
+    After a clean stop every account may take the name: what is there now may be a link, or another account's directory.
     """
     if not directory.name.startswith("clonedb-"):
         return

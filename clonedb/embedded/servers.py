@@ -80,7 +80,7 @@ def hold_place(config: Config, name: str, seconds: float) -> float:
 
 
 def end_hold(config: Config, name: str) -> None:
-    """Let the server of a name stop again when nobody uses it; nothing happens when it is not held."""
+    """Let the server of a name stop again when it is unused; nothing happens when it is not held."""
     for place in ServerDirectory.all(config):
         if place.name == name:
             place.file("hold").unlink(missing_ok=True)
@@ -107,7 +107,7 @@ def reset(config: Config) -> list[str]:
     names = []
     for place in ServerDirectory.all(config):
         with _stopped(place), place.files.above.entered() as servers, place.files.top.entered() as base:
-            # out of the way at once: whoever comes now starts with a new directory
+            # out of the way at once: the next process starts with a new directory
             os.rename(place.name, f"removed-{place.name}-{getpid()}", src_dir_fd=servers, dst_dir_fd=base)
         names.append(place.name)
     for directory, name in ServerDirectory.removed(config):

@@ -48,7 +48,7 @@ def start_server(
     lock = place.files.try_lock("keeper", fcntl.LOCK_EX)
     if lock is None:
         return False
-    os.ftruncate(lock, 0)  # the pid of a keeper that is dead may be anybody's by now
+    os.ftruncate(lock, 0)  # another process may have the pid of a dead keeper by now
     try:
         _start(place, config, binaries, lock, watchdog=watchdog, progress=progress)
     except ServerError as error:
@@ -128,7 +128,7 @@ def _parameters(
 
 def _temporary() -> str:
     """Where the directory for the socket is made: a path of a socket has 107 bytes at most, and TMPDIR may be long."""
-    return "/tmp" if os.access("/tmp", os.W_OK | os.X_OK) else tempfile.gettempdir()  # noqa: S108  # a name nobody knows
+    return "/tmp" if os.access("/tmp", os.W_OK | os.X_OK) else tempfile.gettempdir()  # noqa: S108  # a random name
 
 
 def _set_keeper_to_work(place: ServerDirectory, parameters: dict[str, Any], watchdog: Watchdog) -> None:

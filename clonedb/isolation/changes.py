@@ -103,7 +103,7 @@ class Found:
 
 
 class Changes:
-    """Compares a database with what it was when this was made; nobody else is connected then, nor during `look`.
+    """Compares a database with what it was when this was made; no other session is connected then, nor during `look`.
 
     A row whose xmin is not older than a mark was written after it, and a row that was deleted is missing from the
     count. Every such write needs a transaction number; as long as the server gave away none since the `mark`, only
@@ -169,7 +169,7 @@ class Changes:
         )
 
     def changed_contents(self, leave_out: Collection[str] = ()) -> bool:
-        """Whether what was there at first has other contents, whatever became of the schema meanwhile.
+        """Whether what was there at first has other contents, also if the schema has changed meanwhile.
 
         `leave_out` are names of tables. Raises psycopg's errors when something is not there any more.
         """

@@ -62,7 +62,7 @@ class Contents:
     """
 
     def __init__(self, connection: Connection[Any], changes: Changes) -> None:
-        """Read them in a clone that nobody has written to."""
+        """Read them in an unused clone."""
         self.digest: str = changes.digest
         self._refusals = {
             **dict.fromkeys(_oids(connection, _FIRES), "has triggers or rules that always fire"),

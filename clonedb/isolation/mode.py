@@ -93,7 +93,7 @@ class Isolation(abc.ABC):
 
     @abc.abstractmethod
     def release_spares(self) -> None:
-        """Somebody waits for room: drop what no test has at the moment."""
+        """A process waits for room: drop what no test has at the moment."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -135,7 +135,7 @@ class Reusable(Isolation):
         return not clone.may_lack_rows
 
     def release(self, clone: Clone) -> Sequence[ClientSession]:
-        """Bring it back for the next test; one that is kept is nobody's from now on."""
+        """Bring it back for the next test; one that is kept is given up."""
         if clone.kept:
             self.drop(clone)
             return ()
@@ -174,7 +174,7 @@ class Reusable(Isolation):
         """A test is about to get it."""
 
     def end_sessions(self, clone: Clone) -> Sequence[ClientSession]:
-        """End what is connected to it: the sessions that nobody closed."""
+        """End what is connected to it: the sessions that were left open."""
         return clone.end_sessions()
 
     def reset(self, clone: Clone) -> bool:

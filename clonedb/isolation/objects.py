@@ -30,7 +30,7 @@ def objects(connection: Connection[Any]) -> dict[Object, str]:
     """The objects that do not come and go with another one (an index, a table's row type), and what they are called.
 
     What initdb made is left out, and temporary ones, whose sessions may not have ended entirely; large objects have
-    numbers of anybody's choice.
+    numbers that a test may choose.
     """
     from psycopg import sql
 

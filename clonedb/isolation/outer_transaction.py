@@ -40,7 +40,7 @@ def refusal(what: str) -> BoundsError:
 
 
 class Hold:
-    """One connection in a transaction that nobody is to end; opened when a session first needs it.
+    """One connection in a transaction that no test may end; opened when a session first needs it.
 
     While it is open the database takes no other connection (ALLOW_CONNECTIONS false, which holds for superusers too): a
     second one would not see what the first has written, and what it commits would stay. It stays open from test to

@@ -39,7 +39,7 @@ class ReadonlyDatabase(PlainDatabase):
 class Readonly(Reusable):
     """Every transaction begins read-only, so that a write fails with PostgreSQL's own error (SQLSTATE 25006).
 
-    That is a setting of the database: it holds for every driver and for superusers, until somebody sets it otherwise;
+    That is a setting of the database: it holds for every driver and for superusers, until a session sets it otherwise;
     and large objects may be written nevertheless before PostgreSQL 16. What was written is seen after the test, which
     is warned, and the next one gets a new clone.
     """

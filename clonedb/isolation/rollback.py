@@ -41,7 +41,7 @@ class HeldConnection:
         self._sessionmakers: Sessionmakers | None = None
 
     def allow_connections(self, allowed: bool) -> None:  # noqa: FBT001 - it is the one thing that is said
-        """Let a connection in, or nobody."""
+        """Let one connection in, or none."""
         self._clone.server.run(sql.allow_connections, self._clone.name, allowed=allowed)
 
     def sessionmaker(self, loan: Loan | None) -> sessionmaker[Session]:

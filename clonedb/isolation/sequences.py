@@ -15,7 +15,7 @@ __all__ = ["Sequence", "Sequences"]
 
 _CHUNK = 100  # sequences in one statement: each is locked until it ends, and there are so many locks
 
-# whoever may not read or set a sequence cannot have advanced it either
+# a role that may not read or set a sequence cannot have advanced it either
 _SEQUENCES = """
     select c.oid::bigint, n.nspname::text, c.relname::text, c.relpersistence = 'u'
     from pg_class c join pg_namespace n on n.oid = c.relnamespace

@@ -62,7 +62,12 @@ _STATES = (
     ("hypopg", "exists (select from {}.hypopg())"),
     ("postgres_fdw", "exists (select from {}.postgres_fdw_get_connections())"),
 )
-_UNASKED = ("orafce", "pg_variables", "pgtt", "session_variable")  # which hold something, too, and show it to nobody
+_UNASKED = (
+    "orafce",
+    "pg_variables",
+    "pgtt",
+    "session_variable",
+)  # which hold something, too, and have no function that shows it
 
 # those that a database or a role gives its sessions come back by RESET, as does what the server's configuration sets
 _UNSET = """
@@ -96,7 +101,7 @@ class TemplateReset:
 
 
 def find_reset(connection: Connection[Any], *, plans: bool = False) -> SessionReset | None:
-    """What resets sessions with a database; None if functions in it may leave what nobody can ask a session for."""
+    """What resets sessions with a database; None if functions in it may leave what no query of a session shows."""
     from psycopg.sql import SQL, Identifier, Literal
 
     row = connection.execute(_OTHER_LANGUAGES).fetchone()

@@ -1,4 +1,4 @@
-"""A migration that waits for a transaction which nobody ends, and so would wait for ever."""
+"""A migration that waits for an idle transaction, and so would wait for ever."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Blockers:
     """Looks every second whether a migration waits for an idle transaction, and raises MigrationError if it does twice.
 
     PostgreSQL sees no deadlock where a client waits in one session for what it does not do in another. `alone` says
-    that nobody but env.py is connected to the database.
+    that only env.py is connected to the database.
     """
 
     def __init__(self, server: Server, database: str, *, alone: bool = False) -> None:
@@ -43,7 +43,7 @@ class Blockers:
         self._suspects = frozenset()
 
     def __call__(self) -> None:
-        """Look once; the waiting session is ended, because whoever wants the table next would wait behind it."""
+        """Look once; the waiting session is ended, because the next session that wants the table would wait behind it."""
         __tracebackhide__ = True
         rows = self._server.rows(_BLOCKED, [self._database])
         before, self._suspects = self._suspects, frozenset(row[1] for row in rows)

@@ -18,7 +18,7 @@ from typing import IO, Any
 __all__ = ["Interpreter"]
 
 _PROGRAM = Path(__file__).with_name("inside") / "program.py"
-_SILENCE = 1.0  # seconds without an event after which somebody may look what keeps a migration waiting
+_SILENCE = 1.0  # seconds without an event after which the caller may look what keeps a migration waiting
 _LAST_BREATH = 2.0  # seconds that it may take to end after it has closed its pipe
 
 

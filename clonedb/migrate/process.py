@@ -1,4 +1,4 @@
-"""The interpreter of its own that migrates one database: started, asked, listened to, and ended whatever comes."""
+"""The interpreter of its own that migrates one database: started, sent requests, read from, and always ended."""
 
 from __future__ import annotations
 

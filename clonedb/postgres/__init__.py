@@ -1,1 +1,1 @@
-"""Speaking to a PostgreSQL server, whoever runs it."""
+"""Speaking to a PostgreSQL server, embedded or not."""

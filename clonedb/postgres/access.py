@@ -63,11 +63,13 @@ def embedded_access(config: Config, lease: Lease) -> Access:
     own = {**answers, "host": str(lease.socket_dir), "hostaddr": "", "port": str(lease.port), "user": lease.user}
     own["requirepeer"] = ""
     if "require_auth" in answers:
-        own["require_auth"] = "none"  # nobody needs a password there
+        own["require_auth"] = "none"  # no password is needed there
     with contextlib.suppress(KeyError):  # an account without a name, as in some containers
         import pwd
 
-        own["requirepeer"] = pwd.getpwuid(lease.uid).pw_name  # the name of a dead server's socket is free for anybody
+        own["requirepeer"] = pwd.getpwuid(
+            lease.uid
+        ).pw_name  # every account may take the name of a dead server's socket
     public = DatabaseURL(
         driver=config.driver or "psycopg", user=lease.user, password=lease.password, host="127.0.0.1", port=lease.port
     )

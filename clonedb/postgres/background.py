@@ -94,7 +94,7 @@ def drop_at_once(server: Server, names: Sequence[str]) -> None:
 
 
 def is_owned(server: Server, name: str) -> bool:
-    """Whether nobody may collect a database of this process: the session with the owner's lock lives, and is the same.
+    """Whether no other process may collect this one's databases: the session with the owner's lock lives, and is the same.
 
     A session that the server has ended shows that by a socket that can be read, which costs no round trip.
     """

@@ -63,7 +63,7 @@ class Cap:
     """The slots of this process on one server, and its waiting for one when all are taken.
 
     A slot is an advisory lock of the process's own session with the maintenance database, so that the server gives it
-    back when its owner dies, by whatever death; to take one costs a round trip. A process that finds no free slot sends
+    back when the session of its owner ends; to take one costs a round trip. A process that finds no free slot sends
     NOTIFY. The other processes receive it with the reply to their next query, at no cost: they drop what they have made
     ahead or keep for later, and wait in line for their next one. Of the waiting processes one looks for a slot at a
     time.
@@ -214,7 +214,7 @@ class Cap:
         return f"{self._limit} {'is' if self._limit == 1 else 'are'} in use, which is max_clones ({source})"
 
     def _require_that_somebody_works(self) -> None:
-        """Raises ConfigError when nobody who has a clone goes on without one more.
+        """Raises ConfigError when no holder of a clone can go on without one more.
 
         That a session waits is said by a lock, which it shares from its first second of waiting on, while no other
         thread of its process works.

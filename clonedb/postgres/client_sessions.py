@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["ClientSession", "end_open_sessions", "given_time", "left_open"]
 
 _GRACE = 0.025  # seconds in which a session may go by itself, even one that its client holds open at the moment
-_LONGEST = 1.0  # seconds for one whose client has closed it, or of which nobody here knows
+_LONGEST = 1.0  # seconds for one whose client has closed it, or which is unknown here
 _HELD = ("01", "08")  # the kernel's ESTABLISHED and CLOSE_WAIT: a TCP socket that this side has not closed
 
 

@@ -32,7 +32,7 @@ class Connector:
     """Connects to one server by one way; `about` names it, `say` is told when it is waited for.
 
     `ending` tells the end of the log of a server that clonedb runs itself, when that does not answer; it is None where
-    somebody else starts the server again when it has gone, and where variables of libpq may be meant for it.
+    another process starts the server again when it has gone, and where variables of libpq may be meant for it.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Connector:
     def connect(self, database: str, **keywords: Any) -> Connection[Any]:
         """A connection to a database; keywords are those of `psycopg.connect`.
 
-        Whatever the encoding of the server, what it sends is UTF-8: in that of a database with SQL_ASCII psycopg would
+        The server sends UTF-8, whichever encoding the database has: in that of a database with SQL_ASCII psycopg would
         give bytes instead of texts. Waits while the server starts or recovers from a crash, and for some seconds where
         it was there before. A second time that is not done in vain. Raises ServerError.
         """

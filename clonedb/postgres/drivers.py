@@ -61,7 +61,7 @@ class PatchedDrivers(ABC):
         sys.meta_path.insert(0, self)
 
     def uninstall(self) -> None:
-        """Every driver is what it was, unless somebody else has replaced the same function since."""
+        """Every driver is what it was, unless other code has replaced the same function since."""
         self._waiting.clear()
         if self in sys.meta_path:
             sys.meta_path.remove(self)

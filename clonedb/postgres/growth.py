@@ -62,7 +62,7 @@ class Growth:
 
     def _work(self, stop: threading.Event, directory: Path) -> None:
         while not stop.wait(_PAUSE):
-            with contextlib.suppress(Exception):  # whoever asks the server next meets it
+            with contextlib.suppress(Exception):  # the next query meets the same error
                 memory = memory_at(directory)
                 if memory is not None and is_nearly_full(memory):
                     self._end_the_largest(memory)

@@ -147,7 +147,7 @@ class _Unset:
         return names
 
     def leave(self, names: Iterable[str]) -> None:
-        """Set those again that no other thread needs unset, and that nobody has set meanwhile."""
+        """Set those again that no other thread needs unset, and that were not set meanwhile."""
         with self._lock:
             for name in names:
                 self._contexts[name] -= 1

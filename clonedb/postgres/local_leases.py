@@ -58,7 +58,7 @@ class LocalLeases:
         while self._held:
             name, descriptor = self._held.popitem()
             os.close(descriptor)
-            with contextlib.suppress(OSError):  # somebody deletes the state directory just now
+            with contextlib.suppress(OSError):  # the state directory is being deleted
                 is_leased(self._config, name)
 
 

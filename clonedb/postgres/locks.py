@@ -1,8 +1,8 @@
 """Advisory locks on the maintenance database: the truth across processes, runs and hosts.
 
-PostgreSQL scopes them to the database of the session that takes them, which is the maintenance database. Whoever shares
+PostgreSQL scopes them to the database of the session that takes them, which is the maintenance database. All processes that share
 a server may have set another one, so that a lock counts as held in whichever database it is. They are of the session:
-the server gives them back when their owner dies, by whatever death.
+the server gives them back when the session of their owner ends.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def build_key(template: str) -> int:
-    """The lock of whoever builds a template."""
+    """Held while a template is built."""
     return _key("build", template)
 
 
@@ -44,22 +44,22 @@ def owner_key(owner: str) -> int:
 
 
 def collector_key(prefix: str) -> int:
-    """The lock of whoever collects leftovers, so that the workers of a run do not do it all at once."""
+    """Held while leftovers are collected, so that the workers of a run do not do it all at once."""
     return _key("collect", prefix)
 
 
 def keep_key(project: str) -> int:
-    """The lock of whoever decides whether there is room for one more kept clone of a project."""
+    """Held while it is decided whether there is room for one more kept clone of a project."""
     return _key("keep", project)
 
 
 def role_key(role: str) -> int:
-    """The lock of whoever gives the tests' role its right to log in."""
+    """Held while the tests' role is given its right to log in."""
     return _key("role", role)
 
 
 def room_key(purpose: str) -> int:
-    """The locks about room in memory: of whoever's `turn` it is to make a database, and of all who are `waiting`."""
+    """The locks about room in memory: held while a database is made (`turn`), and shared by all who wait (`waiting`)."""
     return _key("room", purpose)
 
 

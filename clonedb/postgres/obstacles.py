@@ -25,7 +25,7 @@ class Found(NamedTuple):
 
 
 def find(connection: Connection[Any], name: str, oid: int | None = None) -> list[Found]:
-    """The database of a name, and the one that has a number, whatever its name is by now.
+    """The database of a name, and the one that has a number, also if it was renamed.
 
     Looking for obstacles takes 0.02 ms; DROP DATABASE waits for 5 s before it refuses because of one.
     """
@@ -46,7 +46,7 @@ def clear(connection: Connection[Any], name: str) -> None:
 
     Both can be done only by a session in that database, for which it is opened to connections. A subscription's slot
     at the publisher is left alone: the publisher may be unreachable. (Logical replication slots of the database itself
-    go with DROP DATABASE, once nobody uses them.) Raises what PostgreSQL says of a role that may not.
+    go with DROP DATABASE, once they are unused.) Raises what PostgreSQL says of a role that may not.
     """
     from psycopg.sql import SQL, Identifier, Literal
 

@@ -68,7 +68,7 @@ def set_as_stored(connection: Connection[Any], whose: Composed, setting: str, va
 def grants_on_database(connection: Connection[Any], name: str) -> list[tuple[str | None, str, bool]] | None:
     """Privileges on a database other than its owner's: (role or None for PUBLIC, privilege, grantable).
 
-    None when nobody ever granted or revoked anything, so that PostgreSQL's defaults hold.
+    None when nothing was ever granted or revoked, so that PostgreSQL's defaults hold.
     """
     row = connection.execute("select datacl is null from pg_database where datname = %s", [name]).fetchone()
     if row is None or row[0]:

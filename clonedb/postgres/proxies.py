@@ -24,7 +24,7 @@ def is_proxied(connection: Connection[Any]) -> bool:
 def require_sessions(connection: Connection[Any], connect: Callable[[], Connection[Any]], about: str) -> None:
     """Raises ServerError for a proxy that gives one session of the server to several clients (transaction pooling).
 
-    A lock taken through it belongs to nobody. It gives a second client the session that the first one, `connection`,
+    A lock taken through it has no owner. It gives a second client the session that the first one, `connection`,
     is not using at the moment.
     """
     with contextlib.closing(connect()) as other:

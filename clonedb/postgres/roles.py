@@ -19,7 +19,7 @@ def prepare_role(server: Server) -> None:
     """See to it that the configured role is there and may log in; nothing happens when none is configured.
 
     Roles live outside databases, so no template brings it. On the embedded server it is created if it is missing, and
-    gets the server's own password; on somebody else's nothing is changed. Raises PermissionDeniedError when it is not
+    gets the server's own password; on the user's own server nothing is changed. Raises PermissionDeniedError when it is not
     there, or may not log in.
     """
     role = server.config.role

@@ -35,8 +35,8 @@ def room_for(server: Server, session: MaintenanceSession, size: int, what: str) 
 
     The share of the memory that they may take is looked at before every database (0.2 ms), by its size in the
     template's metadata. Where it comes to an end databases are made one by one, so that two who look at the same moment
-    never take the same room. Who finds none calls for it, as for one of max_clones, and waits as long as somebody who
-    has a clone goes on; a pool's thread, which has a session of its own, does not wait.
+    never take the same room. A process that finds none asks the others for it by NOTIFY, as for a slot, and waits as long as
+    one of those that have a clone goes on; a pool's thread, which has a session of its own, does not wait.
 
     Raises ServerError, which names the share and `data = "disk"`.
     """
@@ -53,7 +53,7 @@ def room_for(server: Server, session: MaintenanceSession, size: int, what: str) 
 
 
 def _has_ample_room(server: Server, size: int) -> bool:
-    """Whether nobody who makes a database of `size` bytes needs to look whether others do the same."""
+    """Whether there is so much room that a database of `size` bytes can be made without taking turns."""
     memory = _memory(server)
     return memory is None or memory.left >= size * _AT_ONCE
 
@@ -98,7 +98,7 @@ class _Seeker:
         connection.execute("select pg_notify(%s, '')", [f"clonedb_room_{self._server.config.prefix}"])
 
     def _is_hopeless(self) -> bool:
-        """Whether nobody goes on who could give room back; of those who wait for each other one is told: the first."""
+        """Whether no process goes on that could give room back; of those that wait for each other the first is told."""
         return self._has_turn and not self._session.run(self._somebody_works)
 
     def _somebody_works(self, connection: Connection[Any]) -> bool:

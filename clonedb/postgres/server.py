@@ -37,10 +37,10 @@ class Server:
     """A server in use by this process. Closing it gives up the leases, and with them every clone not kept.
 
     `public` is the URL that is handed out, without a database; `info` what the server said of itself; `owner` the name
-    under which this process owns databases: nobody collects them as long as the session that holds its lock lives, or,
+    under which this process owns databases: no process collects them as long as the session that holds its lock lives, or,
     on this machine, the process itself. `proxied` says whether a proxy is in between, so that what the server says of
-    sessions is the proxy's. `growth` watches this process's databases, where those are in memory. `say` tells whoever
-    opened it what it waits for. `config` has no template's settings: those travel with the template's recipe.
+    sessions is the proxy's. `growth` watches this process's databases, where those are in memory. `say` prints what it
+    waits for. `config` has no template's settings: those travel with the template's recipe.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Server:
             return self._owner
 
     def use(self, template: str) -> bool:
-        """Share a template's lock until the server is closed, so that nobody collects it: False if somebody does so."""
+        """Share a template's lock until the server is closed, so that it is not collected: False if it is being collected."""
         with self._lock:
             if template not in self._used:
                 if not self.run(locks.try_lock, locks.use_key(template), shared=True):
@@ -159,7 +159,7 @@ class Server:
                     return function(self._session(), *arguments, **named)
                 except psycopg.OperationalError:
                     raise ServerError(f"{self.about} went away: {redact(reason)}") from error
-            except BaseException:  # an interrupt may have come in the middle of a statement, which nobody can resume
+            except BaseException:  # an interrupt may have come in the middle of a statement, which cannot be resumed
                 if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
                     connection.close()
                 raise
@@ -212,7 +212,7 @@ class Server:
         if self._owner is not None:
             key = locks.owner_key(self._owner)
             if not locks.wait_for_lock(connection, key, timeout=self.config.connect_timeout):
-                self._owner = None  # somebody collects what we had; what comes next gets another owner
+                self._owner = None  # another process collects what we had; later databases get another owner
         for template in self._used:
             locks.try_lock(connection, locks.use_key(template), shared=True)
 
@@ -272,9 +272,9 @@ class Server:
         return url.replace(user=config.role, password=self.lease.password if self.lease else config.role_password)
 
     def proof_only(self, driver: str | None) -> Mapping[str, Any]:
-        """What lets a driver give the embedded server's password to nobody who asks for it in the clear.
+        """What lets a driver never send the embedded server's password in the clear.
 
-        A server that stopped has left its port to anybody. With SCRAM the password itself is never sent, and a server
+        The port of a stopped server may be taken by any account. With SCRAM the password itself is never sent, and a server
         that does not know it is refused; from libpq 16 on a client may demand that. Empty for other drivers.
         """
         from clonedb.postgres.drivers import libpq_of

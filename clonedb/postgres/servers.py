@@ -28,7 +28,7 @@ class Servers:
     def open(
         self, config: Config, extensions: Collection[str] = (), *, progress: Callable[[str], None] | None = None
     ) -> Server:
-        """The server that a configuration means; whoever asks calls `close()` once.
+        """The server that a configuration means; each caller calls `close()` once.
 
         That is the one of `url`, else the embedded one: of several installed PostgreSQLs the first that has all of
         `extensions` is run. `progress` is told of waiting by a server that is opened now. Raises ServerError.
@@ -82,5 +82,5 @@ def _embedded(config: Config, binaries: Binaries, progress: Callable[[str], None
 def open_server(
     config: Config, extensions: Collection[str] = (), *, progress: Callable[[str], None] | None = None
 ) -> Server:
-    """A server that is shared with nobody; otherwise as `Servers.open`."""
+    """A server that is not shared; otherwise as `Servers.open`."""
     return Servers().open(config, extensions, progress=progress)

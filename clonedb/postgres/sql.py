@@ -113,7 +113,7 @@ def find_database(connection: Connection[Any], name: str) -> Database | None:
 
 
 def database_oid(connection: Connection[Any], name: str) -> int | None:
-    """The number by which a database is known whatever it is renamed to; None if there is none of that name."""
+    """The number of a database, which stays when it is renamed; None if there is none of that name."""
     row = connection.execute("select oid::bigint from pg_database where datname = %s", [name]).fetchone()
     return int(row[0]) if row else None
 
@@ -256,7 +256,7 @@ def sessions(connection: Connection[Any], name: str, kind: str = "%") -> list[st
 
 
 def rename_database(connection: Connection[Any], old: str, new: str) -> None:
-    """ALTER DATABASE ... RENAME: may stand in a transaction; nobody may be connected."""
+    """ALTER DATABASE ... RENAME: may stand in a transaction; no session may be connected."""
     _run(connection, "alter database {} rename to {}", old, new)
 
 
@@ -270,7 +270,7 @@ def seal(connection: Connection[Any], name: str) -> None:
 
 
 def allow_connections(connection: Connection[Any], name: str, *, allowed: bool) -> None:
-    """Let clients into a database, or nobody, not even a superuser; those that are in may stay."""
+    """Let clients into a database, or none, not even a superuser; those that are in may stay."""
     _run(connection, "alter database {} allow_connections " + ("true" if allowed else "false"), name)
 
 

@@ -43,7 +43,7 @@ _COMMENTS = re.compile(r"/\*.*?\*/|--[^\n]*", re.DOTALL)
 
 
 def spoils(text: str) -> bool:
-    """Whether a statement may leave what a reset of the session does not take away, and what nobody can ask it for.
+    """Whether a statement may leave what a reset of the session does not take away, and no query shows.
 
     In doubt it does: text is all that is known here, not what it means.
     """

@@ -15,7 +15,7 @@ from clonedb.project.stat_index import StatIndex
 
 __all__ = ["Module", "Modules", "closure"]
 
-# Whoever runs migrations has these loaded already, so that a directory of the same name (`alembic init alembic` makes
+# Every process that runs migrations has these loaded already, so that a directory of the same name (`alembic init alembic` makes
 # one) is never what `from alembic import op` means.
 _LOADED = frozenset({"alembic", "sqlalchemy"})
 _INSTALLED = frozenset({"site-packages", "dist-packages"})

@@ -98,7 +98,7 @@ def _may_name_extensions(data: bytes) -> bool:
 
 def _parse(data: bytes) -> ast.Module | None:
     with warnings.catch_warnings():
-        # an invalid escape in somebody's revision is not this run's warning, which pytest may have made an error
+        # an invalid escape in a revision is not this run's warning, which pytest may have made an error
         warnings.simplefilter("ignore")
         try:
             return ast.parse(data)

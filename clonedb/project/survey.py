@@ -19,7 +19,7 @@ _READERS = frozenset({"getenv", "get", "env", "config", "str", "__getitem__", "d
 _DRIVERS = ("asyncpg", "psycopg", "psycopg2")
 _URL = re.compile(r"postgresql\+(asyncpg|psycopg2?|psycopg_async)://")
 _LEFT_OUT = frozenset({"node_modules", "site-packages", "build", "dist", "__pycache__", "versions"})
-_MOST_FILES = 5000  # of a checkout that somebody's data lies in
+_MOST_FILES = 5000  # of a checkout that has data in it, too
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ class Collecting:
     def _collect(self) -> None:
         from clonedb.clones.gc import collect
 
-        with contextlib.suppress(Exception):  # leftovers are no reason to fail anybody's tests
+        with contextlib.suppress(Exception):  # leftovers are no reason to fail a test
             collect(self._server, seconds=_LONGEST)
 
     def join(self) -> None:

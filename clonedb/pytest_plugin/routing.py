@@ -32,7 +32,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Begin to route, and give every test a clone, where the configuration says so; before anything is collected.
 
     Raises pytest.UsageError for a configuration that cannot be followed: tests that were to be routed and are not might
-    reach somebody's database.
+    reach a real database.
     """
     config = session.config
     if config.option.collectonly or not _concerns(config):

@@ -141,7 +141,7 @@ class _Sorted:
 
 
 def read_facts(connection: Connection[Any]) -> Facts:
-    """Read them on an autocommit connection to a clone that nobody has written to."""
+    """Read them on an autocommit connection to an unused clone."""
     found = _Sorted()
     for relation in read_relations(connection):
         if relation.kind == "S":

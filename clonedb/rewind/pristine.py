@@ -21,7 +21,7 @@ __all__ = ["Pristine"]
 class Pristine:
     """What one template holds, read once and shared by all its clones, and the session that reads the WAL for them.
 
-    The catalogs' facts are read in the first clone that is watched (the template lets nobody in): clones have the
+    The catalogs' facts are read in the first clone that is watched (the template lets no session in): clones have the
     template's relfilenodes. May be used by several threads.
     """
 

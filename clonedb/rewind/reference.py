@@ -1,4 +1,4 @@
-"""The template's rows, read from a clone that nobody writes to."""
+"""The template's rows, read from a clone that is never written to."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def read_relations(connection: Connection[Any]) -> list[Relation]:
 # A(lways) or R(eplica) fire under session_replication_role = replica. What an expression calls stands in its tree
 # (`:funcid 1574`): a constraint's function may write if it is volatile. One that is declared otherwise runs its own
 # statements read-only, but a volatile function that it calls writes nevertheless: so it may, too, if another function
-# of the database is named in it. An index's may give something else today if somebody can have replaced it, or if it
+# of the database is named in it. An index's may give something else today if it can have been replaced, or if it
 # reads settings, as functions in SQL and PL/pgSQL may that are declared immutable. Domains' checks are a matter of
 # every table that has a column of a type which may contain one.
 _RELATIONS = r"""

@@ -30,12 +30,12 @@ _MOST_DDL = 200  # tests with DDL of which nothing is left but dead rows in the 
 _READING = 5.5e-3 / 2**20  # seconds that it takes to read a byte of WAL
 _CHECKPOINT = 0.4  # seconds that it takes to drop a clone on a server that waits for the disk
 _LEAST_WAL, _MOST_WAL = 16 * 2**20, 256 * 2**20
-_PATIENCE = 2.0  # seconds that it may take until nobody is connected
+_PATIENCE = 2.0  # seconds that it may take until no session is connected
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a used clone: nobody wrote, all was undone, or it is to be dropped because of `why`.
+    """What became of a used clone: nothing was written, all was undone, or it is to be dropped because of `why`.
 
     `left_open` are the clients' sessions that were not closed, which were ended. `reshaped` says that a relation or
     a function came and went, of which the plans of sessions may hold something.
@@ -48,7 +48,7 @@ class Outcome:
 
 
 class Rewinder:
-    """Watches one clone from the moment it is made, when nobody has written to it.
+    """Watches one clone from the moment it is made, before it is written to.
 
     `own` are the backend pids of its sessions in the clone, also of those that were ended.
     """
@@ -108,7 +108,7 @@ class Rewinder:
     def changes_of_server(self) -> ServerChanges | None:
         """What the clone's sessions, which have ended, changed of the whole server since this was last asked.
 
-        To be asked after each test. It costs nothing if `rewind` saw in the WAL that nobody did. If something is found,
+        To be asked after each test. It costs nothing if `rewind` saw in the WAL that none did. If something is found,
         the clone is of no use any more: its sessions may have what was changed.
         """
         before, start, written = self._server_state, self._start, self._shared
@@ -123,7 +123,7 @@ class Rewinder:
 
     @contextlib.contextmanager
     def _losing(self) -> Iterator[None]:
-        """Whatever goes wrong in here, the clone is lost; only an interrupt is somebody's business."""
+        """Every error in here costs the clone and is not raised; an interrupt is raised."""
         try:
             yield
         except RefusedError as error:
@@ -172,7 +172,7 @@ class Rewinder:
     def _look(
         self, keep: Collection[int], left_open: list[ClientSession], meanwhile: Callable[[], None] | None = None
     ) -> tuple[Written, Mark]:
-        """What was written, when nobody else is connected any more, and the mark after it."""
+        """What was written, when no other session is connected any more, and the mark after it."""
         self._shared = None
         deadline = monotonic() + _PATIENCE
         at_once = False

@@ -259,7 +259,7 @@ def _grants(row: Mapping[str, Any] | None) -> dict[tuple[str, str], bool]:
 
 
 def _tablespace(change: Change, names: Mapping[str, str], made: set[str]) -> _Step:
-    """Nothing is done about those: their files may be anybody's by now."""
+    """Nothing is done about those: their files may belong to other programs by now."""
     del names, made
     name = (change.before or change.now or {})["spcname"]
     if change.before is None:

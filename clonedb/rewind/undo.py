@@ -174,8 +174,8 @@ class Undoing:
     ) -> Mark:
         """Put rows and sequences back and commit: the mark after it.
 
-        The window of the next rewind begins where this one's ended, so that whatever anybody else wrote in the meantime
-        is in it. That nobody did, so that the clone may be handed on, the server's count of sessions says: one that
+        The window of the next rewind begins where this one's ended, so that what another session wrote in the meantime
+        is in it. That none did, so that the clone may be handed on, the server's count of sessions says: one that
         came and went while this was going on is in it, because a session counts itself before its first statement or
         at last before it is gone.
         """

@@ -1,4 +1,4 @@
-"""For anybody who doubts a rewinding: a clone compared with a new one, by rows, sequences, catalogs and settings."""
+"""The proof of a rewind: a clone compared with a new one, by rows, sequences, catalogs and settings."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def verify(server: Server, template: TemplateRecord, clone: Clone) -> list[str]:
 
     Rows are compared by the binary forms of their values, in any order; sequences by their next value; the catalogs
     without statistics and places on disk; the database's settings and privileges. Reads all of both databases: for
-    CLONEDB_VERIFY=1 only. Nobody else may be connected to the clone. Raises as `create` does.
+    CLONEDB_VERIFY=1 only. No other session may be connected to the clone. Raises as `create` does.
     """
     with (
         create(server, template) as new,

@@ -34,7 +34,7 @@ class Mark:
     What the WAL says was written from `position` on is to be undone, and rows made by transactions from `xid` on are
     not the template's; but what the transaction `undoing` wrote, which came after this moment, is the way back to it.
     `xid` is older than `position`, or rows of a transaction in between would be taken for the template's; `own` is how
-    many transactions of the witness came in between. As long as the WAL ends at `quiet`, nobody on the server wrote
+    many transactions of the witness came in between. As long as the WAL ends at `quiet`, no session of the server wrote
     anything. `sessions` is how many clients had ever connected to the clone.
     """
 
@@ -122,7 +122,7 @@ class Witness:
 
         One message to the server; `meanwhile` is called while it works on that. The new position is that of a record of
         our own, flushed with it. (What pg_current_wal_flush_lsn() gives may lie in the middle of a record, which would
-        be read by nobody.) Before that the next transaction's number is taken, and then it is asked who is connected: a
+        be read by none.) Before that the next transaction's number is taken, and then it is asked who is connected: a
         transaction with a lower number is either one of a session that is connected, or has ended, and all that it
         wrote is before the position. Sessions that came while the WAL was read are told by the server's count of them,
         which is read at the beginning and at the end. When nothing was written on the whole server, there is nothing to

@@ -1,6 +1,6 @@
 """The application under test: its SQLAlchemy connections and its environment, led to the clone of the test.
 
-Applications bind an engine at import, long before there is a test. Nobody has to change them: listeners on SQLAlchemy's
+Applications bind an engine at import, long before there is a test. They need no change: listeners on SQLAlchemy's
 Engine and Pool classes see every connection of every engine, whenever it was created, sync or async.
 """
 
@@ -120,7 +120,7 @@ class Router:
     def enter(self, url: DatabaseURL, *, stands_in: bool = False, proof: Proof = _no_proof) -> None:
         """From now on connections go to this database, until it is left or another is entered.
 
-        `proof` says what a driver is told besides, so that it tells nobody the password (Server.proof_only).
+        `proof` says what a driver is told besides, so that it never sends the password in the clear (Server.proof_only).
 
         One that `stands_in` serves what runs between tests: an engine made from the environment meanwhile is the
         application's, and reaches the tests' clones later. One aimed at any other clone is left alone while that lasts.
@@ -157,7 +157,7 @@ class Router:
                 self._connections.close_idle(url.database)
 
     def close_leaked(self, holder: str = "") -> None:
-        """Close what `holder` left in use on clones that were left, after whoever counts that has seen it."""
+        """Close what `holder` left in use on clones that were left, after they have been counted."""
         self._connections.close_in_use(lambda database: not self._is_entered(database), holder)
 
     def _is_entered(self, database: str | None) -> bool:
@@ -226,7 +226,7 @@ class Router:
 
     def _look(self, dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:
         """A connection was opened: if it was not by its engine, but by a `creator`, then see where it leads."""
-        if OWN in entry.info:  # whoever made it watches over it
+        if OWN in entry.info:  # the code that made it watches over it
             CloneMark().put_on(entry)
             return
         mark = mark_of(entry)
@@ -257,7 +257,7 @@ class Router:
         from sqlalchemy.exc import DisconnectionError
 
         mark = mark_of(entry)
-        if mark is None:  # opened before anybody listened
+        if mark is None:  # opened before there was a listener
             address = reached(dbapi_connection, self._defaults)
             mark = CloneMark(routed=address is not None and self._is_meant(address))
             mark.put_on(entry)

@@ -83,7 +83,7 @@ def is_held(connection: Any) -> bool:
 def let_go(connection: Any) -> bool:
     """Close a connection of psycopg's that something holds, underneath it: whether there was anything that held it.
 
-    psycopg's own rollback waits for the lock of a generator that nobody will finish; it gets another lock, by which it
+    psycopg's own rollback waits for the lock of a generator that will never be finished; it gets another lock, by which it
     finds the connection closed.
     """
     if connection is None or not is_held(connection):
@@ -176,7 +176,7 @@ class _Table:
 
 
 def _codecs(driver: Any) -> object:
-    """The codecs that asyncpg was given for a connection, which it shows to nobody but the garbage collector."""
+    """The codecs that asyncpg was given for a connection, which only the garbage collector can find."""
     settings = driver._protocol.get_settings()  # noqa: SLF001
     (holder,) = (one for one in gc.get_referents(settings) if type(one).__name__ == "DataCodecConfig")
     _derived, custom = (one for one in gc.get_referents(holder) if isinstance(one, dict))

@@ -36,7 +36,7 @@ OWN = "clonedb_own"
 _PAST = "clonedb_past"  # the key of a connection's `info`
 _SQLALCHEMYS = ("sqlalchemy.engine.create", "sqlalchemy.engine.default")
 _ONCE = "only_once.<locals>.go"  # around SQLAlchemy's own `first_connect`
-# whoever is told of each use of a connection may send what nobody hears
+# a listener to each use of a connection may send statements unheard
 _USES = ("checkout", "checkin", "reset")
 
 
@@ -72,7 +72,7 @@ def connect_listeners(pool: Pool) -> tuple[object, ...]:
 
 
 def hand_out(entry: Any) -> None:
-    """A connection is about to be used; the first time it is as whoever connects has made it."""
+    """A connection is about to be used; the first time it is as the connect function has made it."""
     past = _past_of(entry)
     if past is None:
         connection = entry.dbapi_connection

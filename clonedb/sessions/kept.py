@@ -34,10 +34,10 @@ class Source(Protocol):
     """Others who hold connections to the database open."""
 
     def idle(self, renewal: Renewal) -> None:
-        """Begin to reset what is open and in nobody's hands, or do it at once; what cannot be reset is closed."""
+        """Begin to reset the idle connections, or do it at once; what cannot be reset is closed."""
 
     def close(self) -> None:
-        """Close what is in nobody's hands."""
+        """Close the idle connections."""
 
 
 S = TypeVar("S", bound=Source)
@@ -83,8 +83,8 @@ class LastingConnections:
 
     Opening one costs a test 4 ms, which is more than rewinding its database does. What a test did to a connection does
     not reach the next one: the session is reset on the server, the Python objects are new or as they were (`staying`),
-    and a connection to which something was done that no reset takes away is closed. `reused` says whether whoever hands
-    the database on asks for them with `renew`, as other sources want to know; `asked` whether anybody asked for the
+    and a connection to which something was done that no reset takes away is closed. `reused` says whether the isolation that hands
+    the database on asks for them with `renew`, as other sources want to know; `asked` whether a fixture asked for the
     psycopg connection.
     """
 
@@ -155,7 +155,7 @@ class LastingConnections:
         idle_connections.listen(connection.connection, statement)
 
     def open(self) -> None:
-        """Open the connection that somebody is going to ask for, which costs 4 ms."""
+        """Open the connection that a fixture is going to ask for, which costs 4 ms."""
         if self._free is None:
             connection = self._connect()
             self._free = connection.pgconn
@@ -204,7 +204,7 @@ class LastingConnections:
         return any(closed)
 
     def renew(self, reset: Reset) -> Renewal:
-        """Begin to reset what is open and in nobody's hands; what cannot be reset is closed."""
+        """Begin to reset the idle connections; what cannot be reset is closed."""
         renewal = Renewal(reset)
         for source in self._sources.values():
             source.idle(renewal)

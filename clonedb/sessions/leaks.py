@@ -43,7 +43,7 @@ def leaked_connection_warnings(
     for session in sessions:
         loan = loans.find(session.application)
         if loan is not None:
-            session = session._replace(application="")  # a token is no name that anybody has given  # noqa: PLW2901
+            session = session._replace(application="")  # a token is no name that a user gave  # noqa: PLW2901
         if loan is None or loan is own:
             left.append(session)
         else:

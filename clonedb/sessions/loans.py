@@ -62,7 +62,7 @@ class Loan:
         return connection
 
     def end(self) -> None:
-        """The test has ended: from now on whatever it was handed raises EndedTestError."""
+        """The test has ended: from now on all that it was handed raises EndedTestError."""
         with self._lock:
             self._ends[self._place] = 1
             for connection in self._connections:
@@ -84,7 +84,7 @@ class Loan:
         )
 
     def mark(self, url: DatabaseURL) -> DatabaseURL:
-        """The URL with the token in it, in a parameter that its driver takes and that nobody has set.
+        """The URL with the token in it, in a parameter that its driver takes and that is not set.
 
         The URL is left as it is where there is no such parameter.
         """

@@ -47,8 +47,8 @@ class OpenOnLoops:
     """What is open on each loop: an entry of a pool, and the connection it has handed out, or None if it is idle.
 
     A loop may end before the fixtures do (pytest-asyncio's of a function) or after them (one of a session). So each
-    loop is given a guard, an asynchronous generator that waits for its end: whoever closes a loop properly first closes
-    its generators (`loop.shutdown_asyncgens`). For whoever does not, `loop.close` is preceded by the same. Holding the
+    loop is given a guard, an asynchronous generator that waits for its end: code that closes a loop properly first closes
+    its generators (`loop.shutdown_asyncgens`). For code that does not, `loop.close` is preceded by the same. Holding the
     connections also keeps the garbage collector from them, which could close none without a loop. `ended` is called
     when a loop was found to have ended.
     """
@@ -82,7 +82,7 @@ class OpenOnLoops:
                 entries[other] = None
 
     def remove(self, entry: OpenEntry) -> None:
-        """An entry was closed, or its connection became somebody's own."""
+        """An entry was closed, or its connection was detached."""
         for entries in list(self._open.values()):
             entries.pop(entry, None)
 
@@ -95,7 +95,7 @@ class OpenOnLoops:
         """Close what is open and chosen by `which(entry, in_use)`, on its loop, which does not run in this thread now.
 
         What is idle is asked about first, on its loop, where that runs nowhere: `spare` may do I/O, and says whether a
-        connection is to stay open. Where somebody closed a loop that could not be watched, a new one has to do: psycopg
+        connection is to stay open. Where a loop was closed that could not be watched, a new one has to do: psycopg
         can, asyncpg cannot.
         """
         import asyncio
@@ -155,7 +155,7 @@ class OpenOnLoops:
 
 
 class _Ending:
-    """A loop's `close` while something is open on it: closes that first, for whoever leaves the loop's generators."""
+    """A loop's `close` while something is open on it: closes that first, where the loop's generators were left open."""
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop

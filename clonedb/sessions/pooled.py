@@ -92,7 +92,7 @@ class Connections:
             self._on_loops.put(entry)
 
     def closed(self, entry: ConnectionPoolEntry) -> None:
-        """A connection was closed, or is somebody's own from now on."""
+        """A connection was closed, or was detached from the pool."""
         self._synchronous.pop(entry, None)
         self._on_loops.remove(entry)
 
@@ -114,7 +114,7 @@ class Connections:
                 driver_state.let_go(entry.dbapi_connection)
 
     def close_idle(self, database: str) -> None:
-        """Close the connections to a clone that nobody uses; the others are the ones a test left open."""
+        """Close the idle connections to a clone; the others are the ones a test left open."""
         for entry, in_use in list(self._synchronous.items()):
             if in_use is None and _leads_to(entry, database):
                 entry.invalidate()
@@ -122,7 +122,7 @@ class Connections:
         self._renew_pools()
 
     def idle(self, database: str, renewal: Renewal) -> None:
-        """Reset the connections to a clone that nobody uses, or begin with it; those that cannot stay are closed."""
+        """Reset the idle connections to a clone, or begin with it; those that cannot stay are closed."""
 
         def stays(entry: OpenEntry) -> bool:
             pid = idle_connections.stay(entry, renewal.reset)
@@ -140,7 +140,7 @@ class Connections:
         """Close what is in use still on clones that were left; the server has ended it by now.
 
         A session that holds such a connection can be closed then; otherwise that would fail in the rollback. One that
-        is used instead, such as a scoped session that nobody has removed, raises EndedTestError, which names `holder`:
+        is used instead, such as a scoped session that was not removed, raises EndedTestError, which names `holder`:
         the test that left it, as the one that meets it may be another.
         """
 

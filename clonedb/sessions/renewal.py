@@ -28,7 +28,7 @@ class Reset(Protocol):
 
 
 class Renewal:
-    """Connections that are being reset, all at once, and in nobody's hands until `end`; `pids` are their backends'."""
+    """Connections that are being reset, all at once, and not to be used until `end`; `pids` are their backends'."""
 
     def __init__(self, reset: Reset) -> None:
         self.pids: list[int] = []

@@ -53,7 +53,7 @@ class SessionReset:
         """
         if settings or self._plans:
             more = (_DISCARD_PLANS, *more)
-        # random()'s seed, as nobody knows it in a new session, and without touching Python's own random numbers
+        # random()'s seed, as unknown as in a new session, and without touching Python's own random numbers
         seed = int.from_bytes(os.urandom(4), "big") / 2**31 - 1
         return "; ".join((_RESET, *more, _QUESTION.format(seed=seed, leftovers=self._leftovers)))
 
@@ -73,6 +73,6 @@ class SessionReset:
             answer(connection)
         except psycopg.Error:
             return False
-        while connection.notifies() is not None:  # which came before, for whoever listened then
+        while connection.notifies() is not None:  # which came before, for the test that listened then
             pass
         return connection.transaction_status == psycopg.pq.TransactionStatus.IDLE

@@ -14,7 +14,7 @@ __all__ = ["retire"]
 def retire(connection: Any, loan: Loan | None) -> None:
     """Take the PGconn out of a psycopg connection, which raises EndedTestError from now on, as its cursors do.
 
-    Without a loan it is merely of no use. Psycopg would warn, when the connection is forgotten, that nobody closed it.
+    Without a loan it is merely of no use. Psycopg would warn, when the connection is forgotten, that it was not closed.
     """
     del connection.pgconn
     if loan is not None:
@@ -31,7 +31,7 @@ def _retired(kind: Any) -> type:
         closed = True  # so that close(), `with` and the garbage collector have nothing to do
 
         def wait(self, *_: object, **__: object) -> Any:
-            """Raises EndedTestError: whatever a cursor sends or reads goes through here."""
+            """Raises EndedTestError: all that a cursor sends or reads goes through here."""
             self.loan.refuse()
 
         def __getattr__(self, name: str) -> Any:
@@ -40,7 +40,7 @@ def _retired(kind: Any) -> type:
             raise AttributeError(name)
 
         def __del__(self, *_: object) -> None:
-            """Nobody has to close it."""
+            """There is nothing to close."""
 
         def __repr__(self) -> str:
             return f"<a psycopg connection of {self.loan.holder}, which has ended>"

@@ -84,7 +84,7 @@ class Config(NamedTuple):
         return self.sources.get(name, "default")
 
     def shown(self, name: str) -> str:
-        """The value of a key as text that may be shown to anybody: a URL without its password."""
+        """The value of a key as text that may be printed: a URL without its password."""
         value = getattr(self, name)
         return repr("***") if KEYS[name].secret and value else shown(value)
 

@@ -27,7 +27,7 @@ def load(
 
     pyproject.toml's `[tool.clonedb]` (found upward from `start`), then CLONEDB_<KEY>, then `options`: keys as given on
     a command line, those that are None not being given. TEST_DATABASE_URL is used when nothing else gives a url;
-    DATABASE_URL never is, because that is somebody's application.
+    DATABASE_URL never is, because it is the application's.
 
     Raises ConfigError for an unknown key, a wrong type, or a file that is not TOML.
     """
@@ -49,7 +49,7 @@ def _project(start: Path, otherwise: Path) -> tuple[Path, dict[str, Any], str]:
     """The project's directory, its [tool.clonedb] table, and how to name that place.
 
     The nearest pyproject.toml with that table wins; else the nearest directory with an Alembic configuration; else
-    `otherwise`. The search ends at a directory that holds .git: what is above is somebody else's.
+    `otherwise`. The search ends at a directory that holds .git: what is above is another project's.
     """
     with_alembic = None
     for directory in (start, *start.parents):
@@ -93,7 +93,7 @@ def _environment() -> dict[str, Any]:
 
 
 def _refuse_misspelt(known: set[str]) -> None:
-    """A CLONEDB_ variable that is nearly one of ours is a mistake; any other is somebody's own business."""
+    """A CLONEDB_ variable that is nearly one of ours is a mistake; any other is left alone."""
     for variable in os.environ:
         if variable.startswith("CLONEDB_") and variable not in known:
             import difflib

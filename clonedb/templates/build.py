@@ -179,7 +179,7 @@ class _Build:
         if not self.order.layers:
             return None
         for layer in layers.deepest(self.server, wanted):
-            if not self.server.use(layer.name):  # somebody is collecting it
+            if not self.server.use(layer.name):  # another process is collecting it
                 continue
             name, step, rest = self.order.name, self.order.step, wanted.steps[layer.metadata.depth :]
             all_of_them = counted(len(wanted.steps), step)

@@ -17,7 +17,7 @@ __all__ = ["what_is_lost"]
 def what_is_lost(server: Server, template: TemplateRecord) -> str | None:
     """What a crash took from a template, for a person; None if it has all that it had.
 
-    Nobody may connect to a template, so that a copy is looked at; one without unlogged tables is not.
+    No session may connect to a template, so that a copy is looked at; one without unlogged tables is not.
     """
     import psycopg
 
@@ -28,7 +28,7 @@ def what_is_lost(server: Server, template: TemplateRecord) -> str | None:
         create(server, server.config, private, below=template)
         with contextlib.closing(server.connect(private)) as connection:
             lost = emptied(connection, template.metadata.unlogged)
-    except psycopg.errors.InvalidCatalogName:  # somebody dropped it, which whoever clones it will meet
+    except psycopg.errors.InvalidCatalogName:  # it was dropped, which the next clone will meet
         return None
     finally:
         with contextlib.suppress(Exception):  # an error before is the one to see, and gc drops what is left

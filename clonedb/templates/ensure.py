@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TemplateRecord", "ensure", "find", "fingerprint_on", "sources_of", "templates"]
 
-_ATTEMPTS = 3  # builds that edits may spoil before somebody is told to stop editing
+_ATTEMPTS = 3  # builds that edits may spoil before an error says to stop editing
 
 
 def sources_of(recipe: Recipe) -> Sources:

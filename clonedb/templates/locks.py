@@ -1,4 +1,4 @@
-"""The lock of whoever makes a template, on the server: the truth across hosts."""
+"""The server-side lock of a template's builder: the truth across hosts."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class Metadata:
 
     @classmethod
     def from_json(cls, text: str | None) -> Metadata | None:
-        """Read a comment; None when it is nobody's, damaged, or of a newer clonedb."""
+        """Read a comment; None when it is not clonedb's, damaged, or of a newer clonedb."""
         try:
             data = json.loads(text or "")["clonedb"]
             found = cls(**{**data, "heads": tuple(data["heads"])})

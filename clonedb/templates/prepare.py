@@ -49,7 +49,7 @@ _OWN = """
     where not starts_with(n.nspname, 'pg_') and n.nspname <> 'information_schema'
 """
 # Not those that all databases of the server share: VACUUM FULL locks them against everybody, and waits for everybody,
-# so that whoever was in a transaction that had read a role would keep the build, and the build each new connection. A
+# so that a session in a transaction that had read a role would keep the build, and the build each new connection. A
 # partition comes with its root.
 _ALL = """
     select n.nspname, c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace

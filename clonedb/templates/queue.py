@@ -60,9 +60,9 @@ class BuildQueue:
             self._write(self._builder_file, {"pid": getpid(), "since": now()})
             yield
         finally:
-            with contextlib.suppress(OSError):  # somebody deletes the state directory just now
+            with contextlib.suppress(OSError):  # the state directory is being deleted
                 self._files.unlink(self._builder_file)
-                # who has opened it and locks it now goes on beside whoever comes next; the server's lock orders them
+                # a process that has it open and locks it now goes on beside the next one; the server's lock orders them
                 self._files.unlink(self._lock_file)
             lock.release()
 

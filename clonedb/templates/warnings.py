@@ -1,4 +1,4 @@
-"""What a build says of a project: files that nobody watches, and extensions that lack."""
+"""What a build says of a project: files that are not watched, and extensions that lack."""
 
 from __future__ import annotations
 

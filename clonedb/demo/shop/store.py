@@ -1,4 +1,4 @@
-"""What the shop does. Whatever writes commits by itself, as a request of a real application would."""
+"""What the shop does. Each function that writes commits by itself, as a request of a real application would."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def add_product(session: Session, name: str, price: Decimal | str, *, category: 
 
 
 def publish(session: Session, slug: str) -> Product:
-    """Show a product to customers, and tell whoever listens on CHANNEL once it is committed."""
+    """Show a product to customers, and notify the listeners on CHANNEL once it is committed."""
     product = _find(session, slug)
     product.status = ProductStatus.PUBLISHED
     session.execute(select(func.pg_notify(CHANNEL, slug)))

@@ -228,7 +228,7 @@ def _own_frames(tb: TracebackType | None) -> list[traceback.FrameSummary]:
 
 
 def _frames(error: BaseException) -> str | None:
-    """The traceback of the user's own code only: SQLAlchemy's forty frames tell nobody anything."""
+    """The traceback of the user's own code only: SQLAlchemy's forty frames say nothing of the cause."""
     if isinstance(error, NotMigratedError):
         return None
     if not (frames := _own_frames(error.__traceback__)):

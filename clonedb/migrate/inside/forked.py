@@ -30,8 +30,8 @@ class ForkedError(Exception):
 def forked(function: Callable[[], Any], setup: Mapping[str, Any], *, requests: int) -> Any:
     """The result of a function, which JSON can hold, from a fork of this process.
 
-    The fork ends when nobody can write to the pipe `requests` any more: then the process that asked is gone. Raises
-    ForkedError for whatever the function raises.
+    The fork ends when the last writer of the pipe `requests` has closed it: then the process that asked is gone. Raises
+    ForkedError for every exception of the function.
     """
     sys.stdout.flush()
     sys.stderr.flush()

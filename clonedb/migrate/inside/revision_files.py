@@ -17,7 +17,7 @@ __all__ = ["RevisionFiles"]
 class RevisionFiles:
     """Sees each revision as Alembic loads it.
 
-    Of two files with one id Alembic runs one and warns, which is lost where nobody reads the output of migrations that
+    Of two files with one id Alembic runs one and warns, which is lost because the output is not shown of migrations that
     work; of a missing revision there is a KeyError.
     """
 

@@ -27,7 +27,7 @@ class MisroutedError(CloneDBError):
 def route_everything(url: DatabaseURL) -> None:
     """Send every PostgreSQL connection of this process's SQLAlchemy engines to one database, for good.
 
-    For the interpreter in which migrations run, whatever URL env.py reads. An engine that makes its connections with a
+    For the interpreter in which migrations run; the URL that env.py reads has no effect. An engine that makes its connections with a
     `creator` of its own cannot be routed, and neither can what connects by psycopg, psycopg2 or asyncpg: where that
     leads to another database it is refused.
     No listener comes after one that returns a connection, so no listener of env.py puts another password in.
