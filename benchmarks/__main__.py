@@ -17,12 +17,23 @@ from benchmarks.apparatus.machine import Machine
 from benchmarks.apparatus.tables import show
 
 COMPARED = ("ways", "peers", "suites", "scale", "inner", "ordinary", "builds")
-ALONE = ("registration", "fingerprint", "rewind", "pool", "clone", "server", "demo", "histories")
+ALONE = (
+    "registration",
+    "fingerprint",
+    "rewind",
+    "pool",
+    "clone",
+    "server",
+    "demo",
+    "histories",
+)
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice((*COMPARED, *ALONE)))
-@click.option("--quick", is_flag=True, help="Few samples: to see that it works, not what it costs.")
+@click.option(
+    "--quick", is_flag=True, help="Few samples: to see that it works, not what it costs."
+)
 @click.option(
     "--json",
     "path",
@@ -35,7 +46,9 @@ ALONE = ("registration", "fingerprint", "rewind", "pool", "clone", "server", "de
     type=click.Path(file_okay=False, path_type=Path),
     help="Draw what --json has by then, as SVG and PNG, into this directory.",
 )
-def main(names: tuple[str, ...], *, quick: bool, path: Path | None, directory: Path | None) -> None:
+def main(
+    names: tuple[str, ...], *, quick: bool, path: Path | None, directory: Path | None
+) -> None:
     """Run the benchmarks NAMES, or all that compare, on servers and state directories of their own."""
     if directory is not None and path is None:
         raise click.UsageError("--pictures draws what --json FILE holds: give that, too")

@@ -80,19 +80,30 @@ def _histories(lengths: Sequence[tuple[int, int, float | None]], *, quick: bool)
             ("nothing new: all that a process waits for", same, "asked"),
         ):
             label = f"{series}, {length:,} revisions"
-            points.append(Measurement(label, [one[key] for one in found], "s", series=series, at=length))
+            points.append(
+                Measurement(label, [one[key] for one in found], "s", series=series, at=length)
+            )
         for about, found in (("from zero", full), ("one more", grown)):
             label = f"{about}, {length:,} revisions: all that a process waits for"
             ratios.append(Measurement(label, [one["asked"] for one in found], "s"))
         one_more, zero = ([one["seconds"] for one in found] for found in (grown, full))
-        ratios.append(ratio(f"one revision more / from zero, {length:,} revisions", one_more, zero, target))
+        ratios.append(
+            ratio(
+                f"one revision more / from zero, {length:,} revisions", one_more, zero, target
+            )
+        )
         sizes.append(f"{full[0]['size'] / 1e6:.0f}")
     about = (
         "A revision is a table of 20 rows with indexes and references. From zero: migrate, prepare, seal; one revision"
         " more upon the layer of all the others; in turns, each in a process of its own. What a process waits for is"
         f" counted from its first import. The templates have {', '.join(sizes)} MB."
     )
-    return Table("Builds as revisions grow", about, [*points, *ratios], Chart("lines", y="s", x="revisions"))
+    return Table(
+        "Builds as revisions grow",
+        about,
+        [*points, *ratios],
+        Chart("lines", y="s", x="revisions"),
+    )
 
 
 def _builds(state: Path, length: int, samples: int) -> tuple[list[dict[str, Any]], ...]:
@@ -102,12 +113,18 @@ def _builds(state: Path, length: int, samples: int) -> tuple[list[dict[str, Any]
     full, grown, same = [], [], []
     for number in range(samples):
         full.append(_open(state, project, "rebuild"))
-        place.write_text(f"{text}\n# {number}\n")  # or the template of the last time would be found
+        place.write_text(
+            f"{text}\n# {number}\n"
+        )  # or the template of the last time would be found
         grown.append(_open(state, project, "layers"))
         place.unlink()
         same.append(_open(state, project, "layers"))
-    if any(one["upon"] for one in full) or not all(one["upon"] and one["revisions"] == 1 for one in grown):
-        raise RuntimeError(f"what should be built from zero or upon a layer was not: {full}, {grown}")
+    if any(one["upon"] for one in full) or not all(
+        one["upon"] and one["revisions"] == 1 for one in grown
+    ):
+        raise RuntimeError(
+            f"what should be built from zero or upon a layer was not: {full}, {grown}"
+        )
     if any(one["built"] for one in same):
         raise RuntimeError(f"what was there was built: {same}")
     return full, grown, same
@@ -130,18 +147,31 @@ def _restored(state: Path, length: int, samples: int) -> Table:
         "clonedb import": restored,
     }
     rows = [
-        Measurement(label, [one["seconds"] for one in found], "s", series=label) for label, found in seconds.items()
+        Measurement(label, [one["seconds"] for one in found], "s", series=label)
+        for label, found in seconds.items()
     ]
     whole, again = ([one["seconds"] for one in found] for found in (full, restored))
-    rows.append(ratio("import / build from zero", again, whole, RESTORE_TARGET if length == RESTORED else None))
+    rows.append(
+        ratio(
+            "import / build from zero",
+            again,
+            whole,
+            RESTORE_TARGET if length == RESTORED else None,
+        )
+    )
     about = f"In turns. The file is {exported[0]['size'] / 1e6:.1f} MB; the template {full[0]['size'] / 1e6:.0f} MB."
-    return Table(f"Export and import of {length:,} revisions", about, rows, Chart("bars", y="s"))
+    return Table(
+        f"Export and import of {length:,} revisions", about, rows, Chart("bars", y="s")
+    )
 
 
 @contextlib.contextmanager
 def _server() -> Iterator[Path]:
     """A state directory whose server is up."""
-    with state_dir() as state, leases.lease(config := configuration(state), binaries.choose(config, ())):
+    with (
+        state_dir() as state,
+        leases.lease(config := configuration(state), binaries.choose(config, ())),
+    ):
         yield state
 
 

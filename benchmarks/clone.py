@@ -33,14 +33,19 @@ def measure(*, quick: bool) -> Iterator[Table]:
 def _measure(name: str, state: Path, project: Path, *, clones: int) -> Table:
     with contextlib.ExitStack() as stack:
         opened = {
-            strategy: stack.enter_context(open_template(configuration(state, rootdir=project, strategy=strategy)))
+            strategy: stack.enter_context(
+                open_template(configuration(state, rootdir=project, strategy=strategy))
+            )
             for strategy in STRATEGIES
         }
         template = opened["file_copy"]
         template.clone().drop()  # its checkpoint removes the empty files that VACUUM FULL left of the tables before
         metadata, directory = template.record.metadata, _directory(template)
         files = len(list(directory.iterdir())) if os.access(directory, os.R_OK | os.X_OK) else 0
-        rounds = [_round(opened, directory if files else None, state / "copy") for _ in range(clones + 2)]
+        rounds = [
+            _round(opened, directory if files else None, state / "copy")
+            for _ in range(clones + 2)
+        ]
     about = (
         f"40 tables of 20 rows, {metadata.size / 1e6:.1f} MB{f' in {files} files' if files else ''}, built in"
         f" {metadata.seconds:.2f} s; fsync is off. One process, its sessions open: in turns a clone by each strategy"
@@ -48,13 +53,17 @@ def _measure(name: str, state: Path, project: Path, *, clones: int) -> Table:
         " does not move. The first connection is psycopg's by loopback TCP with the password, and asks one question."
     )
     rows = [
-        Measurement(label, [one[label] for one in rounds[2:]], "x" if "/" in label else "ms")  # the first two warm up
+        Measurement(
+            label, [one[label] for one in rounds[2:]], "x" if "/" in label else "ms"
+        )  # the first two warm up
         for label in rounds[0]
     ]
     return Table(f"A clone of a medium schema, data in {name}", about, rows)
 
 
-def _round(opened: Mapping[str, Template], directory: Path | None, copy: Path) -> dict[str, float]:
+def _round(
+    opened: Mapping[str, Template], directory: Path | None, copy: Path
+) -> dict[str, float]:
     """A clone by each strategy and a copy of the directory: the milliseconds of each step, and the ratios."""
     found, ratios = {}, {}
     for strategy, template in opened.items():
@@ -77,7 +86,12 @@ def _clone(template: Template) -> dict[str, float]:
     connection.close()
     drop, _ = _timed(clone.drop)
     connect += answer
-    return {"create": create, "first connection": connect, "drop": drop, "all three": create + connect + drop}
+    return {
+        "create": create,
+        "first connection": connect,
+        "drop": drop,
+        "all three": create + connect + drop,
+    }
 
 
 def _timed(action: Callable[[], T]) -> tuple[float, T]:
@@ -91,7 +105,9 @@ def _directory(template: Template) -> Path:
     lease = template.server.lease
     assert lease is not None  # the benchmark's server is an embedded one
     query = "select oid from pg_database where datname = %s"
-    oid = template.server.run(lambda connection: connection.execute(query, [template.name]).fetchone())
+    oid = template.server.run(
+        lambda connection: connection.execute(query, [template.name]).fetchone()
+    )
     assert oid is not None
     return lease.data_dir / "base" / str(oid[0])
 

@@ -39,9 +39,15 @@ def measure(*, quick: bool) -> Iterator[Table]:
 
 def _demo(state: Path, made: str) -> tuple[float, str]:
     """The seconds of one run, and what pytest counted; `made` is what it must say of the template."""
-    variables = environment(CLONEDB_STATE_DIR=str(state), CLONEDB_IDLE_TIMEOUT="300", COLUMNS="200")
-    seconds, _, text = timed([sys.executable, "-m", "clonedb", "demo"], cwd=state, variables=variables)
+    variables = environment(
+        CLONEDB_STATE_DIR=str(state), CLONEDB_IDLE_TIMEOUT="300", COLUMNS="200"
+    )
+    seconds, _, text = timed(
+        [sys.executable, "-m", "clonedb", "demo"], cwd=state, variables=variables
+    )
     counted = re.search(r"\d+ passed", text)
     if counted is None or made not in text:
-        raise RuntimeError(f"the demo did not say that tests passed and the template was {made!r}:\n{text}")
+        raise RuntimeError(
+            f"the demo did not say that tests passed and the template was {made!r}:\n{text}"
+        )
     return seconds, counted[0]

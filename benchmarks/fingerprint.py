@@ -53,8 +53,13 @@ def measure(*, quick: bool) -> Iterator[Table]:
         time.sleep(SETTLED)
         cold = [_run(project, index, forget=True) for _ in range(processes)]
         warm = [_run(project, index, forget=False) for _ in range(processes)]
-    if len({found["digest"] for found in [*cold, *warm]}) != 1 or warm[0]["revisions"] != REVISIONS:
-        raise RuntimeError(f"the fingerprints differ, or are not those of {REVISIONS} revisions: {[*cold, *warm]}")
+    if (
+        len({found["digest"] for found in [*cold, *warm]}) != 1
+        or warm[0]["revisions"] != REVISIONS
+    ):
+        raise RuntimeError(
+            f"the fingerprints differ, or are not those of {REVISIONS} revisions: {[*cold, *warm]}"
+        )
     rows = (
         ("unchanged since the last run, a process's first", warm, "first", 5.0),
         ("  ... and once more in the same process", warm, "again", None),
@@ -67,7 +72,9 @@ def measure(*, quick: bool) -> Iterator[Table]:
         for label, samples, key, target in rows
     ]
     yield Table(
-        f"Fingerprint of {REVISIONS} revisions", "Each in a fresh process; the files are in memory.", measurements
+        f"Fingerprint of {REVISIONS} revisions",
+        "Each in a fresh process; the files are in memory.",
+        measurements,
     )
 
 

@@ -51,22 +51,42 @@ def measure(*, quick: bool) -> Iterator[Table]:
                 yield _published(history, state, variables, quick=quick)
             shop = Path(clonedb.demo.__file__).parent
             yield _table(
-                "Sample shop", "The shop that clonedb comes with", sys.executable, shop, variables, quick=quick
+                "Sample shop",
+                "The shop that clonedb comes with",
+                sys.executable,
+                shop,
+                variables,
+                quick=quick,
             )
 
 
-def _published(history: History, state: Path, variables: Mapping[str, str], *, quick: bool) -> Table:
+def _published(
+    history: History, state: Path, variables: Mapping[str, str], *, quick: bool
+) -> Table:
     installed = install(history)
     project = state / history.name
     history.write_project(project)
     about = f"Installed from exact pins in {installed.seconds:.1f} s, {'now' if installed.made else 'some time ago'}"
-    title, variables = f"{history.name} {history.version}", installed.variables(variables, project)
+    title, variables = (
+        f"{history.name} {history.version}",
+        installed.variables(variables, project),
+    )
     return _table(title, about, installed.python, project, variables, quick=quick)
 
 
-def _table(title: str, about: str, python: str, project: Path, variables: Mapping[str, str], *, quick: bool) -> Table:
+def _table(
+    title: str,
+    about: str,
+    python: str,
+    project: Path,
+    variables: Mapping[str, str],
+    *,
+    quick: bool,
+) -> Table:
     def run(*arguments: str) -> tuple[float, dict[str, Any]]:
-        seconds, _, text = timed([python, "-c", OPEN, *arguments], cwd=project, variables=variables)
+        seconds, _, text = timed(
+            [python, "-c", OPEN, *arguments], cwd=project, variables=variables
+        )
         found = json.loads(text.strip().splitlines()[-1])
         assert isinstance(found, dict)
         return seconds, found
@@ -75,14 +95,30 @@ def _table(title: str, about: str, python: str, project: Path, variables: Mappin
     reuses = [run("reuse", "5" if quick else "20") for _ in range(2 if quick else 5)]
     found = builds[0][1]
     if not all(one["built"] for _, one in builds) or any(one["built"] for _, one in reuses):
-        raise RuntimeError(f"{title} was not built when it should be, or built when it was there: {builds}, {reuses}")
+        raise RuntimeError(
+            f"{title} was not built when it should be, or built when it was there: {builds}, {reuses}"
+        )
     rows = [
         Measurement("revisions", [found["revisions"]], ""),
-        Measurement("full build: create, migrate, prepare, seal", [one["seconds"] for _, one in builds], "s"),
+        Measurement(
+            "full build: create, migrate, prepare, seal",
+            [one["seconds"] for _, one in builds],
+            "s",
+        ),
         Measurement("  ... the whole process", [whole for whole, _ in builds], "s"),
-        Measurement("reuse: from the import of clonedb to the template", [one["opened"] for _, one in reuses], "s"),
-        Measurement("  ... the whole process, clones included", [whole for whole, _ in reuses], "s"),
-        Measurement("clone, with its first connection", [t * 1e3 for _, one in reuses for t in one["clones"]], "ms"),
+        Measurement(
+            "reuse: from the import of clonedb to the template",
+            [one["opened"] for _, one in reuses],
+            "s",
+        ),
+        Measurement(
+            "  ... the whole process, clones included", [whole for whole, _ in reuses], "s"
+        ),
+        Measurement(
+            "clone, with its first connection",
+            [t * 1e3 for _, one in reuses for t in one["clones"]],
+            "ms",
+        ),
     ]
     heads = ", ".join(found["heads"])
     about += f"; migrated to {heads}, {found['size'] / 1e6:.1f} MB. The embedded server is up, its data in memory."

@@ -75,10 +75,17 @@ def measure(*, quick: bool) -> Iterator[Table]:
     with state_dir() as state:
         project = state / "project"
         write_medium_schema(project)
-        with open_template(configuration(state, rootdir=project)) as template, template.clone() as clone:
+        with (
+            open_template(configuration(state, rootdir=project)) as template,
+            template.clone() as clone,
+        ):
             if not quick:
                 time.sleep(fingerprint.SETTLED)
-            variables = {"CLONEDB_STATE_DIR": str(state), "BARE": clone.dsn, "BARE_SQLALCHEMY": clone.url}
+            variables = {
+                "CLONEDB_STATE_DIR": str(state),
+                "BARE": clone.dsn,
+                "BARE_SQLALCHEMY": clone.url,
+            }
             yield _one_test(project, variables, pairs=1 if quick else 15)
     yield from registration.measure(quick=quick)
     yield from fingerprint.measure(quick=quick)
@@ -99,8 +106,16 @@ def _one_test(project: Path, variables: Mapping[str, str], *, pairs: int) -> Tab
                 if pair:  # the first one warms up
                     found[name].append((spent[0] * 1e3, spent[1] * 1e3))
         for name, samples in found.items():
-            rows.append(Measurement(f"{library}: {name}", [clock for clock, _ in samples], "ms", series=library))
-            rows.append(Measurement("  ... its processor time", [processor for _, processor in samples], "ms"))
+            rows.append(
+                Measurement(
+                    f"{library}: {name}", [clock for clock, _ in samples], "ms", series=library
+                )
+            )
+            rows.append(
+                Measurement(
+                    "  ... its processor time", [processor for _, processor in samples], "ms"
+                )
+            )
         ours, bare = found.values()
         for what, index in (("", 0), (", processor time", 1)):
             these, those = ([one[index] for one in each] for each in (ours, bare))
@@ -111,4 +126,6 @@ def _one_test(project: Path, variables: Mapping[str, str], *, pairs: int) -> Tab
         " that is there and is left dirty, opened and closed by a fixture of two lines. In turns, no other plugin;"
         " processor time is the process's own, without the server's."
     )
-    return Table("One test, a whole process", about, [*rows, *ratios], Chart("bars", y="ms a process"))
+    return Table(
+        "One test, a whole process", about, [*rows, *ratios], Chart("bars", y="ms a process")
+    )

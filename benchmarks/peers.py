@@ -90,7 +90,9 @@ def ordinary(*, quick: bool) -> Iterator[Table]:
 
 
 @contextlib.contextmanager
-def given_server(base: Path, *, settings: Mapping[str, str], initdb: Sequence[str] = ()) -> Iterator[Given]:
+def given_server(
+    base: Path, *, settings: Mapping[str, str], initdb: Sequence[str] = ()
+) -> Iterator[Given]:
     """A server below `base`, a project with 40 tables of 20 rows, and a directory for what is run."""
     import psycopg
     from psycopg import sql
@@ -100,11 +102,17 @@ def given_server(base: Path, *, settings: Mapping[str, str], initdb: Sequence[st
         found = binaries.choose(Config(rootdir=state), ())
         address, password = _free_address(), secrets.token_hex(16)
         values = {**settings, **({"listen_addresses": address} if address else {})}
-        with cluster(found, base, settings=values, initdb=[*initdb, "--auth-host=scram-sha-256"]) as url:
+        with cluster(
+            found, base, settings=values, initdb=[*initdb, "--auth-host=scram-sha-256"]
+        ) as url:
             with psycopg.connect(url, dbname="postgres", autocommit=True) as connection:
-                if connection.info.server_version >= 160_000:  # the password is random: iterations add nothing to it
+                if (
+                    connection.info.server_version >= 160_000
+                ):  # the password is random: iterations add nothing to it
                     connection.execute("set scram_iterations = 1")
-                connection.execute(sql.SQL("alter role postgres password {}").format(sql.Literal(password)))
+                connection.execute(
+                    sql.SQL("alter role postgres password {}").format(sql.Literal(password))
+                )
             yield Given(
                 host=url.rpartition("=")[2],
                 ini=str(state / "project" / "alembic.ini"),
@@ -169,24 +177,38 @@ def _tables(plan: _Plan, found: _Found) -> Iterator[Table]:
     for workers in plan.workers:
         best = _best(found, workers)
         others = [(best, f"{best.name}, the best peer")] if best else []
-        others += [(peer, f"{peer.name}, on a server of its own") for peer in _elsewhere(found, workers)]
+        others += [
+            (peer, f"{peer.name}, on a server of its own")
+            for peer in _elsewhere(found, workers)
+        ]
         for other, name in others:
             label = _label(f"{plan.times} x {AUTO.name} / {name}", workers)
             ours, theirs = (
-                [statistics.median(run.writing) for run in found.runs[peer, workers]] for peer in (AUTO, other)
+                [statistics.median(run.writing) for run in found.runs[peer, workers]]
+                for peer in (AUTO, other)
             )
             writing.append(ratio(label, ours, theirs, 1.0, plan.times))
     chart = Chart("bars", y="ms a test, before and after it")
     yield Table(f"A test that writes, on {plan.server}", _about(plan, found), writing, chart)
     about = "The same runs: what is done before and after a test that only asks two tables how many rows they have."
-    yield Table(f"A test that reads, on {plan.server}", about, _rows(found, lambda run: run.reading), chart)
+    yield Table(
+        f"A test that reads, on {plan.server}",
+        about,
+        _rows(found, lambda run: run.reading),
+        chart,
+    )
     about = (
         f"The same runs, from the start of each process to its end, by the number of its tests ({plan.writing} that"
         f" write, {plan.reading} that read): start-up, migrations and all. clonedb's template is there from an earlier"
         " run; the others migrate in every run, and in every worker of it."
     )
     whole = _rows(found, lambda run: [run.whole])
-    yield Table(f"Whole suites, on {plan.server}", about, whole, Chart("bars", y="ms a test, of the whole process"))
+    yield Table(
+        f"Whole suites, on {plan.server}",
+        about,
+        whole,
+        Chart("bars", y="ms a test, of the whole process"),
+    )
 
 
 def _best(found: _Found, workers: int) -> Peer | None:
@@ -197,7 +219,11 @@ def _best(found: _Found, workers: int) -> Peer | None:
 
 def _elsewhere(found: _Found, workers: int) -> list[Peer]:
     """The peers that do so on a server of their own."""
-    return [peer for peer, number in found.runs if peer.own_server and peer.rows and number == workers]
+    return [
+        peer
+        for peer, number in found.runs
+        if peer.own_server and peer.rows and number == workers
+    ]
 
 
 def _median(runs: Sequence[Run]) -> float:
@@ -213,7 +239,9 @@ def _rows(found: _Found, samples: Callable[[Run], Sequence[float]]) -> list[Meas
             "ms",
             series=peer.series if workers == 1 else "",
         )
-        for (peer, workers), runs in sorted(found.runs.items(), key=lambda item: PEERS.index(item[0][0]))
+        for (peer, workers), runs in sorted(
+            found.runs.items(), key=lambda item: PEERS.index(item[0][0])
+        )
     ]
 
 
@@ -236,13 +264,23 @@ def _about(plan: _Plan, found: _Found) -> str:
     sentences = [about]
     if own := [peer for peer in ran if peer.own_server]:
         sentences.append(f"On a server of its own: {_names(own)}.")
-    sentences += [f"{peer.name}: {peer.slow}: {_FEW} tests of each kind, in one process." for peer in ran if peer.slow]
-    sentences += [f"{peer.name} leaves the template's tables empty." for peer in ran if peer.rows == 0]
-    sentences.append("Versions: " + ", ".join(dict.fromkeys(peer.versions() for peer in ran)) + ".")
+    sentences += [
+        f"{peer.name}: {peer.slow}: {_FEW} tests of each kind, in one process."
+        for peer in ran
+        if peer.slow
+    ]
+    sentences += [
+        f"{peer.name} leaves the template's tables empty." for peer in ran if peer.rows == 0
+    ]
+    sentences.append(
+        "Versions: " + ", ".join(dict.fromkeys(peer.versions() for peer in ran)) + "."
+    )
     reasons: dict[str, list[str]] = {}
     for name, why in found.absent.items():
         reasons.setdefault(why, []).append(name)
-    sentences += [f"Without figures: {', '.join(names)} ({why})." for why, names in reasons.items()]
+    sentences += [
+        f"Without figures: {', '.join(names)} ({why})." for why, names in reasons.items()
+    ]
     return " ".join(sentences)
 
 

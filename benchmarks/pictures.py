@@ -20,7 +20,11 @@ _THEMES: Mapping[str, Mapping[str, str]] = {
     "light": {"text": "#1f2328", "faint": "#59636e", "grid": "#d1d9e0", "ground": "#ffffff"},
     "dark": {"text": "#f0f6fc", "faint": "#9198a1", "grid": "#3d444d", "ground": "#0d1117"},
 }
-_WIDTH, _HEAD, _FOOT = 8.4, 0.4, 0.3  # inches: the whole picture, its heading, and the line about the machine
+_WIDTH, _HEAD, _FOOT = (
+    8.4,
+    0.4,
+    0.3,
+)  # inches: the whole picture, its heading, and the line about the machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +38,16 @@ class Picture:
 
 
 PICTURES: Sequence[Picture] = (
-    Picture("ways", "What a test pays for a clean database", (("ways", "40 tables of 20 rows, -n 1"),)),
-    Picture("ordinary", "The same on a server with default settings", (("ordinary", "40 tables of 20 rows, -n 1"),)),
+    Picture(
+        "ways",
+        "What a test pays for a clean database",
+        (("ways", "40 tables of 20 rows, -n 1"),),
+    ),
+    Picture(
+        "ordinary",
+        "The same on a server with default settings",
+        (("ordinary", "40 tables of 20 rows, -n 1"),),
+    ),
     Picture(
         "peers",
         "A test that writes, by tools as their documentation says",
@@ -79,7 +91,11 @@ def _tables(found: Mapping[str, Any], picture: Picture) -> Iterator[Mapping[str,
 
 
 def _files(
-    picture: Picture, tables: Sequence[Mapping[str, Any]], found: Mapping[str, Any], theme: str, directory: Path
+    picture: Picture,
+    tables: Sequence[Mapping[str, Any]],
+    found: Mapping[str, Any],
+    theme: str,
+    directory: Path,
 ) -> Iterator[Path]:
     import matplotlib as mpl
 
@@ -90,7 +106,8 @@ def _files(
     colours = _THEMES[theme]
     rows = -(-len(tables) // picture.columns)
     heights = [
-        max(_height(table) for table in tables[row * picture.columns :][: picture.columns]) for row in range(rows)
+        max(_height(table) for table in tables[row * picture.columns :][: picture.columns])
+        for row in range(rows)
     ]
     height = sum(heights) + _HEAD + _FOOT
     style: Any = {
@@ -110,10 +127,18 @@ def _files(
             height_ratios=heights,
             squeeze=False,
             facecolor=colours["ground"],
-            layout=ConstrainedLayoutEngine(rect=(0, _FOOT / height, 1, 1 - (_HEAD + _FOOT) / height)),
+            layout=ConstrainedLayoutEngine(
+                rect=(0, _FOOT / height, 1, 1 - (_HEAD + _FOOT) / height)
+            ),
         )
         figure.suptitle(
-            picture.heading, fontsize=12, fontweight="bold", x=0.01, ha="left", y=1 - 0.1 / height, va="top"
+            picture.heading,
+            fontsize=12,
+            fontweight="bold",
+            x=0.01,
+            ha="left",
+            y=1 - 0.1 / height,
+            va="top",
         )
         places = list(axes.flat)
         for place, table in zip(places, tables, strict=False):
@@ -122,11 +147,16 @@ def _files(
             (_bars if table["chart"]["kind"] == "bars" else _lines)(place, table, colours)
         for place in places[len(tables) :]:
             place.set_visible(False)
-        figure.text(0.01, 0.006, _machine(found), fontsize=6.5, color=colours["faint"], va="bottom")
+        figure.text(
+            0.01, 0.006, _machine(found), fontsize=6.5, color=colours["faint"], va="bottom"
+        )
         for kind in ("svg", "png"):
             path = directory / f"{picture.name}-{theme}.{kind}"
             figure.savefig(
-                path, dpi=160, facecolor=colours["ground"], metadata={"Date": None} if kind == "svg" else None
+                path,
+                dpi=160,
+                facecolor=colours["ground"],
+                metadata={"Date": None} if kind == "svg" else None,
             )
             yield path
         plt.close(figure)
@@ -161,10 +191,15 @@ def _bars(place: Axes, table: Mapping[str, Any], colours: Mapping[str, str]) -> 
     place.set_xscale("log")
     place.set_xlim(min(medians) / 3, max(each["p95"] for each in shown) * 4)
     place.barh(
-        range(len(shown)), medians, height=0.66, color=[_COLOURS[series.index(each["series"])] for each in shown]
+        range(len(shown)),
+        medians,
+        height=0.66,
+        color=[_COLOURS[series.index(each["series"])] for each in shown],
     )
     for number, each in enumerate(shown):
-        place.plot([each["median"], each["p95"]], [number, number], color=colours["text"], linewidth=1)
+        place.plot(
+            [each["median"], each["p95"]], [number, number], color=colours["text"], linewidth=1
+        )
         place.text(
             max(each["median"], each["p95"]) * 1.15,
             number,
@@ -176,10 +211,16 @@ def _bars(place: Axes, table: Mapping[str, Any], colours: Mapping[str, str]) -> 
     place.invert_yaxis()
     place.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     if len(series) > 1:
-        patches = [Patch(color=_COLOURS[number], label=name) for number, name in enumerate(series)]
-        place.legend(handles=patches, fontsize=7.5, frameon=False, labelcolor=colours["text"], loc="best")
+        patches = [
+            Patch(color=_COLOURS[number], label=name) for number, name in enumerate(series)
+        ]
+        place.legend(
+            handles=patches, fontsize=7.5, frameon=False, labelcolor=colours["text"], loc="best"
+        )
     place.grid(visible=False, axis="y")
-    place.set_xlabel(f"{table['chart']['y']} (median; the line reaches to the 95th percentile)", fontsize=8)
+    place.set_xlabel(
+        f"{table['chart']['y']} (median; the line reaches to the 95th percentile)", fontsize=8
+    )
 
 
 def _lines(place: Axes, table: Mapping[str, Any], colours: Mapping[str, str]) -> None:
@@ -189,9 +230,22 @@ def _lines(place: Axes, table: Mapping[str, Any], colours: Mapping[str, str]) ->
     for number, series in enumerate(dict.fromkeys(each["series"] for each in shown)):
         points = [each for each in shown if each["series"] == series]
         at, medians = [each["at"] for each in points], [each["median"] for each in points]
-        place.plot(at, medians, marker="o", markersize=3.5, linewidth=1.6, color=_COLOURS[number], label=series)
+        place.plot(
+            at,
+            medians,
+            marker="o",
+            markersize=3.5,
+            linewidth=1.6,
+            color=_COLOURS[number],
+            label=series,
+        )
         place.fill_between(
-            at, medians, [each["p95"] for each in points], color=_COLOURS[number], alpha=0.15, linewidth=0
+            at,
+            medians,
+            [each["p95"] for each in points],
+            color=_COLOURS[number],
+            alpha=0.15,
+            linewidth=0,
         )
     ats = sorted({each["at"] for each in shown})
     place.set_xscale("log")
@@ -203,12 +257,18 @@ def _lines(place: Axes, table: Mapping[str, Any], colours: Mapping[str, str]) ->
     place.set_ylabel(table["chart"]["y"], fontsize=8)
     # below, where no line is
     place.legend(
-        fontsize=7.5, frameon=False, labelcolor=colours["text"], loc="upper left", bbox_to_anchor=(-0.02, -0.22)
+        fontsize=7.5,
+        frameon=False,
+        labelcolor=colours["text"],
+        loc="upper left",
+        bbox_to_anchor=(-0.02, -0.22),
     )
 
 
 def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return (
+        f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    )
 
 
 def _machine(found: Mapping[str, Any]) -> str:

@@ -109,7 +109,9 @@ def _suites(state: Path, project: Path, *, tests: int, rounds: int) -> Table:
             found: dict[str, list[float]] = {"1": [], "0": []}
             for _ in range(rounds):
                 for pooled, samples in found.items():
-                    samples.append(_suite(state, project, pooled, kind, workers=workers, tests=tests))
+                    samples.append(
+                        _suite(state, project, pooled, kind, workers=workers, tests=tests)
+                    )
             ratios = [one / other for one, other in zip(found["1"], found["0"], strict=True)]
             label = f"-n {workers}, each {'does no more' if kind == 'nothing' else f'{kind} for 20 ms'}"
             rows += [
@@ -124,12 +126,20 @@ def _suites(state: Path, project: Path, *, tests: int, rounds: int) -> Table:
     return Table("Suites with and without the pool", about, rows)
 
 
-def _suite(state: Path, project: Path, pooled: str, kind: str, *, workers: int, tests: int) -> float:
+def _suite(
+    state: Path, project: Path, pooled: str, kind: str, *, workers: int, tests: int
+) -> float:
     variables = environment(
-        CLONEDB_STATE_DIR=str(state), CLONEDB_IDLE_TIMEOUT="300", CLONEDB_ISOLATION="clone", POOL=pooled, WORK=kind
+        CLONEDB_STATE_DIR=str(state),
+        CLONEDB_IDLE_TIMEOUT="300",
+        CLONEDB_ISOLATION="clone",
+        POOL=pooled,
+        WORK=kind,
     )
     left_out = [
-        word for name in ("cacheprovider", "hypothesispytest", "asyncio", "anyio") for word in ("-p", f"no:{name}")
+        word
+        for name in ("cacheprovider", "hypothesispytest", "asyncio", "anyio")
+        for word in ("-p", f"no:{name}")
     ]
     command = [sys.executable, "-m", "pytest", "-q", *left_out, "-n", str(workers)]
     seconds, _, text = timed(command, cwd=project, variables={**variables, "TESTS": str(tests)})

@@ -70,8 +70,22 @@ def measure(*, quick: bool) -> Iterator[Table]:
         # an empty plugin in its place: whatever -p names is looked up among all entry points, which costs 10 ms
         nothing = ["-p", "nothing"]
         rows = [
-            *_compare("no other plugin", directory, pairs, without=nothing, with_it=["-p", "clonedb"], variables=alone),
-            *_compare("beside others", directory, pairs, without=["-p", "no:clonedb"], with_it=[], variables={}),
+            *_compare(
+                "no other plugin",
+                directory,
+                pairs,
+                without=nothing,
+                with_it=["-p", "clonedb"],
+                variables=alone,
+            ),
+            *_compare(
+                "beside others",
+                directory,
+                pairs,
+                without=["-p", "no:clonedb"],
+                with_it=[],
+                variables={},
+            ),
             *_inside(ini, test, pairs),
         ]
     about = (
@@ -96,23 +110,45 @@ def _compare(
     for number in range(pairs + 1):
         for name, options in (("without", without), ("with", with_it)):
             command = [*pytest, *options, "test_trivial.py"]
-            clock, processor, _ = timed(command, cwd=directory, variables=environment(**variables))
+            clock, processor, _ = timed(
+                command, cwd=directory, variables=environment(**variables)
+            )
             if number:  # the first pair warms up
                 samples[name].append((clock * 1e3, processor * 1e3))
     clocks = {name: [clock for clock, _ in found] for name, found in samples.items()}
-    processors = {name: [processor for _, processor in found] for name, found in samples.items()}
+    processors = {
+        name: [processor for _, processor in found] for name, found in samples.items()
+    }
     yield Measurement(f"{label}: without", clocks["without"], "ms")
     yield Measurement(f"{label}: with", clocks["with"], "ms")
     yield difference("  adds", clocks["with"], clocks["without"], unit="ms", target=TARGET)
-    yield difference("  adds, processor time", processors["with"], processors["without"], unit="ms", target=TARGET)
+    yield difference(
+        "  adds, processor time",
+        processors["with"],
+        processors["without"],
+        unit="ms",
+        target=TARGET,
+    )
 
 
 def _inside(ini: Path, test: Path, times: int) -> Iterator[Measurement]:
     found = [
-        run(INSIDE, str(ini), str(test), variables=environment(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"))[1]
+        run(
+            INSIDE,
+            str(ini),
+            str(test),
+            variables=environment(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"),
+        )[1]
         for _ in range(times)
     ]
-    parts = {name: [one[name] * 1e3 for one in found] for name in ("import", "registration", "hooks")}
+    parts = {
+        name: [one[name] * 1e3 for one in found] for name in ("import", "registration", "hooks")
+    }
     for name, samples in parts.items():
         yield Measurement(f"inside: {name}", samples, "ms")
-    yield Measurement("inside: all of it", [sum(one) for one in zip(*parts.values(), strict=True)], "ms", TARGET)
+    yield Measurement(
+        "inside: all of it",
+        [sum(one) for one in zip(*parts.values(), strict=True)],
+        "ms",
+        TARGET,
+    )

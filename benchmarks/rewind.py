@@ -68,11 +68,18 @@ def _ways(template: Template, rounds: int) -> Table:
         found = _in_turns({label: _timing(*way) for label, way in ways.items()}, rounds)
     writing, reading, *others = ways
     targets = {writing: 2.0, reading: 0.6}
-    rows = [Measurement(label, samples, "ms", targets.get(label)) for label, samples in found.items()]
+    rows = [
+        Measurement(label, samples, "ms", targets.get(label))
+        for label, samples in found.items()
+    ]
     rows += [
         ratio(f"{many} / {other}", found[writing], found[other], target, times)
         for other, many, times, target in zip(
-            others, ("rewind", "10 rewinds", "20 rewinds"), (1, 10, 20), (3.0, 1.0, 1.0), strict=True
+            others,
+            ("rewind", "10 rewinds", "20 rewinds"),
+            (1, 10, 20),
+            (3.0, 1.0, 1.0),
+            strict=True,
         )
     ]
     about = (
@@ -97,8 +104,13 @@ def _sizes(template: Template, rounds: int) -> Table:
         return test
 
     def change(size: int) -> Callable[[Session], None]:
-        def test(session: Session) -> None:  # a row updated and a row deleted, in places all over the table
-            at = {"one": next(numbers) * 7919 % size + 1, "two": next(numbers) * 104_729 % size + 1}
+        def test(
+            session: Session,
+        ) -> None:  # a row updated and a row deleted, in places all over the table
+            at = {
+                "one": next(numbers) * 7919 % size + 1,
+                "two": next(numbers) * 104_729 % size + 1,
+            }
             session.execute(text(f"update sized_{size} set name = 'new' where id = :one"), at)
             session.execute(text(f"delete from sized_{size} where id = :two"), at)
 
@@ -107,14 +119,18 @@ def _sizes(template: Template, rounds: int) -> Table:
     with contextlib.ExitStack() as stack:
         way = ByMode(template, "auto", stack)
         tests = {f"one row into {size:,}": _timing(way, insert(size)) for size in SIZES}
-        tests |= {f"update and delete in {size:,}": _timing(way, change(size)) for size in SIZES}
+        tests |= {
+            f"update and delete in {size:,}": _timing(way, change(size)) for size in SIZES
+        }
         found = _in_turns(tests, rounds)
     rows = [Measurement(label, samples, "ms") for label, samples in found.items()]
     small, middle, large = list(found)[:3]
     rows.append(ratio(f"{large} / {small}", found[large], found[small], 3.0))
     rows.append(ratio(f"{large} / {middle}", found[large], found[middle], 1.3))
     changes = list(found)[3:]
-    rows.append(ratio(f"{changes[2]} / {changes[1]}", found[changes[2]], found[changes[1]], None))
+    rows.append(
+        ratio(f"{changes[2]} / {changes[1]}", found[changes[2]], found[changes[1]], None)
+    )
     size = template.record.metadata.size / 1e6
     about = f"One clone of {size:.0f} MB with a table of each size; before and after the test together, in turns."
     return Table("Rewinding tables of different sizes", about, rows)
@@ -134,8 +150,12 @@ def _default_settings(name: str, base: Path, rounds: int, *, tests: int) -> Tabl
             contextlib.ExitStack() as stack,
         ):
             way = ByMode(template, "auto", stack)
-            rewound = _in_turns({"rewind": _timing(way, write), "reads": _timing(way, read)}, rounds)
-        theirs = pytest_postgresql(url.rpartition("=")[2], project, Path(directory) / "theirs", tests=tests)
+            rewound = _in_turns(
+                {"rewind": _timing(way, write), "reads": _timing(way, read)}, rounds
+            )
+        theirs = pytest_postgresql(
+            url.rpartition("=")[2], project, Path(directory) / "theirs", tests=tests
+        )
     rows = [
         Measurement("rewind: writes 3 rows to 2 tables", rewound["rewind"], "ms"),
         Measurement("rewind: only reads", rewound["reads"], "ms"),
@@ -162,14 +182,24 @@ def _default_settings(name: str, base: Path, rounds: int, *, tests: int) -> Tabl
 
 
 def _workers(template: Template, state: Path, project: Path, *, seconds: float) -> Table:
-    one, many = (crowd(template, state, project, workers, seconds=seconds) for workers in (1, WORKERS))
+    one, many = (
+        crowd(template, state, project, workers, seconds=seconds) for workers in (1, WORKERS)
+    )
     explained = max(1.0, WORKERS * one.processor / (many.cores * one.whole))
     growth = many.whole / one.whole
     rows = [*_paid("1 worker", one), *_paid(f"{WORKERS} workers", many)]
     rows.append(Measurement("a whole test, 8 workers / 1", [growth], "x"))
-    rows.append(Measurement(f"  explained by the processor ({many.cores:.2f} cores were free)", [explained], "x"))
+    rows.append(
+        Measurement(
+            f"  explained by the processor ({many.cores:.2f} cores were free)", [explained], "x"
+        )
+    )
     rows.append(Measurement("  beyond that", [growth / explained], "x", 1.3))
-    rows.append(Measurement("processor time of a test, 8 workers / 1", [many.processor / one.processor], "x"))
+    rows.append(
+        Measurement(
+            "processor time of a test, 8 workers / 1", [many.processor / one.processor], "x"
+        )
+    )
     about = (
         "Processes on one embedded server, data in memory, each with a clone that it writes 3 rows to 2 tables of and"
         f" rewinds, for {seconds:g} s. Processor time is the worker's and the server's. Explained: what {WORKERS} times"

@@ -30,8 +30,13 @@ __all__ = ["measure"]
 _GROWS = 1.2  # times that what a rewinding test pays may grow while something else does
 _TABLES = (2, 10, 40, 100, 400, 1000)
 _MEGABYTES = (8, 64, 170, 500, 1000)
-_TRUNCATED = 170  # megabytes above which putting all of the seeds back takes seconds, and as much memory
-_LIVING, _BESIDE = (10, 100, 300, 1000), 170  # clones, and the megabytes of the template beside them
+_TRUNCATED = (
+    170  # megabytes above which putting all of the seeds back takes seconds, and as much memory
+)
+_LIVING, _BESIDE = (
+    (10, 100, 300, 1000),
+    170,
+)  # clones, and the megabytes of the template beside them
 _TESTS = (10, 100, 500, 2000)
 _CLONED = 500  # tests above which a clone for each takes the better part of a minute
 _SUITE_WAYS = ("auto", "rollback", "clone", "no database")
@@ -72,7 +77,9 @@ def measure(*, quick: bool) -> Iterator[Table]:
         write_medium_schema(project := state / "project")
         with open_template(configuration(state, rootdir=project)) as template:
             yield _tests(state, project, _TESTS[:few], _SUITE_WAYS[:few], rounds=once or 2)
-            yield _workers(template, state, project, _WORKERS[:few], seconds=0.3 if quick else 4.0)
+            yield _workers(
+                template, state, project, _WORKERS[:few], seconds=0.3 if quick else 4.0
+            )
     yield _megabytes(_MEGABYTES[:few], rounds=once or 4)
     if quick:
         yield _living((5, 10), _MEGABYTES[0], rounds=1)
@@ -92,19 +99,31 @@ def _tables(state: Path, sizes: tuple[int, ...], *, rounds: int) -> Table:
             for name in ("auto", "clone", "rollback")
         }
         actions |= {
-            ("auto: the first test of a process", size): _first(template) for size, template in templates.items()
+            ("auto: the first test of a process", size): _first(template)
+            for size, template in templates.items()
         }
         found = in_turns(actions, rounds=rounds)
         truncate = {
-            ("truncate", size): _timing(template, "truncate", write, stack) for size, template in templates.items()
+            ("truncate", size): _timing(template, "truncate", write, stack)
+            for size, template in templates.items()
         }
         found |= in_turns(truncate, rounds=rounds)
     small, large = sizes[0], sizes[-1]
     rows = [
         *lines(found, lambda series, size: f"{series}, {size:,} tables"),
         *(
-            times(f"{name}, {large:,} tables / {small}", found[name, large], found[name, small], target)
-            for name, target in (("auto", _GROWS), ("clone", None), ("rollback", None), ("truncate", None))
+            times(
+                f"{name}, {large:,} tables / {small}",
+                found[name, large],
+                found[name, small],
+                target,
+            )
+            for name, target in (
+                ("auto", _GROWS),
+                ("clone", None),
+                ("rollback", None),
+                ("truncate", None),
+            )
         ),
     ]
     about = (
@@ -125,14 +144,18 @@ def _megabytes(sizes: tuple[int, ...], *, rounds: int) -> Table:
                 without.append(f"{size:,}")
                 continue
             templates = {
-                each: _open(stack, state, write_seeded(state / f"{each}", megabytes=each), seed=[SEEDS])
+                each: _open(
+                    stack, state, write_seeded(state / f"{each}", megabytes=each), seed=[SEEDS]
+                )
                 for each in (small, size)
             }
             actions: dict[tuple[str, int], Callable[[], float]] = {}
             for each, template in templates.items():
                 auto = ByMode(template, "auto", stack)
                 actions["auto", each] = partial(milliseconds, auto, write)
-                actions["auto: changes 2 rows of the seeds", each] = partial(milliseconds, auto, changing(each))
+                actions["auto: changes 2 rows of the seeds", each] = partial(
+                    milliseconds, auto, changing(each)
+                )
                 actions["clone", each] = _timing(template, "clone", write, stack)
             turns = in_turns(actions, rounds=rounds)
             if size <= _TRUNCATED:
@@ -146,8 +169,14 @@ def _megabytes(sizes: tuple[int, ...], *, rounds: int) -> Table:
         for key, samples in turns.items():
             found[key] = [*found.get(key, ()), *samples]
         ratios += [
-            times(f"{name}, {size:,} MB / {small}", turns[name, size], turns[name, small], target)
-            for name, target in (("auto", _GROWS), ("auto: changes 2 rows of the seeds", None), ("clone", None))
+            times(
+                f"{name}, {size:,} MB / {small}", turns[name, size], turns[name, small], target
+            )
+            for name, target in (
+                ("auto", _GROWS),
+                ("auto: changes 2 rows of the seeds", None),
+                ("clone", None),
+            )
             if size == sizes[-1]
         ]
     rows = [*lines(found, lambda series, size: f"{series}, {size:,} MB"), *ratios]
@@ -185,7 +214,10 @@ def _living(numbers: tuple[int, ...], megabytes: int, *, rounds: int) -> Table:
     last = f"{growing.number:,} clones alive / {numbers[0]}"
     rows = [
         *lines(found, lambda series, number: f"{series}, {number:,} clones alive"),
-        *(times(f"{name}, {last}", grown[name], few[name], _GROWS if "auto" in name else None) for name in grown),
+        *(
+            times(f"{name}, {last}", grown[name], few[name], _GROWS if "auto" in name else None)
+            for name in grown
+        ),
     ]
     about = (
         f"The living clones are those of another session, of 2 tables, 8 MB each, and each has a slot of max_clones (a"
@@ -193,7 +225,9 @@ def _living(numbers: tuple[int, ...], megabytes: int, *, rounds: int) -> Table:
         f" of seeds is rewound, and one of 8 MB made and dropped. {_IN_TURNS} The ratios: the server on which they grow"
         f" to one on which {numbers[0]} live, in turns.{_left_out(without, 'clones')}"
     )
-    return Table("As living clones grow", about, rows, Chart("lines", y="ms a test", x="clones alive"))
+    return Table(
+        "As living clones grow", about, rows, Chart("lines", y="ms a test", x="clones alive")
+    )
 
 
 def _ways_beside(
@@ -210,7 +244,9 @@ def _ways_beside(
     }
 
 
-def _tests(state: Path, project: Path, numbers: Sequence[int], ways: Sequence[str], *, rounds: int) -> Table:
+def _tests(
+    state: Path, project: Path, numbers: Sequence[int], ways: Sequence[str], *, rounds: int
+) -> Table:
     (project / "test_suites.py").write_text(_SUITES)
     found: dict[tuple[str, int], list[list[float]]] = {}
 
@@ -220,7 +256,11 @@ def _tests(state: Path, project: Path, numbers: Sequence[int], ways: Sequence[st
         if name != "no database":
             variables["CLONEDB_ISOLATION"] = name
         place = f"test_suites.py::{test}"
-        return pytest_process(project, place, plugins=["clonedb.pytest_plugin"], **variables)[0] * 1e3 / number
+        return (
+            pytest_process(project, place, plugins=["clonedb.pytest_plugin"], **variables)[0]
+            * 1e3
+            / number
+        )
 
     run("no database", numbers[0])  # which warms up
     for _ in range(rounds):
@@ -231,7 +271,12 @@ def _tests(state: Path, project: Path, numbers: Sequence[int], ways: Sequence[st
     most, before = numbers[-1], numbers[-2]
     rows = [
         *lines(found, lambda series, number: f"{series}, {number:,} tests"),
-        times(f"auto, each of {most:,} tests / each of {before:,}", found["auto", most], found["auto", before], 1.1),
+        times(
+            f"auto, each of {most:,} tests / each of {before:,}",
+            found["auto", most],
+            found["auto", before],
+            1.1,
+        ),
         times(f"{most:,} tests: auto / rollback", found["auto", most], found["rollback", most]),
     ]
     about = (
@@ -239,10 +284,14 @@ def _tests(state: Path, project: Path, numbers: Sequence[int], ways: Sequence[st
         " tables of 40 through clonedb_session and commit; no other plugin; in turns. The embedded server and the"
         f" template are there. No database: as many tests that do nothing. clone: up to {_CLONED} tests."
     )
-    return Table("As tests grow", about, rows, Chart("lines", y="ms a test", x="tests in one run"))
+    return Table(
+        "As tests grow", about, rows, Chart("lines", y="ms a test", x="tests in one run")
+    )
 
 
-def _workers(template: Template, state: Path, project: Path, numbers: tuple[int, ...], *, seconds: float) -> Table:
+def _workers(
+    template: Template, state: Path, project: Path, numbers: tuple[int, ...], *, seconds: float
+) -> Table:
     found: dict[tuple[str, int], Turns] = {}
     for number in numbers:
         paid = crowd(template, state, project, number, seconds=seconds)
@@ -250,7 +299,9 @@ def _workers(template: Template, state: Path, project: Path, numbers: tuple[int,
         found["the whole test", number] = [[paid.whole]]
         found["its processor time", number] = [[paid.processor]]
         found["the suite's clock, for each test", number] = [[paid.whole / number]]
-    rows = list(lines(found, lambda series, number: f"{series}, {number} worker{'s' * (number > 1)}"))
+    rows = list(
+        lines(found, lambda series, number: f"{series}, {number} worker{'s' * (number > 1)}")
+    )
     about = (
         f"auto, {seconds:g} s each: processes on one embedded server, data in memory, each with a clone of 40 tables of"
         " which it writes 3 rows to 2 and rewinds. Processor time is the worker's and the server's. With more workers"
@@ -260,7 +311,9 @@ def _workers(template: Template, state: Path, project: Path, numbers: tuple[int,
 
 
 def _open(stack: contextlib.ExitStack, state: Path, project: Path, **settings: Any) -> Template:
-    return stack.enter_context(open_template(configuration(state, rootdir=project, keep_templates=50, **settings)))
+    return stack.enter_context(
+        open_template(configuration(state, rootdir=project, keep_templates=50, **settings))
+    )
 
 
 def _timing(

@@ -31,7 +31,13 @@ print(json.dumps({"lease": held, "query": time.perf_counter() - begin, "started"
 def measure(*, quick: bool) -> Iterator[Table]:
     """A table for each place the data may be in."""
     for name, base in bases():
-        yield _measure(name, base, first=2 if quick else 5, later=3 if quick else 10, joining=5 if quick else 20)
+        yield _measure(
+            name,
+            base,
+            first=2 if quick else 5,
+            later=3 if quick else 10,
+            joining=5 if quick else 20,
+        )
 
 
 def _measure(name: str, base: Path, *, first: int, later: int, joining: int) -> Table:
@@ -54,8 +60,16 @@ def _measure(name: str, base: Path, *, first: int, later: int, joining: int) -> 
         ("joining a running server", joins, 20.0),
     ):
         rows.append(Measurement(label, [lease * 1e3 for lease, _, _ in samples], "ms", target))
-        rows.append(Measurement("  ... and its first answer", [query * 1e3 for _, query, _ in samples], "ms"))
-        rows.append(Measurement("  ... the whole process", [whole * 1e3 for _, _, whole in samples], "ms"))
+        rows.append(
+            Measurement(
+                "  ... and its first answer", [query * 1e3 for _, query, _ in samples], "ms"
+            )
+        )
+        rows.append(
+            Measurement(
+                "  ... the whole process", [whole * 1e3 for _, _, whole in samples], "ms"
+            )
+        )
     about = (
         "In a fresh process each, from before the import of clonedb.embedded.leases until the lease is held; its"
         " first answer comes after the import of psycopg; the whole process includes the interpreter's start and end."
@@ -66,5 +80,7 @@ def _measure(name: str, base: Path, *, first: int, later: int, joining: int) -> 
 def _lease(state: Path, *, started: bool) -> tuple[float, float, float]:
     whole, found = run(LEASE, str(state))
     if found["started"] is not started:
-        raise RuntimeError(f"a lease that should{'' if started else ' not'} start the server did otherwise: {found}")
+        raise RuntimeError(
+            f"a lease that should{'' if started else ' not'} start the server did otherwise: {found}"
+        )
     return found["lease"], found["query"], whole

@@ -30,7 +30,9 @@ def measure(*, quick: bool) -> Iterator[Table]:
         for number, peer in enumerate(peers):
             if peer.name in {SESSION.name, READY.name}:
                 Suite(peer, given, given.directory / f"before_{number}", writing=4).run(WORKERS)
-            suites[peer.name] = Suite(peer, given, given.directory / f"suite_{number}", writing=tests)
+            suites[peer.name] = Suite(
+                peer, given, given.directory / f"suite_{number}", writing=tests
+            )
         for _ in range(rounds):
             for label, suite in suites.items():
                 found[label].append(suite.run(WORKERS).whole * tests / 1e3)
@@ -48,4 +50,6 @@ def measure(*, quick: bool) -> Iterator[Table]:
         " documentation writes it, on a database that each worker migrates at its start, and on one that a run before"
         " has left. clonedb's template is there from a run before; each worker clones it."
     )
-    yield Table(f"A suite of {tests:,} tests", about, rows, Chart("bars", y="seconds, the whole suite"))
+    yield Table(
+        f"A suite of {tests:,} tests", about, rows, Chart("bars", y="seconds, the whole suite")
+    )

@@ -31,14 +31,26 @@ _SIZES = (
 )
 _CHEAP, _DEAR = 42, 3  # tests that are measured of a way, by how long they take
 _PAUSE = 0.05  # seconds that a test takes which leaves a pool the time to keep up
-_AUTO, _CLONE, _TRUNCATE, _MIGRATE = "auto: writes 3 rows", "clone: tests of no time", "truncate", "migrate"
+_AUTO, _CLONE, _TRUNCATE, _MIGRATE = (
+    "auto: writes 3 rows",
+    "clone: tests of no time",
+    "truncate",
+    "migrate",
+)
 
 
 def measure(*, quick: bool) -> Iterator[Table]:
     """All sizes on the embedded server, by one process and by two at once."""
     with state_dir() as state:
         about = "On the embedded server, data in memory, fsync off"
-        yield from _tables(about, state, None, (_SMALL, _MEDIUM) if quick else _SIZES, 1 if quick else 3, quick=quick)
+        yield from _tables(
+            about,
+            state,
+            None,
+            (_SMALL, _MEDIUM) if quick else _SIZES,
+            1 if quick else 3,
+            quick=quick,
+        )
 
 
 def ordinary(*, quick: bool) -> Iterator[Table]:
@@ -66,13 +78,28 @@ def _tables(
                 dump(clone, script)
             cheap, dear = (2, 1) if quick else (_CHEAP, _DEAR)
             for processes in (1,) if quick else (1, 2):
-                plan = _Plan(size, state, project, settings, script, rounds, -(-dear // processes), -(-cheap // rounds))
+                plan = _Plan(
+                    size,
+                    state,
+                    project,
+                    settings,
+                    script,
+                    rounds,
+                    -(-dear // processes),
+                    -(-cheap // rounds),
+                )
                 yield _table(where, size, template, together(plan, processes), processes)
 
 
-def _table(where: str, size: Size, template: Template, found: Mapping[str, Found], processes: int) -> Table:
+def _table(
+    where: str, size: Size, template: Template, found: Mapping[str, Found], processes: int
+) -> Table:
     title = f"{size}, -n {processes}: what a test pays for a clean database"
-    rows = [Measurement(label, each.samples, "ms", series=each.series) for label, each in found.items() if each.samples]
+    rows = [
+        Measurement(label, each.samples, "ms", series=each.series)
+        for label, each in found.items()
+        if each.samples
+    ]
     for label in (_TRUNCATE, _CLONE, _MIGRATE):
         these, those = found[label].rounds, found[_AUTO].rounds
         if these and those:
@@ -90,15 +117,23 @@ def _table(where: str, size: Size, template: Template, found: Mapping[str, Found
         " dump: CREATE DATABASE, psql in one transaction, DROP DATABASE."
     )
     missing = "".join(
-        f" {label} is missing or incomplete: {each.failure}." for label, each in found.items() if each.failure
+        f" {label} is missing or incomplete: {each.failure}."
+        for label, each in found.items()
+        if each.failure
     )
-    return Table(title, about + missing, rows, Chart("bars", y="ms a test, before and after it"))
+    return Table(
+        title, about + missing, rows, Chart("bars", y="ms a test, before and after it")
+    )
 
 
-def _medians(these: list[list[float]], those: list[list[float]]) -> tuple[list[float], list[float]]:
+def _medians(
+    these: list[list[float]], those: list[list[float]]
+) -> tuple[list[float], list[float]]:
     """The medians of rounds that both have."""
     pairs = list(zip(these, those, strict=False))
-    return [statistics.median(one) for one, _ in pairs], [statistics.median(other) for _, other in pairs]
+    return [statistics.median(one) for one, _ in pairs], [
+        statistics.median(other) for _, other in pairs
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +163,18 @@ class _Plan:
 
             def settle() -> None:
                 if first and self.rounds > 1:  # nobody pays for what others wrote
-                    template("clone").server.run(lambda connection: connection.execute("checkpoint"))
+                    template("clone").server.run(
+                        lambda connection: connection.execute("checkpoint")
+                    )
 
             candidates = list(_candidates(self.size, self.script, template))
             amount = {"rounds": self.rounds, "dear": self.dear, "most": self.most}
             return in_turns(candidates, **amount, settle=settle, step=step)
 
 
-def _candidates(size: Size, script: Path, template: Callable[[str], Template]) -> Iterator[Candidate]:
+def _candidates(
+    size: Size, script: Path, template: Callable[[str], Template]
+) -> Iterator[Candidate]:
     """The ways; `template` gives the template as it is opened under an isolation."""
     plain = template("clone")
     with plain.clone() as clone:
@@ -144,7 +183,9 @@ def _candidates(size: Size, script: Path, template: Callable[[str], Template]) -
 
     def ours(label: str, isolation: str, **more: Any) -> Candidate:
         opened = template(isolation)
-        return Candidate(label, "clonedb", lambda stack, _: ByMode(opened, isolation, stack), **more)
+        return Candidate(
+            label, "clonedb", lambda stack, _: ByMode(opened, isolation, stack), **more
+        )
 
     def pooled(label: str, isolation: str, *, refusals: bool = False, **more: Any) -> Candidate:
         opened = template(isolation)
@@ -155,7 +196,12 @@ def _candidates(size: Size, script: Path, template: Callable[[str], Template]) -
         return Candidate(label, "clonedb", way, lasting=False, leaves=True, **more)
 
     def by_hand(label: str, statements: str) -> Candidate:
-        return Candidate(label, "by hand", lambda stack, _: ByStatements(plain, stack, statements), ready=True)
+        return Candidate(
+            label,
+            "by hand",
+            lambda stack, _: ByStatements(plain, stack, statements),
+            ready=True,
+        )
 
     def by_tool(label: str, way: Callable[[contextlib.ExitStack], Way]) -> Candidate:
         return Candidate(label, "other", lambda stack, _: way(stack), ready=True)
@@ -173,5 +219,8 @@ def _candidates(size: Size, script: Path, template: Callable[[str], Template]) -
     yield by_hand("TRUNCATE of all, by hand", size.truncate + size.insert(keys=True))
     yield ours(_TRUNCATE, "truncate")
     yield ours(_MIGRATE, "migrate")
-    yield by_tool("create_all, drop_all", lambda stack: ByMetadata(plain, stack, models, size.insert(keys=False)))
+    yield by_tool(
+        "create_all, drop_all",
+        lambda stack: ByMetadata(plain, stack, models, size.insert(keys=False)),
+    )
     yield by_tool("restoring a dump", lambda _: ByDump(plain, script))

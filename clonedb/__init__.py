@@ -31,7 +31,11 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from clonedb.pytest_plugin.scopes import fixture
-    from clonedb.sessions.leaks import LeakedConnectionWarning, ReadonlyWarning, ServerChangedWarning
+    from clonedb.sessions.leaks import (
+        LeakedConnectionWarning,
+        ReadonlyWarning,
+        ServerChangedWarning,
+    )
     from clonedb.settings.config import Config
     from clonedb.settings.typed import Settings, TemplateSettings
 
@@ -95,7 +99,9 @@ if not TYPE_CHECKING:  # a type checker that sees it takes every wrong name for 
 
             return version("clonedb")
         if name in __all__:
-            return getattr(importlib.import_module(f"clonedb.{_HOMES.get(name, 'errors')}"), name)
+            return getattr(
+                importlib.import_module(f"clonedb.{_HOMES.get(name, 'errors')}"), name
+            )
         raise AttributeError(f"module 'clonedb' has no attribute {name!r}")
 
 

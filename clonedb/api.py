@@ -23,7 +23,7 @@ from clonedb.postgres.servers import Servers, open_server
 from clonedb.postgres.url_driver import require_driver
 from clonedb.progress import Progress, Silence, Warnings
 from clonedb.sessions.echo import print_statements
-from clonedb.settings.keys import check
+from clonedb.settings.checks import check
 from clonedb.settings.load import load
 from clonedb.templates.chain import Chain
 from clonedb.templates.ensure import TemplateRecord, ensure, find, sources_of
@@ -54,8 +54,8 @@ __all__ = [
 class Template:
     """A template that is ready, on a server that this process holds a lease on until `close()`.
 
-    `name` is the template database's. `open_base` opens the template that it is built upon, if it is: one that was
-    restored from a file is there without.
+    `name` is the template database's. `open_base` opens the template that it is built upon, if
+    it is: one that was restored from a file is there without.
     """
 
     def __init__(
@@ -75,7 +75,9 @@ class Template:
         self._open_base = open_base
         self._collector = collector
         self._lock = threading.Lock()
-        self._supplies: dict[int, Supply] = {}  # by process: a forked child leaves its parent's clones alone
+        self._supplies: dict[
+            int, Supply
+        ] = {}  # by process: a forked child leaves its parent's clones alone
         self._end = weakref.finalize(self, server.close)
 
     @property
@@ -120,12 +122,15 @@ class Template:
         self._require_open()
         return create(self.server, self.record)
 
-    def database(self, isolation: Isolation | None = None) -> contextlib.AbstractContextManager[Database]:
+    def database(
+        self, isolation: Isolation | None = None
+    ) -> contextlib.AbstractContextManager[Database]:
         """A database as a test gets it, under one of the isolations, for as long as the context lasts.
 
-        Without an `isolation` it is the configured one. Leaving the context gives the database back: under `auto` it is
-        rewound, and the next one that enters gets it. Two at a time are two databases, nested or in threads (under
-        `worker` they are one). Connections that are left open are ended, with a LeakedConnectionWarning.
+        Without an `isolation` it is the configured one. Leaving the context gives the database
+        back: under `auto` it is rewound, and the next one that enters gets it. Two at a time
+        are two databases, nested or in threads (under `worker` they are one). Connections that
+        are left open are ended, with a LeakedConnectionWarning.
 
             with template.database() as db:
                 engine = db.engine()
@@ -142,7 +147,9 @@ class Template:
 
     def _require_open(self) -> None:
         if not self._end.alive:
-            raise ServerError(f"template {self.name!r} was closed here; open it again with clonedb.template()")
+            raise ServerError(
+                f"template {self.name!r} was closed here; open it again with clonedb.template()"
+            )
 
     def close(self) -> None:
         """Drop what `database` holds for later, and give up the server; the next process collects the clones left."""
@@ -163,7 +170,10 @@ class Template:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -171,13 +181,14 @@ class Template:
 def template(start: str | Path = ".", **settings: Unpack[Settings]) -> Template:
     """The template of the project in a directory, built if it is not there.
 
-    `settings` are the keys of `[tool.clonedb]`, and win over every other place. Use it as a context manager, or call
-    `close()`; a process that ends gives everything up by itself.
+    `settings` are the keys of `[tool.clonedb]`, and win over every other place. Use it as a
+    context manager, or call `close()`; a process that ends gives everything up by itself.
 
         with clonedb.template() as template, template.clone() as db:
             engine = sqlalchemy.create_engine(db.url)
 
-    What the build warns of becomes a UserWarning. Raises ConfigError, ServerError, BuildError or LockTimeoutError.
+    What the build warns of becomes a UserWarning. Raises ConfigError, ServerError, BuildError
+    or LockTimeoutError.
     """
     config = load(Path(start))
     if settings:
@@ -190,10 +201,13 @@ def template(start: str | Path = ".", **settings: Unpack[Settings]) -> Template:
     except BaseException:  # a filter made an error of it
         opened.close()
         raise
+
     return opened
 
 
-def open_project_server(config: Config, *, progress: Progress | None = None, servers: Servers | None = None) -> Server:
+def open_project_server(
+    config: Config, *, progress: Progress | None = None, servers: Servers | None = None
+) -> Server:
     """The server for a project: the first that has every extension its files name, if something makes its schema.
 
     It is one of `servers` if those are given.
@@ -214,15 +228,17 @@ def open_template(
 ) -> Template:
     """The template of a configured project; `run` names the test run that its workers share.
 
-    One that is built upon another is opened after that, on the same server, which is one of `servers` if those are
-    given. Without a run, what dead processes left on the server is collected in the background; a run sees to that
-    itself. Raises as `template` does.
+    One that is built upon another is opened after that, on the same server, which is one of
+    `servers` if those are given. Without a run, what dead processes left on the server is
+    collected in the background; a run sees to that itself. Raises as `template` does.
     """
     with files_that_can_be_written(config.rootdir):
         chain = Chain.of(resolved(config))
         if config.echo:
             print_statements()
-        opening = _Opening(run, progress or Silence(), rebuild, chain.extensions, servers or Servers())
+        opening = _Opening(
+            run, progress or Silence(), rebuild, chain.extensions, servers or Servers()
+        )
         return opening.open(chain, collecting=run is None)
 
 
@@ -259,23 +275,33 @@ class _Opening(NamedTuple):
                     rebuild=anew,
                     base=base.record if base else None,
                 )
-            if self.run is not None and RunPin(config, self.run).write(record.name) != record.name:
+
+            if (
+                self.run is not None
+                and RunPin(config, self.run).write(record.name) != record.name
+            ):
                 record = _pinned(server, config, self.run) or record  # another worker was first
         except BaseException:
             server.close()
             if base is not None:
                 base.close()
             raise
+
         open_below = None if below is None else functools.partial(self.open, below)
         collector = None
         if collecting:
             from clonedb.clones.collector import Collector
 
             collector = Collector(server)
-        return Template(server, record, recipe, base=base, open_base=open_below, collector=collector)
+
+        return Template(
+            server, record, recipe, base=base, open_base=open_below, collector=collector
+        )
 
 
-def fingerprint_of(config: Config, *, progress: Progress | None = None) -> tuple[Server, Recipe, Fingerprint]:
+def fingerprint_of(
+    config: Config, *, progress: Progress | None = None
+) -> tuple[Server, Recipe, Fingerprint]:
     """The fingerprint of the template that a configuration means, its recipe, and the open server that it is for.
 
     Raises ConfigError or ServerError.

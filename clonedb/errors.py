@@ -19,7 +19,8 @@ CloneDBError
  +-- RewindError              a rewound clone differs from a new one (asked for by `verify`)
  +-- EndedTestError           what a test was handed was used after the test's end
 
-A message says what happened, shows the value by its repr, and says what to do. No message holds a password.
+A message says what happened, shows the value by its repr, and says what to do. No message holds
+a password.
 """
 
 from __future__ import annotations

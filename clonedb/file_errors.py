@@ -27,6 +27,7 @@ def files_that_can_be_written(project: Path) -> Iterator[None]:
             raise ServerError(
                 f"cannot read or write {path!r} in the project's directory: {said}; let this account do so"
             ) from error
+
         raise ServerError(
             f"cannot read or write a file: {said}{f' ({path})' if path else ''}; clonedb keeps locks, indexes and the"
             " embedded server in its state directory: make room there, or set state_dir (CLONEDB_STATE_DIR) to another"

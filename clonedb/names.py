@@ -1,8 +1,9 @@
 """The names of the databases clonedb makes: composed, recognised, and told from everybody else's.
 
-A name is `<prefix>_<kind>_<what>_..._<mark>`. The mark is a checksum of the rest, so a database carries the proof that
-clonedb made it from the instant it exists, even when the process that ran CREATE DATABASE was killed right after: a
-COMMENT would have to come in a second statement. A database whose mark does not fit is never touched.
+A name is `<prefix>_<kind>_<what>_..._<mark>`. The mark is a checksum of the rest, so a database
+carries the proof that clonedb made it from the instant it exists, even when the process that
+ran CREATE DATABASE was killed right after: a COMMENT would have to come in a second statement.
+A database whose mark does not fit is never touched.
 """
 
 from __future__ import annotations
@@ -16,12 +17,24 @@ from typing import Literal, NamedTuple
 
 from clonedb.errors import ConfigError
 
-__all__ = ["Kind", "Name", "clone_name", "new_owner", "parse", "template_name", "unfinished_name"]
+__all__ = [
+    "Kind",
+    "Name",
+    "clone_name",
+    "new_owner",
+    "parse",
+    "template_name",
+    "unfinished_name",
+]
 
 Kind = Literal["template", "unfinished", "clone"]
 
-_LETTERS: Mapping[Kind, str] = MappingProxyType({"template": "t", "unfinished": "b", "clone": "c"})
-_KINDS: Mapping[str, Kind] = MappingProxyType({letter: kind for kind, letter in _LETTERS.items()})
+_LETTERS: Mapping[Kind, str] = MappingProxyType(
+    {"template": "t", "unfinished": "b", "clone": "c"}
+)
+_KINDS: Mapping[str, Kind] = MappingProxyType(
+    {letter: kind for kind, letter in _LETTERS.items()}
+)
 _PREFIX = r"[a-z][a-z0-9_]{0,23}"
 _NAME = rf"(?P<prefix>{_PREFIX})_(?P<kind>[tbc])_(?P<rest>[0-9a-z_]+)_(?P<mark>[0-9a-f]{{6}})"
 _OWNER_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
@@ -59,7 +72,11 @@ def clone_name(prefix: str, fingerprint: str, owner: str, number: int) -> str:
 def parse(prefix: str, text: str) -> Name | None:
     """What a database's name says, or None when clonedb did not make it under this prefix."""
     match = re.fullmatch(_NAME, text)
-    if not match or match["prefix"] != prefix or match["mark"] != _mark(text.rpartition("_")[0]):
+    if (
+        not match
+        or match["prefix"] != prefix
+        or match["mark"] != _mark(text.rpartition("_")[0])
+    ):
         return None
     fingerprint, _, rest = match["rest"].partition("_")
     return Name(text, _KINDS[match["kind"]], fingerprint, rest.partition("_")[0] or None)

@@ -1,8 +1,8 @@
 """What clonedb takes of its process when it is imported, before a test can replace it: the clock, sleep, the pid.
 
-clonedb runs in the processes of other people's tests. freezegun replaces `time.monotonic` in every module that has it,
-time-machine replaces it in the interpreter, and a frozen clock never reaches a deadline. Both leave
-`clock_gettime(CLOCK_MONOTONIC)` alone.
+clonedb runs in the processes of other people's tests. freezegun replaces `time.monotonic` in
+every module that has it, time-machine replaces it in the interpreter, and a frozen clock never
+reaches a deadline. Both leave `clock_gettime(CLOCK_MONOTONIC)` alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ sleep: Callable[[float], object] = time.sleep
 _gettime = time.clock_gettime
 _gettime_ns = time.clock_gettime_ns
 _MONOTONIC = time.CLOCK_MONOTONIC
-# CLOCK_REALTIME_COARSE, which the kernel stamps files with, and which time-machine does not know
+# CLOCK_REALTIME_COARSE, which the kernel stamps files with, and which time-machine does not
+# know
 _WALL = 5 if sys.platform == "linux" else time.CLOCK_REALTIME
 
 

@@ -1,8 +1,9 @@
 """Directories of this account alone, and the files in them: opened so that no other account decides what is opened.
 
-A directory in a shared place (/tmp, /dev/shm) has a name that others can take first, with a directory of theirs or with
-a symbolic link. So each use opens it without following links, looks at the owner, kind and mode of what was opened, and
-opens everything in it relative to that descriptor.
+A directory in a shared place (/tmp, /dev/shm) has a name that others can take first, with a
+directory of theirs or with a symbolic link. So each use opens it without following links, looks
+at the owner, kind and mode of what was opened, and opens everything in it relative to that
+descriptor.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ _REGULAR = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 class PrivateDirectory(NamedTuple):
     """A directory that this account alone writes to, as are those on the way to it from `base`.
 
-    `below` are the names on that way. Every method looks anew, and raises ServerError when one of the directories
-    belongs to another account, is a link, or may be written by others: an account that may write to it decides which files are
-    used. It raises FileNotFoundError when one is not there, unless it says otherwise.
+    `below` are the names on that way. Every method looks anew, and raises ServerError when one
+    of the directories belongs to another account, is a link, or may be written by others: an
+    account that may write to it decides which files are used. It raises FileNotFoundError when
+    one is not there, unless it says otherwise.
     """
 
     base: Path
@@ -71,7 +73,9 @@ class PrivateDirectory(NamedTuple):
         here = _open_directory(self.base, None)
         try:
             for depth, name in enumerate(self.below, 1):
-                there = _open_directory(Path(name), here, self.base.joinpath(*self.below[:depth]))
+                there = _open_directory(
+                    Path(name), here, self.base.joinpath(*self.below[:depth])
+                )
                 os.close(here)
                 here = there
             yield here
@@ -91,6 +95,7 @@ class PrivateDirectory(NamedTuple):
                 raise ServerError(
                     f"cannot make {str(part.path)!r}: {error}; set state_dir (CLONEDB_STATE_DIR)"
                 ) from None
+
             with part.entered() as directory:
                 if made:
                     os.fchmod(directory, mode)  # mkdir's mode is cut by the umask
@@ -119,7 +124,14 @@ class PrivateDirectory(NamedTuple):
     def open(self, name: str, flags: int, mode: int = 0o600) -> int:
         """Open a file of this account in it, and nothing but a regular file, without waiting; see open_regular()."""
         with self.entered() as directory:
-            return open_regular(name, flags, mode, directory=directory, owner=os.geteuid(), path=self.path / name)
+            return open_regular(
+                name,
+                flags,
+                mode,
+                directory=directory,
+                owner=os.geteuid(),
+                path=self.path / name,
+            )
 
     def read_bytes(self, name: str) -> bytes:
         """The contents of a file."""
@@ -166,7 +178,8 @@ class PrivateDirectory(NamedTuple):
     def try_lock(self, name: str, operation: int) -> int | None:
         """A descriptor that holds the lock on a file, which is made if need be; None when another process holds it.
 
-        A lock on a file that was deleted meanwhile proves nothing, so it is taken again on the file that is there now.
+        A lock on a file that was deleted meanwhile proves nothing, so it is taken again on the
+        file that is there now.
         """
         while True:
             descriptor = self.open(name, os.O_RDWR | os.O_CREAT)
@@ -183,6 +196,7 @@ class PrivateDirectory(NamedTuple):
                     f"cannot lock {str(self.path / name)!r}: {error}; set state_dir (CLONEDB_STATE_DIR) to a local"
                     " file system"
                 ) from None
+
             os.close(descriptor)
 
     def is_held(self, name: str) -> bool:
@@ -213,8 +227,9 @@ def open_regular(
 ) -> int:
     """Open a regular file, without following a link in its last place and without waiting (for a FIFO's other end).
 
-    `owner` is the account that alone may write to it, if that matters; an error calls the file `path`, and says to do
-    `remedy`. Raises ServerError when it is anything else, FileNotFoundError when it is not there.
+    `owner` is the account that alone may write to it, if that matters; an error calls the file
+    `path`, and says to do `remedy`. Raises ServerError when it is anything else,
+    FileNotFoundError when it is not there.
     """
     shown = str(path or name)
     try:
@@ -222,9 +237,13 @@ def open_regular(
     except OSError as error:  # ELOOP: a link; ENXIO: a FIFO or socket
         found = _look(name, directory)
         if found is None or stat.S_ISREG(found.st_mode):
-            error.filename = shown  # which names no directory where that was given as a descriptor
+            error.filename = (
+                shown  # which names no directory where that was given as a descriptor
+            )
             raise
+
         raise ServerError(f"will not open {shown!r}: it is {_kind(found)}; {remedy}") from error
+
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         problem = f"it is {_kind(found)}"
@@ -234,11 +253,14 @@ def open_regular(
         problem = f"it belongs to uid {found.st_uid}"
     else:
         problem = f"others may write to it (mode {stat.S_IMODE(found.st_mode):04o})"
+
     os.close(descriptor)
     raise ServerError(f"will not open {shown!r}: {problem}; {remedy}")
 
 
-def read_regular(name: str | Path, *, directory: int | None = None, owner: int | None = None) -> bytes:
+def read_regular(
+    name: str | Path, *, directory: int | None = None, owner: int | None = None
+) -> bytes:
     """The contents of a regular file; see open_regular()."""
     return _read(open_regular(name, os.O_RDONLY, directory=directory, owner=owner))
 
@@ -250,7 +272,8 @@ def read_file(path: Path) -> bytes:
     if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)
         raise OSError(
-            errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL, f"it is {_kind(found)} and no file"
+            errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL,
+            f"it is {_kind(found)} and no file",
         )
     return _read(descriptor)
 
@@ -259,11 +282,14 @@ def read_file(path: Path) -> bytes:
 def _written(directory: int, name: str, text: str | bytes, mode: int) -> Iterator[str]:
     """The name of a new file with a text, which is gone after the context if it still has that name."""
     new = f".{name}.{secrets.token_hex(4)}"
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _REGULAR, mode, dir_fd=directory)
+    descriptor = os.open(
+        new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _REGULAR, mode, dir_fd=directory
+    )
     try:
         with open(descriptor, "wb") as file:  # noqa: PTH123  # Path.open() takes no descriptor
             os.fchmod(descriptor, mode)
             file.write(text.encode() if isinstance(text, str) else text)
+
         yield new
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -288,7 +314,11 @@ def _open_directory(name: Path, above: int | None, path: Path | None = None) -> 
             raise FileNotFoundError(str(path)) from error
         problem = f"it is {_kind(found)}"
         if stat.S_ISDIR(found.st_mode):
-            problem = f"it belongs to uid {found.st_uid}" if found.st_uid != os.geteuid() else str(error.strerror)
+            problem = (
+                f"it belongs to uid {found.st_uid}"
+                if found.st_uid != os.geteuid()
+                else str(error.strerror)
+            )
     else:
         found = os.fstat(descriptor)
         if found.st_uid == os.geteuid() and not found.st_mode & 0o022:
@@ -297,6 +327,7 @@ def _open_directory(name: Path, above: int | None, path: Path | None = None) -> 
         problem = f"others may write to it (mode {stat.S_IMODE(found.st_mode):04o})"
         if found.st_uid != os.geteuid():
             problem = f"it belongs to uid {found.st_uid}"
+
     raise ServerError(
         f"will not keep files in {str(path)!r}: {problem}; set state_dir (CLONEDB_STATE_DIR) to a directory of your own"
     )

@@ -23,17 +23,22 @@ if TYPE_CHECKING:
 
 __all__ = ["RevisionDatabase", "at", "config_at", "resolve"]
 
-_REVISION = re.compile(r"""^revision\s*(?::[^=\n]*)?=\s*(['"])([^'"\n]+)\1\s*(?:#.*)?$""", re.MULTILINE)
+_REVISION = re.compile(
+    r"""^revision\s*(?::[^=\n]*)?=\s*(['"])([^'"\n]+)\1\s*(?:#.*)?$""", re.MULTILINE
+)
 _LABELS = re.compile(r"^branch_labels\s*(?::[^=\n]*)?=\s*(.*)$", re.MULTILINE)
 _WORDS = frozenset({"base", "head", "heads"})
-_SIGNS = frozenset("+-@:")  # of relative revisions and branches; Alembic allows none of them in a revision's name
+_SIGNS = frozenset(
+    "+-@:"
+)  # of relative revisions and branches; Alembic allows none of them in a revision's name
 
 
 class RevisionDatabase(PlainDatabase):
     """A clone that its test takes up and down: what a migration does to the rows that were there before.
 
-    Migrations run as the maintenance role, in an interpreter that serves the clone until `close`: 0.4 s for the first,
-    then what env.py and the revisions take. Before each, the pools of the clone's engines are emptied.
+    Migrations run as the maintenance role, in an interpreter that serves the clone until
+    `close`: 0.4 s for the first, then what env.py and the revisions take. Before each, the
+    pools of the clone's engines are emptied.
     """
 
     def __init__(self, clone: Clone, recipe: AlembicRecipe) -> None:
@@ -69,17 +74,21 @@ class RevisionDatabase(PlainDatabase):
         if self._session is None or self._blockers is None:
             server = self.clone.server
             self._blockers = Blockers(server, self.name)
-            self._session = self.recipe.migrator.session(server.url(self.name), waiting=self._blockers)
+            self._session = self.recipe.migrator.session(
+                server.url(self.name), waiting=self._blockers
+            )
         self._blockers.forget()
         return self._session
 
 
-def at(config: Config, revision: str, *, run: str | None = None, progress: Progress | None = None) -> Template:
+def at(
+    config: Config, revision: str, *, run: str | None = None, progress: Progress | None = None
+) -> Template:
     """The template of a project at one revision, without seeds, built if it is not there: the second use is a clone.
 
-    `revision` is what Alembic takes: a name, the beginning of one, "head", "heads", a branch; "base" is a database
-    without any. Make a `RevisionDatabase` of its clones. Raises as `open_template` does, and ConfigError for a revision
-    that is not there.
+    `revision` is what Alembic takes: a name, the beginning of one, "head", "heads", a branch;
+    "base" is a database without any. Make a `RevisionDatabase` of its clones. Raises as
+    `open_template` does, and ConfigError for a revision that is not there.
     """
     return open_template(config_at(config, revision), run=run, progress=progress)
 
@@ -96,13 +105,16 @@ def config_at(config: Config, revision: str) -> Config:
 def resolve(project: Project, revision: str, source: str) -> str:
     """The whole name of a revision, read from the files without running them.
 
-    A name that nothing starts with is an error with the nearest one, before a database is made. What only Alembic can
-    know is left to it: relative revisions, branches, and names that a file works out when it is run.
+    A name that nothing starts with is an error with the nearest one, before a database is made.
+    What only Alembic can know is left to it: relative revisions, branches, and names that a
+    file works out when it is run.
     """
     __tracebackhide__ = True
     if revision in _WORDS or _SIGNS.intersection(revision):
         return revision
-    files = [path for path in project.revision_files() if path.suffix == ".py" and path.is_file()]
+    files = [
+        path for path in project.revision_files() if path.suffix == ".py" and path.is_file()
+    ]
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in files]
     matches = [_REVISION.search(text) for text in texts]
     known = [match[2] for match in matches if match]
@@ -113,7 +125,10 @@ def resolve(project: Project, revision: str, source: str) -> str:
         return found[0]
     if found:
         listed = ", ".join(sorted(found)[:5])
-        raise ConfigError(f"{source}: several revisions begin with {revision!r}: {listed}; write one of them out")
+        raise ConfigError(
+            f"{source}: several revisions begin with {revision!r}: {listed}; write one of them out"
+        )
+
     labels = "\n".join(match[1] for text in texts if (match := _LABELS.search(text)))
     if None in matches or re.search(rf"""['"]{re.escape(revision)}['"]""", labels):
         return revision

@@ -24,9 +24,10 @@ __all__ = ["RunState", "Statistics", "Turns"]
 class Statistics:
     """What a process did with clonedb; crosses from an xdist worker to the controller as a dictionary.
 
-    `templates` says of each by its name which server it is on, and the seconds it took if this process built it. `paid`
-    holds the milliseconds that each test spent on getting and giving back its databases; `outcomes` counts what became
-    of them afterwards under `auto`, by kind and reason.
+    `templates` says of each by its name which server it is on, and the seconds it took if this
+    process built it. `paid` holds the milliseconds that each test spent on getting and giving
+    back its databases; `outcomes` counts what became of them afterwards under `auto`, by kind
+    and reason.
     """
 
     def __init__(self, **data: Any) -> None:
@@ -64,8 +65,8 @@ class _HasSpares(Protocol):
 class Turns:
     """The threads of a process that acquire and release databases in turns, whatever an isolation mode does meanwhile.
 
-    A thread that waits for room in the middle of acquiring lets others release: it waits for what they have. It does
-    not let them acquire, as it has begun to change the mode's state.
+    A thread that waits for room in the middle of acquiring lets others release: it waits for
+    what they have. It does not let them acquire, as it has begun to change the mode's state.
     """
 
     def __init__(self) -> None:
@@ -121,16 +122,19 @@ class Turns:
 
     def others_work(self) -> bool:
         """Whether a thread has a database, and does not acquire another one at the moment."""
-        return any(count and thread not in self._acquiring for thread, count in [*self._databases.items()])
+        return any(
+            count and thread not in self._acquiring
+            for thread, count in [*self._databases.items()]
+        )
 
 
 class RunState:
     """What the supplies of one process share.
 
-    `turns` are those of its threads. `say` prints what this process waits for. `expected` is how many
-    tests of this process may ask for a database, None if that is not known; `is_single` whether it runs one test only.
-    `server_changes` says what the tests that ended changed of the whole server, and is emptied by the caller that tells
-    of it.
+    `turns` are those of its threads. `say` prints what this process waits for. `expected` is
+    how many tests of this process may ask for a database, None if that is not known;
+    `is_single` whether it runs one test only. `server_changes` says what the tests that ended
+    changed of the whole server, and is emptied by the caller that tells of it.
     """
 
     def __init__(
@@ -174,7 +178,9 @@ class RunState:
         if server not in self._caps:
             from clonedb.postgres.cap import Cap
 
-            self._caps[server] = Cap(server, self._say, pause=self._pause, others_work=self.turns.others_work)
+            self._caps[server] = Cap(
+                server, self._say, pause=self._pause, others_work=self.turns.others_work
+            )
         return self._caps[server]
 
     def _pause(self, seconds: float) -> None:

@@ -29,8 +29,9 @@ _HOLDER = "the block of `with template.database()`"
 class Supply:
     """The databases of one template: its pool, its isolation modes, the drops that are under way.
 
-    It is what an isolation mode gets its clones from (`isolation.mode.CloneSource`). `base` opens the template that
-    this one is built upon, None for one that is built from nothing. `run` is what all supplies of the process share.
+    It is what an isolation mode gets its clones from (`isolation.mode.CloneSource`). `base`
+    opens the template that this one is built upon, None for one that is built from nothing.
+    `run` is what all supplies of the process share.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class Supply:
 
     def clone(self, *, ahead: int = 0) -> Clone:
         """A new clone, counted; `ahead` is how many it pays to make ahead for the next times."""
-        if self.recipe.config.template == "revision":  # of which there are many, each asked for rarely
+        if (
+            self.recipe.config.template == "revision"
+        ):  # of which there are many, each asked for rarely
             ahead = 0
         clone = self._pool.take(self.run.release_spares, ahead=ahead)
         self.run.statistics.clones += 1
@@ -96,7 +99,8 @@ class Supply:
     def changed(self, what: str | None) -> None:
         """The test that ended has changed what belongs to the whole server; `what` says what stays of that.
 
-        Sessions that were opened meanwhile for later tests may have it, so that no clone is held for later.
+        Sessions that were opened meanwhile for later tests may have it, so that no clone is
+        held for later.
         """
         if what:
             self.run.server_changes.append(what)
@@ -105,7 +109,8 @@ class Supply:
     def isolation(self, name: str) -> Isolation:
         """The isolation mode of a name, made when it is first asked for.
 
-        The only test of a process has no successor: getting ready to rewind would cost more than a drop.
+        The only test of a process has no successor: getting ready to rewind would cost more
+        than a drop.
         """
         if name == "auto" and self.run.is_single():
             name = "clone"
@@ -117,21 +122,23 @@ class Supply:
     def database(self, name: str) -> Iterator[Database]:
         """A database under an isolation mode, for as long as the context lasts.
 
-        What the context left open is ended, and told of by a LeakedConnectionWarning; what it changed of the whole
-        server by a ServerChangedWarning. ServerError says that its sessions were ended for lack of memory. An error of
-        the context is never hidden by one of giving the database back.
-        Threads may do this at the same time; they acquire and release in turns, and while one waits for room the others
-        release.
+        What the context left open is ended, and told of by a LeakedConnectionWarning; what it
+        changed of the whole server by a ServerChangedWarning. ServerError says that its
+        sessions were ended for lack of memory. An error of the context is never hidden by one
+        of giving the database back. Threads may do this at the same time; they acquire and
+        release in turns, and while one waits for room the others release.
         """
         with self.run.turns.acquiring() as thread:
             mode = self.isolation(name)
             lent = mode.lend(self._begin)
+
         try:
             yield lent
         except BaseException:
             with contextlib.suppress(Exception):
                 self._take_back(mode, lent, thread)
             raise
+
         for warning in self._take_back(mode, lent, thread):
             warnings.warn(warning, stacklevel=3)  # the caller's `with`, past contextlib
         self.server.growth.require_not_stopped(lent.name)
@@ -141,7 +148,11 @@ class Supply:
 
     def _take_back(self, mode: Isolation, lent: Database, thread: int) -> list[Warning]:
         """Release a database; what there is to warn of."""
-        from clonedb.sessions.leaks import ServerChangedWarning, held, leaked_connection_warnings
+        from clonedb.sessions.leaks import (
+            ServerChangedWarning,
+            held,
+            leaked_connection_warnings,
+        )
 
         told: list[Warning] = []
         try:
@@ -153,10 +164,15 @@ class Supply:
             with self.run.turns.releasing(thread):
                 left_open = mode.release(lent.clone)
                 changes = self.run.server_changes
-                told += [ServerChangedWarning(f"{_HOLDER} {changes.pop(0)}") for _ in list(changes)]
+                told += [
+                    ServerChangedWarning(f"{_HOLDER} {changes.pop(0)}") for _ in list(changes)
+                ]
 
-        if not self.server.proxied:  # a proxy's sessions stay open when its clients have closed theirs
+        if (
+            not self.server.proxied
+        ):  # a proxy's sessions stay open when its clients have closed theirs
             told += leaked_connection_warnings(_HOLDER, lent.loan, left_open, self.run.loans)
+
         return told
 
     def release_spares(self) -> None:

@@ -1,6 +1,7 @@
 """URLs of PostgreSQL databases: read, changed in one part only, shown without their password.
 
-SQLAlchemy has a URL class, but importing it costs 130 ms, and a test that only uses psycopg never needs it.
+SQLAlchemy has a URL class, but importing it costs 130 ms, and a test that only uses psycopg
+never needs it.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from clonedb.errors import ConfigError
 
 __all__ = ["DatabaseURL", "Hidden", "redact", "redact_url"]
 
-# People do not escape every @ of a password, so it ends at the last one before a space. Reports that shorten long values with
-# three dots (pydantic's) cut URLs in the middle of the password. The bounds keep long lines of output from costing
-# seconds. All expressions here are compiled on first use, which most runs have none of: together they cost 2 ms.
+# People do not escape every @ of a password, so it ends at the last one before a space. Reports
+# that shorten long values with three dots (pydantic's) cut URLs in the middle of the password.
+# The bounds keep long lines of output from costing seconds. All expressions here are compiled
+# on first use, which most runs have none of: together they cost 2 ms.
 _CREDENTIALS = r"(?<=://)([^\s:\[]{0,200}):\S{0,2000}@"
 _BEGINNING = r"(?<=://)([^\s:\[]{0,200}):[^\s@]{0,200}?\.{3}"
 _END = r"(?<!\.)\.{3}[^\s@]{0,200}@"
@@ -47,8 +49,14 @@ def redact(text: str) -> str:
 
     Where it cannot know the end of a password it hides too much rather than too little.
     """
-    text = re.sub(_END, "...***@", re.sub(_BEGINNING, r"\1:***...", re.sub(_CREDENTIALS, r"\1:***@", text)))
-    return re.sub(_LITERAL, r"\1***", re.sub(_PARAMETER, r"\1\2\3***", re.sub(_IN_QUERY, r"\1***", text)))
+    text = re.sub(
+        _END,
+        "...***@",
+        re.sub(_BEGINNING, r"\1:***...", re.sub(_CREDENTIALS, r"\1:***@", text)),
+    )
+    return re.sub(
+        _LITERAL, r"\1***", re.sub(_PARAMETER, r"\1\2\3***", re.sub(_IN_QUERY, r"\1***", text))
+    )
 
 
 def redact_url(text: str) -> str:
@@ -59,8 +67,9 @@ def redact_url(text: str) -> str:
 class Hidden(str):
     """A password, or a URL with one, that is not shown to who asks what there is in a variable.
 
-    pytest's `--showlocals` shows the variables of a failure: when an engine cannot connect, SQLAlchemy's, in one of
-    which is all that is said to the driver. So it goes into `connect_args`, which win over the engine's URL.
+    pytest's `--showlocals` shows the variables of a failure: when an engine cannot connect,
+    SQLAlchemy's, in one of which is all that is said to the driver. So it goes into
+    `connect_args`, which win over the engine's URL.
     """
 
     __slots__ = ()
@@ -72,10 +81,12 @@ class Hidden(str):
 class DatabaseURL(NamedTuple):
     """A URL as SQLAlchemy writes it: `postgresql+driver://user:password@host:port/database?query`.
 
-    Parts that are not given are None and stay out of the text, so that libpq's environment variables and service
-    files fill them in. Parts that were given as parameters (`?host=/tmp&user=me`, which libpq and SQLAlchemy let win)
-    stand where they belong: a `dbname` left in the query would lead a changed URL to the old database. `host` is a
-    directory for a unix socket, or several names with commas; their ports, if they differ, are the parameter `port`.
+    Parts that are not given are None and stay out of the text, so that libpq's environment
+    variables and service files fill them in. Parts that were given as parameters
+    (`?host=/tmp&user=me`, which libpq and SQLAlchemy let win) stand where they belong: a
+    `dbname` left in the query would lead a changed URL to the old database. `host` is a
+    directory for a unix socket, or several names with commas; their ports, if they differ, are
+    the parameter `port`.
     """
 
     driver: str | None = None
@@ -95,9 +106,12 @@ class DatabaseURL(NamedTuple):
             raise ConfigError(
                 f"{source}: {redact_url(text)!r} is not the URL of a PostgreSQL server; write postgresql://host/name"
             )
+
         match = re.fullmatch(_REST, rest)
         assert match is not None  # noqa: S101 - every part may be empty
-        user, password, database = (match[part] and unquote(match[part]) for part in ("user", "password", "database"))
+        user, password, database = (
+            match[part] and unquote(match[part]) for part in ("user", "password", "database")
+        )
         pairs = parse_qsl(match["query"] or "", keep_blank_values=True)
         named = dict(pairs)
         host, ports = _host_and_ports(match["hosts"], pairs, source)
@@ -125,12 +139,18 @@ class DatabaseURL(NamedTuple):
         password = f":{quote(self.password, safe='')}" if self.password is not None else ""
         at = "@" if user or password else ""
         host, port, query = self.host or "", self.port, self.query
-        if "/" in host or "," in host:  # SQLAlchemy does not unescape a host, and reads several as parameters only
+        if (
+            "/" in host or "," in host
+        ):  # SQLAlchemy does not unescape a host, and reads several as parameters only
             query = (("host", host), *((("port", str(port)),) if port else ()), *query)
             host, port = "", None
+
         host = f"[{host}]" if ":" in host else quote(host, safe="")
         place = f"{host}:{port}" if port else host
-        database = f"/{quote(self.database, safe='')}" if self.database else "/" if query else ""
+        database = (
+            f"/{quote(self.database, safe='')}" if self.database else "/" if query else ""
+        )
+
         # libpq reads a + as a plus, SQLAlchemy as a space; %20 is a space for both
         parameters = "?" + urlencode(query, safe="/,:", quote_via=quote) if query else ""
         return f"{scheme}://{user}{password}{at}{place}{database}{parameters}"
@@ -140,7 +160,12 @@ class DatabaseURL(NamedTuple):
         from psycopg import pq
 
         known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
-        parts = {"user": self.user, "password": self.password, "host": self.host, "port": self.port}
+        parts = {
+            "user": self.user,
+            "password": self.password,
+            "host": self.host,
+            "port": self.port,
+        }
         keywords = {name: value for name, value in self.query if name in known}
         if "sslmode" not in keywords and (ssl := dict(self.query).get("ssl")):
             keywords["sslmode"] = {"true": "require", "false": "disable"}.get(ssl.lower(), ssl)
@@ -165,7 +190,9 @@ def _host_and_ports(
     """
     named = dict(parameters)
     hosts = [value for name, value in parameters if name == "host"]
-    with_ports = len(hosts) > 1 or (hosts and "port" not in named and re.fullmatch(_HOST_AND_PORT, hosts[0]))
+    with_ports = len(hosts) > 1 or (
+        hosts and "port" not in named and re.fullmatch(_HOST_AND_PORT, hosts[0])
+    )
     names, ports = [], []
     for place in hosts if with_ports else authority.split(","):
         match = re.fullmatch(_HOST, place)
@@ -173,12 +200,14 @@ def _host_and_ports(
             raise _bad_port(place, source)
         names.append(match["address"] or match["name"])
         ports.append(match["port"] or "")
+
     host = ",".join(names) if with_ports else hosts[0] if hosts else unquote(",".join(names))
     if "port" in named:
         ports = named["port"].split(",")
     for port in ports:
         if port and not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536):
             raise _bad_port(host, source)
+
     return host or None, tuple(ports)
 
 

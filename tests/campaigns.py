@@ -52,7 +52,9 @@ def _campaign(item: pytest.Item) -> str | None:
         return None
     (name,) = marker.args
     if name not in CAMPAIGNS:
-        raise pytest.UsageError(f"{item.nodeid}: campaign {name!r} is none of {', '.join(CAMPAIGNS)}")
+        raise pytest.UsageError(
+            f"{item.nodeid}: campaign {name!r} is none of {', '.join(CAMPAIGNS)}"
+        )
     return str(name)
 
 

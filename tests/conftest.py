@@ -75,7 +75,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def _state_dir() -> Path:
     memory = Path("/dev/shm")  # a clone costs a third of what it costs on a disk
-    base = memory if memory.is_dir() and os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+    base = (
+        memory
+        if memory.is_dir() and os.access(memory, os.W_OK)
+        else Path(tempfile.gettempdir())
+    )
     return base / f"clonedb-tests-{os.environ[_RUN][:12]}"
 
 
@@ -115,14 +119,20 @@ def postgres_bin() -> str | None:
     for one in found:
         if one.major == int(wanted):
             return str(one.directory)
-    raise pytest.UsageError(f"CLONEDB_TEST_POSTGRES = {wanted}: no such PostgreSQL here ({'; '.join(looked_at)})")
+    raise pytest.UsageError(
+        f"CLONEDB_TEST_POSTGRES = {wanted}: no such PostgreSQL here ({'; '.join(looked_at)})"
+    )
 
 
 @pytest.fixture(scope="session")
 def config(state_dir: Path, postgres_bin: str | None, run_id: str) -> Config:
     """A configuration for the run's own embedded server."""
     return Config(rootdir=Path.cwd()).replace(
-        "tests", state_dir=str(state_dir), postgres_bin=postgres_bin, salt=run_id, idle_timeout=5.0
+        "tests",
+        state_dir=str(state_dir),
+        postgres_bin=postgres_bin,
+        salt=run_id,
+        idle_timeout=5.0,
     )
 
 
@@ -136,7 +146,13 @@ def lease(config: Config) -> Iterator[leases.Lease]:
 @pytest.fixture(scope="session")
 def server_url(lease: leases.Lease) -> str:
     """The run's server as somebody else's: a loopback URL with a password, and no database."""
-    url = DatabaseURL(driver="psycopg", user=lease.user, password=lease.password, host="127.0.0.1", port=lease.port)
+    url = DatabaseURL(
+        driver="psycopg",
+        user=lease.user,
+        password=lease.password,
+        host="127.0.0.1",
+        port=lease.port,
+    )
     return url.render()
 
 

@@ -17,7 +17,10 @@ import click
 __all__ = ["Figures", "measure"]
 
 _LONG = 12  # lines of a function's body from which on paragraphs are expected in it
-_RIDDLE = re.compile(r"\b(?:who(?:m|se)?ever|nobody|somebody|anybody|no one|someone|anyone|whatever)\b", re.IGNORECASE)
+_RIDDLE = re.compile(
+    r"\b(?:who(?:m|se)?ever|nobody|somebody|anybody|no one|someone|anyone|whatever)\b",
+    re.IGNORECASE,
+)
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -73,7 +76,9 @@ def _comments(source: str) -> Iterator[bool]:
     before = 0
 
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT and not re.match(r"#\s*(?:noqa|type:|pyright:|pragma)", token.string):
+        if token.type == tokenize.COMMENT and not re.match(
+            r"#\s*(?:noqa|type:|pyright:|pragma)", token.string
+        ):
             yield token.start[0] != before + 1
             before = token.start[0]
 
@@ -82,10 +87,14 @@ def _read(tree: ast.Module, lines: list[str], path: Path, figures: Figures) -> N
     for node in ast.walk(tree):
         if isinstance(node, Function):
             _count_body(node, lines, figures)
-        if isinstance(node, ast.Module | ast.ClassDef | Function) and (text := ast.get_docstring(node)):
+        if isinstance(node, ast.Module | ast.ClassDef | Function) and (
+            text := ast.get_docstring(node)
+        ):
             figures.docstrings += 1
             if _RIDDLE.search(text):
-                figures.riddles.append(f"{path}:{getattr(node, 'lineno', 1)}: {text.splitlines()[0]}")
+                figures.riddles.append(
+                    f"{path}:{getattr(node, 'lineno', 1)}: {text.splitlines()[0]}"
+                )
 
 
 def _count_body(function: Function, lines: list[str], figures: Figures) -> None:

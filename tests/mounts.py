@@ -29,7 +29,9 @@ def tmpfs(size: str) -> Iterator[Path]:
 def sharing_blocks(image: Path) -> Iterator[Path]:
     """A directory with an xfs of its own in an image file; needs root and xfsprogs."""
     if os.geteuid() != 0 or not (make := shutil.which("mkfs.xfs")):
-        pytest.skip("needs root and mkfs.xfs (xfsprogs) for a file system whose files can share blocks")
+        pytest.skip(
+            "needs root and mkfs.xfs (xfsprogs) for a file system whose files can share blocks"
+        )
     with image.open("wb") as file:
         file.truncate(1 << 30)
     subprocess.run([make, "-q", "-m", "reflink=1", image], check=True)
@@ -57,6 +59,8 @@ def _mounted(*what: str) -> Iterator[Path]:
 def _unmount(directory: Path) -> None:
     """A server's keeper may take a moment to end after it."""
     deadline = time.monotonic() + 20
-    while subprocess.run(["umount", directory], check=False, capture_output=True).returncode != 0:
+    while (
+        subprocess.run(["umount", directory], check=False, capture_output=True).returncode != 0
+    ):
         assert time.monotonic() < deadline, f"{directory} stays busy"
         time.sleep(0.05)

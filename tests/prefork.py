@@ -30,8 +30,21 @@ PROGRAMS, MIGRATIONS = "programs", "migrations"
 LENGTH = struct.Struct("!I")
 
 _SERVER = Path(__file__).with_name("prefork_server.py")
-_FOR_IMPORTS = ("PYTHON", "LC_", "LANG", "LD_", "TZ", "COVERAGE_", "COV_CORE_", "PSYCOPG_", "SQLALCHEMY_")
-_FOR_ITSELF = ("PYTHONDONTWRITEBYTECODE", "PYTHONFAULTHANDLER")  # what is forked follows these itself
+_FOR_IMPORTS = (
+    "PYTHON",
+    "LC_",
+    "LANG",
+    "LD_",
+    "TZ",
+    "COVERAGE_",
+    "COV_CORE_",
+    "PSYCOPG_",
+    "SQLALCHEMY_",
+)
+_FOR_ITSELF = (
+    "PYTHONDONTWRITEBYTECODE",
+    "PYTHONFAULTHANDLER",
+)  # what is forked follows these itself
 _FLAGS = {PROGRAMS: [], MIGRATIONS: ["-P"]}  # those of what is forked
 _GRACE = 5.0  # seconds that a migrating interpreter has to write what coverage saw
 
@@ -74,7 +87,9 @@ class Forked:
             self._connection.close()
             os.close(self._pidfd)
             # without an answer, the server has ended before its child
-            self.returncode = os.waitstatus_to_exitcode(*LENGTH.unpack(answer)) if answer else -signal.SIGKILL
+            self.returncode = (
+                os.waitstatus_to_exitcode(*LENGTH.unpack(answer)) if answer else -signal.SIGKILL
+            )
         return self.returncode
 
 
@@ -97,17 +112,30 @@ class Prefork:
         self._directory = tempfile.mkdtemp(prefix="prefork-")
         self._alive, theirs = os.pipe()[::-1]
         # without the first test's own names, by which other tests look for processes that were left behind
-        kept = {name: value for name, value in environment.items() if not name.startswith("CLONEDB_")}
+        kept = {
+            name: value
+            for name, value in environment.items()
+            if not name.startswith("CLONEDB_")
+        }
         self._servers = [self._started(kind, theirs, kept) for kind in (PROGRAMS, MIGRATIONS)]
         os.close(theirs)
         self.client = Client(self._directory, for_imports(environment), os.getuid())
 
-    def _started(self, kind: str, alive: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def _started(
+        self, kind: str, alive: int, environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
         with Socket(socket.AF_UNIX) as listener:
             listener.bind(f"{self._directory}/{kind}")
             listener.listen(64)  # what is asked before its imports are done waits for them
             return subprocess.Popen(
-                [sys.executable, *_FLAGS[kind], str(_SERVER), kind, str(listener.fileno()), str(alive)],
+                [
+                    sys.executable,
+                    *_FLAGS[kind],
+                    str(_SERVER),
+                    kind,
+                    str(listener.fileno()),
+                    str(alive),
+                ],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 pass_fds=[listener.fileno(), alive],
@@ -115,7 +143,10 @@ class Prefork:
 
     def children(self) -> list[int]:
         """The processes that were forked and have not ended."""
-        found = [Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text() for server in self._servers]
+        found = [
+            Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text()
+            for server in self._servers
+        ]
         return [int(pid) for pids in found for pid in pids.split()]
 
     def close(self) -> None:
@@ -174,7 +205,12 @@ class Client:
         return Measured(connection, pid, pidfd) if measured else Forked(connection, pid, pidfd)
 
     def run(
-        self, program: Sequence[str], *, cwd: str, environment: Mapping[str, str], timeout: float
+        self,
+        program: Sequence[str],
+        *,
+        cwd: str,
+        environment: Mapping[str, str],
+        timeout: float,
     ) -> tuple[int, str, str] | None:
         """The exit code and both streams of `python PROGRAM`.
 
@@ -197,8 +233,15 @@ class Client:
         """What `subprocess.Popen` would start: forked, if it is pytest or clonedb, or a program of clonedb's own."""
         kind, program = PROGRAMS, list(command[1:])
         if program[:1] == ["-P"] and Path(program[1]).parent.name == "inside":
-            kind, program = MIGRATIONS, ["-m", f"clonedb.migrate.inside.{Path(program[1]).stem}", *program[2:]]
-        if command[0] != sys.executable or program[0] != "-m" or not program[1].startswith(("pytest", "clonedb")):
+            kind, program = (
+                MIGRATIONS,
+                ["-m", f"clonedb.migrate.inside.{Path(program[1]).stem}", *program[2:]],
+            )
+        if (
+            command[0] != sys.executable
+            or program[0] != "-m"
+            or not program[1].startswith(("pytest", "clonedb"))
+        ):
             return subprocess.Popen(command, **given)
         out = given["stdout"].fileno() if "stdout" in given else 1
         streams = {0: given.get("stdin", 0), 1: out, 2: out if "stderr" in given else 2}
@@ -206,13 +249,21 @@ class Client:
         process = self.fork(kind, program, given["env"], streams, cwd=given.get("cwd"))
         return process or subprocess.Popen(command, **given)
 
-    def answer(self, command: Sequence[str], question: str) -> subprocess.CompletedProcess[str] | None:
+    def answer(
+        self, command: Sequence[str], question: str
+    ) -> subprocess.CompletedProcess[str] | None:
         """What the program that asks Alembic how it reads a project's configuration says."""
-        with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        with (
+            tempfile.TemporaryFile() as asked,
+            tempfile.TemporaryFile() as out,
+            tempfile.TemporaryFile() as err,
+        ):
             asked.write(question.encode())
             asked.seek(0)
             streams = {0: asked.fileno(), 1: out.fileno(), 2: err.fileno()}
-            process = self.fork(MIGRATIONS, ("-m", "clonedb.project.alembic_reader"), os.environ, streams)
+            process = self.fork(
+                MIGRATIONS, ("-m", "clonedb.project.alembic_reader"), os.environ, streams
+            )
             if process is None:
                 return None
             return subprocess.CompletedProcess(command, process.wait(), _text(out), _text(err))
@@ -222,7 +273,9 @@ class Client:
         requests, asking = os.pipe()
         answers, writing = os.pipe()
         process = self.fork(PROGRAMS, command[2:], os.environ, {0: requests, 1: writing, 2: 2})
-        for descriptor in (requests, writing) if process else (requests, writing, asking, answers):
+        for descriptor in (
+            (requests, writing) if process else (requests, writing, asking, answers)
+        ):
             os.close(descriptor)
         if process is None:
             return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -262,7 +315,9 @@ def install(client: Callable[[], Client]) -> None:
 def for_imports(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that an interpreter reads when it starts, and libraries when they are imported."""
     return {
-        name: value for name, value in environment.items() if name.startswith(_FOR_IMPORTS) and name not in _FOR_ITSELF
+        name: value
+        for name, value in environment.items()
+        if name.startswith(_FOR_IMPORTS) and name not in _FOR_ITSELF
     }
 
 

@@ -25,10 +25,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-_spec = importlib.util.spec_from_file_location("clonedbs_tests_prefork", Path(__file__).with_name("prefork.py"))
+_spec = importlib.util.spec_from_file_location(
+    "clonedbs_tests_prefork", Path(__file__).with_name("prefork.py")
+)
 assert _spec is not None
 assert _spec.loader is not None
-prefork = importlib.util.module_from_spec(_spec)  # not as `tests.prefork`: a project may have a package `tests`
+prefork = importlib.util.module_from_spec(
+    _spec
+)  # not as `tests.prefork`: a project may have a package `tests`
 _spec.loader.exec_module(prefork)
 
 
@@ -56,7 +60,9 @@ class Imports:
             "xdist.workermanage",
             *(found.name for found in pkgutil.walk_packages(clonedb.__path__, "clonedb.")),
         ):
-            if not name.startswith(("clonedb.__main__", "clonedb.demo", "clonedb.migrate.inside")):
+            if not name.startswith(
+                ("clonedb.__main__", "clonedb.demo", "clonedb.migrate.inside")
+            ):
                 importlib.import_module(name)
 
 
@@ -69,12 +75,20 @@ def import_programs() -> None:
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
     ):
-        pytest.main(["-q", "-p", "clonedb", "-p", "no:cacheprovider", "--rootdir", empty, empty], plugins=[Imports()])
+        pytest.main(
+            ["-q", "-p", "clonedb", "-p", "no:cacheprovider", "--rootdir", empty, empty],
+            plugins=[Imports()],
+        )
 
 
 def import_migrations() -> None:
     """Import what the interpreter that migrates would, without anything of the project's."""
-    for name in ("alembic.context", "alembic.runtime.migration", "psycopg", "sqlalchemy.dialects.postgresql.psycopg"):
+    for name in (
+        "alembic.context",
+        "alembic.runtime.migration",
+        "psycopg",
+        "sqlalchemy.dialects.postgresql.psycopg",
+    ):
         importlib.import_module(name)
     import clonedb.migrate.inside
 
@@ -108,7 +122,10 @@ class ForkServer:
     def _reap(self, pidfd: int) -> None:
         self._selector.unregister(pidfd)
         pid, connection = self._children.pop(pidfd)
-        with connection, contextlib.suppress(BrokenPipeError):  # the process that asked may have been killed
+        with (
+            connection,
+            contextlib.suppress(BrokenPipeError),
+        ):  # the process that asked may have been killed
             connection.sendall(prefork.LENGTH.pack(os.waitpid(pid, 0)[1]))
         os.close(pidfd)
 
@@ -116,7 +133,9 @@ class ForkServer:
         connection, _ = self._listener.accept()
         head, descriptors, _, _ = socket.recv_fds(connection, prefork.LENGTH.size, 8)
         try:
-            if not head or not (text := prefork.received(connection, *prefork.LENGTH.unpack(head))):
+            if not head or not (
+                text := prefork.received(connection, *prefork.LENGTH.unpack(head))
+            ):
                 connection.close()
                 return None
             request: dict[str, Any] = json.loads(text)
@@ -180,7 +199,9 @@ def _become(request: dict[str, Any], kind: str) -> NoReturn:
         sys.argv = rest
         if kind == prefork.PROGRAMS:
             sys.path[0] = request["cwd"]
-            sys.modules["xdist.workermanage"].__dict__["_sys_path"] = list(sys.path)  # it keeps that of its import
+            sys.modules["xdist.workermanage"].__dict__["_sys_path"] = list(
+                sys.path
+            )  # it keeps that of its import
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
         sys.argv = ["-c"]
@@ -201,7 +222,9 @@ def _save_coverage(number: int, frame: FrameType | None) -> None:
 def main() -> None:
     """Import, fork, and be what was forked."""
     kind, listener, alive = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, and for what is forked
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the tests, and for what is forked
     os.set_inheritable(listener, False)
     os.set_inheritable(alive, False)
     path = list(sys.path)

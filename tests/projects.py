@@ -80,7 +80,12 @@ class Project:
         return path
 
     def revision(
-        self, name: str, upgrade: str, downgrade: str = "pass", *, down: str | tuple[str, ...] | None = ""
+        self,
+        name: str,
+        upgrade: str,
+        downgrade: str = "pass",
+        *,
+        down: str | tuple[str, ...] | None = "",
     ) -> Path:
         """Add a revision after the last one (or after `down`); the bodies are Python statements with `op` at hand."""
         parent = self._last if down == "" else down
@@ -94,13 +99,18 @@ class Project:
 
     def items(self) -> None:
         """The ordinary history: a table, and rows in it."""
-        self.revision("one", 'op.execute("create table item (id serial primary key, name text not null)")')
+        self.revision(
+            "one", 'op.execute("create table item (id serial primary key, name text not null)")'
+        )
         self.revision("two", "op.execute(\"insert into item (name) values ('seeded')\")")
 
     def settings(self, **values: object) -> None:
         """Write pyproject.toml with a [tool.clonedb] table."""
         lines = "\n".join(f"{name} = {_toml(value)}" for name, value in values.items())
-        self.write("pyproject.toml", f'[project]\nname = "items"\nversion = "1"\n\n[tool.clonedb]\n{lines}\n')
+        self.write(
+            "pyproject.toml",
+            f'[project]\nname = "items"\nversion = "1"\n\n[tool.clonedb]\n{lines}\n',
+        )
 
     def leave_coverage(self) -> None:
         """Run its programs without coverage from now on."""
@@ -120,14 +130,23 @@ class Project:
 
     def run(self, *command: str, **more: str) -> Outcome:
         """Run a program in the project's directory to its end."""
-        if not self.starts_anew and command[:2] == (sys.executable, "-m") and command[2] in ("pytest", "clonedb"):
+        if (
+            not self.starts_anew
+            and command[:2] == (sys.executable, "-m")
+            and command[2] in ("pytest", "clonedb")
+        ):
             environment = {**self.environment, **more}
             try:
                 found = prefork().client.run(
-                    command[1:], cwd=str(self.directory), environment=environment, timeout=TIMEOUT
+                    command[1:],
+                    cwd=str(self.directory),
+                    environment=environment,
+                    timeout=TIMEOUT,
                 )
             except TimeoutError as error:
-                raise AssertionError(f"{command} took longer than {TIMEOUT} s\n{error}") from None
+                raise AssertionError(
+                    f"{command} took longer than {TIMEOUT} s\n{error}"
+                ) from None
             if found is not None:
                 return Outcome(*found)
         process = self.popen(*command, **more)
@@ -136,7 +155,9 @@ class Project:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGABRT)  # PYTHONFAULTHANDLER says where it hangs
             out, err = process.communicate()
-            raise AssertionError(f"{command} took longer than {TIMEOUT} s\n{out}\n{err}") from None
+            raise AssertionError(
+                f"{command} took longer than {TIMEOUT} s\n{out}\n{err}"
+            ) from None
         return Outcome(process.returncode, out, err)
 
     def clonedb(self, *arguments: str, **more: str) -> Outcome:
@@ -184,7 +205,9 @@ def _toml(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f'"{name}" = {_toml(item)}' for name, item in value.items()) + "}"
+        return (
+            "{" + ", ".join(f'"{name}" = {_toml(item)}' for name, item in value.items()) + "}"
+        )
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return str(value)
@@ -194,7 +217,8 @@ def databases(dsn: str, prefix: str = "clonedb") -> list[str]:
     """The databases on a server whose names begin with a prefix."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         rows = connection.execute(
-            "select datname from pg_database where starts_with(datname::text, %s) order by 1", [prefix]
+            "select datname from pg_database where starts_with(datname::text, %s) order by 1",
+            [prefix],
         )
         return [row[0] for row in rows]
 
@@ -205,7 +229,9 @@ def shared_prefix(prefix: str, dsn: str) -> Iterator[str]:
     yield prefix
     with psycopg.connect(dsn, autocommit=True) as connection:
         for name in databases(dsn, f"{prefix}_c_"):
-            connection.execute(SQL("drop database if exists {} with (force)").format(Identifier(name)))
+            connection.execute(
+                SQL("drop database if exists {} with (force)").format(Identifier(name))
+            )
 
 
 def one(clone: Clone | Database, query: str) -> tuple[object, ...]:
@@ -217,7 +243,11 @@ def one(clone: Clone | Database, query: str) -> tuple[object, ...]:
 
 
 def ran(
-    command: Sequence[str | Path], *, cwd: Path, environment: Mapping[str, str], timeout: float = TIMEOUT
+    command: Sequence[str | Path],
+    *,
+    cwd: Path,
+    environment: Mapping[str, str],
+    timeout: float = TIMEOUT,
 ) -> Outcome:
     """A program, run to its end."""
     found = subprocess.run(
@@ -240,7 +270,11 @@ def lean_pytest(*wanted: str) -> str:
 
 def unobserved(environment: Mapping[str, str]) -> dict[str, str]:
     """An environment without coverage, whose lock an interrupt within it leaves locked: the program would hang."""
-    return {name: value for name, value in environment.items() if not name.startswith(("COVERAGE_", "COV_CORE_"))}
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith(("COVERAGE_", "COV_CORE_"))
+    }
 
 
 def clean_environment() -> Iterator[tuple[str, str]]:
@@ -256,4 +290,7 @@ def clean_environment() -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-_BEGINNING = {**dict(clean_environment()), "PYTEST_ADDOPTS": lean_pytest()}  # before a test changed it
+_BEGINNING = {
+    **dict(clean_environment()),
+    "PYTEST_ADDOPTS": lean_pytest(),
+}  # before a test changed it

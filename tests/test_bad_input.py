@@ -29,12 +29,18 @@ def role(admin_dsn: str, prefix: str) -> Iterator[str]:
     """A role that may log in with PASSWORD, and do nothing else."""
     name = f"{prefix}_role"
     with psycopg.connect(admin_dsn, autocommit=True) as connection:
-        create = sql.SQL("create role {} login password {}").format(sql.Identifier(name), sql.Literal(PASSWORD))
+        create = sql.SQL("create role {} login password {}").format(
+            sql.Identifier(name), sql.Literal(PASSWORD)
+        )
         connection.execute(create)
         yield name
         for database in databases(admin_dsn, prefix):
-            connection.execute(sql.SQL("alter database {} is_template false").format(sql.Identifier(database)))
-            connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(database)))
+            connection.execute(
+                sql.SQL("alter database {} is_template false").format(sql.Identifier(database))
+            )
+            connection.execute(
+                sql.SQL("drop database {} with (force)").format(sql.Identifier(database))
+            )
         connection.execute(sql.SQL("drop role {}").format(sql.Identifier(name)))
 
 
@@ -56,7 +62,11 @@ def port_of(url: str) -> str:
 def test_server_unreachable(items: Project) -> None:
     """A closed port is refused at once, with the URL, where it was said, and what to check."""
     items.settings(url=f"postgresql://app:{ESCAPED}@127.0.0.1:1/shop")
-    text = refused(items.clonedb("build"), "postgresql://app:***@127.0.0.1:1/shop", "pyproject.toml [tool.clonedb]")
+    text = refused(
+        items.clonedb("build"),
+        "postgresql://app:***@127.0.0.1:1/shop",
+        "pyproject.toml [tool.clonedb]",
+    )
     assert "check that it runs, and its host, port, user and password" in text
 
 
@@ -66,7 +76,9 @@ def test_server_that_does_not_answer(items: Project) -> None:
         url = f"postgresql://app@127.0.0.1:{silent.getsockname()[1]}/shop"
         start = time.monotonic()
         refused(
-            items.clonedb("build", CLONEDB_URL=url, CLONEDB_CONNECT_TIMEOUT="2"), "CLONEDB_URL", "connect_timeout = 2 s"
+            items.clonedb("build", CLONEDB_URL=url, CLONEDB_CONNECT_TIMEOUT="2"),
+            "CLONEDB_URL",
+            "connect_timeout = 2 s",
         )
         assert time.monotonic() - start < 6
 
@@ -78,18 +90,26 @@ def test_wrong_password(items: Project, server_url: str, role: str) -> None:
     assert "s3cr" not in text
 
 
-def test_no_right_to_create_databases(items: Project, server_url: str, role: str, admin_dsn: str, prefix: str) -> None:
+def test_no_right_to_create_databases(
+    items: Project, server_url: str, role: str, admin_dsn: str, prefix: str
+) -> None:
     """The role is named, and the statement that grants the right; with the right, an ordinary role builds a template of its own and clones it."""
     url = f"postgresql://{role}:{ESCAPED}@127.0.0.1:{port_of(server_url)}"
     refused(
-        items.clonedb("build", CLONEDB_URL=url), f"{role!r} may not create databases", f'ALTER ROLE "{role}" CREATEDB'
+        items.clonedb("build", CLONEDB_URL=url),
+        f"{role!r} may not create databases",
+        f'ALTER ROLE "{role}" CREATEDB',
     )
     with psycopg.connect(admin_dsn, autocommit=True) as connection:
         connection.execute(sql.SQL("alter role {} createdb").format(sql.Identifier(role)))
     items.write("test_items.py", TEST)
     items.clonedb("build", CLONEDB_URL=server_url).demand()
-    assert "1 passed" in items.pytest(CLONEDB_URL=url).demand().out  # what a superuser built would be denied to it
-    assert "1 passed" in items.pytest(CLONEDB_URL=server_url, CLONEDB_FROZEN="true").demand().out
+    assert (
+        "1 passed" in items.pytest(CLONEDB_URL=url).demand().out
+    )  # what a superuser built would be denied to it
+    assert (
+        "1 passed" in items.pytest(CLONEDB_URL=server_url, CLONEDB_FROZEN="true").demand().out
+    )
     assert [f"{prefix}_t_" in name for name in databases(admin_dsn, prefix)] == [True, True]
 
 
@@ -97,13 +117,21 @@ def test_missing_extension(project: Project, server_url: str) -> None:
     """An external server that lacks an extension is named, and the extension; nothing is begun."""
     project.revision("one", 'op.execute("create extension if not exists no_such_extension")')
     text = refused(
-        project.clonedb("build", CLONEDB_URL=server_url), "no extension 'no_such_extension'", "postgresql-contrib"
+        project.clonedb("build", CLONEDB_URL=server_url),
+        "no extension 'no_such_extension'",
+        "postgresql-contrib",
     )
     assert "building" not in text
     with psycopg.connect(server_url.replace("+psycopg", "") + "/postgres") as connection:
-        icu = connection.execute("select from pg_collation where collname = 'und-x-icu'").fetchone()
+        icu = connection.execute(
+            "select from pg_collation where collname = 'und-x-icu'"
+        ).fetchone()
     if icu is None:
-        project.revision("one", "op.execute('create collation c (provider = icu, locale = \\'und\\')')", down=None)
+        project.revision(
+            "one",
+            "op.execute('create collation c (provider = icu, locale = \\'und\\')')",
+            down=None,
+        )
         refused(project.clonedb("build", CLONEDB_URL=server_url), "no extension 'ICU'")
 
 
@@ -116,7 +144,12 @@ def test_missing_extension_on_every_server_at_hand(project: Project) -> None:
 def test_missing_extension_seen_only_at_run_time(project: Project) -> None:
     """A name that is put together while migrating fails there, with the revision and the way to say it beforehand."""
     project.revision("one", 'op.execute("create " + "extension no_such_extension")')
-    refused(project.clonedb("build"), "revision 'one'", "'no_such_extension'", "[tool.clonedb] extensions")
+    refused(
+        project.clonedb("build"),
+        "revision 'one'",
+        "'no_such_extension'",
+        "[tool.clonedb] extensions",
+    )
 
 
 def test_no_alembic_configuration(project: Project) -> None:
@@ -131,19 +164,26 @@ BROKEN = 'open(os.environ["RUNS"], "a").write("x"); op.execute("select 1 from no
 def test_a_migration_that_raises(items: Project, admin_dsn: str, prefix: str) -> None:
     """Revision, file and line, the database's error, the statement, the user's frames; nothing is left."""
     items.revision("three", 'op.execute("select 1 from no_such_table")')
-    text = refused(items.clonedb("build"), "revision 'three' (migrations/versions/three.py:", "UndefinedTable")
+    text = refused(
+        items.clonedb("build"),
+        "revision 'three' (migrations/versions/three.py:",
+        "UndefinedTable",
+    )
     assert 'relation "no_such_table" does not exist' in text
     assert "statement: select 1 from no_such_table" in text
     assert "sqlalchemy/engine" not in text
     assert databases(admin_dsn, prefix) == []
 
 
-def test_a_migration_that_raises_runs_once_for_all_workers(items: Project, tmp_path: Path) -> None:
+def test_a_migration_that_raises_runs_once_for_all_workers(
+    items: Project, tmp_path: Path
+) -> None:
     """Under -n 3, one worker tries and shows the error; the others say in a line that it failed."""
     runs = tmp_path / "runs"
     items.revision("three", BROKEN)
     items.write(
-        "test_items.py", "import pytest\n@pytest.mark.parametrize('n', range(12))\ndef test_it(n, clonedb): pass\n"
+        "test_items.py",
+        "import pytest\n@pytest.mark.parametrize('n', range(12))\ndef test_it(n, clonedb): pass\n",
     )
     outcome = items.pytest("-n", "3", "-q", RUNS=str(runs)).demand(1)
     assert runs.read_text() == "x"
@@ -178,7 +218,9 @@ def test_an_env_py_that_raises(items: Project) -> None:
 
 def test_an_env_py_that_exits(items: Project) -> None:
     """sys.exit() in env.py is a failure like others."""
-    items.write("migrations/env.py", "import sys\nprint('no database configured')\nsys.exit(3)\n")
+    items.write(
+        "migrations/env.py", "import sys\nprint('no database configured')\nsys.exit(3)\n"
+    )
     refused(items.clonedb("build"), "SystemExit: 3", "no database configured")
 
 
@@ -190,14 +232,21 @@ def test_an_env_py_that_exits(items: Project) -> None:
         ("fill:nothing", ("seed 'fill:nothing'", "AttributeError")),
         (
             "fill:generator",
-            ("seed 'fill:generator'", "this seed is a generator function, of which a call runs nothing"),
+            (
+                "seed 'fill:generator'",
+                "this seed is a generator function, of which a call runs nothing",
+            ),
         ),
         ("missing.sql", ("seed 'missing.sql'", "package.module:function")),
     ],
 )
-def test_a_seed_that_fails(items: Project, admin_dsn: str, prefix: str, seed: str, words: tuple[str, ...]) -> None:
+def test_a_seed_that_fails(
+    items: Project, admin_dsn: str, prefix: str, seed: str, words: tuple[str, ...]
+) -> None:
     """The seed's name and its error; nothing is left but the layer below, which is migrated and has no seeds."""
-    items.write("seeds.sql", "insert into item (name) values ('a');\ninsert into nowhere values (1);\n")
+    items.write(
+        "seeds.sql", "insert into item (name) values ('a');\ninsert into nowhere values (1);\n"
+    )
     items.write(
         "fill.py",
         "def people(connection):\n    raise ValueError('nobody to add')\n\ndef generator(connection):\n    yield\n",
@@ -213,7 +262,12 @@ def test_a_seed_that_fails(items: Project, admin_dsn: str, prefix: str, seed: st
 def test_a_mistyped_setting(items: Project) -> None:
     """The key, the file and the nearest right spelling."""
     items.settings(isolaton="clone")
-    refused(items.clonedb("build"), "unknown setting 'isolaton'", "did you mean 'isolation'?", "pyproject.toml")
+    refused(
+        items.clonedb("build"),
+        "unknown setting 'isolaton'",
+        "did you mean 'isolation'?",
+        "pyproject.toml",
+    )
 
 
 def test_a_mistyped_variable(items: Project) -> None:
@@ -248,7 +302,8 @@ def test_a_full_disk_during_the_build(
     """The revision, PostgreSQL's error and what to do; with room again, the same server builds."""
     disk = small_disk("120m")
     project.revision(
-        "one", 'op.execute("create table big as select repeat(md5(g::text), 30) t from generate_series(1, 200000) g")'
+        "one",
+        'op.execute("create table big as select repeat(md5(g::text), 30) t from generate_series(1, 200000) g")',
     )
     state: dict[str, str] = {
         "CLONEDB_STATE_DIR": str(disk / "state"),
@@ -256,7 +311,12 @@ def test_a_full_disk_during_the_build(
         "CLONEDB_DATA": "disk",
     }
     try:
-        refused(project.clonedb("build", **state), "revision 'one'", "No space left on device", "free some space")
+        refused(
+            project.clonedb("build", **state),
+            "revision 'one'",
+            "No space left on device",
+            "free some space",
+        )
         project.revision("one", 'op.execute("create table small (x int)")', down=None)
         project.clonedb("build", **state).demand()
         assert "unfinished" not in project.clonedb("list", **state).out
@@ -264,11 +324,14 @@ def test_a_full_disk_during_the_build(
         project.clonedb("server", "stop", **state)
 
 
-@pytest.mark.parametrize("name", ["pyproject.toml", "migrations/versions/three.py", "alembic.ini"])
+@pytest.mark.parametrize(
+    "name", ["pyproject.toml", "migrations/versions/three.py", "alembic.ini"]
+)
 def test_a_fifo_is_no_file(items: Project, name: str) -> None:
     """Opening one would wait until somebody writes into it: it is told of, or not taken for a file."""
     (items.directory / name).unlink(missing_ok=True)
     os.mkfifo(items.directory / name)
     refused(
-        items.clonedb("fingerprint"), "no Alembic migrations" if name == "alembic.ini" else "it is a FIFO and no file"
+        items.clonedb("fingerprint"),
+        "no Alembic migrations" if name == "alembic.ini" else "it is a FIFO and no file",
     )

@@ -19,11 +19,19 @@ from tests.test_bad_input import TEST, refused
 @pytest.mark.parametrize(
     ("setting", "value", "words"),
     [
-        ("role", "public", "CLONEDB_ROLE: role is 'public', which is no role that anybody can create"),
+        (
+            "role",
+            "public",
+            "CLONEDB_ROLE: role is 'public', which is no role that anybody can create",
+        ),
         ("role", "pg_monitor", "role is 'pg_monitor'"),
         ("roles", "app,none", "one of roles is 'none'"),
         ("driver", "psycog2", "which SQLAlchemy does not know (did you mean 'psycopg2'?)"),
-        ("driver", "pg8000", "CLONEDB_DRIVER: the driver is 'pg8000', which is not installed here; pip install pg8000"),
+        (
+            "driver",
+            "pg8000",
+            "CLONEDB_DRIVER: the driver is 'pg8000', which is not installed here; pip install pg8000",
+        ),
     ],
 )
 def test_settings_that_cannot_be(items: Project, setting: str, value: str, words: str) -> None:
@@ -35,35 +43,49 @@ def test_settings_that_cannot_be(items: Project, setting: str, value: str, words
 def test_a_driver_of_the_url_that_is_not_installed(items: Project, server_url: str) -> None:
     """The URL names it, so the URL is told."""
     url = server_url.replace("postgresql+psycopg:", "postgresql+pg8000:")
-    refused(items.clonedb("run", "true", CLONEDB_URL=url), "CLONEDB_URL: the driver in url is 'pg8000'")
+    refused(
+        items.clonedb("run", "true", CLONEDB_URL=url),
+        "CLONEDB_URL: the driver in url is 'pg8000'",
+    )
 
 
 def test_a_role_that_is_not_there(items: Project, server_url: str, admin_dsn: str) -> None:
     """A misspelt role is refused on a server of one's own, and nobody creates it."""
     role = "postgers"
     text = refused(
-        items.clonedb("run", "true", CLONEDB_URL=server_url, CLONEDB_ROLE=role), f"there is no role '{role}'"
+        items.clonedb("run", "true", CLONEDB_URL=server_url, CLONEDB_ROLE=role),
+        f"there is no role '{role}'",
     )
     assert "(did you mean 'postgres'?)" in text
     with psycopg.connect(admin_dsn) as connection:
-        assert connection.execute("select from pg_roles where rolname = %s", [role]).fetchone() is None
+        assert (
+            connection.execute("select from pg_roles where rolname = %s", [role]).fetchone()
+            is None
+        )
 
 
 def test_a_path_that_is_no_text(make_project: Callable[[str], Project]) -> None:
     """Linux lets directories have any bytes as their names."""
     project = make_project("n\udcffo")
-    project.environment["PYTHONIOENCODING"] = "utf-8:backslashreplace"  # so that what is printed can be read here
+    project.environment["PYTHONIOENCODING"] = (
+        "utf-8:backslashreplace"  # so that what is printed can be read here
+    )
     project.items()
     project.write("test_items.py", TEST)
     assert "1 passed" in project.pytest().demand().out
     project.clonedb("fingerprint", "--explain").demand()
 
 
-def test_a_state_directory_that_is_full(items: Project, small_disk: Callable[[str], Path]) -> None:
+def test_a_state_directory_that_is_full(
+    items: Project, small_disk: Callable[[str], Path]
+) -> None:
     """In pytest and on the command line one message, with what to do."""
     items.write("test_items.py", TEST)
     disk = small_disk("120m")
-    items.environment |= {"CLONEDB_STATE_DIR": str(disk / "state"), "CLONEDB_IDLE_TIMEOUT": "30"}
+    items.environment |= {
+        "CLONEDB_STATE_DIR": str(disk / "state"),
+        "CLONEDB_IDLE_TIMEOUT": "30",
+    }
     items.clonedb("build").demand()
     with contextlib.suppress(OSError), (disk / "full").open("wb", buffering=0) as file:
         while True:
@@ -75,7 +97,9 @@ def test_a_state_directory_that_is_full(items: Project, small_disk: Callable[[st
 
 
 @pytest.mark.parametrize("command", ["status", "stop", "reset"])
-def test_a_state_directory_that_is_read_only(items: Project, tmp_path: Path, command: str) -> None:
+def test_a_state_directory_that_is_read_only(
+    items: Project, tmp_path: Path, command: str
+) -> None:
     """The file is named with its directory."""
     place = tmp_path / "state" / "servers" / "embedded-postgres-18"
     place.mkdir(parents=True)
@@ -83,7 +107,9 @@ def test_a_state_directory_that_is_read_only(items: Project, tmp_path: Path, com
         (place / name).touch()
         (place / name).chmod(0o400)
     place.chmod(0o500)
-    run = items.run(*as_others(), *CLONEDB, "server", command, CLONEDB_STATE_DIR=str(tmp_path / "state"))
+    run = items.run(
+        *as_others(), *CLONEDB, "server", command, CLONEDB_STATE_DIR=str(tmp_path / "state")
+    )
     refused(run, f"clonedb: Permission denied: '{place}/")
 
 
@@ -93,7 +119,10 @@ def test_migrations_that_may_not_be_read(items: Project) -> None:
     migrations.chmod(0o000)
     run = items.run(*as_others(), *CLONEDB, "build")
     migrations.chmod(0o755)
-    refused(run, f"cannot read or write '{migrations}/env.py' in the project's directory: Permission denied")
+    refused(
+        run,
+        f"cannot read or write '{migrations}/env.py' in the project's directory: Permission denied",
+    )
     assert "state_dir" not in run.text
 
 

@@ -15,12 +15,16 @@ ROOT = Path(__file__).parents[1]
 def items(request: pytest.FixtureRequest) -> list[pytest.Item]:
     """Two tests of this run: one of no campaign, and one of `kills`."""
     plain = pytest.Function.from_parent(request.node.parent, name="test_ci_runs_every_campaign")
-    marked = pytest.Function.from_parent(request.node.parent, name="test_contributors_are_told_of_each")
+    marked = pytest.Function.from_parent(
+        request.node.parent, name="test_contributors_are_told_of_each"
+    )
     marked.add_marker(pytest.mark.campaign("kills"))
     return [plain, marked]
 
 
-@pytest.mark.parametrize(("wanted", "kept"), [([], [0]), (["kills"], [1]), (["variants"], []), (["all"], [1])])
+@pytest.mark.parametrize(
+    ("wanted", "kept"), [([], [0]), (["kills"], [1]), (["variants"], []), (["all"], [1])]
+)
 def test_a_campaign_runs_when_it_is_named(
     pytestconfig: pytest.Config,
     monkeypatch: pytest.MonkeyPatch,
@@ -38,7 +42,10 @@ def test_a_campaign_runs_when_it_is_named(
 
 def test_ci_runs_every_campaign() -> None:
     """After the README's second command."""
-    assert "pytest -n auto --campaign all" in (ROOT / ".ci/run").read_text().partition("readme second")[2]
+    assert (
+        "pytest -n auto --campaign all"
+        in (ROOT / ".ci/run").read_text().partition("readme second")[2]
+    )
 
 
 def test_contributors_are_told_of_each() -> None:

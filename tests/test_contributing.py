@@ -44,14 +44,18 @@ def test_the_map_has_every_room_from_the_bottom_up() -> None:
     listed = [name for name in ROOMS if "/" not in name and name not in test_architecture.APART]
     layers = [sorted(row.split()) for row in test_architecture.LAYERS]
     found = iter(listed)
-    assert [sorted(name for _, name in zip(layer, found, strict=False)) for layer in layers] == layers
+    assert [
+        sorted(name for _, name in zip(layer, found, strict=False)) for layer in layers
+    ] == layers
     assert list(found) == []
 
 
 def test_the_map_has_every_package() -> None:
     """Those within a package, too, except the sample shop's."""
     packages = {
-        path.parent.relative_to(ROOT / "clonedb").as_posix() for path in PACKAGE if path.parent.name != "clonedb"
+        path.parent.relative_to(ROOT / "clonedb").as_posix()
+        for path in PACKAGE
+        if path.parent.name != "clonedb"
     }
     assert packages - set(ROOMS) == set()
 
@@ -74,13 +78,17 @@ def test_every_room_and_word_is_explained_once() -> None:
 def test_word_of_the_glossary_is_one_of_the_code(word: str) -> None:
     """Alone, in the plural, or as a part of a name such as `run_pin` or `RunPin`."""
     camel = "".join(part.capitalize() for part in word.split())
-    used = re.compile(rf"(?<![a-z])(?i:{word.replace(' ', '[_ ]')})s?(?![a-z])|{camel}(?![a-z])")
+    used = re.compile(
+        rf"(?<![a-z])(?i:{word.replace(' ', '[_ ]')})s?(?![a-z])|{camel}(?![a-z])"
+    )
     assert any(used.search(path.read_text(encoding="utf-8")) for path in PACKAGE)
 
 
 def test_named_paths_exist() -> None:
     """Except those named NAME, which are to be written."""
-    named = {path for path in (*_PATH.findall(TEXT), *_FILE.findall(TEXT)) if "NAME" not in path}
+    named = {
+        path for path in (*_PATH.findall(TEXT), *_FILE.findall(TEXT)) if "NAME" not in path
+    }
     assert sorted(path for path in named if not (ROOT / path).exists()) == []
     assert "clonedb/rewind" in named
 
@@ -91,7 +99,9 @@ def test_named_tests_exist() -> None:
     assert named
     for path, name in named:
         functions = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
-        assert name in {one.name for one in functions if isinstance(one, ast.FunctionDef)}, f"{path}::{name}"
+        assert name in {one.name for one in functions if isinstance(one, ast.FunctionDef)}, (
+            f"{path}::{name}"
+        )
 
 
 def test_an_isolation_mode_touches_the_files_that_are_named() -> None:
@@ -102,7 +112,9 @@ def test_an_isolation_mode_touches_the_files_that_are_named() -> None:
         text = path.read_text(encoding="utf-8")
         place = path.relative_to(ROOT).as_posix()
         assert place in told or not named.search(text), place
-        assert path.parent.name == "isolation" or not re.search(r"isinstance\([^)]*Database\)", text), place
+        assert path.parent.name == "isolation" or not re.search(
+            r"isinstance\([^)]*Database\)", text
+        ), place
 
 
 def test_a_setting_touches_the_files_that_are_named() -> None:
@@ -112,33 +124,51 @@ def test_a_setting_touches_the_files_that_are_named() -> None:
         path.relative_to(ROOT).as_posix()
         for path in PACKAGE
         if all(
-            re.search(rf'(^    |Key\(\s*"){name}\b', path.read_text(encoding="utf-8"), re.MULTILINE) for name in KEYS
+            re.search(
+                rf'(^    |Key\(\s*"){name}\b', path.read_text(encoding="utf-8"), re.MULTILINE
+            )
+            for name in KEYS
         )
     ]
     assert "clonedb/settings/keys.py" in lists
-    assert [path for path in [*lists, "clonedb/project/fingerprint.py"] if path not in told] == []
+    assert [
+        path for path in [*lists, "clonedb/project/fingerprint.py"] if path not in told
+    ] == []
 
 
 def test_a_recipe_touches_the_files_that_are_named() -> None:
     """What knows the one recipe that there is asks for its revisions, and refuses another recipe in words."""
-    knowing = {path for path in PACKAGE if "import AlembicRecipe" in path.read_text(encoding="utf-8")}
-    asking = {path for path in PACKAGE if "require_revisions(" in path.read_text(encoding="utf-8")}
+    knowing = {
+        path for path in PACKAGE if "import AlembicRecipe" in path.read_text(encoding="utf-8")
+    }
+    asking = {
+        path for path in PACKAGE if "require_revisions(" in path.read_text(encoding="utf-8")
+    }
     assert knowing - asking == set()
     assert "clonedb/migrate/recipes.py" in section("Adding a recipe")
 
 
 def test_no_template_knows_its_recipe() -> None:
     """Where templates are built and found, Alembic has no name."""
-    of_templates = [path for path in PACKAGE if path.parent.name in ("templates", "archive", "clones")]
-    assert [path for path in of_templates if "migrate.alembic" in path.read_text(encoding="utf-8")] == []
+    of_templates = [
+        path for path in PACKAGE if path.parent.name in ("templates", "archive", "clones")
+    ]
+    assert [
+        path for path in of_templates if "migrate.alembic" in path.read_text(encoding="utf-8")
+    ] == []
     assert of_templates
 
 
 def test_pre_commit_runs_what_ci_runs() -> None:
     """Ruff and mypy, by the programs of the same environment."""
-    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    (repository,) = yaml.safe_load(
+        (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    )["repos"]
     assert repository["repo"] == "local"
     ci = (ROOT / ".ci/run").read_text(encoding="utf-8")
-    entries = [" ".join(hook["entry"].replace(" --force-exclude", "").split()) for hook in repository["hooks"]]
+    entries = [
+        " ".join(hook["entry"].replace(" --force-exclude", "").split())
+        for hook in repository["hooks"]
+    ]
     assert entries == [".venv/bin/ruff format", ".venv/bin/ruff check", ".venv/bin/mypy"]
     assert all(entry in ci for entry in entries)

@@ -14,7 +14,17 @@ import pytest
 import clonedb
 from clonedb import errors
 
-HEAVY = ("alembic", "click", "filelock", "platformdirs", "psycopg", "psycopg2", "pytest", "rich", "sqlalchemy")
+HEAVY = (
+    "alembic",
+    "click",
+    "filelock",
+    "platformdirs",
+    "psycopg",
+    "psycopg2",
+    "pytest",
+    "rich",
+    "sqlalchemy",
+)
 
 
 def in_a_fresh_interpreter(program: str) -> object:
@@ -40,7 +50,11 @@ def _drawn() -> dict[str, str]:
 
 def test_drawn_tree_is_the_real_one() -> None:
     """The docstring's picture is what `except` does."""
-    classes = [value for _, value in inspect.getmembers(errors, inspect.isclass) if value.__module__ == errors.__name__]
+    classes = [
+        value
+        for _, value in inspect.getmembers(errors, inspect.isclass)
+        if value.__module__ == errors.__name__
+    ]
     assert _drawn() == {kind.__name__: kind.__bases__[0].__name__ for kind in classes}
     assert sorted(errors.__all__) == sorted(kind.__name__ for kind in classes)
     assert all(len(kind.__bases__) == 1 and kind.__doc__ for kind in classes)
@@ -83,15 +97,27 @@ def test_import_costs_nothing() -> None:
     loaded = in_a_fresh_interpreter("import clonedb\nprint(json.dumps(sorted(sys.modules)))")
     assert isinstance(loaded, list)
     assert [name for name in loaded if name.startswith("clonedb")] == ["clonedb"]
-    assert [name for name in loaded if name.partition(".")[0] in HEAVY or name == "importlib.metadata"] == []
+    assert [
+        name
+        for name in loaded
+        if name.partition(".")[0] in HEAVY or name == "importlib.metadata"
+    ] == []
 
 
 @pytest.mark.parametrize(
-    "statement", ["clonedb.ConfigError", "from clonedb import Config", "clonedb.url.DatabaseURL", "dir(clonedb)"]
+    "statement",
+    [
+        "clonedb.ConfigError",
+        "from clonedb import Config",
+        "clonedb.url.DatabaseURL",
+        "dir(clonedb)",
+    ],
 )
 def test_errors_and_configuration_cost_little(statement: str) -> None:
     """What stands at the bottom does not draw in what stands above."""
-    program = f"import clonedb, clonedb.url\n{statement}\nprint(json.dumps(sorted(sys.modules)))"
+    program = (
+        f"import clonedb, clonedb.url\n{statement}\nprint(json.dumps(sorted(sys.modules)))"
+    )
     loaded = in_a_fresh_interpreter(program)
     assert isinstance(loaded, list)
     assert [name for name in loaded if name.partition(".")[0] in HEAVY] == []

@@ -70,7 +70,9 @@ def named(items: Project) -> Project:
     items.write("reports.ini", ALEMBIC_INI.replace("/migrations", "/reports"))
     items.write(
         "reports/env.py",
-        ENV_PY.replace("connection=connection,", "connection=connection, version_table='reports_version',"),
+        ENV_PY.replace(
+            "connection=connection,", "connection=connection, version_table='reports_version',"
+        ),
     )
     items.write(
         "reports/versions/r1.py",
@@ -85,7 +87,9 @@ def named(items: Project) -> Project:
     return items
 
 
-@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"]
+)
 def test_each_name_is_a_template(named: Project, arguments: tuple[str, ...]) -> None:
     """Markers choose; what is built upon another holds all of it, and only the rest was migrated."""
     named.write("test_it.py", TESTS)
@@ -137,22 +141,33 @@ def test_a_template_for_the_whole_run(named: Project) -> None:
 
 def test_marker_with_a_name_that_is_not_there(named: Project) -> None:
     """One message, with the nearest."""
-    named.write("test_it.py", "import pytest\n@pytest.mark.clonedb(template='report')\ndef test_it(clonedb): pass\n")
+    named.write(
+        "test_it.py",
+        "import pytest\n@pytest.mark.clonedb(template='report')\ndef test_it(clonedb): pass\n",
+    )
     outcome = named.pytest().demand(1)
     assert (
         "template 'report' is not configured (did you mean 'reports'?); there is default, early, filled, reports"
         in outcome.out
     )
     outcome = named.clonedb("--template", "report", "build").demand(1)
-    assert outcome.err.startswith("clonedb: --template: template 'report' is not configured (did you mean 'reports'?)")
+    assert outcome.err.startswith(
+        "clonedb: --template: template 'report' is not configured (did you mean 'reports'?)"
+    )
 
 
 def test_frozen_names_the_command(named: Project) -> None:
     """Nothing is built; the command that would is in the message, and after it the tests run."""
-    named.write("test_it.py", "import pytest\n@pytest.mark.clonedb(template='filled')\ndef test_it(clonedb): pass\n")
+    named.write(
+        "test_it.py",
+        "import pytest\n@pytest.mark.clonedb(template='filled')\ndef test_it(clonedb): pass\n",
+    )
     named.environment["CLONEDB_SALT"] = "frozen"
     outcome = named.pytest("--clonedb-frozen").demand(1)
-    assert "it is not built here because frozen is set (--clonedb-frozen); run `clonedb build` first" in outcome.out
+    assert (
+        "it is not built here because frozen is set (--clonedb-frozen); run `clonedb build` first"
+        in outcome.out
+    )
     named.clonedb("build").demand()
     outcome = named.pytest("--clonedb-frozen").demand(1)
     assert "run `clonedb --template filled build` first" in outcome.out
@@ -160,13 +175,17 @@ def test_frozen_names_the_command(named: Project) -> None:
     named.pytest("--clonedb-frozen").demand()
     contradictory = named.pytest("--clonedb-frozen", "--clonedb-rebuild").demand(1)
     assert (
-        "is to be built anew, and nothing is built here because frozen is set (--clonedb-frozen)" in contradictory.out
+        "is to be built anew, and nothing is built here because frozen is set (--clonedb-frozen)"
+        in contradictory.out
     )
 
 
 def test_what_is_built_upon_another_is_restored_alone(named: Project) -> None:
     """An imported template is used, frozen or not, where its base is not: that is opened for what needs it only."""
-    named.write("test_it.py", "import pytest\n@pytest.mark.clonedb(template='filled')\ndef test_it(clonedb): pass\n")
+    named.write(
+        "test_it.py",
+        "import pytest\n@pytest.mark.clonedb(template='filled')\ndef test_it(clonedb): pass\n",
+    )
     named.environment["CLONEDB_SALT"] = "restored"
     named.environment["CLONEDB_TEMPLATE"] = "filled"
     named.clonedb("export", "filled.clonedb").demand()
@@ -181,7 +200,10 @@ def test_what_is_built_upon_another_is_restored_alone(named: Project) -> None:
 @pytest.mark.parametrize(
     ("templates", "complaint"),
     [
-        ({"a": {"base": "b"}, "b": {"base": "a"}}, "base leads round in a circle: a -> b -> a; take one away"),
+        (
+            {"a": {"base": "b"}, "b": {"base": "a"}},
+            "base leads round in a circle: a -> b -> a; take one away",
+        ),
         ({"a": {"base": "a"}}, "base leads round in a circle: a -> a; take one away"),
         ({"a": {"base": "c"}, "c": {"target": "x"}, "b": {"base": "cc"}}, None),
     ],
@@ -196,7 +218,10 @@ def test_circles(templates: Any, complaint: str | None) -> None:
     base = config.of_template("a", "test").of_base()
     assert base is not None
     assert base.target == "x"
-    with pytest.raises(ConfigError, match=re.escape("base: template 'cc' is not configured (did you mean 'c'?)")):
+    with pytest.raises(
+        ConfigError,
+        match=re.escape("base: template 'cc' is not configured (did you mean 'c'?)"),
+    ):
         config.of_template("b", "test").of_base()
 
 
@@ -210,7 +235,12 @@ def test_the_projects_base_is_not_built_upon_itself() -> None:
         while each is not None and len(chains.setdefault(name, [])) < 5:
             chains[name].append(each.template)
             each = each.of_base()
-    expected = {"default": ["default", "old"], "old": ["old"], "other": ["other", "old"], "plain": ["plain"]}
+    expected = {
+        "default": ["default", "old"],
+        "old": ["old"],
+        "other": ["other", "old"],
+        "plain": ["plain"],
+    }
     assert chains == expected
     circle = config.replace("here", templates={"old": {"base": "older"}, "older": {}})
     with pytest.raises(ConfigError, match="base leads round in a circle: old -> older -> old"):
@@ -220,7 +250,10 @@ def test_the_projects_base_is_not_built_upon_itself() -> None:
 @pytest.mark.parametrize(
     ("templates", "complaint"),
     [
-        ({"a": {"targt": "x"}}, "templates.a: a template has no setting 'targt' (did you mean 'target'?); it takes"),
+        (
+            {"a": {"targt": "x"}},
+            "templates.a: a template has no setting 'targt' (did you mean 'target'?); it takes",
+        ),
         ({"a": {"url": "x"}}, "templates.a: a template has no setting 'url'"),
         ({"a": "x"}, "templates.a: a named template is 'x'; it takes a table of settings"),
         ({"a": {"seed": "x.sql"}}, "templates.a: seed is 'x.sql'; it takes a list of strings"),

@@ -29,7 +29,9 @@ LONGEST = "a" * 24
 @example(LONGEST, "f" * 64, "a" * 10, 99_999)
 @example("a_t_b", "0" * 64, "tttttttttt", 1)
 @example("c_", "c" * 64, "cccccccccc", 1)
-def test_composed_name_says_what_it_was_made_of(prefix: str, fingerprint: str, owner: str, number: int) -> None:
+def test_composed_name_says_what_it_was_made_of(
+    prefix: str, fingerprint: str, owner: str, number: int
+) -> None:
     """Each kind of name fits into 63 bytes and is read back as what it is."""
     template = template_name(prefix, fingerprint)
     unfinished = unfinished_name(prefix, fingerprint, owner, number)
@@ -43,7 +45,12 @@ def test_composed_name_says_what_it_was_made_of(prefix: str, fingerprint: str, o
     ):
         name = parse(prefix, text)
         assert name is not None
-        assert (name.text, name.kind, name.fingerprint, name.owner) == (text, kind, fingerprint[:beginning], whose)
+        assert (name.text, name.kind, name.fingerprint, name.owner) == (
+            text,
+            kind,
+            fingerprint[:beginning],
+            whose,
+        )
 
 
 def test_names_need_no_quotes() -> None:
@@ -79,7 +86,11 @@ def test_changed_name_is_not_ours(text: str, data: st.DataObject) -> None:
     """One character changed, added or left out, and the mark does not fit."""
     place = data.draw(st.integers(0, len(text)))
     character = data.draw(st.sampled_from(string.ascii_lowercase + string.digits + "_"))
-    for changed in (text[:place] + character + text[place + 1 :], text[:place] + character + text[place:], text[:-1]):
+    for changed in (
+        text[:place] + character + text[place + 1 :],
+        text[:place] + character + text[place:],
+        text[:-1],
+    ):
         assume(changed != text)
         for end in range(1, 25):
             assert parse(changed[:end], changed) is None
@@ -89,11 +100,14 @@ def test_changed_name_is_not_ours(text: str, data: st.DataObject) -> None:
 @given(ours)
 def test_exactly_one_prefix_claims_a_name(text: str) -> None:
     """Whatever a name's prefix looks like, gc under another one leaves the database alone."""
-    assert [end for end in range(len(text)) if parse(text[:end], text)] in [[end] for end in range(1, 25)]
+    assert [end for end in range(len(text)) if parse(text[:end], text)] in [
+        [end] for end in range(1, 25)
+    ]
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("clonedb", "clonedb_x"), ("a", "a_t"), ("a", "a_c_b"), ("a", "a_"), ("shop", "shop2")]
+    ("one", "other"),
+    [("clonedb", "clonedb_x"), ("a", "a_t"), ("a", "a_c_b"), ("a", "a_"), ("shop", "shop2")],
 )
 def test_prefix_does_not_claim_the_names_of_a_longer_one(one: str, other: str) -> None:
     """Two projects on one server, `clonedb` and `clonedb_x`, do not collect each other's databases."""
@@ -108,7 +122,20 @@ def test_prefix_does_not_claim_the_names_of_a_longer_one(one: str, other: str) -
 
 
 @pytest.mark.parametrize(
-    "prefix", ["", "1a", "_a", "Shop", "shop-1", "shöp", "a b", 'a"', "a;drop database x", "a" * 25, "a\n"]
+    "prefix",
+    [
+        "",
+        "1a",
+        "_a",
+        "Shop",
+        "shop-1",
+        "shöp",
+        "a b",
+        'a"',
+        "a;drop database x",
+        "a" * 25,
+        "a\n",
+    ],
 )
 def test_bad_prefix_is_refused(prefix: str) -> None:
     """What would need quotes, or leave no room for the rest, is an error that says what a prefix is."""

@@ -41,9 +41,13 @@ def seen(path: Path) -> object:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("-p", "no:xdist"), ("-n", "1", "--testrunuid=same")], ids=["pytest", "a worker of xdist"]
+    "arguments",
+    [("-p", "no:xdist"), ("-n", "1", "--testrunuid=same")],
+    ids=["pytest", "a worker of xdist"],
 )
-def test_a_forked_pytest_is_as_a_started_one(items: Project, arguments: tuple[str, ...]) -> None:
+def test_a_forked_pytest_is_as_a_started_one(
+    items: Project, arguments: tuple[str, ...]
+) -> None:
     """Its environment, directory, umask, path, arguments, handlers and descriptors are those of a start."""
     items.environment["ODD"] = "line\nbreak \udcff"
     items.write("conftest.py", LOOKS)
@@ -65,7 +69,8 @@ def test_a_forked_interpreter_that_migrates_is_as_a_started_one(
     """From within a revision, too."""
     path = project.directory / "found"
     project.revision(
-        "one", f"exec({LOOKS!r}, globals())\nimport json\nwith open({str(path)!r}, 'w') as file: json.dump(FOUND, file)"
+        "one",
+        f"exec({LOOKS!r}, globals())\nimport json\nwith open({str(path)!r}, 'w') as file: json.dump(FOUND, file)",
     )
     config = Config(rootdir=project.directory)
     migrator = AlembicMigrator(config, find_project(config))
@@ -89,7 +94,9 @@ def test_a_program_that_hangs_says_where(items: Project) -> None:
     """After its time, and none is left behind."""
     items.write("test_it.py", "import time\ndef test_it(): time.sleep(60)\n")
     with pytest.raises(TimeoutError, match="in test_it"):
-        prefork().client.run(PYTEST[1:], cwd=str(items.directory), environment=items.environment, timeout=2)
+        prefork().client.run(
+            PYTEST[1:], cwd=str(items.directory), environment=items.environment, timeout=2
+        )
     assert prefork().children() == []
 
 
@@ -114,7 +121,11 @@ def test_coverage_sees_an_interpreter_that_is_killed(items: Project, tmp_path: P
     """It is told to write what it saw, as the end of each migration is a kill."""
     data = tmp_path / "coverage"
     configuration = str(Path(__file__).parents[1] / "pyproject.toml")
-    environment = {**unobserved(items.environment), "COVERAGE_PROCESS_START": configuration, "COVERAGE_FILE": str(data)}
+    environment = {
+        **unobserved(items.environment),
+        "COVERAGE_PROCESS_START": configuration,
+        "COVERAGE_FILE": str(data),
+    }
     measured = Prefork(environment)
     reading, writing = os.pipe()
     try:

@@ -25,7 +25,11 @@ pytestmark = pytest.mark.usefixtures("variables")
 @pytest.fixture
 def people(project: Project) -> Project:
     """A table of people, whose names the second revision splits and its downgrade joins."""
-    project.revision("1a2b_people", 'op.execute("create table person (name text)")', 'op.execute("drop table person")')
+    project.revision(
+        "1a2b_people",
+        'op.execute("create table person (name text)")',
+        'op.execute("drop table person")',
+    )
     project.revision(
         "1a3c_split",
         """
@@ -53,12 +57,16 @@ def movable(template: Template) -> Iterator[RevisionDatabase]:
     """A clone of a template that can be taken up and down."""
     with (
         template.clone() as clone,
-        contextlib.closing(RevisionDatabase(clone, require_revisions(template.recipe, "a test"))) as db,
+        contextlib.closing(
+            RevisionDatabase(clone, require_revisions(template.recipe, "a test"))
+        ) as db,
     ):
         yield db
 
 
-def test_a_clone_goes_up_and_down_with_what_is_in_it(settings: Config, admin_dsn: str, prefix: str) -> None:
+def test_a_clone_goes_up_and_down_with_what_is_in_it(
+    settings: Config, admin_dsn: str, prefix: str
+) -> None:
     """What a migration does to rows is what such a test is about; a dropped clone leaves nothing running."""
     with at(settings, "1a2b") as template:
         assert template.heads == ("1a2b_people",)
@@ -69,7 +77,10 @@ def test_a_clone_goes_up_and_down_with_what_is_in_it(settings: Config, admin_dsn
             assert db.current() == ("1a2b_people",)
             assert db.upgrade().revisions == ("1a3c_split",)
             with engine.begin() as connection:
-                assert connection.execute(text("select first, last from person")).one() == ("Ada", "Lovelace")
+                assert connection.execute(text("select first, last from person")).one() == (
+                    "Ada",
+                    "Lovelace",
+                )
             assert db.downgrade("-1").heads == ("1a2b_people",)
             assert one(db, "select name from person") == ("Ada Lovelace",)
             assert db.downgrade("base").heads == ()
@@ -81,7 +92,11 @@ def test_a_clone_goes_up_and_down_with_what_is_in_it(settings: Config, admin_dsn
 
 def test_the_second_use_is_a_clone(settings: Config) -> None:
     """By whatever name: both lead to one template, and it is not that of the heads."""
-    with at(settings, "1a2b") as first, at(settings, "1a2b_people") as second, at(settings, "heads") as heads:
+    with (
+        at(settings, "1a2b") as first,
+        at(settings, "1a2b_people") as second,
+        at(settings, "heads") as heads,
+    ):
         assert first.record.built
         assert not second.record.built
         assert first.name == second.name != heads.name
@@ -121,9 +136,14 @@ def test_an_open_transaction_is_told_of(settings: Config) -> None:
     with at(settings, "1a2b") as template, movable(template) as db:
         with db.connect(application_name="forgotten") as connection:
             connection.execute("select * from person")
-            with pytest.raises(MigrationError, match=r"waits for a transaction that is left open.*'forgotten'.*person"):
+            with pytest.raises(
+                MigrationError,
+                match=r"waits for a transaction that is left open.*'forgotten'.*person",
+            ):
                 db.upgrade()
-            with db.connect(options="-c lock_timeout=5000") as other:  # nobody waits behind the migration that gave up
+            with db.connect(
+                options="-c lock_timeout=5000"
+            ) as other:  # nobody waits behind the migration that gave up
                 other.execute("select * from person")
         assert db.upgrade().heads == ("1a3c_split",)
 
@@ -133,11 +153,15 @@ def test_a_failing_migration_is_that_error(people: Project) -> None:
     people.revision("1a4d_broken", "pass", 'op.execute("drop table never")')
     with at(load(people.directory), "heads") as template, movable(template) as db:
         with pytest.raises(
-            MigrationError, match=r"downgrade of revision '1a4d_broken' \(migrations/versions/1a4d_brok"
+            MigrationError,
+            match=r"downgrade of revision '1a4d_broken' \(migrations/versions/1a4d_brok",
         ):
             db.downgrade("base")
         assert db.current() == ("1a4d_broken",)
-        with pytest.raises(ConfigError, match=r"downgrade\(\): there is no revision '1a2b_poeple' \(did you mean"):
+        with pytest.raises(
+            ConfigError,
+            match=r"downgrade\(\): there is no revision '1a2b_poeple' \(did you mean",
+        ):
             db.downgrade("1a2b_poeple")
 
 
@@ -148,7 +172,10 @@ def test_a_failing_migration_is_that_error(people: Project) -> None:
             "1a3c_splat",
             r"clonedb_at\('1a3c_splat'\): there is no revision '1a3c_splat' \(did you mean '1a3c_split'\?\) among the 2",
         ),
-        ("1a", r"several revisions begin with '1a': 1a2b_people, 1a3c_split; write one of them out"),
+        (
+            "1a",
+            r"several revisions begin with '1a': 1a2b_people, 1a3c_split; write one of them out",
+        ),
         ("", r"there is no revision ''"),
     ],
     ids=["nearest", "ambiguous", "nothing"],
@@ -166,14 +193,20 @@ def test_what_only_alembic_knows_is_left_to_it(people: Project) -> None:
     for revision in ("heads", "head", "base", "+1", "-1", "1a2b+1", "shop@head"):
         assert resolve(project, revision, "here") == revision
     path = people.revision("2a_label", "pass")
-    path.write_text(re.sub("(?m)^down_revision", "branch_labels = ('shop',)\ndown_revision", path.read_text()))
+    path.write_text(
+        re.sub(
+            "(?m)^down_revision", "branch_labels = ('shop',)\ndown_revision", path.read_text()
+        )
+    )
     assert config_at(settings, "shop").target == "shop"
     path = people.revision("3a_counted", "pass")
     path.write_text(path.read_text().replace("'3a_counted'", "'3a_' + 'counted'"))
     assert config_at(settings, "3a_counted").target == "3a_counted"
 
 
-@pytest.mark.parametrize("line", ["revision: str = '9f'", 'revision = "9f"', "revision: Final[str] = '9f'"])
+@pytest.mark.parametrize(
+    "line", ["revision: str = '9f'", 'revision = "9f"', "revision: Final[str] = '9f'"]
+)
 def test_revisions_are_read_as_alembic_writes_them(people: Project, line: str) -> None:
     """Its templates have had all of these."""
     path = people.revision("9f", "pass")

@@ -34,7 +34,10 @@ def template(project: Project, variables: None) -> Iterator[clonedb.Template]:
     """The project's template; its downgrades do what they say."""
     del variables
     project.revision(
-        "one", 'op.execute("create table item (id serial, name text)")', 'op.execute("drop table item")', down=None
+        "one",
+        'op.execute("create table item (id serial, name text)")',
+        'op.execute("drop table item")',
+        down=None,
     )
     project.revision("two", "op.execute(\"insert into item (name) values ('seeded')\")")
     with clonedb.template(project.directory) as opened:
@@ -69,7 +72,9 @@ def test_what_one_block_wrote_the_next_does_not_find(
     assert clones() == []
 
 
-def test_under_rollback_sessions_see_their_commits_which_are_lost(template: clonedb.Template, clones: Clones) -> None:
+def test_under_rollback_sessions_see_their_commits_which_are_lost(
+    template: clonedb.Template, clones: Clones
+) -> None:
     """And a connection of the block's own is refused."""
     from sqlalchemy import text
 
@@ -85,7 +90,9 @@ def test_under_rollback_sessions_see_their_commits_which_are_lost(template: clon
     assert clones() == []
 
 
-def test_under_worker_every_block_has_the_same_database(template: clonedb.Template, clones: Clones) -> None:
+def test_under_worker_every_block_has_the_same_database(
+    template: clonedb.Template, clones: Clones
+) -> None:
     """What one wrote the next finds, and so does one within it."""
     with template.database("worker") as first:
         add(first)
@@ -97,7 +104,9 @@ def test_under_worker_every_block_has_the_same_database(template: clonedb.Templa
     assert clones() == []
 
 
-def test_under_readonly_postgresql_refuses_to_write(template: clonedb.Template, clones: Clones) -> None:
+def test_under_readonly_postgresql_refuses_to_write(
+    template: clonedb.Template, clones: Clones
+) -> None:
     """The next block gets the same database."""
     names = set()
     for _ in range(2):
@@ -112,7 +121,9 @@ def test_under_readonly_postgresql_refuses_to_write(template: clonedb.Template, 
 
 
 @pytest.mark.parametrize("isolation", sorted(MODES))
-def test_every_isolation_gives_sessions(template: clonedb.Template, isolation: Isolation) -> None:
+def test_every_isolation_gives_sessions(
+    template: clonedb.Template, isolation: Isolation
+) -> None:
     """By one name, and they see what is in the database."""
     from sqlalchemy import text
 
@@ -123,7 +134,15 @@ def test_every_isolation_gives_sessions(template: clonedb.Template, isolation: I
 
 def test_every_isolation_is_tried_above() -> None:
     """The modes that there are."""
-    assert set(MODES) == {"auto", "clone", "truncate", "migrate", "rollback", "worker", "readonly"}
+    assert set(MODES) == {
+        "auto",
+        "clone",
+        "truncate",
+        "migrate",
+        "rollback",
+        "worker",
+        "readonly",
+    }
 
 
 def test_the_configured_isolation_is_the_default(template: clonedb.Template) -> None:
@@ -137,7 +156,8 @@ def test_the_configured_isolation_is_the_default(template: clonedb.Template) -> 
 def test_an_isolation_that_there_is_not(template: clonedb.Template) -> None:
     """It is said where the word was written, before a clone is made."""
     with pytest.raises(
-        clonedb.ConfigError, match=r"template.database\(\): isolation is 'rolback' .did you mean 'rollback'"
+        clonedb.ConfigError,
+        match=r"template.database\(\): isolation is 'rolback' .did you mean 'rollback'",
     ):
         template.database("rolback")  # type: ignore[arg-type]
 
@@ -156,7 +176,9 @@ def test_two_at_once_are_two_databases(template: clonedb.Template, clones: Clone
 
 
 @pytest.mark.parametrize("isolation", ["auto", "clone"])
-def test_threads_have_databases_of_their_own(template: clonedb.Template, isolation: Isolation, clones: Clones) -> None:
+def test_threads_have_databases_of_their_own(
+    template: clonedb.Template, isolation: Isolation, clones: Clones
+) -> None:
     """Each finds what the template holds and what it wrote itself, at whatever time the others come and go."""
     together, found = threading.Barrier(3), list[int]()
 
@@ -185,7 +207,9 @@ def fail(template: clonedb.Template, isolation: Isolation, statement: str) -> No
         raise ZeroDivisionError
 
 
-def test_an_error_of_the_block_is_the_one_to_see(template: clonedb.Template, clones: Clones) -> None:
+def test_an_error_of_the_block_is_the_one_to_see(
+    template: clonedb.Template, clones: Clones
+) -> None:
     """Whatever giving the database back meets: here a downgrade that fails."""
     with pytest.raises(ZeroDivisionError):
         fail(template, "migrate", "drop table item")
@@ -207,7 +231,9 @@ def leave_open(template: clonedb.Template) -> psycopg.Connection[tuple[object, .
 
 def test_a_connection_that_was_left_open_is_told_of(template: clonedb.Template) -> None:
     """The warning points at the `with`, and the connection is ended; the next block is none the worse."""
-    with pytest.warns(clonedb.LeakedConnectionWarning, match=r"with template.database\(\)` ended with an open") as told:
+    with pytest.warns(
+        clonedb.LeakedConnectionWarning, match=r"with template.database\(\)` ended with an open"
+    ) as told:
         left = leave_open(template)
     assert told[0].filename == __file__
     with pytest.raises(clonedb.EndedTestError):
@@ -217,12 +243,17 @@ def test_a_connection_that_was_left_open_is_told_of(template: clonedb.Template) 
         assert count(following) == 1
 
 
-def test_a_change_of_the_whole_server_is_undone(template: clonedb.Template, admin_dsn: str) -> None:
+def test_a_change_of_the_whole_server_is_undone(
+    template: clonedb.Template, admin_dsn: str
+) -> None:
     """A role that a block made is gone after it on a server of clonedb's own."""
     with template.database() as db, db.connect(autocommit=True) as connection:
         connection.execute("create role made_by_a_block")
     with psycopg.connect(admin_dsn) as admin:
-        assert admin.execute("select from pg_roles where rolname = 'made_by_a_block'").fetchone() is None
+        assert (
+            admin.execute("select from pg_roles where rolname = 'made_by_a_block'").fetchone()
+            is None
+        )
 
 
 def test_what_a_block_was_handed_is_refused_after_it(template: clonedb.Template) -> None:
@@ -281,6 +312,8 @@ def test_the_readmes_example_for_unittest(items: Project, clones: Clones) -> Non
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert code is not None
     items.write("test_items.py", code[1])
-    outcome = items.run(sys.executable, "-W", "error", "-m", "unittest", "-v", "test_items").demand()
+    outcome = items.run(
+        sys.executable, "-W", "error", "-m", "unittest", "-v", "test_items"
+    ).demand()
     assert "Ran 2 tests" in outcome.err
     assert clones() == []

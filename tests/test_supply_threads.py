@@ -17,13 +17,20 @@ from tests.projects import Project
 def narrow(project: Project, variables: None) -> Iterator[clonedb.Template]:
     """The project's template, on a server with room for one clone."""
     del variables
-    project.revision("one", 'op.execute("create table item (id serial)")', 'op.execute("drop table item")', down=None)
+    project.revision(
+        "one",
+        'op.execute("create table item (id serial)")',
+        'op.execute("drop table item")',
+        down=None,
+    )
     with clonedb.template(project.directory, max_clones=1) as opened:
         yield opened
 
 
 @pytest.mark.parametrize("isolation", ["auto", "clone", "rollback"])
-def test_a_thread_that_waits_for_room_lets_another_release(narrow: clonedb.Template, isolation: Isolation) -> None:
+def test_a_thread_that_waits_for_room_lets_another_release(
+    narrow: clonedb.Template, isolation: Isolation
+) -> None:
     """It waits as long as that works, which is no reason to say that all wait, and gets its database then."""
     entered, errors = threading.Event(), list[clonedb.CloneDBError]()
 
@@ -60,7 +67,9 @@ def test_threads_that_wait_for_each_other_are_told(narrow: clonedb.Template) -> 
         except clonedb.ConfigError as error:
             errors.append(str(error))
 
-    threads = [threading.Thread(target=work, kwargs={"nested": nested}) for nested in (True, False)]
+    threads = [
+        threading.Thread(target=work, kwargs={"nested": nested}) for nested in (True, False)
+    ]
     for thread in threads:
         thread.start()
         assert entered.wait(30)

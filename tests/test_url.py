@@ -17,14 +17,21 @@ from clonedb.url import DatabaseURL, redact, redact_url
 
 many = settings(max_examples=150, deadline=None, database=None)
 
-anything = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
+anything = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20
+)
 awkward = st.text("ab%@/:?#&=+ '\"\\[],ß√", min_size=1, max_size=12)
 names = st.text(string.ascii_lowercase + string.digits + ".-_", min_size=1, max_size=20)
 addresses = st.ip_addresses().map(str)
 directories = st.lists(names, min_size=1, max_size=3).map(lambda parts: "/" + "/".join(parts))
 several = st.lists(names, min_size=2, max_size=3).map(",".join)
 parameters = st.lists(
-    st.tuples(st.sampled_from(["application_name", "options", "sslmode", "sslcert", "target_session_attrs"]), anything),
+    st.tuples(
+        st.sampled_from(
+            ["application_name", "options", "sslmode", "sslcert", "target_session_attrs"]
+        ),
+        anything,
+    ),
     unique_by=lambda pair: pair[0],
     max_size=3,
 ).map(tuple)
@@ -72,7 +79,11 @@ def test_libpq_reads_the_same(url: DatabaseURL) -> None:
 def test_sqlalchemy_reads_the_same(url: DatabaseURL) -> None:
     """SQLAlchemy takes the written URL for the same parts."""
     read = sqlalchemy.make_url(url.render())
-    assert (read.username or None, read.password, read.database) == (url.user, url.password, url.database)
+    assert (read.username or None, read.password, read.database) == (
+        url.user,
+        url.password,
+        url.database,
+    )
     assert read.drivername == ("postgresql+" + url.driver if url.driver else "postgresql")
     assert read.host == url.host or read.query["host"] == url.host
     assert read.port == url.port or read.query["port"] == str(url.port)
@@ -106,7 +117,9 @@ def test_ordinary_urls_mean_what_libpq_says(text: str) -> None:
     meant = conninfo_to_dict(text)
     kept = {name: value for name, value in meant.items() if (name, value) != ("password", "")}
     found = DatabaseURL.parse(text).conninfo()
-    assert {name: value for name, value in found.items() if (name, value) != ("password", "")} == kept
+    assert {
+        name: value for name, value in found.items() if (name, value) != ("password", "")
+    } == kept
     assert DatabaseURL.parse(DatabaseURL.parse(text).render()).conninfo() == found
 
 
@@ -121,18 +134,29 @@ def test_several_hosts_as_sqlalchemy_writes_them() -> None:
 @pytest.mark.parametrize("parameter", ["dbname", "database"])
 def test_parameter_cannot_lead_to_the_old_database(parameter: str) -> None:
     """A database named by a parameter is replaced too: libpq and the drivers let parameters win."""
-    url = DatabaseURL.parse(f"postgresql://localhost/app?{parameter}=production").replace(database="clone")
+    url = DatabaseURL.parse(f"postgresql://localhost/app?{parameter}=production").replace(
+        database="clone"
+    )
     assert url.conninfo()["dbname"] == "clone"
     assert "production" not in url.render()
 
 
 @pytest.mark.parametrize(
-    "password", ["p@ss", "pa:ss", "pa/ss", "pa?ss", "p@a/s?s#1", "50%", "100%zz", "pass word", "it's"]
+    "password",
+    ["p@ss", "pa:ss", "pa/ss", "pa?ss", "p@a/s?s#1", "50%", "100%zz", "pass word", "it's"],
 )
 def test_password_that_nobody_escaped(password: str) -> None:
     """A password with characters that should have been escaped is read all the same, up to the last @."""
-    url = DatabaseURL.parse(f"postgresql://me:{password}@localhost:5433/app?application_name=me@x")
-    assert (url.user, url.password, url.host, url.port, url.database) == ("me", password, "localhost", 5433, "app")
+    url = DatabaseURL.parse(
+        f"postgresql://me:{password}@localhost:5433/app?application_name=me@x"
+    )
+    assert (url.user, url.password, url.host, url.port, url.database) == (
+        "me",
+        password,
+        "localhost",
+        5433,
+        "app",
+    )
     assert url.query == (("application_name", "me@x"),)
 
 
@@ -140,22 +164,38 @@ def test_at_sign_outside_of_credentials() -> None:
     """An @ in a user's or a database's name, or in a parameter, makes no password of what stands before it."""
     assert DatabaseURL.parse("postgresql://me@corp@localhost/app").user == "me@corp"
     assert DatabaseURL.parse("postgresql://localhost/app@home").database == "app@home"
-    assert DatabaseURL.parse("postgresql://localhost:5433/app?application_name=me@x").host == "localhost"
+    assert (
+        DatabaseURL.parse("postgresql://localhost:5433/app?application_name=me@x").host
+        == "localhost"
+    )
 
 
 def test_parameters_of_drivers_stay_out_of_conninfo() -> None:
     """libpq would refuse asyncpg's parameters; its `ssl` is said in libpq's word."""
     text = "postgresql+asyncpg://me@localhost/app?ssl={}&prepared_statement_cache_size=0&application_name=app"
-    for given_value, meant in {"require": "require", "verify-full": "verify-full", "true": "require"}.items():
+    for given_value, meant in {
+        "require": "require",
+        "verify-full": "verify-full",
+        "true": "require",
+    }.items():
         url = DatabaseURL.parse(text.format(given_value))
-        expected = {"user": "me", "host": "localhost", "dbname": "app", "application_name": "app", "sslmode": meant}
+        expected = {
+            "user": "me",
+            "host": "localhost",
+            "dbname": "app",
+            "application_name": "app",
+            "sslmode": meant,
+        }
         assert url.conninfo() == expected
         assert sqlalchemy.make_url(url.render()).query["ssl"] == given_value
 
 
 def test_urls_as_they_come() -> None:
     """One read from a file ends with a newline; a hosting company's begins with what SQLAlchemy refuses."""
-    assert DatabaseURL.parse(" postgres://localhost/app\n").render() == "postgresql://localhost/app"
+    assert (
+        DatabaseURL.parse(" postgres://localhost/app\n").render()
+        == "postgresql://localhost/app"
+    )
 
 
 @pytest.mark.parametrize(
@@ -174,7 +214,9 @@ def test_urls_as_they_come() -> None:
 )
 def test_what_is_no_url_of_postgresql(text: str) -> None:
     """The error names the place, shows the text without its password, and says what to write."""
-    with pytest.raises(ConfigError, match=r"^CLONEDB_URL: '.*' is not the URL .* write postgresql://") as caught:
+    with pytest.raises(
+        ConfigError, match=r"^CLONEDB_URL: '.*' is not the URL .* write postgresql://"
+    ) as caught:
         DatabaseURL.parse(text, "CLONEDB_URL")
     assert "SEC" not in str(caught.value)
     assert "RET" not in str(caught.value)
@@ -182,7 +224,17 @@ def test_what_is_no_url_of_postgresql(text: str) -> None:
 
 @pytest.mark.parametrize(
     "place",
-    ["localhost:0", "localhost:65536", "localhost:x", "localhost:٣", "one:1,two:x", "::1:5432", "[::1", "a[b", "h:-1"],
+    [
+        "localhost:0",
+        "localhost:65536",
+        "localhost:x",
+        "localhost:٣",
+        "one:1,two:x",
+        "::1:5432",
+        "[::1",
+        "a[b",
+        "h:-1",
+    ],
 )
 def test_bad_port(place: str) -> None:
     """A port is a number from 1 to 65535, said without a traceback of urllib's."""
@@ -206,15 +258,21 @@ def test_whole_url_hides_any_password(password: str) -> None:
     secret = f"FIRST{password}LAST"
     for text in (f"postgresql://me:{secret}@localhost/app", f"me:{secret}@localhost"):
         shown = redact_url(text)
-        assert shown == text.replace(secret, "***") or ("FIRST" not in shown and "LAST" not in shown)
+        assert shown == text.replace(secret, "***") or (
+            "FIRST" not in shown and "LAST" not in shown
+        )
 
 
-words = st.text(string.ascii_uppercase + string.digits, min_size=6, max_size=10)  # the messages are in lower case
+words = st.text(
+    string.ascii_uppercase + string.digits, min_size=6, max_size=10
+)  # the messages are in lower case
 prose = st.text(string.ascii_lowercase + " \n,.;:()'\"@=/&?", max_size=20)
 
 
 @st.composite
-def passwords(draw: st.DrawFn, between: st.SearchStrategy[str] = awkward) -> tuple[list[str], str]:
+def passwords(
+    draw: st.DrawFn, between: st.SearchStrategy[str] = awkward
+) -> tuple[list[str], str]:
     """The words of a password, none of which may be seen, and the password."""
     parts = draw(st.lists(words, min_size=1, max_size=3))
     return parts, parts[0] + "".join(draw(between) + part for part in parts[1:])
@@ -232,7 +290,9 @@ def test_no_password_of_a_url_is_left(
     written: tuple[list[str], str], raw: tuple[list[str], str], before: str, after: str
 ) -> None:
     """Two URLs in one text, one written by a program and one by a person who escapes nothing but spaces."""
-    first = DatabaseURL(user="me", password=written[1], host="localhost", port=5432, database="app").render()
+    first = DatabaseURL(
+        user="me", password=written[1], host="localhost", port=5432, database="app"
+    ).render()
     second = f"postgresql://me:{raw[1]}@localhost/app"
     assert_hidden(written[0] + raw[0], f"{before} {first} or {second} {after}")
     assert_hidden(written[0] + raw[0], f"{before}'{second}','{first}'{after}")
@@ -240,10 +300,15 @@ def test_no_password_of_a_url_is_left(
 
 @many
 @given(passwords(), prose, prose)
-def test_no_password_of_a_connection_string_is_left(secret: tuple[list[str], str], before: str, after: str) -> None:
+def test_no_password_of_a_connection_string_is_left(
+    secret: tuple[list[str], str], before: str, after: str
+) -> None:
     """Quoted, unquoted and escaped values in libpq's form, which psycopg writes."""
     parts, password = secret
-    assert_hidden(parts, f"{before} {make_conninfo(host='localhost', password=password, user='me')} {after}")
+    assert_hidden(
+        parts,
+        f"{before} {make_conninfo(host='localhost', password=password, user='me')} {after}",
+    )
     unquoted = password.replace("\\", "\\\\").replace(" ", "\\ ").replace("'", "\\'")
     assert_hidden(parts, f"{before} host=localhost sslpassword={unquoted} user=me {after}")
 
@@ -271,15 +336,27 @@ def test_no_password_of_parameters_is_left(secret: tuple[list[str], str], after:
             "cannot reach 'postgresql://me:secret@h/app'; is it up?",
             "cannot reach 'postgresql://me:***@h/app'; is it up?",
         ),
-        ("postgresql://me:a@h/x, postgresql://me:b@h/y", "postgresql://me:***@h/x, postgresql://me:***@h/y"),
+        (
+            "postgresql://me:a@h/x, postgresql://me:b@h/y",
+            "postgresql://me:***@h/x, postgresql://me:***@h/y",
+        ),
         ("host=h password=secret user=me", "host=h password=*** user=me"),
         ("host=h password = 'it\\'s' user=me", "host=h password = *** user=me"),
-        ("postgresql://h/x?password=secret&sslmode=require", "postgresql://h/x?password=***&sslmode=require"),
+        (
+            "postgresql://h/x?password=secret&sslmode=require",
+            "postgresql://h/x?password=***&sslmode=require",
+        ),
         ("PGPASSWORD=secret psql", "PGPASSWORD=*** psql"),
         ("['host=h', 'password=secret']", "['host=h', 'password=***']"),
         ("{'password': 'secret', 'user': 'me'}", "{'password': ***, 'user': 'me'}"),
-        ("input 'postgresql://me:secre...', shortened", "input 'postgresql://me:***...', shortened"),
-        ("{'url': 'postgresq...ecret@localhost/app'}", "{'url': 'postgresq...***@localhost/app'}"),
+        (
+            "input 'postgresql://me:secre...', shortened",
+            "input 'postgresql://me:***...', shortened",
+        ),
+        (
+            "{'url': 'postgresq...ecret@localhost/app'}",
+            "{'url': 'postgresq...***@localhost/app'}",
+        ),
     ],
 )
 def test_only_the_password_is_hidden(text: str, shown: str) -> None:

@@ -25,7 +25,9 @@ __all__ = ["ByDump", "ByMetadata", "ByStatements", "dump", "reflected"]
 class ByStatements:
     """One database and one connection that stays open; after each test it sends statements, in one message."""
 
-    def __init__(self, template: Template, stack: contextlib.ExitStack, statements: str) -> None:
+    def __init__(
+        self, template: Template, stack: contextlib.ExitStack, statements: str
+    ) -> None:
         clone = stack.enter_context(template.clone())
         self._engine = _connected(clone)
         self._committing = self._engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -45,7 +47,9 @@ class ByStatements:
 class ByMetadata:
     """One database and one connection; the models' tables are created and filled before a test, and dropped after."""
 
-    def __init__(self, template: Template, stack: contextlib.ExitStack, metadata: MetaData, rows: str) -> None:
+    def __init__(
+        self, template: Template, stack: contextlib.ExitStack, metadata: MetaData, rows: str
+    ) -> None:
         clone = stack.enter_context(create_empty(template.server, template.server.config))
         self._engine = _connected(clone)
         self._metadata = metadata
@@ -79,8 +83,18 @@ class ByDump:
         """Create the database, restore; a session."""
         from sqlalchemy import create_engine
 
-        self._server.run(lambda connection: connection.execute(f"create database {self._name} template template0"))
-        options = ["--quiet", "--no-psqlrc", "--single-transaction", "--set=ON_ERROR_STOP=1", f"--file={self._path}"]
+        self._server.run(
+            lambda connection: connection.execute(
+                f"create database {self._name} template template0"
+            )
+        )
+        options = [
+            "--quiet",
+            "--no-psqlrc",
+            "--single-transaction",
+            "--set=ON_ERROR_STOP=1",
+            f"--file={self._path}",
+        ]
         _run([self._psql, *options], self._server.url(self._name).conninfo())
         self._engine = create_engine(self._server.public_url(self._name).render())
         return connected_session(self._engine)
@@ -108,13 +122,25 @@ def reflected(clone: Clone) -> MetaData:
 
 
 def _run(command: Sequence[str | Path], keywords: dict[str, str]) -> None:
-    names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
+    names = {
+        "host": "PGHOST",
+        "port": "PGPORT",
+        "user": "PGUSER",
+        "password": "PGPASSWORD",
+        "dbname": "PGDATABASE",
+    }
     variables = {names[name]: value for name, value in keywords.items() if name in names}
     done = subprocess.run(
-        command, env={**os.environ, **variables}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
+        command,
+        env={**os.environ, **variables},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=False,
     )
     if done.returncode != 0:
-        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stderr.decode(errors='replace')}")
+        raise RuntimeError(
+            f"{command[0]} ended with {done.returncode}: {done.stderr.decode(errors='replace')}"
+        )
 
 
 def _connected(clone: Clone) -> Engine:

@@ -43,26 +43,57 @@ def cluster(
     RuntimeError, with the server's log, when it does not come up.
     """
     directory = Path(tempfile.mkdtemp(prefix="clonedb-cluster-", dir=base))
-    sockets = Path(tempfile.mkdtemp(prefix="clonedb-", dir="/tmp"))  # a socket's path has 107 bytes at most
+    sockets = Path(
+        tempfile.mkdtemp(prefix="clonedb-", dir="/tmp")
+    )  # a socket's path has 107 bytes at most
     log = directory / "log"
     try:
         place = ServerDirectory(directory)
         account = account_for(place)
         programs = within_reach(binaries, place, account) if account else binaries.directory
-        identity: dict[str, Any] = {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
+        identity: dict[str, Any] = (
+            {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
+        )
         for path in (directory, sockets):
             if account:
                 os.chown(path, account.uid, account.gid)
-        common: dict[str, Any] = {"cwd": "/", "env": environment(), "stdin": subprocess.DEVNULL, **identity}
+        common: dict[str, Any] = {
+            "cwd": "/",
+            "env": environment(),
+            "stdin": subprocess.DEVNULL,
+            **identity,
+        }
         with log.open("w") as output:
             streams: dict[str, Any] = {"stdout": output, "stderr": subprocess.STDOUT}
-            options = ("-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C", *initdb)
-            command: list[str | Path] = [programs / "initdb", "-D", directory / "data", *options]
+            options = (
+                "-U",
+                "postgres",
+                "--auth=trust",
+                "--no-sync",
+                "-E",
+                "UTF8",
+                "--locale=C",
+                *initdb,
+            )
+            command: list[str | Path] = [
+                programs / "initdb",
+                "-D",
+                directory / "data",
+                *options,
+            ]
             if subprocess.run(command, check=False, **common, **streams).returncode != 0:
                 raise _failure(log)
-            values = {"listen_addresses": "", "unix_socket_directories": str(sockets), **settings}
-            words = [word for name, value in values.items() for word in ("-c", f"{name}={value}")]
-            server = subprocess.Popen([programs / "postgres", "-D", directory / "data", *words], **common, **streams)
+            values = {
+                "listen_addresses": "",
+                "unix_socket_directories": str(sockets),
+                **settings,
+            }
+            words = [
+                word for name, value in values.items() for word in ("-c", f"{name}={value}")
+            ]
+            server = subprocess.Popen(
+                [programs / "postgres", "-D", directory / "data", *words], **common, **streams
+            )
         try:
             _wait(server, sockets, log)
             yield f"postgresql://postgres@/?host={sockets}"
@@ -93,4 +124,6 @@ def _wait(server: subprocess.Popen[bytes], sockets: Path, log: Path) -> None:
 
 
 def _failure(log: Path) -> RuntimeError:
-    return RuntimeError(f"PostgreSQL did not come up:\n{log.read_text(errors='replace')[-2000:]}")
+    return RuntimeError(
+        f"PostgreSQL did not come up:\n{log.read_text(errors='replace')[-2000:]}"
+    )

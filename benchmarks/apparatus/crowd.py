@@ -53,7 +53,9 @@ class Paid:
     cores: float
 
 
-def crowd(template: Template, state: Path, project: Path, workers: int, *, seconds: float) -> Paid:
+def crowd(
+    template: Template, state: Path, project: Path, workers: int, *, seconds: float
+) -> Paid:
     """Run so many workers at once, for so long."""
     import json
 
@@ -64,7 +66,13 @@ def crowd(template: Template, state: Path, project: Path, workers: int, *, secon
     command = [sys.executable, "-c", _WORKER, str(state), str(project), str(seconds)]
     processes = [
         subprocess.Popen(
-            command, cwd=CHECKOUT, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            command,
+            cwd=CHECKOUT,
+            env=variables,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
         )
         for _ in range(workers)
     ]
@@ -118,7 +126,9 @@ def _server_seconds(postmaster: int) -> float:
         except OSError:  # it has just ended
             continue
         if int(path.parent.name) == postmaster:
-            ticks += sum(map(int, fields[11:15]))  # user, system, and those of children waited for
+            ticks += sum(
+                map(int, fields[11:15])
+            )  # user, system, and those of children waited for
         elif int(fields[1]) == postmaster:
             ticks += sum(map(int, fields[11:13]))
     return ticks / os.sysconf("SC_CLK_TCK")

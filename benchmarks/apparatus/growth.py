@@ -21,7 +21,11 @@ Turns = Sequence[Sequence[float]]
 
 
 def in_turns(
-    actions: Mapping[K, Callable[[], float]], *, rounds: int, most: int = 20, seconds: float = 0.3
+    actions: Mapping[K, Callable[[], float]],
+    *,
+    rounds: int,
+    most: int = 20,
+    seconds: float = 0.3,
 ) -> dict[K, Turns]:
     """Each action's turns: in every round all of them, so that a machine that slows down slows all of them.
 
@@ -57,7 +61,9 @@ def lines(
 
 def times(label: str, these: Turns, those: Turns, target: float | None = None) -> Measurement:
     """So many times these to those, turn by turn."""
-    return ratio(label, list(map(statistics.median, these)), list(map(statistics.median, those)), target)
+    return ratio(
+        label, list(map(statistics.median, these)), list(map(statistics.median, those)), target
+    )
 
 
 def room(directory: Path) -> float:

@@ -75,7 +75,9 @@ class _Measured(Supply):
 
     def note(self, kind: str, why: str) -> None:
         """Raises RuntimeError for a refusal. (Bloat comes after a thousand times, and costs a new clone.)"""
-        if kind == "unable" or (kind == "refused" and why != "bloat" and not self.accepts_refusals):
+        if kind == "unable" or (
+            kind == "refused" and why != "bloat" and not self.accepts_refusals
+        ):
             raise RuntimeError(f"no rewinding: {why}")
         super().note(kind, why)
 
@@ -110,7 +112,12 @@ class ByMode:
         refusals: bool = False,
     ) -> None:
         kind = _OnTheSpot if pooled is None else _Measured
-        self._supply = kind(template.server, template.record, template.recipe, run=RunState(expected=lambda: pooled))
+        self._supply = kind(
+            template.server,
+            template.record,
+            template.recipe,
+            run=RunState(expected=lambda: pooled),
+        )
         self._supply.accepts_refusals = refusals
         stack.callback(self._supply.close)
         self._mode = self._supply.isolation(name)

@@ -58,18 +58,26 @@ def environment(**more: str) -> dict[str, str]:
     """The environment of this process without what would change what is measured."""
     dropped = ("CLONEDB_", "PYTEST_", "PG", "COV_", "COVERAGE_")
     names = ("DATABASE_URL", "TEST_DATABASE_URL", "ALEMBIC_CONFIG", "PYTHONDONTWRITEBYTECODE")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped) and key not in names}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(dropped) and key not in names
+    }
     return {**kept, **more}
 
 
-def timed(command: list[str], *, cwd: Path, variables: Mapping[str, str]) -> tuple[float, float, str]:
+def timed(
+    command: list[str], *, cwd: Path, variables: Mapping[str, str]
+) -> tuple[float, float, str]:
     """Run a program to its end: the seconds on the clock, the seconds of processor time, and what it printed.
 
     Raises RuntimeError, with what it printed, when it fails.
     """
     with tempfile.TemporaryFile("w+") as output:
         start = time.perf_counter()
-        process = subprocess.Popen(command, cwd=cwd, env=dict(variables), stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=cwd, env=dict(variables), stdout=output, stderr=subprocess.STDOUT
+        )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -80,10 +88,14 @@ def timed(command: list[str], *, cwd: Path, variables: Mapping[str, str]) -> tup
     return seconds, usage.ru_utime + usage.ru_stime, text
 
 
-def run(program: str, *arguments: str, variables: Mapping[str, str] | None = None) -> tuple[float, dict[str, Any]]:
+def run(
+    program: str, *arguments: str, variables: Mapping[str, str] | None = None
+) -> tuple[float, dict[str, Any]]:
     """Run a Python program in a fresh process: the seconds of the whole, and the JSON on its last line."""
     variables = {**(variables or environment()), "PYTHONPATH": str(CHECKOUT)}
-    seconds, _, text = timed([sys.executable, "-c", program, *arguments], cwd=CHECKOUT, variables=variables)
+    seconds, _, text = timed(
+        [sys.executable, "-c", program, *arguments], cwd=CHECKOUT, variables=variables
+    )
     found = json.loads(text.strip().splitlines()[-1])
     assert isinstance(found, dict)
     return seconds, found

@@ -66,7 +66,9 @@ create index on {name} (state, created_at);
 create index on {name} (lower(title));
 """
 
-_TRIGGER = "create trigger touched before update on {name} for each row execute function touch();"
+_TRIGGER = (
+    "create trigger touched before update on {name} for each row execute function touch();"
+)
 _NO_TABLE = "drop table {name};"
 _ROWS = "insert into {name} ({columns}) select {values} from generate_series(1, {rows}) n;"
 
@@ -87,7 +89,11 @@ class Size:
     megabytes: int = 0
 
     def __str__(self) -> str:
-        tables = f"{self.tables} tables of {self.rows} rows" if self.rows else f"{self.tables} empty tables"
+        tables = (
+            f"{self.tables} tables of {self.rows} rows"
+            if self.rows
+            else f"{self.tables} empty tables"
+        )
         return f"{tables} and {self.megabytes} MB in one" if self.megabytes else tables
 
     def write(self, project: Path) -> dict[str, list[str]]:
@@ -101,7 +107,9 @@ class Size:
     @property
     def delete(self) -> str:
         """Statements that delete all rows, of those tables first that refer to others."""
-        return " ".join(f"delete from {_name(number)};" for number in reversed(range(self.tables)))
+        return " ".join(
+            f"delete from {_name(number)};" for number in reversed(range(self.tables))
+        )
 
     @property
     def truncate(self) -> str:
@@ -110,13 +118,18 @@ class Size:
 
     def insert(self, *, keys: bool) -> str:
         """Statements that insert all rows: with the keys they had, into emptied tables, or into new ones without."""
-        return " ".join([_rows(n, self.rows, keys=keys) for n in range(self.tables) if self.rows] + [self._heavy])
+        return " ".join(
+            [_rows(n, self.rows, keys=keys) for n in range(self.tables) if self.rows]
+            + [self._heavy]
+        )
 
     @property
     def _heavy(self) -> str:
         if not self.megabytes:
             return ""
-        return _HEAVY.format(name=_name(self.tables - 1), rows=self.rows, megabytes=self.megabytes)
+        return _HEAVY.format(
+            name=_name(self.tables - 1), rows=self.rows, megabytes=self.megabytes
+        )
 
 
 def write_medium_schema(project: Path, *, tables: int = 40, rows: int = 20) -> None:
@@ -127,7 +140,9 @@ def write_medium_schema(project: Path, *, tables: int = 40, rows: int = 20) -> N
     """
     steps = [(_TYPES, _NO_TYPES), *(_table(number, rows) for number in range(tables))]
     size = -(-len(steps) // 8)
-    _write(project, [_joined(steps[start : start + size]) for start in range(0, len(steps), size)])
+    _write(
+        project, [_joined(steps[start : start + size]) for start in range(0, len(steps), size)]
+    )
 
 
 def write_long_history(project: Path, *, revisions: int = 300) -> None:
@@ -141,13 +156,19 @@ def _name(number: int) -> str:
 
 
 def _joined(steps: Sequence[tuple[str, str]]) -> tuple[str, str]:
-    return "".join(step for step, _ in steps), " ".join(undoing for _, undoing in reversed(steps))
+    return "".join(step for step, _ in steps), " ".join(
+        undoing for _, undoing in reversed(steps)
+    )
 
 
 def _table(number: int, rows: int) -> tuple[str, str]:
     """The statements that make a table and fill it, and the one that undoes them."""
     name, parent = _name(number), _name(number - 1)
-    reference = f",\n    parent_id bigint not null references {parent} on delete cascade" if number else ""
+    reference = (
+        f",\n    parent_id bigint not null references {parent} on delete cascade"
+        if number
+        else ""
+    )
     made = _TABLE.format(name=name, reference=reference)
     if number:
         made += f"create index on {name} (parent_id);\n"
@@ -160,7 +181,12 @@ def _rows(number: int, rows: int, *, keys: bool = False) -> str:
     values = {"title": "'title ' || n", "amount": "n"} | ({"parent_id": "n"} if number else {})
     if keys:
         values["id"] = "n"
-    return _ROWS.format(name=_name(number), columns=", ".join(values), values=", ".join(values.values()), rows=rows)
+    return _ROWS.format(
+        name=_name(number),
+        columns=", ".join(values),
+        values=", ".join(values.values()),
+        rows=rows,
+    )
 
 
 def _write(project: Path, bodies: Sequence[tuple[str, str]]) -> None:
@@ -178,5 +204,10 @@ def _revisions(bodies: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     for number, (statements, undoing) in enumerate(bodies, 1):
         name = f"r{number:04}"
         about = f'"""Revision {number} of {len(bodies)}."""'
-        yield name, _REVISION.format(about=about, name=name, parent=parent, statements=statements, undoing=undoing)
+        yield (
+            name,
+            _REVISION.format(
+                about=about, name=name, parent=parent, statements=statements, undoing=undoing
+            ),
+        )
         parent = name

@@ -94,19 +94,32 @@ def percentile(samples: Sequence[float], percent: float) -> float:
     return ordered[min(len(ordered) - 1, round(percent / 100 * (len(ordered) - 1)))]
 
 
-def difference(label: str, with_it: Sequence[float], without: Sequence[float], **more: Any) -> Measurement:
+def difference(
+    label: str, with_it: Sequence[float], without: Sequence[float], **more: Any
+) -> Measurement:
     """What something adds, measured in turns.
 
     The samples are the differences of neighbours: a machine that slows down meanwhile slows both.
     """
-    return Measurement(label, [one - other for one, other in zip(with_it, without, strict=True)], **more)
+    return Measurement(
+        label, [one - other for one, other in zip(with_it, without, strict=True)], **more
+    )
 
 
 def ratio(
-    label: str, these: Sequence[float], those: Sequence[float], target: float | None = None, times: float = 1
+    label: str,
+    these: Sequence[float],
+    those: Sequence[float],
+    target: float | None = None,
+    times: float = 1,
 ) -> Measurement:
     """So many times these to those, of neighbours measured in turns: the machine's drift moves both."""
-    return Measurement(label, [times * one / other for one, other in zip(these, those, strict=True)], "x", target)
+    return Measurement(
+        label,
+        [times * one / other for one, other in zip(these, those, strict=True)],
+        "x",
+        target,
+    )
 
 
 def show(table: Table, machine: Machine, console: Console) -> None:
@@ -123,8 +136,14 @@ def show(table: Table, machine: Machine, console: Console) -> None:
             measurement.label,
             _figure(measurement.median, measurement.unit),
             _figure(percentile(measurement.samples, 95), measurement.unit),
-            "" if measurement.target is None else f"<= {measurement.target:g} {measurement.unit}",
-            Text("no", style="bold red") if measurement.reached is False else "yes" if measurement.reached else "",
+            ""
+            if measurement.target is None
+            else f"<= {measurement.target:g} {measurement.unit}",
+            Text("no", style="bold red")
+            if measurement.reached is False
+            else "yes"
+            if measurement.reached
+            else "",
             str(len(measurement.samples)),
         )
     console.print(shown, Text(table.about), Text(str(machine), style="dim"), "")

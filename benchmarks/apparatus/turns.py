@@ -71,7 +71,9 @@ class Plan(Protocol):
 class _Turns:
     """The turns of one candidate, each in three phases: opening, tests, closing."""
 
-    def __init__(self, candidate: Candidate, lasting: contextlib.ExitStack, dear: int, most: int) -> None:
+    def __init__(
+        self, candidate: Candidate, lasting: contextlib.ExitStack, dear: int, most: int
+    ) -> None:
         self._candidate = candidate
         self._lasting = lasting
         self._dear = dear
@@ -84,7 +86,11 @@ class _Turns:
 
     def phases(self) -> Sequence[Callable[[], None]]:
         """The phases of the next turn; after a failure, or when it has been measured often enough, they do nothing."""
-        return [lambda: self._safely(self._begin), lambda: self._safely(self._measure), lambda: self._safely(self._end)]
+        return [
+            lambda: self._safely(self._begin),
+            lambda: self._safely(self._measure),
+            lambda: self._safely(self._end),
+        ]
 
     def _safely(self, phase: Callable[[], None]) -> None:
         if self.found.failure:
@@ -125,9 +131,13 @@ class _Turns:
         if not self._candidate.ready:
             self._one()
         begin, samples = time.perf_counter(), list[float]()
-        while not samples or (len(samples) < _UNCOUNTED and time.perf_counter() - begin < _BUDGET):
+        while not samples or (
+            len(samples) < _UNCOUNTED and time.perf_counter() - begin < _BUDGET
+        ):
             samples.append(self._one())
-        fit = _BUDGET / ((time.perf_counter() - begin) / len(samples) - self._candidate.pause)  # tests
+        fit = _BUDGET / (
+            (time.perf_counter() - begin) / len(samples) - self._candidate.pause
+        )  # tests
         self._tests = min(max(_SHARING if self._candidate.leaves else 1, int(fit)), self._most)
         if len(samples) == 1 and self._tests == 1:
             self.found.rounds.append(samples)
@@ -168,7 +178,9 @@ def in_turns(
     before each turn.
     """
     with contextlib.ExitStack() as stack:
-        turns = {candidate.label: _Turns(candidate, stack, dear, most) for candidate in candidates}
+        turns = {
+            candidate.label: _Turns(candidate, stack, dear, most) for candidate in candidates
+        }
         for _ in range(rounds + 1):
             for turn in turns.values():
                 for phase in (settle, *turn.phases()):
@@ -185,7 +197,10 @@ def together(plan: Plan, processes: int) -> Mapping[str, Found]:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(processes, timeout=_PATIENCE)
     pipes = [context.Pipe(duplex=False) for _ in range(processes - 1)]
-    others = [context.Process(target=_other, args=(plan, barrier, sending), daemon=True) for _, sending in pipes]
+    others = [
+        context.Process(target=_other, args=(plan, barrier, sending), daemon=True)
+        for _, sending in pipes
+    ]
     for other, (_, sending) in zip(others, pipes, strict=True):
         other.start()
         sending.close()
@@ -228,6 +243,9 @@ def _received(receiving: Connection) -> Mapping[str, Found]:
 def _merged(found: Sequence[Found]) -> Found:
     """One candidate's, of all processes."""
     rounds = [
-        [sample for samples in each for sample in samples] for each in zip(*(one.rounds for one in found), strict=False)
+        [sample for samples in each for sample in samples]
+        for each in zip(*(one.rounds for one in found), strict=False)
     ]
-    return Found(found[0].series, rounds, next((one.failure for one in found if one.failure), ""))
+    return Found(
+        found[0].series, rounds, next((one.failure for one in found if one.failure), "")
+    )

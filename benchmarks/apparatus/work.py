@@ -14,8 +14,12 @@ def write(session: Session) -> None:
     """Three rows into two tables."""
     from sqlalchemy import text
 
-    one, _ = session.execute(text("insert into table_000 (title) values ('one'), ('two') returning id")).scalars()
-    session.execute(text("insert into table_001 (title, parent_id) values ('three', :one)"), {"one": one})
+    one, _ = session.execute(
+        text("insert into table_000 (title) values ('one'), ('two') returning id")
+    ).scalars()
+    session.execute(
+        text("insert into table_001 (title, parent_id) values ('three', :one)"), {"one": one}
+    )
 
 
 def read(session: Session) -> None:
@@ -23,7 +27,9 @@ def read(session: Session) -> None:
     from sqlalchemy import text
 
     session.execute(text("select * from table_000 where id = 7")).all()
-    session.execute(text("select count(*) from table_001 t join table_000 u on u.id = t.parent_id")).all()
+    session.execute(
+        text("select count(*) from table_001 t join table_000 u on u.id = t.parent_id")
+    ).all()
 
 
 def create(session: Session) -> None:

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from benchmarks.published.environments import Environment, InstallationError, NotInstalledError, install
+from benchmarks.published.environments import (
+    Environment,
+    InstallationError,
+    NotInstalledError,
+    install,
+)
 from benchmarks.published.histories import HISTORIES, History
 
-__all__ = ["HISTORIES", "Environment", "History", "InstallationError", "NotInstalledError", "install"]
+__all__ = [
+    "HISTORIES",
+    "Environment",
+    "History",
+    "InstallationError",
+    "NotInstalledError",
+    "install",
+]

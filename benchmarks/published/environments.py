@@ -19,7 +19,10 @@ __all__ = ["Environment", "InstallationError", "NotInstalledError", "install"]
 CHECKOUT = Path(__file__).parents[2]
 OFFLINE = "CLONEDB_TEST_OFFLINE"
 _DONE = "installed-in-seconds"
-_DAYS = {"history": 90, "clonedb": 2}  # unused for so long, a directory is deleted when the next is made
+_DAYS = {
+    "history": 90,
+    "clonedb": 2,
+}  # unused for so long, a directory is deleted when the next is made
 
 
 class InstallationError(Exception):
@@ -52,7 +55,12 @@ class Environment:
     @property
     def site_packages(self) -> Path:
         """Where the distributions are."""
-        return self.directory / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+        return (
+            self.directory
+            / "lib"
+            / f"python{sys.version_info[0]}.{sys.version_info[1]}"
+            / "site-packages"
+        )
 
     def variables(self, before: Mapping[str, str], scratch: Path) -> dict[str, str]:
         """The environment for programs run here."""
@@ -67,9 +75,13 @@ def install(history: History, *, cache: Path | None = None) -> Environment:
     """
     cache = cache or _cache()
     name = f"{history.name}-{_key(history.pins.read_bytes())}"
-    directory, made = _once(cache, "history", name, lambda path: _make_environment(history, path))
+    directory, made = _once(
+        cache, "history", name, lambda path: _make_environment(history, path)
+    )
     python = directory / "bin" / "python"
-    layer, _ = _once(cache, "clonedb", f"clonedb-{_key(*_sources())}", lambda path: _make_layer(python, path))
+    layer, _ = _once(
+        cache, "clonedb", f"clonedb-{_key(*_sources())}", lambda path: _make_layer(python, path)
+    )
     return Environment(history, directory, layer, float((directory / _DONE).read_text()), made)
 
 
@@ -90,7 +102,9 @@ def _key(*contents: bytes) -> str:
 def _sources() -> Iterator[bytes]:
     """What clonedb's wheel is made of."""
     paths = [CHECKOUT / name for name in ("pyproject.toml", "README.md", "LICENSE")]
-    paths += sorted(path for path in (CHECKOUT / "clonedb").rglob("*") if "__pycache__" not in path.parts)
+    paths += sorted(
+        path for path in (CHECKOUT / "clonedb").rglob("*") if "__pycache__" not in path.parts
+    )
     for path in paths:
         if path.is_file():
             yield path.relative_to(CHECKOUT).as_posix().encode() + b"\0" + path.read_bytes()
@@ -106,7 +120,9 @@ def _once(cache: Path, kind: str, name: str, make: Callable[[Path], None]) -> tu
     with filelock.FileLock(directory.with_name(f"{name}.lock")):
         if missing := not done.exists():
             if os.environ.get(OFFLINE) == "1":
-                raise NotInstalledError(f"{name} is not installed yet, and {OFFLINE}=1 forbids it")
+                raise NotInstalledError(
+                    f"{name} is not installed yet, and {OFFLINE}=1 forbids it"
+                )
             shutil.rmtree(directory, ignore_errors=True)
             start = time.monotonic()
             make(directory)
@@ -124,7 +140,14 @@ def _forget(kind: Path, days: int) -> None:
 
 def _make_environment(history: History, directory: Path) -> None:
     _run(history.name, [sys.executable, "-m", "venv", str(directory)])
-    _pip(history.name, directory / "bin" / "python", "--only-binary", ":all:", "-r", str(history.pins))
+    _pip(
+        history.name,
+        directory / "bin" / "python",
+        "--only-binary",
+        ":all:",
+        "-r",
+        str(history.pins),
+    )
 
 
 def _make_layer(python: Path, directory: Path) -> None:
@@ -132,7 +155,16 @@ def _make_layer(python: Path, directory: Path) -> None:
 
 
 def _pip(name: str, python: Path, *arguments: str) -> None:
-    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--no-deps", "--quiet"]
+    pip = [
+        str(python),
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--no-input",
+        "install",
+        "--no-deps",
+        "--quiet",
+    ]
     _run(name, [*pip, *arguments])
 
 
@@ -140,9 +172,13 @@ def _run(name: str, command: list[str]) -> None:
     """Run a program that installs; its compiled modules are wanted, whatever this process was told."""
     dropped = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV")
     environment = {key: value for key, value in os.environ.items() if key not in dropped}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False
+    )
     if ended.returncode != 0:
-        said = "\n".join(f"  {line}" for line in (ended.stdout + ended.stderr).strip().splitlines()[-12:])
+        said = "\n".join(
+            f"  {line}" for line in (ended.stdout + ended.stderr).strip().splitlines()[-12:]
+        )
         raise InstallationError(
             f"{name} could not be installed: {' '.join(command)} ended with {ended.returncode}\n{said}\n"
             f"the published histories need pip and a package index; {OFFLINE}=1 leaves out what is not installed yet"

@@ -69,17 +69,27 @@ class History:
     def write_copy(self, project: Path, site_packages: Path) -> Path:
         """Make a project with a copy of the migrations, to be edited; the directory with the revisions."""
         copy = project / "history"
-        shutil.copytree(site_packages / self.directory, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            site_packages / self.directory, copy, ignore=shutil.ignore_patterns("__pycache__")
+        )
         key = "version_locations" if "version_locations" in self.alembic else "script_location"
         self._write(project, {**self.alembic, key: "history"})
         return copy
 
     def _write(self, project: Path, alembic: Mapping[str, object]) -> None:
         project.mkdir(parents=True, exist_ok=True)
-        lines = ["[project]", f'name = "uses-{self.name}"', 'version = "1"', "", "[tool.clonedb]"]
+        lines = [
+            "[project]",
+            f'name = "uses-{self.name}"',
+            'version = "1"',
+            "",
+            "[tool.clonedb]",
+        ]
         lines += [f"{name} = {json.dumps(value)}" for name, value in self.settings.items()]
         lines += ["", "[tool.clonedb.alembic]"]
-        lines += [f"{json.dumps(name)} = {json.dumps(value)}" for name, value in alembic.items()]
+        lines += [
+            f"{json.dumps(name)} = {json.dumps(value)}" for name, value in alembic.items()
+        ]
         (project / "pyproject.toml").write_text("\n".join(lines) + "\n")
         for name, text in self.files.items():
             path = project / name
@@ -126,7 +136,11 @@ HISTORIES = (
             "path_separator": "space",
         },
         files={"migrations/env.py": _PREFECT_ENV_PY},
-        variables={"HOME": "{scratch}", "PREFECT_HOME": "{scratch}/prefect", "DO_NOT_TRACK": "1"},
+        variables={
+            "HOME": "{scratch}",
+            "PREFECT_HOME": "{scratch}/prefect",
+            "DO_NOT_TRACK": "1",
+        },
     ),
 )
 """Of the packages tried these are on the package index with wheels only, migrate on PostgreSQL, and differ in kind:

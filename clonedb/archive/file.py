@@ -1,7 +1,8 @@
 """A sealed template as one file: what is in it, written whole or not at all, and read after it was checked.
 
 A tar file, compressed, of a header (JSON) and what pg_dump wrote, in its order. It is SQL, as
-the wheel that most machines run has pg_dump and no pg_restore: a connection is enough to restore it.
+the wheel that most machines run has pg_dump and no pg_restore: a connection is enough to
+restore it.
 """
 
 from __future__ import annotations
@@ -34,8 +35,21 @@ _VERSION = 3
 _HEADER = "clonedb.json"
 _CONTENTS = "contents.sql"
 _DAMAGES = (
-    *(tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError, KeyError, TypeError),
-    *(AttributeError, RecursionError, OverflowError, MemoryError),  # of JSON that is nested, or of other types
+    *(
+        tarfile.TarError,
+        gzip.BadGzipFile,
+        EOFError,
+        zlib.error,
+        ValueError,
+        KeyError,
+        TypeError,
+    ),
+    *(
+        AttributeError,
+        RecursionError,
+        OverflowError,
+        MemoryError,
+    ),  # of JSON that is nested, or of other types
 )
 _LARGEST_HEADER = 64 * 1024 * 1024  # bytes
 
@@ -49,8 +63,8 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What an archive says of itself: `major` is PostgreSQL's, `roles` are those that the dump names, `public` whether
-    there is a schema of that name.
+    """What an archive says of itself: `major` is PostgreSQL's, `roles` are those that the dump
+    names, `public` whether there is a schema of that name.
 
     `settings` come before the `parts`, which are restored in their order.
     """
@@ -88,6 +102,7 @@ def write_archive(path: Path | None, header: Header, contents: io.BufferedRandom
             with tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as tar:
                 _add(tar, _HEADER, len(text), io.BytesIO(text))
                 _add(tar, _CONTENTS, contents.seek(0, os.SEEK_END), _rewound(contents))
+
             return Written(digest_of(file), file.seek(0, os.SEEK_END))
     except OSError as error:
         shown = "standard output" if path is None else repr(str(path))
@@ -106,17 +121,21 @@ def _add(tar: tarfile.TarFile, name: str, size: int, content: IO[bytes]) -> None
 
 
 @contextlib.contextmanager
-def read_archive(path: Path, require: Callable[[str], None]) -> Iterator[tuple[Header, io.BufferedRandom]]:
+def read_archive(
+    path: Path, require: Callable[[str], None]
+) -> Iterator[tuple[Header, io.BufferedRandom]]:
     """The header and the contents of an archive, checked from its first byte to its last.
 
-    `require` is given the SHA-256 of the file before anything in it is looked at, and raises to have it refused. What
-    is read is a copy, which no other process can change meanwhile. Raises BuildError for a file that is not there, damaged,
-    another account's, or of a newer clonedb.
+    `require` is given the SHA-256 of the file before anything in it is looked at, and raises to
+    have it refused. What is read is a copy, which no other process can change meanwhile. Raises
+    BuildError for a file that is not there, damaged, another account's, or of a newer clonedb.
     """
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(tempfile.TemporaryFile())
-            descriptor = open_regular(path.resolve(), os.O_RDONLY, remedy="name the file that was exported")
+            descriptor = open_regular(
+                path.resolve(), os.O_RDONLY, remedy="name the file that was exported"
+            )
             with open(descriptor, "rb") as original:  # noqa: PTH123  # a descriptor
                 shutil.copyfileobj(original, file)
             require(digest_of(file))
@@ -142,7 +161,10 @@ def read_archive(path: Path, require: Callable[[str], None]) -> Iterator[tuple[H
             ) from None
         except OSError as error:
             reason = error.strerror or error
-            raise BuildError(f"{str(path)!r} cannot be read: {reason}; `clonedb export` writes such files") from None
+            raise BuildError(
+                f"{str(path)!r} cannot be read: {reason}; `clonedb export` writes such files"
+            ) from None
+
         yield header, contents
 
 
@@ -163,7 +185,9 @@ def _require_all(header: Header, size: int) -> None:
         for span in (part.statements, part.rows):
             if span is not None:
                 if span.start != position or span.length < 0:
-                    raise ValueError(f"bytes {span.start} to {span.start + span.length} stand where {position} begins")
+                    raise ValueError(
+                        f"bytes {span.start} to {span.start + span.length} stand where {position} begins"
+                    )
                 position += span.length
     if position != size:
         raise ValueError(f"its parts have {position} bytes, its contents {size}")
@@ -173,17 +197,29 @@ def _header(path: Path, tar: tarfile.TarFile) -> dict[str, Any]:
     first = tar.next()
     content = tar.extractfile(first) if first is not None and first.name == _HEADER else None
     if first is None or content is None or first.size > _LARGEST_HEADER:
-        raise BuildError(f"{str(path)!r} is no archive of clonedb's; `clonedb export` writes such files")
+        raise BuildError(
+            f"{str(path)!r} is no archive of clonedb's; `clonedb export` writes such files"
+        )
+
     data = json.loads(content.read())
-    if not isinstance(data, dict) or not isinstance(version := data.get("clonedb archive"), int):
-        raise BuildError(f"{str(path)!r} is no archive of clonedb's; `clonedb export` writes such files")
+    if not isinstance(data, dict) or not isinstance(
+        version := data.get("clonedb archive"), int
+    ):
+        raise BuildError(
+            f"{str(path)!r} is no archive of clonedb's; `clonedb export` writes such files"
+        )
+
     if version > _VERSION:
         raise BuildError(
             f"{str(path)!r} is an archive of a newer clonedb (format {version}, this one reads {_VERSION});"
             " upgrade clonedb here, or export it anew with this version"
         )
+
     if version < _VERSION:
-        raise BuildError(f"{str(path)!r} was exported by an older clonedb; export it anew with this one")
+        raise BuildError(
+            f"{str(path)!r} was exported by an older clonedb; export it anew with this one"
+        )
+
     return data
 
 
@@ -206,15 +242,21 @@ def _number(value: object) -> int:
 def _metadata(path: Path, data: Mapping[str, Any]) -> Metadata:
     metadata = Metadata.from_json(data["metadata"])
     if metadata is None:
-        raise BuildError(f"{str(path)!r} was exported by another version of clonedb; export it anew with this one")
+        raise BuildError(
+            f"{str(path)!r} was exported by another version of clonedb; export it anew with this one"
+        )
     return metadata
 
 
-def _copy(path: Path, tar: tarfile.TarFile, name: str, file: io.BufferedRandom, digest: str) -> None:
+def _copy(
+    path: Path, tar: tarfile.TarFile, name: str, file: io.BufferedRandom, digest: str
+) -> None:
     content = tar.extractfile(name)
     if content is None:
         raise BuildError(f"{str(path)!r} is damaged: {name!r} in it is no file")
     shutil.copyfileobj(content, file)
     if hashlib.file_digest(_rewound(file), "sha256").hexdigest() != digest:
-        raise BuildError(f"{str(path)!r} is damaged: {name!r} in it is not what was written; fetch it again")
+        raise BuildError(
+            f"{str(path)!r} is damaged: {name!r} in it is not what was written; fetch it again"
+        )
     file.seek(0)

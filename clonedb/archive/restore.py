@@ -50,10 +50,12 @@ def restore(
 ) -> TemplateRecord:
     """The template in an archive, put on the server unless it is there; `built` says whether it was not.
 
-    `require` is given the digest of the archive, and raises to have it refused: an archive is code (trust.py).
+    `require` is given the digest of the archive, and raises to have it refused: an archive is
+    code (trust.py).
 
-    Raises BuildError for an archive that is unreadable, or of another fingerprint than the project's, and for what the
-    server refuses; LockTimeoutError while another process builds it.
+    Raises BuildError for an archive that is unreadable, or of another fingerprint than the
+    project's, and for what the server refuses; LockTimeoutError while another process builds
+    it.
     """
     with read_archive(path, require) as (header, contents):
         _require_same(path, header, wanted)
@@ -70,8 +72,13 @@ def restore(
 def _require_same(path: Path, header: Header, wanted: Fingerprint) -> None:
     if header.metadata.fingerprint == wanted.digest:
         return
-    changes = [f"{each.kind} {each.name!r} {each.change}" for each in differences(header.metadata.inputs, wanted)]
-    listed = ", ".join(changes[:5]) + (f" and {len(changes) - 5} more" if len(changes) > 5 else "")
+    changes = [
+        f"{each.kind} {each.name!r} {each.change}"
+        for each in differences(header.metadata.inputs, wanted)
+    ]
+    listed = ", ".join(changes[:5]) + (
+        f" and {len(changes) - 5} more" if len(changes) > 5 else ""
+    )
     raise BuildError(
         f"{str(path)!r} holds another template than the one of this project as it is: {listed or 'other contents'};"
         " check out what it was exported from, or build (`clonedb build`) and export anew"
@@ -90,7 +97,12 @@ class _Restore:
     def carry_out(self, run: str) -> TemplateRecord:
         """Restore under a private name and publish under the template's; on any failure nothing is left."""
         server, header, start = self.server, self.header, monotonic()
-        private = unfinished_name(server.config.prefix, header.metadata.fingerprint, server.owner, server.next_number())
+        private = unfinished_name(
+            server.config.prefix,
+            header.metadata.fingerprint,
+            server.owner,
+            server.next_number(),
+        )
         try:
             for role in header.roles:
                 server.run(sql.create_role_if_missing, role)
@@ -112,16 +124,22 @@ class _Restore:
             )
             publish(server, private, self.name, metadata)
         except BaseException:
-            with contextlib.suppress(Exception):  # the first error is the one to see; gc drops what is left
+            with contextlib.suppress(
+                Exception
+            ):  # the first error is the one to see; gc drops what is left
                 server.run(drop, private)
+
             raise
+
         return TemplateRecord(self.name, metadata, built=True)
 
     def _fill(self, private: str) -> None:
         import psycopg
 
         try:
-            with contextlib.closing(self.server.connect(private, client_encoding="UTF8")) as connection:
+            with contextlib.closing(
+                self.server.connect(private, client_encoding="UTF8")
+            ) as connection:
                 connection.execute(self.header.settings.encode())
                 settle(connection)
                 connection.execute("set synchronous_commit = on")

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 __all__ = ["Entry", "Script", "Span", "as_insert", "read_script"]
 
-_ENTRY = re.compile(rb"-- (?:Data for )?Name: (.*?); Type: (.*?); Schema: (.*?)(?:; Owner: .*)?\n")
+_ENTRY = re.compile(
+    rb"-- (?:Data for )?Name: (.*?); Type: (.*?); Schema: (.*?)(?:; Owner: .*)?\n"
+)
 _FENCE = re.compile(rb"\\restrict (\w+)\s*")
 _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 _ESCAPED = bytes.maketrans(b"bfnrtv", b"\b\f\n\r\t\v")
@@ -42,8 +44,9 @@ class Script:
 def read_script(file: io.BufferedRandom) -> Script:
     """Read a dump in plain text; its rows stay where they are.
 
-    A line that only looks like an entry's first, within a function's body, makes two entries of one: in their order
-    they say what they said. Left out are psql's own lines, which fence the script in with a word that no other has.
+    A line that only looks like an entry's first, within a function's body, makes two entries of
+    one: in their order they say what they said. Left out are psql's own lines, which fence the
+    script in with a word that no other has.
     """
     file.seek(0)
     fence = _FENCE.search(file.read(4096))
@@ -62,20 +65,30 @@ def _entries(file: io.BufferedRandom, fences: Container[bytes]) -> Iterator[Entr
         if found := _ENTRY.fullmatch(line):
             yield _ended(entry, text)
             entry, text, holds_rows = Entry(), [], found[2] == b"TABLE DATA"
-        elif line.rstrip() in fences or (holds_rows and not text and (line.isspace() or line.startswith(b"--"))):
+        elif line.rstrip() in fences or (
+            holds_rows and not text and (line.isspace() or line.startswith(b"--"))
+        ):
             continue  # of COPY nothing else is taken: it goes in a message of its own
         else:
             text.append(line)
-            if holds_rows and line.endswith(b" FROM stdin;\n"):  # there may be line breaks in a column's name
+            if holds_rows and line.endswith(
+                b" FROM stdin;\n"
+            ):  # there may be line breaks in a column's name
                 length = 0
                 for row in lines:
                     position += len(row)
                     if row == b"\\.\n":
                         break
                     length += len(row)
+
                 entry.rows = Span(position - length - len(row), length)
                 yield _ended(entry, text)
-                entry, text, holds_rows = Entry(), [], False  # pg_dump's settings for what comes next may follow
+                entry, text, holds_rows = (
+                    Entry(),
+                    [],
+                    False,
+                )  # pg_dump's settings for what comes next may follow
+
     yield _ended(entry, text)
 
 
@@ -88,7 +101,9 @@ def as_insert(target: bytes, rows: bytes) -> Iterator[bytes]:
     """COPY's rows, in its text format, as one INSERT: `target` is a table and its columns."""
     yield b"INSERT INTO " + target + b" OVERRIDING SYSTEM VALUE VALUES"
     for number, row in enumerate(rows.removesuffix(b"\n").split(b"\n")):
-        yield (b",\n(" if number else b"\n(") + b", ".join(map(_literal, row.split(b"\t"))) + b")"
+        yield (
+            (b",\n(" if number else b"\n(") + b", ".join(map(_literal, row.split(b"\t"))) + b")"
+        )
     yield b";\n"
 
 

@@ -23,9 +23,10 @@ __all__ = ["target"]
 def target(path: Path | None) -> Iterator[io.BufferedRandom]:
     """A new file whose contents are at `path` (None: on standard output) after the context, but after no error.
 
-    A regular file is replaced at once, where a link leads, if that is of this account or root's. It has no name until
-    then (O_TMPFILE), so that even kill -9 leaves nothing behind. Into a FIFO or a character device the contents are
-    written. Raises BuildError for anything else, OSError when writing fails.
+    A regular file is replaced at once, where a link leads, if that is of this account or
+    root's. It has no name until then (O_TMPFILE), so that even kill -9 leaves nothing behind.
+    Into a FIFO or a character device the contents are written. Raises BuildError for anything
+    else, OSError when writing fails.
     """
     if path is None or _is_stream(path):
         with tempfile.TemporaryFile() as file:
@@ -34,7 +35,9 @@ def target(path: Path | None) -> Iterator[io.BufferedRandom]:
             with _standard_output() if path is None else _stream(path) as stream:
                 shutil.copyfileobj(file, stream)
                 stream.flush()
+
         return
+
     path = path.resolve()
     with _nameless(path.parent) as file:
         yield file
@@ -48,12 +51,18 @@ def _is_stream(path: Path) -> bool:
     with contextlib.suppress(FileNotFoundError):
         link = path.lstat()
         if stat.S_ISLNK(link.st_mode) and link.st_uid not in (0, os.geteuid()):
-            raise BuildError(f"{str(path)!r} cannot be written: it is a link that uid {link.st_uid} made")
+            raise BuildError(
+                f"{str(path)!r} cannot be written: it is a link that uid {link.st_uid} made"
+            )
+
         mode = path.stat().st_mode
         if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
             return True
         if not stat.S_ISREG(mode):
-            raise BuildError(f"{str(path)!r} cannot be written: it is no file, FIFO or character device")
+            raise BuildError(
+                f"{str(path)!r} cannot be written: it is no file, FIFO or character device"
+            )
+
     return False
 
 
@@ -73,7 +82,9 @@ def _stream(path: Path) -> IO[bytes]:
 @contextlib.contextmanager
 def _standard_output() -> Iterator[IO[bytes]]:
     if sys.stdout.isatty():
-        raise BuildError("standard output is a terminal, which is no place for an archive; lead it to a file or a pipe")
+        raise BuildError(
+            "standard output is a terminal, which is no place for an archive; lead it to a file or a pipe"
+        )
     yield sys.stdout.buffer
 
 
@@ -92,14 +103,20 @@ def _name(file: io.BufferedRandom, path: Path) -> None:
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
-            # with a directory given Python calls linkat(2), which follows the link that /proc has
+            # with a directory given Python calls linkat(2), which follows the link that /proc
+            # has
             os.link(f"/proc/self/fd/{file.fileno()}", beside.name, dst_dir_fd=directory)
-        except OSError:  # a file system without O_TMPFILE, where the file has lost its name for good
-            with open(beside, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as copy:
+        except (
+            OSError
+        ):  # a file system without O_TMPFILE, where the file has lost its name for good
+            with open(
+                beside, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)
+            ) as copy:
                 file.seek(0)
                 shutil.copyfileobj(file, copy)
                 copy.flush()
                 os.fsync(copy.fileno())
+
         beside.replace(path)
         os.fsync(directory)
     finally:

@@ -33,7 +33,9 @@ def note_export(config: Config, digest: str) -> None:
     files.write(digest, "")
 
 
-def require_trusted(config: Config, path: str, *, trust: bool, digest: str | None) -> Callable[[str], None]:
+def require_trusted(
+    config: Config, path: str, *, trust: bool, digest: str | None
+) -> Callable[[str], None]:
     """A function that is given an archive's digest, and raises BuildError unless it may be restored.
 
     It may if the user says so, or gave this digest, or exported it on this machine.
@@ -41,9 +43,17 @@ def require_trusted(config: Config, path: str, *, trust: bool, digest: str | Non
 
     def require(found: str) -> None:
         if digest is not None and digest.strip().lower().removeprefix("sha256:") != found:
-            raise BuildError(f"{path!r} is not what its digest says: it is sha256:{found}; fetch it again")
-        if trust or digest is not None or (state_files(config) / "exported").stat(found) is not None:
+            raise BuildError(
+                f"{path!r} is not what its digest says: it is sha256:{found}; fetch it again"
+            )
+
+        if (
+            trust
+            or digest is not None
+            or (state_files(config) / "exported").stat(found) is not None
+        ):
             return
+
         raise BuildError(
             f"{path!r} was not exported by this user on this machine, and an archive is code: its statements run with"
             " the privileges of the server's role. If you know where it is from, import it with --trust, or with"

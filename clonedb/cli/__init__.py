@@ -20,7 +20,9 @@ class _TerminatedError(KeyboardInterrupt):
 
 
 def _terminate(number: int, _frame: object) -> None:
-    signal.signal(number, signal.SIG_IGN)  # another one would come into the middle of clearing away
+    signal.signal(
+        number, signal.SIG_IGN
+    )  # another one would come into the middle of clearing away
     raise _TerminatedError
 
 
@@ -35,10 +37,12 @@ class _Group(click.Group):
         except CloneDBError as error:
             click.echo(f"clonedb: {error}", err=True)
             raise SystemExit(1) from None
-        except (
-            OSError
-        ) as error:  # a full disk, a directory that may not be read: the user's to mend, and no fault of ours
-            where = f": {os.fsdecode(error.filename)!r}" if isinstance(error.filename, (str, bytes)) else ""
+        except OSError as error:  # a full disk, an unreadable directory: the user's to mend
+            where = (
+                f": {os.fsdecode(error.filename)!r}"
+                if isinstance(error.filename, (str, bytes))
+                else ""
+            )
             click.echo(f"clonedb: {error.strerror or error}{where}", err=True)
             raise SystemExit(1) from None
         except _TerminatedError:
@@ -49,12 +53,21 @@ class _Group(click.Group):
             raise SystemExit(130) from None
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="clonedb")
 @click.option(
-    "-C", "--directory", default=".", type=click.Path(exists=True, file_okay=False), help="Project to work in."
+    "-C",
+    "--directory",
+    default=".",
+    type=click.Path(exists=True, file_okay=False),
+    help="Project to work in.",
 )
-@click.option("--url", help="URL of the PostgreSQL server to use, instead of the configured one.")
+@click.option(
+    "--url", help="URL of the PostgreSQL server to use, instead of the configured one."
+)
 @click.option("--template", help="Named template to work with, instead of the project's own.")
 @click.pass_context
 def main(context: click.Context, directory: str, url: str | None, template: str | None) -> None:

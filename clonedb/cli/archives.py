@@ -25,7 +25,10 @@ def export(context: Context, *, file: Path) -> None:
 
     path = None if str(file) == "-" else file.absolute()
     if path is not None and not path.parent.is_dir():
-        raise BuildError(f"{str(path)!r} cannot be written: there is no directory {str(path.parent)!r}")
+        raise BuildError(
+            f"{str(path)!r} cannot be written: there is no directory {str(path.parent)!r}"
+        )
+
     with progress() as shown, open_template(context.config(), progress=shown) as template:
         pg_dump(template.server)  # asked for before anything is done
         with template.clone() as clone:
@@ -37,8 +40,16 @@ def export(context: Context, *, file: Path) -> None:
 
 @click.command("import")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--trust", is_flag=True, help="Run what is in FILE although this user did not export it here.")
-@click.option("--digest", metavar="SHA256", help="Demand that FILE is what `clonedb export` printed this for.")
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="Run what is in FILE although this user did not export it here.",
+)
+@click.option(
+    "--digest",
+    metavar="SHA256",
+    help="Demand that FILE is what `clonedb export` printed this for.",
+)
 @click.pass_obj
 def import_(context: Context, *, file: Path, trust: bool, digest: str | None) -> None:
     """Put the template in FILE on the server, if it is the project's as the project is now.
@@ -58,9 +69,12 @@ def import_(context: Context, *, file: Path, trust: bool, digest: str | None) ->
         try:
             run = f"{os.getpid()}-{secrets.token_hex(8)}"
             require = require_trusted(config, str(file), trust=trust, digest=digest)
-            template = restore(server, config, wanted, file, require=require, run=run, progress=shown)
+            template = restore(
+                server, config, wanted, file, require=require, run=run, progress=shown
+            )
         finally:
             server.close()
+
     metadata = template.metadata
     made = f"restored in {metadata.seconds:.1f} s" if template.built else "already there"
     click.echo(f"{template.name}: {made}, {metadata.state}")

@@ -29,15 +29,22 @@ __all__ = ["COMMANDS"]
 
 
 @click.command()
-@click.option("--no-stairway", is_flag=True, help="Leave out each revision's way up, down and up again.")
-@click.option("--allow-irreversible", is_flag=True, help="A revision without a downgrade is no failure.")
+@click.option(
+    "--no-stairway", is_flag=True, help="Leave out each revision's way up, down and up again."
+)
+@click.option(
+    "--allow-irreversible", is_flag=True, help="A revision without a downgrade is no failure."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 @click.pass_obj
-def check(context: Context, *, no_stairway: bool, allow_irreversible: bool, as_json: bool) -> None:
+def check(
+    context: Context, *, no_stairway: bool, allow_irreversible: bool, as_json: bool
+) -> None:
     """Try the migrations: one head, models that fit, each revision up, down and up again.
 
-    The models are those of env.py (target_metadata), compared with a clone of the template. The revisions are tried one
-    by one in a new database, which is dropped afterwards. The exit code is 1 if anything is not as it should be.
+    The models are those of env.py (target_metadata), compared with a clone of the template. The
+    revisions are tried one by one in a new database, which is dropped afterwards. The exit code
+    is 1 if anything is not as it should be.
     """
     found = _Findings(allow_irreversible=allow_irreversible, stairway=not no_stairway)
     with progress() as shown:
@@ -50,7 +57,8 @@ def check(context: Context, *, no_stairway: bool, allow_irreversible: bool, as_j
 class _Findings:
     """What a check found; `build` is why there is no template, `models` why nothing could be compared.
 
-    `labels` are those of each head's branch, `history` what is wrong with the revision files as such.
+    `labels` are those of each head's branch, `history` what is wrong with the revision files as
+    such.
     """
 
     allow_irreversible: bool
@@ -69,7 +77,14 @@ class _Findings:
     @property
     def ok(self) -> bool:
         """Whether nothing failed; models that are not there are no failure."""
-        bad = [self.build, self.history, self.differences, self.broken, self.untried, not self.heads_fit]
+        bad = [
+            self.build,
+            self.history,
+            self.differences,
+            self.broken,
+            self.untried,
+            not self.heads_fit,
+        ]
         return not any(bad) and all(map(self.fits, self.stairs))
 
     @property
@@ -143,20 +158,31 @@ class _Findings:
             told_below = bool(self.stairs) and self.stairs[-1].failed == "upgrade"
             yield f"template  could not be built: {self.build.splitlines()[0] if told_below else self.build}"
             return
+
         if self.heads_fit and len(self.heads) > 1:
-            branches = (f"{head} ({', '.join(sorted(self.labels[head])) or 'no label'})" for head in self.heads)
+            branches = (
+                f"{head} ({', '.join(sorted(self.labels[head])) or 'no label'})"
+                for head in self.heads
+            )
             yield f"heads     {len(self.heads)}, one for each branch: {', '.join(branches)}"
         elif len(self.heads) > 1:
             merge = f"alembic merge -m 'merge heads' {' '.join(self.heads)}"
             yield f"heads     {len(self.heads)}: {', '.join(self.heads)}; one revision has to join them: {merge}"
         else:
-            yield f"heads     one: {self.heads[0]}" if self.heads else "heads     none: there is no revision"
+            yield (
+                f"heads     one: {self.heads[0]}"
+                if self.heads
+                else "heads     none: there is no revision"
+            )
+
         if self.differences is None:
             yield f"models    not compared: {self.models}"
         elif not self.differences:
             yield "models    fit the migrated database"
         else:
-            count = f"{len(self.differences)} difference{'s' if len(self.differences) > 1 else ''}"
+            count = (
+                f"{len(self.differences)} difference{'s' if len(self.differences) > 1 else ''}"
+            )
             yield f"models    {count} to the migrated database; a revision that brings it to them would"
             yield from (f"            {line}" for line in self.differences)
             yield "          write it: alembic revision --autogenerate -m '...', or mend the models"
@@ -171,8 +197,18 @@ class _Findings:
                 else "all of them well"
             )
             yield f"stairway  {count} up, down and up again in {self.seconds:.1f} s, {how}"
-            head = ("revision", "file", "message", "up", "down", "up again", "seconds", "result")
+            head = (
+                "revision",
+                "file",
+                "message",
+                "up",
+                "down",
+                "up again",
+                "seconds",
+                "result",
+            )
             yield lines([head, *map(self._row, self.stairs)])
+
         for stair in bad:
             yield f"\n{stair.revision}: {self.result(stair)}"
             if stair.irreversible:
@@ -180,6 +216,7 @@ class _Findings:
                 yield "hint: write its downgrade(), or allow what cannot be undone with --allow-irreversible"
             else:
                 yield str(stair.error)
+
         if self.broken:
             yield f"stairway  {'not tried' if self.broken == self.build else self.broken}"
         if self.untried:
@@ -190,7 +227,14 @@ class _Findings:
         steps = (stair.up, stair.down, stair.again)
         shown = ["-" if seconds is None else f"{seconds * 1e3:.0f} ms" for seconds in steps]
         total = f"{sum(filter(None, steps)):.2f}"
-        return stair.revision, self._shown(stair), stair.message[:60], *shown, total, self.result(stair)
+        return (
+            stair.revision,
+            self._shown(stair),
+            stair.message[:60],
+            *shown,
+            total,
+            self.result(stair),
+        )
 
     def _shown(self, stair: Stair) -> str:
         inside = stair.path.is_relative_to(self.rootdir)
@@ -219,13 +263,16 @@ class _Check:
         migrator = recipe.with_config(self._config).migrator
         with contextlib.ExitStack() as stack:
             try:
-                template = stack.enter_context(open_template(self._config, progress=self._shown))
+                template = stack.enter_context(
+                    open_template(self._config, progress=self._shown)
+                )
             except BuildError as error:
                 self._found.build = str(error)
                 server = open_project_server(self._config, progress=self._shown)
                 stack.callback(server.close)
                 self._climb(server, migrator, None)
                 return
+
             self._found.heads = template.heads
             self._compare(template, migrator)
             self._climb(template.server, migrator, template.base)
@@ -233,8 +280,9 @@ class _Check:
     def _look_at_history(self, recipe: AlembicRecipe) -> None:
         """Ask Alembic for the heads, in an empty database, because it runs env.py before.
 
-        A `target` that is no head is for templates only: half of a history would differ from the models, whatever it is
-        like. What keeps Alembic from answering is told by what comes next.
+        A `target` that is no head is for templates only: half of a history would differ from
+        the models, whatever it is like. What keeps Alembic from answering is told by what comes
+        next.
         """
         from clonedb.api import open_project_server
         from clonedb.clones.clone import create_empty
@@ -253,6 +301,7 @@ class _Check:
             self._found.history = doubled_revisions(recipe.project, found.doubled)
             if found.meant and found.heads.keys() >= {*found.meant}:
                 return
+
         if self._config.target != "heads":
             self._config = self._config.replace("clonedb check", target="heads")
 
@@ -281,15 +330,21 @@ class _Check:
             self._found.broken = str(error)
         self._found.seconds = time.monotonic() - start
 
-    def _stairs(self, server: Server, migrator: AlembicMigrator, base: Template | None) -> Iterator[Stair]:
+    def _stairs(
+        self, server: Server, migrator: AlembicMigrator, base: Template | None
+    ) -> Iterator[Stair]:
         """Every revision that a way leads to; after a failure that spoils the database, another goes on above it."""
         tried: list[str] = []
         while True:
             last = None
-            with _database(server, self._config, base) as database, _session(server, migrator, database) as session:
+            with (
+                _database(server, self._config, base) as database,
+                _session(server, migrator, database) as session,
+            ):
                 for last in session.stairway(self._config.target, tried, progress=self._shown):
                     tried.append(last.revision)
                     yield last
+
             if last is None or last.number == last.total or last.failed == "upgrade":
                 return
 
@@ -308,4 +363,6 @@ def _session(server: Server, migrator: AlembicMigrator, database: Clone) -> Migr
     """An interpreter for a database of its own."""
     from clonedb.migrate.blockers import Blockers
 
-    return migrator.session(server.url(database.name), waiting=Blockers(server, database.name, alone=True))
+    return migrator.session(
+        server.url(database.name), waiting=Blockers(server, database.name, alone=True)
+    )

@@ -29,7 +29,9 @@ __all__ = ["COMMANDS"]
 
 _HOLD = 8 * 3600.0  # seconds an embedded server stays up for a database that was made by hand
 # `run ls -h` asks ls, not us
-_OTHERS_OPTIONS = MappingProxyType({"ignore_unknown_options": True, "allow_interspersed_args": False})
+_OTHERS_OPTIONS = MappingProxyType(
+    {"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
 
 
 @contextlib.contextmanager
@@ -44,7 +46,10 @@ def _server(config: Config) -> Iterator[Server]:
 
 
 @click.command()
-@click.option("--driver", help="Driver in the URL (psycopg, asyncpg, ...); without it a plain postgresql:// URL.")
+@click.option(
+    "--driver",
+    help="Driver in the URL (psycopg, asyncpg, ...); without it a plain postgresql:// URL.",
+)
 @click.pass_obj
 def clone(context: Context, driver: str | None) -> None:
     """Make a database in the template's state and print its URL; `clonedb drop` ends it."""
@@ -62,7 +67,12 @@ def clone(context: Context, driver: str | None) -> None:
                 f"the embedded server stays up for {duration(_HOLD)}, until nothing is kept there, or until"
                 " `clonedb server stop`"
             )
-        click.echo(template.server.url(made.name).replace(driver=driver).render() if driver else made.dsn)
+
+        click.echo(
+            template.server.url(made.name).replace(driver=driver).render()
+            if driver
+            else made.dsn
+        )
 
 
 @click.command(context_settings=dict(_OTHERS_OPTIONS))
@@ -71,11 +81,16 @@ def clone(context: Context, driver: str | None) -> None:
 def run(context: Context, command: tuple[str, ...]) -> None:
     """Run COMMAND with a fresh clone in DATABASE_URL, and drop it afterwards.
 
-    The variables that [tool.clonedb] route names hold the URL too. The command's exit code is passed on.
+    The variables that [tool.clonedb] route names hold the URL too. The command's exit code is
+    passed on.
     """
     from clonedb.api import open_template
 
-    with progress() as shown, open_template(context.config(), progress=shown) as template, template.clone() as database:
+    with (
+        progress() as shown,
+        open_template(context.config(), progress=shown) as template,
+        template.clone() as database,
+    ):
         code = run_to_end(command, _environment(database, template.server.config))
     raise SystemExit(code)
 
@@ -86,15 +101,21 @@ def run(context: Context, command: tuple[str, ...]) -> None:
 def alembic(context: Context, arguments: tuple[str, ...]) -> None:
     """Run one of Alembic's own commands on a fresh clone: `clonedb alembic revision --autogenerate -m "..."`.
 
-    The database is migrated to the target, and dropped afterwards; what stays are the files that Alembic writes.
+    The database is migrated to the target, and dropped afterwards; what stays are the files
+    that Alembic writes.
     """
     from clonedb.api import open_template
     from clonedb.migrate.recipes import require_revisions
 
-    with progress() as shown, open_template(context.config(), progress=shown) as template, template.clone() as database:
+    with (
+        progress() as shown,
+        open_template(context.config(), progress=shown) as template,
+        template.clone() as database,
+    ):
         migrator = require_revisions(template.recipe, "clonedb alembic").migrator
         program, environment = migrator.command(template.server.url(database.name), arguments)
         code = run_to_end(program, environment, directory=template.recipe.rootdir)
+
     raise SystemExit(code)
 
 
@@ -111,6 +132,7 @@ def _environment(database: Clone, config: Config) -> dict[str, str]:
         with contextlib.suppress(ConfigError):  # psycopg and psql know no driver in a URL
             driver = DatabaseURL.parse(os.environ.get(name, "")).driver
         variables[name] = own.replace(driver=driver).render()
+
     return leading_to(os.environ, own.conninfo(), alone=config.url is None) | variables
 
 
@@ -142,16 +164,26 @@ def psql(context: Context, name: str | None, arguments: tuple[str, ...]) -> None
                     f"{name!r} is a template, which takes no connections; `clonedb psql` without a name opens a fresh"
                     " clone of the project's"
                 )
+
         program = (server.binaries and server.binaries.program("psql")) or shutil.which("psql")
         if program is None:
-            raise ServerNotFoundError("no psql found; install PostgreSQL's client programs (postgresql-client)")
+            raise ServerNotFoundError(
+                "no psql found; install PostgreSQL's client programs (postgresql-client)"
+            )
+
         keywords = server.url(name).conninfo()
         environment = leading_to(os.environ, keywords, alone=server.embedded)
         if server.embedded:
             environment["PGREQUIREAUTH"] = "scram-sha-256"  # psql 16 and newer know it
         options = {"host": "-h", "port": "-p", "user": "-U"}
-        place_ = [part for key, flag in options.items() if key in keywords for part in (flag, keywords[key])]
+        place_ = [
+            part
+            for key, flag in options.items()
+            if key in keywords
+            for part in (flag, keywords[key])
+        ]
         code = run_to_end([str(program), *place_, *arguments, name], environment)
+
     raise SystemExit(code)
 
 
@@ -167,24 +199,40 @@ def _require_ours(server: Server, name: str) -> Name:
             f"database {name!r} was not made by clonedb (prefix {server.config.prefix!r}), so it is left alone;"
             " `clonedb list` shows those that were"
         )
+
     if server.run(sql.find_database, name) is None:
-        raise NotOursError(f"there is no database {name!r} on {server.about}; `clonedb list` shows what is there")
+        raise NotOursError(
+            f"there is no database {name!r} on {server.about}; `clonedb list` shows what is there"
+        )
+
     return found
 
 
 @click.command()
 @click.argument("names", nargs=-1)
-@click.option("--all", "of_project", is_flag=True, help="Every clone and template of this project that nobody uses.")
-@click.option("--everything", is_flag=True, help="Those of every project on the server; asks before.")
+@click.option(
+    "--all",
+    "of_project",
+    is_flag=True,
+    help="Every clone and template of this project that nobody uses.",
+)
+@click.option(
+    "--everything", is_flag=True, help="Those of every project on the server; asks before."
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def drop(context: Context, names: tuple[str, ...], *, of_project: bool, everything: bool, yes: bool) -> None:
+def drop(
+    context: Context, names: tuple[str, ...], *, of_project: bool, everything: bool, yes: bool
+) -> None:
     """Drop databases that clonedb made: kept clones by NAME, or all that are neither in use nor open."""
     from clonedb.clones.gc import drop_one, inventory
     from clonedb.embedded.servers import end_hold
 
     if [bool(names), of_project, everything].count(True) != 1:
-        raise click.UsageError("give the names of databases (`clonedb list` shows them), or --all, or --everything")
+        raise click.UsageError(
+            "give the names of databases (`clonedb list` shows them), or --all, or --everything"
+        )
+
     config = context.config()
     with _server(config) as server:
         for name in names:
@@ -192,12 +240,16 @@ def drop(context: Context, names: tuple[str, ...], *, of_project: bool, everythi
         for name in dict.fromkeys(names):
             drop_one(server, name)
             click.echo(f"dropped {name}")
+
         if not names:
             projects = None if everything else _projects(config)
             if everything and not yes:
                 _ask(server)
             _drop_all(server, projects)
-        if server.lease is not None and not any(item.kind == "kept clone" for item in inventory(server)):
+
+        if server.lease is not None and not any(
+            item.kind == "kept clone" for item in inventory(server)
+        ):
             end_hold(server.config, server.lease.name)
 
 
@@ -205,7 +257,9 @@ def _drop_all(server: Server, projects: set[str] | None) -> None:
     from clonedb.clones.gc import collect
 
     refused: list[Leftover] = []
-    for leftover in (dropped := collect(server, everything=True, projects=projects, refused=refused.append)):
+    for leftover in (
+        dropped := collect(server, everything=True, projects=projects, refused=refused.append)
+    ):
         click.echo(f"dropped {leftover.name}")
     _say_refused(refused)
     if not dropped and not refused:

@@ -30,12 +30,18 @@ class Context:
 
 
 @click.command()
-@click.option("--all", "everything", is_flag=True, help="Settings that have their default value too.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Settings that have their default value too."
+)
 @click.pass_obj
 def config(context: Context, *, everything: bool) -> None:
     """Show each setting, its value, and where that was said."""
     found = context.config()
-    rows = [(name, found.shown(name), found.source(name)) for name in KEYS if everything or name in found.sources]
+    rows = [
+        (name, found.shown(name), found.source(name))
+        for name in KEYS
+        if everything or name in found.sources
+    ]
     click.echo(f"project: {found.rootdir}")
     if rows:
         click.echo(lines([("setting", "value", "from"), *rows]))
@@ -43,6 +49,7 @@ def config(context: Context, *, everything: bool) -> None:
         from clonedb.embedded.places import data_about
 
         click.echo(f"embedded server: {data_about(found)}")
+
     if not everything:
         click.echo("everything else has its default: clonedb config --all shows them")
 

@@ -12,16 +12,20 @@ import click
 __all__ = ["run_to_end"]
 
 
-def run_to_end(command: Sequence[str], environment: Mapping[str, str], *, directory: Path | None = None) -> int:
+def run_to_end(
+    command: Sequence[str], environment: Mapping[str, str], *, directory: Path | None = None
+) -> int:
     """Run a program and wait for its end: Ctrl-C reaches it directly, SIGTERM is passed on to it.
 
-    Its exit code, 127 if there is no such program, 126 if it may not be run, 128 + n if signal n killed it.
+    Its exit code, 127 if there is no such program, 126 if it may not be run, 128 + n if signal
+    n killed it.
     """
     try:
         process = subprocess.Popen(command, env=environment, cwd=directory)
     except OSError as error:
         click.echo(f"clonedb: cannot run {command[0]!r}: {error.strerror}", err=True)
         return 126 if isinstance(error, PermissionError) else 127
+
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     terminate = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
     try:
@@ -29,4 +33,5 @@ def run_to_end(command: Sequence[str], environment: Mapping[str, str], *, direct
     finally:
         signal.signal(signal.SIGINT, interrupt)
         signal.signal(signal.SIGTERM, terminate)
+
     return code if code >= 0 else 128 - code

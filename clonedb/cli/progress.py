@@ -19,7 +19,13 @@ class _Bar:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress as Bar,
+            TextColumn,
+            TimeElapsedColumn,
+        )
 
         self._start = time.monotonic()
         self._bar = Bar(
@@ -43,7 +49,9 @@ class _Bar:
 
     def step(self, what: str, number: int, total: int, name: str) -> None:
         """Move the bar."""
-        self._bar.update(self._task, completed=number - 1, total=total, description=name, what=what)
+        self._bar.update(
+            self._task, completed=number - 1, total=total, description=name, what=what
+        )
         if not self._started and time.monotonic() - self._start > 1.0:
             self._started = True
             self._bar.start()

@@ -26,7 +26,10 @@ def status(context: Context) -> None:
 
     config = context.config()
     if config.url:
-        click.echo(f"url is set ({config.shown('url')} from {config.source('url')}): no embedded server is used")
+        click.echo(
+            f"url is set ({config.shown('url')} from {config.source('url')}): no embedded server is used"
+        )
+
     if why := not_in_memory(config):
         click.echo(f"no data in memory: {why}")
     found = servers.servers(config)
@@ -36,7 +39,10 @@ def status(context: Context) -> None:
             state += f", pid {one.pid}, port {one.port}"
         if one.held_until is not None and one.held_until > time.time():
             state += f", held for {duration(one.held_until - time.time())}"
-        click.echo(f"{one.name}: PostgreSQL {one.version}, {state}, {size(one.size)} in {one.directory}")
+        click.echo(
+            f"{one.name}: PostgreSQL {one.version}, {state}, {size(one.size)} in {one.directory}"
+        )
+
     if not found:
         click.echo(f"no embedded server yet in {state_dir(config)}; the first use makes one")
 
@@ -48,7 +54,9 @@ def stop(context: Context) -> None:
     from clonedb.embedded import servers
 
     names = servers.stop(context.config())
-    click.echo("\n".join(f"stopped {name}" for name in names) or "no embedded server was running")
+    click.echo(
+        "\n".join(f"stopped {name}" for name in names) or "no embedded server was running"
+    )
 
 
 @server.command("reset")

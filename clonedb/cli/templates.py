@@ -27,14 +27,23 @@ def build(context: Context, *, force: bool) -> None:
     """Build the project's template database, unless it is there already."""
     from clonedb.api import open_template
 
-    with progress() as shown, open_template(context.config(), progress=shown, rebuild=force) as template:
+    with (
+        progress() as shown,
+        open_template(context.config(), progress=shown, rebuild=force) as template,
+    ):
         metadata = template.record.metadata
-        made = f"built in {metadata.seconds:.1f} s" if template.record.built else "already there"
+        made = (
+            f"built in {metadata.seconds:.1f} s" if template.record.built else "already there"
+        )
         click.echo(f"{template.name}: {made}, {metadata.state}, {size(metadata.size)}")
 
 
 @click.command()
-@click.option("--explain", is_flag=True, help="List what goes in, and what differs from the newest template.")
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="List what goes in, and what differs from the newest template.",
+)
 @click.pass_obj
 def fingerprint(context: Context, *, explain: bool) -> None:
     """Print the fingerprint of the project's template: usable as a cache key."""
@@ -63,10 +72,14 @@ def _explain_difference(server: Server, recipe: Recipe, found: Fingerprint) -> N
     if newest is None:
         click.echo("there is no template of this project on the server yet")
         return
-    changes = differences([(kind, name, digest) for kind, name, digest in newest.metadata.inputs], found)
+
+    changes = differences(
+        [(kind, name, digest) for kind, name, digest in newest.metadata.inputs], found
+    )
     if not changes:
         click.echo(f"the newest template, {newest.name}, has this fingerprint")
         return
+
     click.echo(f"against the newest template, {newest.name}:")
     for change in changes:
         click.echo(f"  {change.change:<8} {change.kind:<9}  {change.name}")
@@ -94,10 +107,14 @@ def status(context: Context) -> None:
         click.echo(f"server    {server.about}")
         click.echo(f"template  {name}")
         if found is None:
-            click.echo("state     not built; the next test that asks for a database builds it, or `clonedb build`")
+            click.echo(
+                "state     not built; the next test that asks for a database builds it, or `clonedb build`"
+            )
         else:
             age = duration(time.time() - found.metadata.made)
-            click.echo(f"state     ready: {found.metadata.state}, built {age} ago by {found.metadata.by}")
+            click.echo(
+                f"state     ready: {found.metadata.state}, built {age} ago by {found.metadata.by}"
+            )
     finally:
         server.close()
 
@@ -114,9 +131,11 @@ def list_(context: Context) -> None:
         rows = inventory(server)
     finally:
         server.close()
+
     if not rows:
         click.echo(f"no database of clonedb's on {server.about}")
         return
+
     cells = [(row.name, row.kind, size(row.size), row.about) for row in rows]
     click.echo(lines([("database", "kind", "size", "what"), *cells]))
 

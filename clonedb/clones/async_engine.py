@@ -25,34 +25,65 @@ __all__ = ["Around", "open_connection", "open_engine"]
 Around: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 """What wraps a driver's function that connects."""
 
-_DRIVERS = ("asyncpg", "psycopg", "psycopg_async")  # SQLAlchemy's names of those that run on asyncio
-# what asyncpg reads of libpq's parameters; it sends any other to the server as a setting, which refuses it
+_DRIVERS = (
+    "asyncpg",
+    "psycopg",
+    "psycopg_async",
+)  # SQLAlchemy's names of those that run on asyncio
+# what asyncpg reads of libpq's parameters; it sends any other to the server as a setting, which
+# refuses it
 _ASYNCPG_READS = frozenset(
     {
-        *("port", "sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "ssl_min_protocol_version"),
-        *("ssl_max_protocol_version", "target_session_attrs", "passfile", "application_name", "options"),
+        *(
+            "port",
+            "sslmode",
+            "sslcert",
+            "sslkey",
+            "sslrootcert",
+            "sslcrl",
+            "sslpassword",
+            "ssl_min_protocol_version",
+        ),
+        *(
+            "ssl_max_protocol_version",
+            "target_session_attrs",
+            "passfile",
+            "application_name",
+            "options",
+        ),
     }
 )
 
 
 @contextlib.contextmanager
-def open_engine(clone: Clone, loan: Loan | None, around: Around | None) -> Iterator[AsyncEngine]:
+def open_engine(
+    clone: Clone, loan: Loan | None, around: Around | None
+) -> Iterator[AsyncEngine]:
     """An engine for as long as the context lasts, lent if there is a loan.
 
-    Where the clone is handed on to the next test and the loop is, too, connections that are idle stay open. `around`
-    wraps the driver's function that connects: asyncpg does so by Python's sockets.
+    Where the clone is handed on to the next test and the loop is, too, connections that are
+    idle stay open. `around` wraps the driver's function that connects: asyncpg does so by
+    Python's sockets.
     """
     __tracebackhide__ = True
     url, arguments = _address(clone)
-    _require_installed("greenlet", *(["asyncpg"] if url.startswith("postgresql+asyncpg:") else []))
+    _require_installed(
+        "greenlet", *(["asyncpg"] if url.startswith("postgresql+asyncpg:") else [])
+    )
     from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
     from sqlalchemy.pool import NullPool
 
     from clonedb.sessions.async_engine import LastingAsyncEngine
-    from clonedb.sessions.lent_engine import hide_password_in_tracebacks, lend, refuse_late_statements
+    from clonedb.sessions.lent_engine import (
+        hide_password_in_tracebacks,
+        lend,
+        refuse_late_statements,
+    )
 
     def make(**keywords: Any) -> Engine:
-        engine = hide_password_in_tracebacks(create_async_engine(url, connect_args=arguments, **keywords).sync_engine)
+        engine = hide_password_in_tracebacks(
+            create_async_engine(url, connect_args=arguments, **keywords).sync_engine
+        )
         if around is not None:
             engine.dialect.connect = around(engine.dialect.connect)  # type: ignore[method-assign]
         refuse_late_statements(engine)
@@ -61,14 +92,17 @@ def open_engine(clone: Clone, loan: Loan | None, around: Around | None) -> Itera
     if clone.lasting.reused:
         lasting = clone.lasting.source(
             LastingAsyncEngine,
-            # never more than asked for, so that no task waits: an asyncio.Queue is for one loop only
+            # never more than asked for, so that no task waits: an asyncio.Queue is for one loop
+            # only
             lambda: LastingAsyncEngine(clone.name, lambda: make(max_overflow=-1)),
         )
         try:
             yield AsyncEngine(lend(lasting.engine().sync_engine, loan))
         finally:
             lasting.close_in_use()
+
         return
+
     engine = make(poolclass=NullPool)
     connections = _InUse(engine)
     try:
@@ -81,8 +115,8 @@ def open_engine(clone: Clone, loan: Loan | None, around: Around | None) -> Itera
 def open_connection(clone: Clone, loan: Loan | None) -> Iterator[AsyncConnection[Any]]:
     """A psycopg connection for as long as the context lasts; what it did not commit is gone.
 
-    It is opened on a loop that ends at once, in a thread since one may be running here: psycopg's connections are not
-    bound to a loop, so it serves the test on whichever that has.
+    It is opened on a loop that ends at once, in a thread since one may be running here:
+    psycopg's connections are not bound to a loop, so it serves the test on whichever that has.
     """
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
@@ -94,6 +128,7 @@ def open_connection(clone: Clone, loan: Loan | None) -> Iterator[AsyncConnection
     with ThreadPoolExecutor(1) as thread:
         opening = AsyncConnection.connect(clone.dsn, **clone.server.proof_only("psycopg"))
         connection = thread.submit(asyncio.run, opening).result()
+
     yield connection
     connection.pgconn.finish()  # what close() does
     retire(connection, loan)
@@ -163,7 +198,9 @@ class _InUse:
 
         running_loop()
 
-    def _add(self, _connection: object, entry: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> None:
+    def _add(
+        self, _connection: object, entry: ConnectionPoolEntry, proxy: PoolProxiedConnection
+    ) -> None:
         self._on_loops.put(entry, proxy)
 
     def _remove(self, _connection: object, entry: ConnectionPoolEntry) -> None:

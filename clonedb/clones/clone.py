@@ -41,10 +41,11 @@ _PATIENCE = 10.0  # seconds that a clone waits for sessions to leave the templat
 class Clone:
     """A database of one's own, in the template's exact state.
 
-    `name` is the database's. `template` is None for an empty database. `seconds` is what making it took; `oid` is the
-    database's number, by which it is dropped even if a test renamed it; `crashes` is what `Server.crashes` was before
-    it was made; `worth_keeping` is false if a failed test leaves nothing in it to look at. `on_drop` is called once
-    when it is given up. As a context manager it drops the database at the end.
+    `name` is the database's. `template` is None for an empty database. `seconds` is what making
+    it took; `oid` is the database's number, by which it is dropped even if a test renamed it;
+    `crashes` is what `Server.crashes` was before it was made; `worth_keeping` is false if a
+    failed test leaves nothing in it to look at. `on_drop` is called once when it is given up.
+    As a context manager it drops the database at the end.
     """
 
     server: Server = field(repr=False)
@@ -81,8 +82,8 @@ class Clone:
     def engine(self, **keywords: Any) -> Engine:
         """A new synchronous SQLAlchemy engine, disposed of when the clone is dropped.
 
-        Its driver is the configured one, or psycopg if that is asyncpg, which has no synchronous side. Keywords are
-        those of `create_engine`.
+        Its driver is the configured one, or psycopg if that is asyncpg, which has no
+        synchronous side. Keywords are those of `create_engine`.
         """
         return self.disposing_of(self.endpoint().engine(**keywords))
 
@@ -122,7 +123,8 @@ class Clone:
     def end_sessions(self) -> list[client_sessions.ClientSession]:
         """End what is connected to the database, the engines of `engine` included: the sessions that were left open.
 
-        One that its client has just closed takes its server a moment to end, so they are given 25 ms.
+        One that its client has just closed takes its server a moment to end, so they are given
+        25 ms.
         """
         self.dispose_all()
         return self.server.run(client_sessions.end_open_sessions, self.name)
@@ -144,7 +146,9 @@ class Clone:
         """
         self.server.run(sql.comment, self.name, kept.to_json())
         if self.server.run(sql.find_database, self.name) is None:
-            raise ServerError(f"database {self.name!r} is gone from {self.server.about}: somebody dropped it")
+            raise ServerError(
+                f"database {self.name!r} is gone from {self.server.about}: somebody dropped it"
+            )
         self.kept = True
 
     def drop(self) -> None:
@@ -169,7 +173,10 @@ class Clone:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         if error is None:
             self.drop()
@@ -179,16 +186,22 @@ class Clone:
 
 
 def create(
-    server: Server, template: TemplateRecord, *, strategy: str | None = None, session: MaintenanceSession | None = None
+    server: Server,
+    template: TemplateRecord,
+    *,
+    strategy: str | None = None,
+    session: MaintenanceSession | None = None,
 ) -> Clone:
     """Make a clone: CREATE DATABASE ... TEMPLATE, then what that does not copy; `strategy` is chosen if not given.
 
-    Raises TemplateInUseError when a session stays connected to the template (SQLSTATE 55006), ServerError when the
-    template is gone or the disk is full.
+    Raises TemplateInUseError when a session stays connected to the template (SQLSTATE 55006),
+    ServerError when the template is gone or the disk is full.
     """
     start, crashes = monotonic(), server.crashes
     metadata, own = template.metadata, session or server
-    name = clone_name(server.config.prefix, metadata.fingerprint, server.owner, server.next_number())
+    name = clone_name(
+        server.config.prefix, metadata.fingerprint, server.owner, server.next_number()
+    )
     try:
         chosen = strategy or choose(server, template)
         _copy(server, own, template, name, strategy=chosen, deadline=start + _PATIENCE)
@@ -200,6 +213,7 @@ def create(
     except BaseException:  # Ctrl-C, too: it may come too late to cancel the statement
         _discard(own, name)
         raise
+
     return Clone(server, template, name, monotonic() - start, oid, crashes)
 
 
@@ -210,20 +224,32 @@ def create_empty(server: Server, config: Config) -> Clone:
     start = monotonic()
     name = clone_name(server.config.prefix, "empty0", server.owner, server.next_number())
     try:
-        _guard_disk(server, server, name, EMPTY, lambda found: seal.create_empty(found, server, config, name))
+        _guard_disk(
+            server,
+            server,
+            name,
+            EMPTY,
+            lambda found: seal.create_empty(found, server, config, name),
+        )
         if config.extensions:
             with contextlib.closing(server.connect(name)) as connection:
                 for extension in config.extensions:
                     sql.create_extension(connection, extension)
+
         oid = server.run(sql.database_oid, name)
     except BaseException:
         _discard(server, name)
         raise
+
     return Clone(server, None, name, monotonic() - start, oid)
 
 
 def _guard_disk(
-    server: Server, session: MaintenanceSession, name: str, size: int, statement: Callable[[Connection[Any]], None]
+    server: Server,
+    session: MaintenanceSession,
+    name: str,
+    size: int,
+    statement: Callable[[Connection[Any]], None],
 ) -> None:
     import psycopg
 
@@ -268,6 +294,7 @@ def _copy(
                     f"template {template.name!r} cannot be cloned while it has sessions:"
                     f" {'; '.join(found) or str(error).strip()}; end them, and let nobody connect to a template"
                 ) from None
+
             sleep(0.02)
         except psycopg.errors.InvalidCatalogName:
             raise ServerError(

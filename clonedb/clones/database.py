@@ -25,8 +25,9 @@ __all__ = ["Database", "PlainDatabase"]
 class Database(abc.ABC):
     """A clone as one test has it, or the tests of a wider scope: its name, its URLs, and what connects to it.
 
-    `clone` goes on to later tests. With a `loan`, what this object hands out is refused when that has ended. Each
-    isolation decides what a connection is (`Isolation.database`); the fixtures ask for nothing but these methods.
+    `clone` goes on to later tests. With a `loan`, what this object hands out is refused when
+    that has ended. Each isolation decides what a connection is (`Isolation.database`); the
+    fixtures ask for nothing but these methods.
     """
 
     def __init__(self, clone: Clone, loan: Loan | None = None) -> None:
@@ -69,7 +70,8 @@ class Database(abc.ABC):
     def engine(self, **keywords: Any) -> Engine:
         """A new synchronous SQLAlchemy engine; keywords are those of `create_engine`.
 
-        Its driver is the configured one, or psycopg if that is asyncpg, which has no synchronous side.
+        Its driver is the configured one, or psycopg if that is asyncpg, which has no
+        synchronous side.
         """
 
     @abc.abstractmethod
@@ -83,11 +85,13 @@ class Database(abc.ABC):
         """The same on `async_engine`; at the end of the context what is open still is closed."""
 
     @abc.abstractmethod
-    def async_engine(self, *, around: Around | None = None) -> contextlib.AbstractContextManager[AsyncEngine]:
+    def async_engine(
+        self, *, around: Around | None = None
+    ) -> contextlib.AbstractContextManager[AsyncEngine]:
         """An asynchronous SQLAlchemy engine; at the end of the context what is open on it still is closed.
 
-        Connections that are idle then may stay open for the next test. `around` wraps the driver's function that
-        connects, which a test may have taken sockets away from.
+        Connections that are idle then may stay open for the next test. `around` wraps the
+        driver's function that connects, which a test may have taken sockets away from.
         """
 
     @abc.abstractmethod
@@ -100,7 +104,8 @@ class Database(abc.ABC):
     ) -> contextlib.AbstractContextManager[Connection[Any]]:
         """A psycopg connection that may stay open for the next test, without what was not committed.
 
-        `in_the_middle` is called at the end of the context if a COPY or the like was left open on it.
+        `in_the_middle` is called at the end of the context if a COPY or the like was left open
+        on it.
         """
 
     @abc.abstractmethod
@@ -142,17 +147,23 @@ class PlainDatabase(Database):
     ) -> Iterator[async_sessionmaker[AsyncSession]]:
         """Objects stay readable after a commit.
 
-        With `expire_on_commit` the first attribute read after a commit would be I/O, which asyncio cannot do in
-        passing.
+        With `expire_on_commit` the first attribute read after a commit would be I/O, which
+        asyncio cannot do in passing.
         """
         __tracebackhide__ = True
         from sqlalchemy.ext.asyncio import async_sessionmaker
 
         with contextlib.ExitStack() as stack:
-            bind = stack.enter_context(self.async_engine(around=around)) if engine is None else engine()
+            bind = (
+                stack.enter_context(self.async_engine(around=around))
+                if engine is None
+                else engine()
+            )
             yield async_sessionmaker(bind, expire_on_commit=False)
 
-    def async_engine(self, *, around: Around | None = None) -> contextlib.AbstractContextManager[AsyncEngine]:
+    def async_engine(
+        self, *, around: Around | None = None
+    ) -> contextlib.AbstractContextManager[AsyncEngine]:
         """Its driver is the configured one if that runs on asyncio, else asyncpg if it is installed, else psycopg."""
         __tracebackhide__ = True
         from clonedb.clones.async_engine import open_engine
@@ -166,7 +177,9 @@ class PlainDatabase(Database):
         return open_connection(self.clone, self.loan)
 
     @contextlib.contextmanager
-    def lasting_connection(self, in_the_middle: Callable[[], None]) -> Iterator[Connection[Any]]:
+    def lasting_connection(
+        self, in_the_middle: Callable[[], None]
+    ) -> Iterator[Connection[Any]]:
         """The clone's one."""
         connection = self.clone.lasting.connection()
         yield connection

@@ -23,7 +23,8 @@ __all__ = ["Endpoint"]
 class Endpoint:
     """The ways to a database: `url` for SQLAlchemy, `dsn` for libpq, psycopg and other languages, connections, engines.
 
-    The URLs hold the password. With a `loan` they hold its token, too, and whatever they open is refused after its end.
+    The URLs hold the password. With a `loan` they hold its token, too, and whatever they open
+    is refused after its end.
     """
 
     server: Server = field(repr=False)
@@ -54,23 +55,36 @@ class Endpoint:
 
         __tracebackhide__ = True
         try:
-            connection = psycopg.connect(self.dsn, **{**self.server.proof_only("psycopg"), **keywords})
+            connection = psycopg.connect(
+                self.dsn, **{**self.server.proof_only("psycopg"), **keywords}
+            )
         except psycopg.OperationalError as error:
-            # pytest shows the arguments of every frame, and those below this one hold the password
+            # pytest shows the arguments of every frame, and those below this one hold the
+            # password
             raise error.with_traceback(None) from None
+
         return connection if self.loan is None else self.loan.take(connection)
 
-    def engine(self, *, connect_args: Mapping[str, Any] | None = None, **keywords: Any) -> Engine:
+    def engine(
+        self, *, connect_args: Mapping[str, Any] | None = None, **keywords: Any
+    ) -> Engine:
         """A new synchronous SQLAlchemy engine; keywords are those of `create_engine`."""
         from sqlalchemy import create_engine
 
-        from clonedb.sessions.lent_engine import hide_password_in_tracebacks, refuse_late_statements
+        from clonedb.sessions.lent_engine import (
+            hide_password_in_tracebacks,
+            refuse_late_statements,
+        )
 
         driver = "psycopg" if self.server.public.driver == "asyncpg" else None
         url = self.server.proven(self.server.public_url(self.name, driver=driver))
         secret = {} if url.password is None else {"password": Hidden(url.password)}
         engine = hide_password_in_tracebacks(
-            create_engine(self._marked(url).render(), connect_args={**secret, **(connect_args or {})}, **keywords)
+            create_engine(
+                self._marked(url).render(),
+                connect_args={**secret, **(connect_args or {})},
+                **keywords,
+            )
         )
         if self.loan is not None:
             refuse_late_statements(engine, self.loan)

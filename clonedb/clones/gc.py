@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["Item", "Leftover", "collect", "drop_one", "enforce_retention", "inventory", "keep"]
 
 
-_REVISIONS = 8  # times keep_templates: how many templates that stop at a revision a project has at most
+_REVISIONS = (
+    8  # times keep_templates: how many templates that stop at a revision a project has at most
+)
 _MOST_BYTES = (
     10 * 1024**3
 )  # of a project's templates; the one of each lane that was used last is kept whatever its size
@@ -104,20 +106,24 @@ def collect(
 ) -> list[Leftover]:
     """Drop clones and unfinished templates of dead owners, and templates beyond keep_templates: what was dropped.
 
-    With `everything`, also kept clones and every template, of these `projects` if keys are given, unless one is in use
-    `refused` is told of each database that PostgreSQL did not drop, or that a client has open, and why.
+    With `everything`, also kept clones and every template, of these `projects` if keys are
+    given, unless one is in use `refused` is told of each database that PostgreSQL did not drop,
+    or that a client has open, and why.
 
-    A name is ours when its mark fits; an owner is dead when its advisory lock is free, in every database of the server,
-    and no process of this machine has its file lock. The databases are listed before the locks: an owner takes its lock
-    before it makes a database, so a lock that is free afterwards was given up. Then the lock is taken for as long as
-    the drop lasts. Stops after `seconds`; one process at a time collects.
+    A name is ours when its mark fits; an owner is dead when its advisory lock is free, in every
+    database of the server, and no process of this machine has its file lock. The databases are
+    listed before the locks: an owner takes its lock before it makes a database, so a lock that
+    is free afterwards was given up. Then the lock is taken for as long as the drop lasts. Stops
+    after `seconds`; one process at a time collects.
     """
     import psycopg
 
     def all_of(project: str) -> bool:
         return everything and (projects is None or project in projects)
 
-    with contextlib.closing(server.connect(server.config.maintenance_database, application_name="clonedb gc")) as own:
+    with contextlib.closing(
+        server.connect(server.config.maintenance_database, application_name="clonedb gc")
+    ) as own:
         if not dry_run and not locks.try_lock(own, locks.collector_key(server.config.prefix)):
             return []
         deadline = monotonic() + seconds
@@ -128,50 +134,72 @@ def collect(
             try:
                 if dry_run or _drop(own, server, name, kept_too=everything):
                     gone.append(leftover)
-            except (psycopg.Error, ServerError) as error:  # another role's, or a client has it open
+            except (
+                psycopg.Error,
+                ServerError,
+            ) as error:  # another role's, or a client has it open
                 if own.closed:
                     raise
                 refused(Leftover(leftover.name, _reason(error)))
+
         if not dry_run and server.lease is not None:
             with contextlib.suppress(OSError):
                 remove_orphans(own, server.lease.data_dir)
+
         if not dry_run:  # the server ends the session a moment after it is closed, and the next one may begin at once
             locks.release(own, locks.collector_key(server.config.prefix))
         return gone
 
 
-def _leftovers(server: Server, own: Connection[Any], all_of: Callable[[str], bool]) -> list[tuple[Leftover, Name]]:
+def _leftovers(
+    server: Server, own: Connection[Any], all_of: Callable[[str], bool]
+) -> list[tuple[Leftover, Name]]:
     """What may go, with what its name says; `all_of` says whether all of a project does."""
     found = _found(own, server.config.prefix)
     held = locks.held_keys(own)
     gone = [*_clones(found, all_of), *_templates(found, server.config.keep_templates, all_of)]
-    return [(Leftover(one.name.text, why, one.project), one.name) for one, why in gone if not one.is_used(server, held)]
+    return [
+        (Leftover(one.name.text, why, one.project), one.name)
+        for one, why in gone
+        if not one.is_used(server, held)
+    ]
 
 
-def _clones(found: Iterable[_Found], all_of: Callable[[str], bool]) -> Iterator[tuple[_Found, str]]:
+def _clones(
+    found: Iterable[_Found], all_of: Callable[[str], bool]
+) -> Iterator[tuple[_Found, str]]:
     """Those that go if their owner is gone, and why; unfinished templates, too."""
     for one in found:
         if one.template is None and (one.kept is None or all_of(one.kept.project)):
             yield one, "its owner is gone"
 
 
-def _templates(found: Iterable[_Found], count: int, all_of: Callable[[str], bool]) -> Iterator[tuple[_Found, str]]:
+def _templates(
+    found: Iterable[_Found], count: int, all_of: Callable[[str], bool]
+) -> Iterator[tuple[_Found, str]]:
     """Those beyond `count` in each lane of a project, and those that are too large, and why."""
     by_lane: dict[tuple[str, str], list[tuple[float, _Found]]] = {}
     for one in found:
         if one.template is not None:
             key = one.template.project, one.template.lane
             by_lane.setdefault(key, []).append((one.template.used, one))
+
     kept: dict[str, list[tuple[bool, float, _Found]]] = {}
     for (project, lane), templates in by_lane.items():
         limit = 0 if all_of(project) else count * (_REVISIONS if lane == "revision" else 1)
         ordered = sorted(templates, key=lambda pair: pair[0], reverse=True)
-        kept.setdefault(project, []).extend((not number, *pair) for number, pair in enumerate(ordered[:limit]))
+        kept.setdefault(project, []).extend(
+            (not number, *pair) for number, pair in enumerate(ordered[:limit])
+        )
         for _, old in ordered[limit:]:
             yield old, "the project used newer templates since"
+
     for of_project in kept.values():
         for large in _too_large(of_project):
-            yield large, f"the project's templates are larger than {_MOST_BYTES // 1024**3} GB together"
+            yield (
+                large,
+                f"the project's templates are larger than {_MOST_BYTES // 1024**3} GB together",
+            )
 
 
 def _too_large(templates: Iterable[tuple[bool, float, _Found]]) -> Iterator[_Found]:
@@ -186,9 +214,10 @@ def _too_large(templates: Iterable[tuple[bool, float, _Found]]) -> Iterator[_Fou
 def _drop(own: Connection[Any], server: Server, found: Name, *, kept_too: bool) -> bool:
     """Drop a database while holding the lock that proves it is unused; False when it is in use.
 
-    Raises ServerError when a client is connected to it: a person to a kept one, or tests to one whose owner on another
-    host has lost the session with its lock and not noticed yet (an embedded server's users are on this one, where file
-    locks tell). Raises psycopg's error when PostgreSQL refuses.
+    Raises ServerError when a client is connected to it: a person to a kept one, or tests to one
+    whose owner on another host has lost the session with its lock and not noticed yet (an
+    embedded server's users are on this one, where file locks tell). Raises psycopg's error when
+    PostgreSQL refuses.
     """
     name, key = found.text, _lock_of(found)
     if is_leased(server.config, _lease_of(found)) or not locks.try_lock(own, key):
@@ -198,13 +227,19 @@ def _drop(own: Connection[Any], server: Server, found: Name, *, kept_too: bool) 
         kept = database is not None and Kept.from_json(database.comment) is not None
         if database is None or (kept and not kept_too):
             return False
-        telling = kept or not (server.embedded or server.proxied)  # a pooler keeps sessions whose clients are gone
+        telling = kept or not (
+            server.embedded or server.proxied
+        )  # a pooler keeps sessions whose clients are gone
         if telling and (users := sql.sessions(own, name, "client backend")):
-            raise ServerError(f"database {name!r} is open in {'; '.join(users)}: close it there first")
+            raise ServerError(
+                f"database {name!r} is open in {'; '.join(users)}: close it there first"
+            )
+
         sql.drop_whatever(own, database)
     finally:
         if not own.closed:
             locks.release(own, key)
+
     return True
 
 
@@ -216,14 +251,16 @@ def _reason(error: Exception) -> str:
 def drop_one(server: Server, name: str) -> None:
     """Drop a database of ours that a user named.
 
-    Raises ServerError while its owner or a user of it lives, and when PostgreSQL refuses; NotOursError for a database
-    that clonedb did not make.
+    Raises ServerError while its owner or a user of it lives, and when PostgreSQL refuses;
+    NotOursError for a database that clonedb did not make.
     """
     import psycopg
 
     found = parse(server.config.prefix, name)
     if found is None:
-        raise NotOursError(f"database {name!r} was not made by clonedb (prefix {server.config.prefix!r})")
+        raise NotOursError(
+            f"database {name!r} was not made by clonedb (prefix {server.config.prefix!r})"
+        )
 
     def drop(connection: Connection[Any]) -> bool:
         try:
@@ -231,7 +268,9 @@ def drop_one(server: Server, name: str) -> None:
         except psycopg.Error as error:
             if connection.closed:
                 raise
-            raise ServerError(f"database {name!r} cannot be dropped: {_reason(error)}") from error
+            raise ServerError(
+                f"database {name!r} cannot be dropped: {_reason(error)}"
+            ) from error
 
     if not server.run(drop):
         who = server.run(locks.holder, _lock_of(found))
@@ -252,6 +291,7 @@ def inventory(server: Server) -> list[Item]:
             with contextlib.suppress(psycopg.errors.InvalidCatalogName):  # dropped meanwhile
                 if size := sql.database_size(connection, found.name.text):
                     items.append(Item(found.name.text, kind, size, about))
+
         return items
 
     return server.run(look)
@@ -274,7 +314,8 @@ def _about(connection: Connection[Any], found: _Found, *, used: bool) -> tuple[s
 def keep(clone: Clone, kept: Kept, *, limited: bool = True) -> bool:
     """Keep a test's clone for people to look into, if there is room for it (or `limited` is false): whether it is kept.
 
-    One process at a time decides: the workers of a run whose tests fail all at once would each find room.
+    One process at a time decides: the workers of a run whose tests fail all at once would each
+    find room.
     """
     server, key = clone.server, locks.keep_key(f"{clone.server.config.prefix} {kept.project}")
     held = server.run(locks.wait_for_lock, key, timeout=5.0)
@@ -291,16 +332,26 @@ def keep(clone: Clone, kept: Kept, *, limited: bool = True) -> bool:
 def enforce_retention(server: Server, project: str, run: str) -> bool:
     """Make room for one more kept clone of a failed test: whether there is room.
 
-    A run keeps its first keep_count failures, which a developer reads first; older runs' give way to them.
+    A run keeps its first keep_count failures, which a developer reads first; older runs' give
+    way to them.
     """
     import psycopg
 
     count = server.config.keep_count
     found = server.run(_found, server.config.prefix)
-    ours = [(f.kept.when, f) for f in found if f.kept and f.kept.project == project and f.kept.test is not None]
+    ours = [
+        (f.kept.when, f)
+        for f in found
+        if f.kept and f.kept.project == project and f.kept.test is not None
+    ]
     here = [f for _, f in ours if f.kept and f.kept.run == run]
-    older = [f for _, f in sorted(ours, key=lambda pair: pair[0], reverse=True) if f not in here]
+    older = [
+        f for _, f in sorted(ours, key=lambda pair: pair[0], reverse=True) if f not in here
+    ]
     for old in older[max(0, count - 1 - len(here)) :]:
-        with contextlib.suppress(psycopg.Error, ServerError):  # `clonedb list` says why; or a client is connected
+        with contextlib.suppress(
+            psycopg.Error, ServerError
+        ):  # `clonedb list` says why; or a client is connected
             server.run(_drop, server, old.name, kept_too=True)
+
     return len(here) < count

@@ -29,15 +29,20 @@ _ATTEMPTS = 3  # to drop a clone whose server answers
 class Pool:
     """The clones of one template on one server, for one process.
 
-    The first taker gets a clone made on the spot, and so does every taker until one takes a second clone and says that
-    more will be taken: then a thread starts. It makes clones ahead as long as they are taken, more of them when
-    a taker had to wait, and drops used ones in the time that is left. An error of its own is not raised: the next taker
-    makes a clone on the spot and meets the same one. `total` says how many clones will be taken in all, None if
-    that is not known.
+    The first taker gets a clone made on the spot, and so does every taker until one takes a
+    second clone and says that more will be taken: then a thread starts. It makes clones ahead
+    as long as they are taken, more of them when a taker had to wait, and drops used ones in the
+    time that is left. An error of its own is not raised: the next taker makes a clone on the
+    spot and meets the same one. `total` says how many clones will be taken in all, None if that
+    is not known.
     """
 
     def __init__(
-        self, server: Server, template: TemplateRecord, cap: Cap, total: Callable[[], int | None] = lambda: None
+        self,
+        server: Server,
+        template: TemplateRecord,
+        cap: Cap,
+        total: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._server = server
         self._template = template
@@ -75,8 +80,8 @@ class Pool:
     def take(self, make_room: Callable[[], None] = lambda: None, *, ahead: int = 0) -> Clone:
         """A clone: one made ahead, or a new one, for which room may be waited for.
 
-        `ahead` says how many it pays to make ahead for the taker's next times: none, if there will be no next time.
-        Raises as `create` and `Cap.take` do.
+        `ahead` says how many it pays to make ahead for the taker's next times: none, if there
+        will be no next time. Raises as `create` and `Cap.take` do.
         """
         clone = None
         if self._pid == getpid() and self._closing is None:
@@ -94,10 +99,16 @@ class Pool:
 
     def drop(self, clone: Clone) -> None:
         """Drop a used clone behind the test, or at once when there is no thread; sessions left open are ended."""
-        at_once = self._thread is None or self._pid != getpid() or self._closing is not None or clone.kept
+        at_once = (
+            self._thread is None
+            or self._pid != getpid()
+            or self._closing is not None
+            or clone.kept
+        )
         if at_once or len(self._used) >= _TOO_MANY:
             clone.drop()
             return
+
         clone.dispose_all()
         with self._changed:
             self._connects = clone.lasting.asked
@@ -120,6 +131,7 @@ class Pool:
             if self._closing is None:
                 self._closing = monotonic() + _CLOSE
             self._changed.notify_all()
+
         self._thread.join(_CLOSE + 1.0)
         left, error = self._failed + len(self._used), self._error
         self._used.clear()
@@ -140,16 +152,20 @@ class Pool:
                     self._depth = min(max(1, self._depth + self._is_burst()), ahead)
                 if not self._ready:
                     self._changed.notify_all()
+
                     # it is done sooner than another that begins now
                     self._changed.wait_for(lambda: self._ready or not self._making)
+
                 if not self._ready:
                     return None
                 clone = self._ready.popleft()
+
             try:
                 ours = is_owned(self._server, clone.name)
             except BaseException:
                 self._put_back(clone)
                 raise
+
             with self._changed:
                 self._changed.notify_all()
             if ours and not clone.may_lack_rows:
@@ -168,7 +184,9 @@ class Pool:
             self._ready.append(clone)
 
     def _make(self, slot: int, session: OwnSession | None = None) -> Clone:
-        return self._cap.filled(slot, lambda: create(self._server, self._template, session=session))
+        return self._cap.filled(
+            slot, lambda: create(self._server, self._template, session=session)
+        )
 
     def _start(self) -> None:
         if self._thread is None:
@@ -194,6 +212,7 @@ class Pool:
                 if self._closing is not None:
                     self._give_up()
                     return self._drop_some if self._used and now < self._closing else None
+
                 if (step := self._step(now)) is not None:
                     return step
                 if self._depth and len(self._ready) >= self._depth:
@@ -239,6 +258,7 @@ class Pool:
             with self._changed:
                 self._used.extend([clone] if clone is not None else [])
             clone = None
+
         with self._changed:
             self._making = False
             if clone is not None:
@@ -246,13 +266,15 @@ class Pool:
                 self._make_backoff.forget()
             else:
                 self._make_backoff.begin()
+
             self._unwanted = False
             self._changed.notify_all()
 
     def _warm(self, clone: Clone) -> None:
         """Open the connection of clonedb_connection, if the last test had that: 4 ms less for the next.
 
-        Else have the first connection write pg_internal.init, which WAL_LOG does not copy: 4 ms less for the test's.
+        Else have the first connection write pg_internal.init, which WAL_LOG does not copy: 4 ms
+        less for the test's.
         """
         if self._connects:
             with contextlib.suppress(Exception):  # the test opens it, and meets the same
@@ -262,7 +284,9 @@ class Pool:
 
     def _waits_for_more(self, now: float) -> bool:
         """Whether used clones wait for others, to be dropped at once."""
-        return self._server.info.fsync and len(self._used) < _BATCH and now - self._taken < _LISTEN
+        return (
+            self._server.info.fsync and len(self._used) < _BATCH and now - self._taken < _LISTEN
+        )
 
     def _drop_some(self) -> None:
         """A used clone; where dropping waits for a checkpoint, up to four at once."""

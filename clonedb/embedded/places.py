@@ -15,7 +15,14 @@ from clonedb.embedded.memory import about, memory_base, refused_base
 from clonedb.private_files import PrivateDirectory
 from clonedb.settings.config import Config
 
-__all__ = ["Running", "ServerDirectory", "data_about", "not_in_memory", "state_dir", "state_files"]
+__all__ = [
+    "Running",
+    "ServerDirectory",
+    "data_about",
+    "not_in_memory",
+    "state_dir",
+    "state_files",
+]
 
 _WITH = "-with-"  # in the name of a server for which the project sets parameters
 
@@ -23,11 +30,12 @@ _WITH = "-with-"  # in the name of a server for which the project sets parameter
 def state_files(config: Config) -> PrivateDirectory:
     """The directory of everything clonedb keeps between runs; made when missing, private to this user.
 
-    `state_dir` when set, else the user's cache directory. Root's is the system's cache directory, mode 0711, because
-    PostgreSQL refuses to run as root and the account that runs it could not pass root's home.
+    `state_dir` when set, else the user's cache directory. Root's is the system's cache
+    directory, mode 0711, because PostgreSQL refuses to run as root and the account that runs it
+    could not pass root's home.
 
-    Raises ServerError when it is another account's, a symbolic link, or writable by others: an account that may write to it
-    decides which files a server of ours is made of.
+    Raises ServerError when it is another account's, a symbolic link, or writable by others: an
+    account that may write to it decides which files a server of ours is made of.
     """
     directory = PrivateDirectory(_state_path(config))
     directory.make(_mode())
@@ -81,26 +89,29 @@ def default_state_dir() -> Path:
             return Path(cache) / "clonedb"
         if not cache and home.startswith("/"):
             return Path(home) / ".cache" / "clonedb"
+
     import platformdirs
 
-    return platformdirs.site_cache_path("clonedb") if root else platformdirs.user_cache_path("clonedb")
+    return (
+        platformdirs.site_cache_path("clonedb")
+        if root
+        else platformdirs.user_cache_path("clonedb")
+    )
 
 
 class ServerDirectory(NamedTuple):
     """The directory of one embedded server. Its files:
 
-    lease     locked, shared, by every process that uses the server; its time is that of the last lease
-    start     locked by the process that starts, stops or deletes the server
-    keeper    locked by the keeper for as long as it lives; its time is the keeper's last sign of life while it waits
-    server    locked by postgres and its children: the lock is inherited, so it is free when none of them lives
-    ready     the running server as JSON (Running), renamed to `last` when it stops
-    socket    path of the directory for the Unix socket
-    hold      unix time until which the server stays up without leases
-    failed    why the last start failed, for those who waited for it
-    boot      boot id of the machine while data may be in memory only (fsync is off)
-    password  of the role postgres
-    log       what initdb, postgres and the keeper say
-    data      the data directory
+    lease     locked, shared, by every process that uses the server; its time is that of the
+    last lease start     locked by the process that starts, stops or deletes the server keeper
+    locked by the keeper for as long as it lives; its time is the keeper's last sign of life
+    while it waits server    locked by postgres and its children: the lock is inherited, so it
+    is free when none of them lives ready     the running server as JSON (Running), renamed to
+    `last` when it stops socket    path of the directory for the Unix socket hold      unix time
+    until which the server stays up without leases failed    why the last start failed, for
+    those who waited for it boot      boot id of the machine while data may be in memory only
+    (fsync is off) password  of the role postgres log       what initdb, postgres and the keeper
+    say data      the data directory
     """
 
     directory: Path
@@ -109,15 +120,19 @@ class ServerDirectory(NamedTuple):
     def of(cls, config: Config, binaries: Binaries) -> ServerDirectory:
         """The place for a server of these binaries.
 
-        Named by what makes data directories incompatible, the major version and who built it, and by a digest of the
-        parameters that the project sets: with others it is another server.
+        Named by what makes data directories incompatible, the major version and who built it,
+        and by a digest of the parameters that the project sets: with others it is another
+        server.
         """
         if binaries.source in WHEELS:
             name = f"{binaries.source}-{binaries.major}"
-        elif re.fullmatch(DEBIAN, str(binaries.directory)):  # whether pg_config, PATH or a look at /usr/lib found it
+        elif re.fullmatch(
+            DEBIAN, str(binaries.directory)
+        ):  # whether pg_config, PATH or a look at /usr/lib found it
             name = f"system-{binaries.major}"
         else:
             name = f"bin-{binaries.major}-{zlib.crc32(os.fsencode(binaries.directory)):08x}"
+
         if config.server:
             name += f"{_WITH}{zlib.crc32(repr(sorted(config.server.items())).encode()):08x}"
         state = _state_path(config)
@@ -127,13 +142,23 @@ class ServerDirectory(NamedTuple):
     def all(cls, config: Config) -> list[ServerDirectory]:
         """Every place there is, by name."""
         servers = [PrivateDirectory(base) / "servers" for base in _bases(config)]
-        return [cls(there.path / name) for there in servers for name in there.names() if there.is_directory(name)]
+        return [
+            cls(there.path / name)
+            for there in servers
+            for name in there.names()
+            if there.is_directory(name)
+        ]
 
     @classmethod
     def removed(cls, config: Config) -> list[tuple[PrivateDirectory, str]]:
         """Directories of servers on their way to deletion: where they are, and their names."""
         bases = [PrivateDirectory(base) for base in _bases(config)]
-        return [(base, name) for base in bases for name in base.names() if name.startswith("removed-")]
+        return [
+            (base, name)
+            for base in bases
+            for name in base.names()
+            if name.startswith("removed-")
+        ]
 
     @property
     def name(self) -> str:
@@ -188,8 +213,8 @@ class ServerDirectory(NamedTuple):
     def running(self) -> Running | None:
         """The server, if it is ready and its keeper lives.
 
-        In this order: `ready` is moved away before a keeper's lock is taken, so what is read while the lock is held is
-        never an earlier server's.
+        In this order: `ready` is moved away before a keeper's lock is taken, so what is read
+        while the lock is held is never an earlier server's.
         """
         if not self.files.is_held("keeper"):
             return None
@@ -213,8 +238,8 @@ class ServerDirectory(NamedTuple):
     def _said(self, name: str) -> dict[str, Any]:
         """The JSON object in a file of a keeper's.
 
-        Empty when it is not there, between the keeper's truncation and its write, and when the machine went down before
-        the disk had it.
+        Empty when it is not there, between the keeper's truncation and its write, and when the
+        machine went down before the disk had it.
         """
         try:
             found = json.loads(self.read(name))
@@ -226,7 +251,8 @@ class ServerDirectory(NamedTuple):
 class Running(NamedTuple):
     """What a keeper says of the server it runs: uid is the server's, binaries a directory, since in unix time.
 
-    `build` tells the file `postgres` that it was started from; empty if an older clonedb started it.
+    `build` tells the file `postgres` that it was started from; empty if an older clonedb
+    started it.
     """
 
     pid: int

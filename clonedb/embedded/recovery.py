@@ -26,27 +26,33 @@ PATIENCE = 8.0
 def clear(place: ServerDirectory, lock: int) -> int:
     """Make a place ready for a start, however its last server ended; the descriptor with the lock `server`.
 
-    `lock` is the descriptor with the lock `keeper`, which proves that there is no keeper. Raises ServerError.
+    `lock` is the descriptor with the lock `keeper`, which proves that there is no keeper.
+    Raises ServerError.
     """
     server = _end_earlier(place, lock)
     try:
         _remove_socket_dir(Path(place.read("socket")), _owners(place))
-        (place.data / "postmaster.pid").unlink(missing_ok=True)  # no process uses the data: the kernel says so
+        (place.data / "postmaster.pid").unlink(
+            missing_ok=True
+        )  # no process uses the data: the kernel says so
         place.files.remove_tree("data.new")
         mark = place.read("boot").split()
         if mark and mark[0] != boot_id():
-            # the machine went down while data were in memory only: fsync is off, so they cannot be trusted
+            # the machine went down while data were in memory only: fsync is off, so they cannot
+            # be trusted
             place.files.remove_tree("data")
     except BaseException:
         os.close(server)
         raise
+
     return server
 
 
 def _end_earlier(place: ServerDirectory, lock: int) -> int:
     """Wait until no process of an earlier server lives.
 
-    With PR_SET_PDEATHSIG a server dies with its keeper; elsewhere, or when that takes its time, it is told to.
+    With PR_SET_PDEATHSIG a server dies with its keeper; elsewhere, or when that takes its time,
+    it is told to.
     """
     signals = iter((signal.SIGINT, signal.SIGQUIT, signal.SIGKILL))
     deadline = monotonic()
@@ -58,19 +64,22 @@ def _end_earlier(place: ServerDirectory, lock: int) -> int:
                 raise ServerError(
                     f"processes of an earlier server {place.name!r} do not end; they use {str(place.data)!r}: end them"
                 )
+
             if pid := _postmaster(place):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signum)
+
         os.utime(lock)  # a sign of life for those who wait for us
         sleep(0.005)
+
     return server
 
 
 def _postmaster(place: ServerDirectory) -> int | None:
     """The pid in postmaster.pid, if that process is a server on these data and runs as the account that they belong to.
 
-    The pid may be another process's by now; and when root asks, the file belongs to the account that runs PostgreSQL,
-    which must not choose whom root sends a signal.
+    The pid may be another process's by now; and when root asks, the file belongs to the account
+    that runs PostgreSQL, which must not choose whom root sends a signal.
     """
     try:
         pid = int(read_regular(place.data / "postmaster.pid").partition(b"\n")[0])
@@ -80,7 +89,12 @@ def _postmaster(place: ServerDirectory) -> int | None:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except (OSError, ValueError, ServerError):
         return None
-    return pid if os.fsencode(place.data) in arguments and process.st_uid in _owners(place) else None
+
+    return (
+        pid
+        if os.fsencode(place.data) in arguments and process.st_uid in _owners(place)
+        else None
+    )
 
 
 def _owners(place: ServerDirectory) -> set[int]:
@@ -92,7 +106,8 @@ def _owners(place: ServerDirectory) -> set[int]:
 def _remove_socket_dir(directory: Path, owners: Container[int]) -> None:
     """Remove what a killed keeper left among the temporary files.
 
-    After a clean stop every account may take the name: what is there now may be a link, or another account's directory.
+    After a clean stop every account may take the name: what is there now may be a link, or
+    another account's directory.
     """
     if not directory.name.startswith("clonedb-"):
         return
@@ -108,4 +123,5 @@ def _remove_socket_dir(directory: Path, owners: Container[int]) -> None:
                     os.unlink(name, dir_fd=opened)
         finally:
             os.close(opened)
+
         directory.rmdir()

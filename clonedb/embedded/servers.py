@@ -44,7 +44,9 @@ def _status(place: ServerDirectory) -> Status:
     held_until = place.held_until()
     return Status(
         name=place.name,
-        version=running.version if running else (place.last().get("version") or _major(place.name)),
+        version=running.version
+        if running
+        else (place.last().get("version") or _major(place.name)),
         state="running" if running else "stopped",
         pid=running.pid if running else None,
         port=running.port if running else None,
@@ -73,7 +75,9 @@ def hold_place(config: Config, name: str, seconds: float) -> float:
     """See embedded.hold()."""
     place = next((place for place in ServerDirectory.all(config) if place.name == name), None)
     if place is None:
-        raise ServerError(f"there is no embedded server {name!r}; `clonedb server status` lists them")
+        raise ServerError(
+            f"there is no embedded server {name!r}; `clonedb server status` lists them"
+        )
     until = max(now() + seconds, place.held_until())
     place.files.write("hold", f"{until:.3f}")
     return until
@@ -106,10 +110,21 @@ def reset(config: Config) -> list[str]:
     """
     names = []
     for place in ServerDirectory.all(config):
-        with _stopped(place), place.files.above.entered() as servers, place.files.top.entered() as base:
+        with (
+            _stopped(place),
+            place.files.above.entered() as servers,
+            place.files.top.entered() as base,
+        ):
             # out of the way at once: the next process starts with a new directory
-            os.rename(place.name, f"removed-{place.name}-{getpid()}", src_dir_fd=servers, dst_dir_fd=base)
+            os.rename(
+                place.name,
+                f"removed-{place.name}-{getpid()}",
+                src_dir_fd=servers,
+                dst_dir_fd=base,
+            )
+
         names.append(place.name)
+
     for directory, name in ServerDirectory.removed(config):
         directory.remove_tree(name)
     return names
@@ -128,6 +143,7 @@ def _stopped(place: ServerDirectory) -> Iterator[bool]:
         while place.files.is_held("keeper"):
             _ask_to_stop(place)
             watchdog.wait()
+
         place.files.unlink("hold")
         yield ran
     finally:

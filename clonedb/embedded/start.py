@@ -35,7 +35,11 @@ LOG_LIMIT = 1 << 20
 
 
 def start_server(
-    place: ServerDirectory, config: Config, binaries: Binaries, watchdog: Watchdog, progress: Callable[[str], None]
+    place: ServerDirectory,
+    config: Config,
+    binaries: Binaries,
+    watchdog: Watchdog,
+    progress: Callable[[str], None],
 ) -> bool:
     """Start the server, in the process that holds the place's lock `start`; False when a keeper still lives.
 
@@ -43,8 +47,11 @@ def start_server(
     """
     if place.files.is_held("keeper"):
         return False
-    if place.files.stat("ready"):  # a keeper was killed; before its lock is taken: see running()
+    if place.files.stat(
+        "ready"
+    ):  # a keeper was killed; before its lock is taken: see running()
         place.files.rename("ready", "last")
+
     lock = place.files.try_lock("keeper", fcntl.LOCK_EX)
     if lock is None:
         return False
@@ -56,6 +63,7 @@ def start_server(
         raise
     finally:
         os.close(lock)
+
     return True
 
 
@@ -73,11 +81,13 @@ def _start(
     if account is not None:
         check_reach(place, account)
         programs = within_reach(binaries, place, account)
+
     if (log := place.files.stat("log")) is not None and log.st_size > LOG_LIMIT:
         os.close(place.files.open("log", os.O_WRONLY | os.O_TRUNC))
     for directory, name in ServerDirectory.removed(config):  # of a reset that was killed
         with contextlib.suppress(OSError):  # another one is at it
             directory.remove_tree(name)
+
     server = clear(place, lock)
     try:
         cluster = Cluster(place, programs, binaries.major, account, lock, server, config.server)
@@ -89,6 +99,7 @@ def _start(
             cluster.set_password(place.data)
     finally:
         os.close(server)
+
     parameters = _parameters(place, config, binaries, programs, account)
     place.files.write("boot", parameters["mark"])
     place.files.write("pg_hba.conf", HBA, 0o644)
@@ -97,11 +108,16 @@ def _start(
 
 
 def _parameters(
-    place: ServerDirectory, config: Config, binaries: Binaries, programs: Path, account: Account | None
+    place: ServerDirectory,
+    config: Config,
+    binaries: Binaries,
+    programs: Path,
+    account: Account | None,
 ) -> dict[str, Any]:
     """What the keeper is told."""
     uid = account.uid if account else os.geteuid()
     last = place.last()
+
     # random ports below those that the system gives to outgoing connections
     ports = [20000 + int.from_bytes(os.urandom(4), "big") % 12000 for _ in range(3)]
     return {
@@ -131,7 +147,9 @@ def _temporary() -> str:
     return "/tmp" if os.access("/tmp", os.W_OK | os.X_OK) else tempfile.gettempdir()  # noqa: S108  # a random name
 
 
-def _set_keeper_to_work(place: ServerDirectory, parameters: dict[str, Any], watchdog: Watchdog) -> None:
+def _set_keeper_to_work(
+    place: ServerDirectory, parameters: dict[str, Any], watchdog: Watchdog
+) -> None:
     """Start a keeper, which inherits the lock, and wait for its answer. Raises ServerError."""
     log = place.files.open("log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     begin = os.fstat(log).st_size
@@ -147,15 +165,19 @@ def _set_keeper_to_work(place: ServerDirectory, parameters: dict[str, Any], watc
             start_new_session=True,
         )
     except OSError as error:
-        raise ServerError(f"cannot run {sys.executable!r}, which would watch over the server: {error}") from None
+        raise ServerError(
+            f"cannot run {sys.executable!r}, which would watch over the server: {error}"
+        ) from None
     finally:
         os.close(log)
+
     with process:
         try:
             answer = _ask(process, json.dumps(parameters), watchdog)
         except BaseException:
             process.kill()
             raise
+
     if not same_file(parameters["lock"], place.files.stat("keeper")):
         raise FileNotFoundError(place.directory)
     if "error" in answer:
@@ -173,6 +195,7 @@ def _ask(process: subprocess.Popen[bytes], text: str, watchdog: Watchdog) -> dic
             pipe.write(text.encode())
     except BrokenPipeError:
         return {"error": "the keeper ended at once"}
+
     poll = select.poll()
     poll.register(process.stdout)
     answer = b""
@@ -180,7 +203,9 @@ def _ask(process: subprocess.Popen[bytes], text: str, watchdog: Watchdog) -> dic
         if not poll.poll(500):
             watchdog.check()
             continue
+
         if not (more := os.read(process.stdout.fileno(), 4096)):
             break
         answer += more
+
     return json.loads(answer) if answer else {"error": "the keeper ended without an answer"}

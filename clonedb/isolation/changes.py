@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 
 __all__ = ["ChangedTable", "Changes", "Found", "Table"]
 
-_CHUNK = 100  # relations in one statement: each is locked until it ends, and there are so many locks
+_CHUNK = (
+    100  # relations in one statement: each is locked until it ends, and there are so many locks
+)
 
 _DIGEST = """
     select md5(string_agg(c.oid::text || ' ' || coalesce(pg_relation_filenode(c.oid), 0)::text, ',' order by c.oid))
     from pg_class c where c.relkind in ('r', 'p', 'm', 'S') and c.oid >= 16384
 """
 
-# What initdb made is left out where an index makes that quick; a schema like public is looked at. pg_statistic and its
-# like hold the planner's statistics.
+# What initdb made is left out where an index makes that quick; a schema like public is looked
+# at. pg_statistic and its like hold the planner's statistics.
 _CATALOGS = """
     select c.relname::text, (
         select a.attname::text from pg_attribute a join pg_index i on i.indrelid = a.attrelid and i.indkey[0] = 1
@@ -105,17 +107,21 @@ class Found:
 class Changes:
     """Compares a database with what it was when this was made; no other session is connected then, nor during `look`.
 
-    A row whose xmin is not older than a mark was written after it, and a row that was deleted is missing from the
-    count. Every such write needs a transaction number; as long as the server gave away none since the `mark`, only
-    sequences are looked at. What escapes this: the planner's statistics, changes of what initdb made (a function of
-    pg_catalog), and the order of rows. `blind` says what more cannot be seen, by a role that may not read it. `digest`
-    is the same in all clones of a template, and another one in those of a template that was built anew.
+    A row whose xmin is not older than a mark was written after it, and a row that was deleted
+    is missing from the count. Every such write needs a transaction number; as long as the
+    server gave away none since the `mark`, only sequences are looked at. What escapes this: the
+    planner's statistics, changes of what initdb made (a function of pg_catalog), and the order
+    of rows. `blind` says what more cannot be seen, by a role that may not read it. `digest` is
+    the same in all clones of a template, and another one in those of a template that was built
+    anew.
     """
 
     def __init__(self, connection: Connection[Any]) -> None:
         self._connection = connection
         self.digest: str = self._one(_DIGEST)
-        self.tables: list[Table] = [Table(*row[:4]) for row in self._connection.execute(_TABLES) if row[4]]
+        self.tables: list[Table] = [
+            Table(*row[:4]) for row in self._connection.execute(_TABLES) if row[4]
+        ]
         self.blind: str | None = self._blindness()
         self._catalogs = _catalogs_query(connection.execute(_CATALOGS).fetchall())
         self._table_queries = list(self._row_queries())
@@ -150,7 +156,9 @@ class Changes:
     def look(self) -> Found:
         """What was changed since `begin`."""
         surroundings = self._read_surroundings()
-        for about, before, now in zip(_ABOUT_SURROUNDINGS, self._surroundings[1:], surroundings[1:], strict=True):
+        for about, before, now in zip(
+            _ABOUT_SURROUNDINGS, self._surroundings[1:], surroundings[1:], strict=True
+        ):
             if before != now:
                 return Found(about)
         if surroundings[0] == self.mark:
@@ -171,7 +179,8 @@ class Changes:
     def changed_contents(self, leave_out: Collection[str] = ()) -> bool:
         """Whether what was there at first has other contents, also if the schema has changed meanwhile.
 
-        `leave_out` are names of tables. Raises psycopg's errors when something is not there any more.
+        `leave_out` are names of tables. Raises psycopg's errors when something is not there any
+        more.
         """
         return bool(
             self._read_surroundings()[1:] != self._surroundings[1:]
@@ -204,7 +213,9 @@ class Changes:
     def _changed_catalog(self) -> str | None:
         for name, rows, fresh in self._count_catalogs():
             same = rows == self._counts[name]
-            if same and (not fresh or (name == "pg_class" and self._one(_CLASSES) == self._classes)):
+            if same and (
+                not fresh or (name == "pg_class" and self._one(_CLASSES) == self._classes)
+            ):
                 continue
             if name.startswith("pg_largeobject"):
                 return "a large object was written"
@@ -239,15 +250,23 @@ class Changes:
 def _catalogs_query(catalogs: list[tuple[str, str | None]]) -> Composed:
     from psycopg import sql
 
-    counted = sql.SQL("select {}, count(*), count(*) filter (where age(t.xmin) <= marked.mark) from {} t, marked {}")
+    counted = sql.SQL(
+        "select {}, count(*), count(*) filter (where age(t.xmin) <= marked.mark) from {} t, marked {}"
+    )
+
     # a backend's temporary schemas stay in the database when it ends
     schemas = sql.SQL("where nspname !~ '^pg_(toast_)?temp_'")
     parts = []
     for name, first in catalogs:
-        which = sql.SQL("where {} >= 16384").format(sql.Identifier(first)) if first else sql.SQL("")
+        which = (
+            sql.SQL("where {} >= 16384").format(sql.Identifier(first)) if first else sql.SQL("")
+        )
         if name == "pg_namespace":
             which = schemas
-        parts.append(counted.format(sql.Literal(name), sql.Identifier("pg_catalog", name), which))
+        parts.append(
+            counted.format(sql.Literal(name), sql.Identifier("pg_catalog", name), which)
+        )
+
     return _marked(parts)
 
 

@@ -15,8 +15,8 @@ __all__ = ["Contents"]
 
 _ROOM = 2**20  # bytes that deleted rows may take in a table before it is vacuumed
 
-# What is computed again when a row is put back, by functions of the project's own: they may see other settings, or
-# tables that are not back yet, or do more than to compute.
+# What is computed again when a row is put back, by functions of the project's own: they may see
+# other settings, or tables that are not back yet, or do more than to compute.
 _COMPUTED = """
     with calls as (
         select d.classid, d.objid from pg_depend d
@@ -33,13 +33,15 @@ _COMPUTED = """
           join calls on classid = 'pg_attrdef'::regclass and objid = f.oid where a.attgenerated <> ''
 """
 
-# only triggers and rules marked A(lways) or R(eplica) fire under session_replication_role = replica
+# only triggers and rules marked A(lways) or R(eplica) fire under session_replication_role =
+# replica
 _FIRES = """
     select tgrelid::bigint from pg_trigger where tgenabled in ('A', 'R')
     union select ev_class::bigint from pg_rewrite where ev_enabled in ('A', 'R')
 """
 
-# of these it is known that entries of deleted rows change no answer; they do in an approximate one (pgvector's hnsw)
+# of these it is known that entries of deleted rows change no answer; they do in an approximate
+# one (pgvector's hnsw)
 _INDEXES = """
     select i.indrelid::bigint from pg_index i join pg_class c on c.oid = i.indexrelid join pg_am a on a.oid = c.relam
     where a.amname not in ('btree', 'hash', 'gin', 'gist', 'spgist', 'brin')
@@ -65,8 +67,12 @@ class Contents:
         """Read them in an unused clone."""
         self.digest: str = changes.digest
         self._refusals = {
-            **dict.fromkeys(_oids(connection, _FIRES), "has triggers or rules that always fire"),
-            **dict.fromkeys(_oids(connection, _INDEXES), "has an index in which deleted rows leave traces"),
+            **dict.fromkeys(
+                _oids(connection, _FIRES), "has triggers or rules that always fire"
+            ),
+            **dict.fromkeys(
+                _oids(connection, _INDEXES), "has an index in which deleted rows leave traces"
+            ),
             **{table.oid: "is a materialized view" for table in changes.tables if table.view},
         }
         self._lost: dict[int, str] = {}  # where rows that are there no more cannot be put back
@@ -78,8 +84,11 @@ class Contents:
             if not changes.rows[table.oid] or table.oid in self._refusals:
                 continue
             if table.oid in computed:
-                self._lost[table.oid] = "has rows for which functions of the project would be called again"
+                self._lost[table.oid] = (
+                    "has rows for which functions of the project would be called again"
+                )
                 continue
+
             data = _read(connection, table)
             if table.oid in to_verify and not _survives(connection, table, data):
                 self._lost[table.oid] = "has rows that do not survive being written as text"
@@ -96,15 +105,20 @@ class Contents:
                 return f"{table.schema}.{table.name} was written, which {refusal}"
         return None
 
-    def put_back(self, connection: Connection[Any], changed: Iterable[ChangedTable], mark: str) -> None:
+    def put_back(
+        self, connection: Connection[Any], changed: Iterable[ChangedTable], mark: str
+    ) -> None:
         """Delete the rows that came after a mark, or, if others are missing or changed, all; and put those back."""
         from psycopg import sql
 
         for table, only_added in changed:
             delete = _named("delete from only {} t", table)
             if only_added:
-                connection.execute(delete + sql.SQL(" where age(t.xmin) <= age({}::xid)").format(mark))
+                connection.execute(
+                    delete + sql.SQL(" where age(t.xmin) <= age({}::xid)").format(mark)
+                )
                 continue
+
             connection.execute(delete)
             if data := self._rows.get(table.oid):
                 _write(connection, table, data)

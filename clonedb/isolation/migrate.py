@@ -42,8 +42,9 @@ class _Own:
 class Migrate(Reusable):
     """Real upgrades and real downgrades, on what the test left in the tables: dear, and an honest test of both.
 
-    What the downgrades leave behind is an error of the test after which it is found, because the next upgrade would
-    meet it. What the test's own statements left costs a new database. One interpreter serves all tests of a database.
+    What the downgrades leave behind is an error of the test after which it is found, because
+    the next upgrade would meet it. What the test's own statements left costs a new database.
+    One interpreter serves all tests of a database.
     """
 
     def __init__(self, supply: CloneSource) -> None:
@@ -56,7 +57,11 @@ class Migrate(Reusable):
         supply = self.supply
         base = supply.base()
         clone = supply.other(
-            lambda: create_empty(supply.server, self._recipe.config) if base is None else create(supply.server, base)
+            lambda: (
+                create_empty(supply.server, self._recipe.config)
+                if base is None
+                else create(supply.server, base)
+            )
         )
         migrations = self._recipe.migrator.session(
             supply.server.url(clone.name), waiting=Blockers(supply.server, clone.name)
@@ -68,6 +73,7 @@ class Migrate(Reusable):
         except BaseException:
             self._discard(clone)
             raise
+
         return clone
 
     def begin(self, clone: Clone) -> None:
@@ -94,10 +100,18 @@ class Migrate(Reusable):
             own.migrations.downgrade("base")
             after = objects(own.connection)
             ours = _oids_of(own.connection, versions)
-            left = {one: name for one, name in after.items() if one not in own.base and one.oid not in ours}
+            left = {
+                one: name
+                for one, name in after.items()
+                if one not in own.base and one.oid not in ours
+            }
             by_test = tested - own.target
             _require_nothing_left([name for one, name in left.items() if one not in by_test])
-            return not left and own.base <= after.keys() and not own.changes.changed_contents(leave_out=versions)
+            return (
+                not left
+                and own.base <= after.keys()
+                and not own.changes.changed_contents(leave_out=versions)
+            )
         except psycopg.Error:  # the test may have ended the session
             return False
 
@@ -110,7 +124,9 @@ class Migrate(Reusable):
 
 
 def _oids_of(connection: Connection[Any], tables: Collection[str]) -> Collection[int]:
-    rows = connection.execute("select oid::bigint from pg_class where relname = any(%s)", [[*tables]])
+    rows = connection.execute(
+        "select oid::bigint from pg_class where relname = any(%s)", [[*tables]]
+    )
     return {row[0] for row in rows}
 
 

@@ -59,8 +59,8 @@ class CloneSource(Protocol):
 class Isolation(abc.ABC):
     """Gives each test its database.
 
-    `lends` says whether a test has it for itself: what it was handed is refused then when it has ended. `fills` says
-    whether functions may fill it for one test.
+    `lends` says whether a test has it for itself: what it was handed is refused then when it
+    has ended. `fills` says whether functions may fill it for one test.
     """
 
     lends: bool = True
@@ -103,9 +103,9 @@ class Isolation(abc.ABC):
 class Reusable(Isolation):
     """Clones that are brought back to where they were after each test, and handed on to the next.
 
-    Two that are held at once (a module's and a test's) are two clones. One that cannot be brought back is dropped, and
-    the next test gets a new one; so it is with one that is kept, and with one whose test renamed, dropped or closed the
-    database.
+    Two that are held at once (a module's and a test's) are two clones. One that cannot be
+    brought back is dropped, and the next test gets a new one; so it is with one that is kept,
+    and with one whose test renamed, dropped or closed the database.
     """
 
     def __init__(self, supply: CloneSource) -> None:
@@ -139,16 +139,19 @@ class Reusable(Isolation):
         if clone.kept:
             self.drop(clone)
             return ()
+
         try:
             left_open = self.end_sessions(clone)
             clean = clone.is_sound() and self.reset(clone)
         except BaseException:
             self._discard(clone)
             raise
+
         if clean:
             self.hand_on(clone)
         else:
             self.drop(clone)
+
         return left_open
 
     def hand_on(self, clone: Clone) -> None:

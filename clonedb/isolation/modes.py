@@ -26,7 +26,9 @@ MODES: Mapping[str, tuple[str, str]] = MappingProxyType(
 def mode_class(name: str) -> type[Isolation]:
     """The class of the mode of a name."""
     module, kind = MODES[name]
-    found: type[Isolation] = getattr(importlib.import_module(f"clonedb.isolation.{module}"), kind)
+    found: type[Isolation] = getattr(
+        importlib.import_module(f"clonedb.isolation.{module}"), kind
+    )
     return found
 
 

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Object", "objects"]
 
-# an enumeration's values are no objects; those of large objects are of the catalog that holds their contents
+# an enumeration's values are no objects; those of large objects are of the catalog that holds
+# their contents
 _CATALOGS = """
     select case c.relname when 'pg_largeobject_metadata' then 'pg_largeobject'::regclass::oid else c.oid end::bigint,
            c.relname::text
@@ -29,8 +30,8 @@ class Object(NamedTuple):
 def objects(connection: Connection[Any]) -> dict[Object, str]:
     """The objects that do not come and go with another one (an index, a table's row type), and what they are called.
 
-    What initdb made is left out, and temporary ones, whose sessions may not have ended entirely; large objects have
-    numbers that a test may choose.
+    What initdb made is left out, and temporary ones, whose sessions may not have ended
+    entirely; large objects have numbers that a test may choose.
     """
     from psycopg import sql
 
@@ -42,7 +43,9 @@ def objects(connection: Connection[Any]) -> dict[Object, str]:
         "pg_class": made + sql.SQL(" and relpersistence <> 't'"),
     }
     parts = [
-        one.format(sql.Literal(oid), sql.Identifier("pg_catalog", name), conditions.get(name, made))
+        one.format(
+            sql.Literal(oid), sql.Identifier("pg_catalog", name), conditions.get(name, made)
+        )
         for oid, name in connection.execute(_CATALOGS)
     ]
     query = sql.SQL(

@@ -24,9 +24,9 @@ INSTEAD = (
 
 _BEGIN = "savepoint clonedb_outer"  # which tells the outer transaction from any other
 
-# What outlives a rollback, in one message; a savepoint that is not there ends it with an error. The answer: whether the
-# transaction wrote (each nextval() that writes WAL gives it a number), and whether there are statements that SQL's
-# PREPARE made, of which the driver knows nothing.
+# What outlives a rollback, in one message; a savepoint that is not there ends it with an error.
+# The answer: whether the transaction wrote (each nextval() that writes WAL gives it a number),
+# and whether there are statements that SQL's PREPARE made, of which the driver knows nothing.
 _END = """
 rollback to savepoint clonedb_outer; discard sequences;
 select pg_catalog.pg_current_xact_id_if_assigned() is not null,
@@ -42,9 +42,10 @@ def refusal(what: str) -> BoundsError:
 class Hold:
     """One connection in a transaction that no test may end; opened when a session first needs it.
 
-    While it is open the database takes no other connection (ALLOW_CONNECTIONS false, which holds for superusers too): a
-    second one would not see what the first has written, and what it commits would stay. It stays open from test to
-    test, without what a test did to the session; where that cannot be undone it is closed.
+    While it is open the database takes no other connection (ALLOW_CONNECTIONS false, which
+    holds for superusers too): a second one would not see what the first has written, and what
+    it commits would stay. It stays open from test to test, without what a test did to the
+    session; where that cannot be undone it is closed.
     """
 
     def __init__(self, allow_connections: Callable[[bool], None], engine: Engine) -> None:
@@ -75,7 +76,8 @@ class Hold:
     def end(self) -> None:
         """Roll the transaction back.
 
-        `left` says whether the test had ended it, `told` whether it was told so, `wrote` whether it may have written.
+        `left` says whether the test had ended it, `told` whether it was told so, `wrote`
+        whether it may have written.
         """
         connection, self._connection, self.wanted = self._connection, None, False
         stays, self._stays = self._stays, False
@@ -88,6 +90,7 @@ class Hold:
             self.wrote, prepared = answer or (True, True)
             if prepared or stays:
                 connection.invalidate()
+
         connection.close()
 
     def let_go(self) -> bool:
@@ -109,9 +112,13 @@ class Hold:
     def _refuse_commit(self, *_: object) -> None:
         self._leave("a commit of the outer transaction was refused")
 
-    def _look(self, connection: EngineConnection, _cursor: object, statement: str, *_: object) -> None:
+    def _look(
+        self, connection: EngineConnection, _cursor: object, statement: str, *_: object
+    ) -> None:
         self._stays = self._stays or spoils(statement)
-        if connection is self._connection and not _in_transaction(connection.connection.dbapi_connection):
+        if connection is self._connection and not _in_transaction(
+            connection.connection.dbapi_connection
+        ):
             self._leave(f"{statement[:80]!r} ended the outer transaction")
 
     def _leave(self, what: str) -> NoReturn:
@@ -134,12 +141,15 @@ def _end(dbapi_connection: Any) -> tuple[bool, bool] | None:
     """
     cursor = dbapi_connection.cursor()
     try:
-        if hasattr(dbapi_connection, "pgconn"):  # psycopg shows the first of several results, psycopg2 the last
+        if hasattr(
+            dbapi_connection, "pgconn"
+        ):  # psycopg shows the first of several results, psycopg2 the last
             cursor.execute(_END, prepare=False)
             while cursor.nextset():
                 pass
         else:
             cursor.execute(_END)
+
         wrote, prepared, _ = cursor.fetchone()
     except Exception:  # noqa: BLE001 - of whatever driver
         return None

@@ -42,5 +42,7 @@ def open_session(clone: Clone) -> Connection[Any]:
     """A session of clonedb's own in a clone, whose settings do not depend on the clone's."""
     connection = clone.server.connect(clone.name)
     connection.execute(_SETTINGS.encode())
-    connection.prepare_threshold = 5  # without one psycopg prepares nothing, not even when it is told to
+    connection.prepare_threshold = (
+        5  # without one psycopg prepares nothing, not even when it is told to
+    )
     return connection

@@ -31,7 +31,10 @@ class ReadonlyDatabase(PlainDatabase):
 
     def explain(self, error: BaseException) -> str | None:
         """PostgreSQL refuses a write."""
-        if _WRITTEN not in (getattr(error, "sqlstate", None), getattr(error, "pgcode", None)):  # psycopg2's is pgcode
+        if _WRITTEN not in (
+            getattr(error, "sqlstate", None),
+            getattr(error, "pgcode", None),
+        ):  # psycopg2's is pgcode
             return None
         return "wrote to a readonly database; a test that writes needs isolation='auto'"
 
@@ -39,9 +42,10 @@ class ReadonlyDatabase(PlainDatabase):
 class Readonly(Reusable):
     """Every transaction begins read-only, so that a write fails with PostgreSQL's own error (SQLSTATE 25006).
 
-    That is a setting of the database: it holds for every driver and for superusers, until a session sets it otherwise;
-    and large objects may be written nevertheless before PostgreSQL 16. What was written is seen after the test, which
-    is warned, and the next one gets a new clone.
+    That is a setting of the database: it holds for every driver and for superusers, until a
+    session sets it otherwise; and large objects may be written nevertheless before PostgreSQL
+    16. What was written is seen after the test, which is warned, and the next one gets a new
+    clone.
     """
 
     fills = False
@@ -55,13 +59,18 @@ class Readonly(Reusable):
         """A clone with the setting."""
         clone = super().make()
         try:
-            clone.server.run(apply_settings, clone.name, [[None, "default_transaction_read_only", "on"]])
+            clone.server.run(
+                apply_settings, clone.name, [[None, "default_transaction_read_only", "on"]]
+            )
             connection = open_session(clone)
-            self._known = changes = self._known.of_clone(connection) if self._known else Changes(connection)
+            self._known = changes = (
+                self._known.of_clone(connection) if self._known else Changes(connection)
+            )
             self._own[clone] = connection, changes
         except BaseException:
             self._discard(clone)
             raise
+
         return clone
 
     def database(self, clone: Clone, loan: Loan | None) -> Database:
@@ -82,9 +91,11 @@ class Readonly(Reusable):
             found = self._own[clone][1].look()
         except psycopg.Error:  # the test may have ended the session
             return False
+
         if not found:
             self._own[clone][1].begin()
             return True
+
         warnings.warn(
             f"{_named(found)} although isolation is 'readonly'; the next test gets a new database (a test that writes"
             " needs isolation 'auto')",
@@ -104,4 +115,6 @@ def _named(found: Found) -> str:
     if found.elsewhere:
         return found.elsewhere
     names = [f"{table.schema}.{table.name}" for table, _ in found.tables]
-    return f"rows of {', '.join(names[:3])} were written" if names else "a sequence was advanced"
+    return (
+        f"rows of {', '.join(names[:3])} were written" if names else "a sequence was advanced"
+    )

@@ -30,13 +30,17 @@ class Rewind(Reusable):
         self._template_reset = TemplateReset()
         self._refusals = 0
         self._unable = why_not(supply.server)
-        self._pristine = None if self._unable else Pristine(supply.server, supply.template, supply.spare)
+        self._pristine = (
+            None if self._unable else Pristine(supply.server, supply.template, supply.spare)
+        )
         if self._unable:
             supply.note("unable", self._unable)
 
     def make(self) -> Clone:
         """A new clone, watched from its first moment on."""
-        clone = self.supply.clone(ahead=_EACH if self._unable else _AFTER_REFUSAL if self._refusals else 0)
+        clone = self.supply.clone(
+            ahead=_EACH if self._unable else _AFTER_REFUSAL if self._refusals else 0
+        )
         if self._pristine is not None:
             self._watched[clone] = Rewinder(clone, self._pristine)
             clone.lasting.reused = True
@@ -55,25 +59,32 @@ class Rewind(Reusable):
             ended = () if clone.kept else clone.end_sessions()
             self.supply.drop(clone)
             return ended
+
         if clone.kept:
             self._settle(clone, rewinder)
             self.drop(clone)
             return ()
+
         try:
             renewal = self._template_reset.begin(clone)
             try:
                 outcome = rewinder.rewind(keep=renewal.pids, meanwhile=renewal.end)
             finally:
                 renewal.end()
+
             left_open = outcome.left_open
-            if outcome.kind == "refused":  # perhaps before it was seen who is connected, and perhaps because of that
+            if (
+                outcome.kind == "refused"
+            ):  # perhaps before it was seen who is connected, and perhaps because of that
                 ours = {*renewal.pids, *rewinder.own}  # which may take a moment to go
                 left_open += tuple(one for one in clone.end_sessions() if one.pid not in ours)
+
             if self._settle(clone, rewinder):
                 outcome = Outcome("refused", CHANGED)
         except BaseException:
             self._discard(clone)
             raise
+
         self.supply.note(outcome.kind, outcome.why)
         if outcome.kind == "refused":
             self._refusals += 1
@@ -83,6 +94,7 @@ class Rewind(Reusable):
             if outcome.reshaped:  # no reset makes drivers forget what they prepared for it
                 clone.lasting.close()
             self.hand_on(clone)
+
         return left_open
 
     def _settle(self, clone: Clone, rewinder: Rewinder) -> bool:

@@ -50,11 +50,16 @@ class HeldConnection:
             self._hold = Hold(self.allow_connections, self._clone.engine())
         self._require_one_of(self._hold, self._async_hold)
         if self._sessionmakers is None:
-            options = {"class_": _session_class(self._hold), "join_transaction_mode": "create_savepoint"}
+            options = {
+                "class_": _session_class(self._hold),
+                "join_transaction_mode": "create_savepoint",
+            }
             self._sessionmakers = Sessionmakers(options)
         return self._sessionmakers.get(loan=loan)
 
-    def async_sessionmaker(self, engine: AsyncEngine, loan: Loan | None) -> async_sessionmaker[AsyncSession]:
+    def async_sessionmaker(
+        self, engine: AsyncEngine, loan: Loan | None
+    ) -> async_sessionmaker[AsyncSession]:
         """The same for asynchronous sessions, on an engine that is made for the test's loop and closed with it."""
         from sqlalchemy.ext.asyncio import async_sessionmaker
 
@@ -71,7 +76,9 @@ class HeldConnection:
     def _require_one_of(self, wanted: Hold, other: Hold | None) -> None:
         wanted.wanted = True
         if other is not None and other.wanted:
-            raise refusal("a test asks for a synchronous and an asynchronous session, which are two connections")
+            raise refusal(
+                "a test asks for a synchronous and an asynchronous session, which are two connections"
+            )
 
     def let_go(self) -> bool:
         """Close the connection if a COPY or the like holds it, and its transaction with it: whether there was one."""
@@ -205,7 +212,8 @@ class _Own:
 class Rollback(Reusable):
     """One clone for the worker, in which every test's outer transaction is rolled back.
 
-    Sequences do not take part in transactions, so that a session of clonedb's own sets them back.
+    Sequences do not take part in transactions, so that a session of clonedb's own sets them
+    back.
     """
 
     def __init__(self, supply: CloneSource) -> None:
@@ -237,7 +245,9 @@ class Rollback(Reusable):
             return ()
         self.drop(clone)
         if left and not told:
-            raise BoundsError(f"the test ended its outer transaction, by a way that SQLAlchemy does not see; {INSTEAD}")
+            raise BoundsError(
+                f"the test ended its outer transaction, by a way that SQLAlchemy does not see; {INSTEAD}"
+            )
         return ()
 
     def reset(self, clone: Clone) -> bool:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Sequence", "Sequences"]
 
-_CHUNK = 100  # sequences in one statement: each is locked until it ends, and there are so many locks
+_CHUNK = (
+    100  # sequences in one statement: each is locked until it ends, and there are so many locks
+)
 
 # a role that may not read or set a sequence cannot have advanced it either
 _SEQUENCES = """
@@ -38,14 +40,16 @@ class Sequence:
 class Sequences:
     """Compares the sequences with what they were when this was made; their definitions must be the same.
 
-    `silent` says whether one may be advanced by a transaction that gets no number: an unlogged one, or one of which
-    values were taken ahead.
+    `silent` says whether one may be advanced by a transaction that gets no number: an unlogged
+    one, or one of which values were taken ahead.
     """
 
     def __init__(self, connection: Connection[Any]) -> None:
         self._connection = connection
         found = connection.execute(_SEQUENCES).fetchall()
-        self._queries = [_states(found[start : start + _CHUNK]) for start in range(0, len(found), _CHUNK)]
+        self._queries = [
+            _states(found[start : start + _CHUNK]) for start in range(0, len(found), _CHUNK)
+        ]
         rows = [row for query in self._queries for row in connection.execute(query)]
         self._first = {row[0]: Sequence(*row[:3]) for row in rows}
         self.silent: bool = any(row[3] for row in rows) or any(row[3] for row in found)
@@ -58,7 +62,9 @@ class Sequences:
 
     def changed(self) -> tuple[Sequence, ...]:
         """Those that were advanced or set, in the state that they had at first."""
-        return tuple(self._first[state.oid] for state in self._read() if state != self._first[state.oid])
+        return tuple(
+            self._first[state.oid] for state in self._read() if state != self._first[state.oid]
+        )
 
     def put_back(self, sequences: Iterable[Sequence]) -> None:
         """Set them; then the next nextval() writes WAL, as in a fresh clone."""
@@ -80,5 +86,6 @@ def _states(sequences: Iterable[tuple[int, str, str, bool]]) -> Composed:
 
     state = sql.SQL("select {}::bigint, last_value, is_called, log_cnt <> 0 from {}")
     return sql.SQL(" union all ").join(
-        state.format(sql.Literal(oid), sql.Identifier(schema, name)) for oid, schema, name, _ in sequences
+        state.format(sql.Literal(oid), sql.Identifier(schema, name))
+        for oid, schema, name, _ in sequences
     )

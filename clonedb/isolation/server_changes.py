@@ -26,7 +26,10 @@ def _told(clone: Clone, left: list[Left]) -> str:
     listed = _listed([one.what for one in left])
     statements = "; ".join(one.statement for one in left)
     if clone.server.embedded:
-        why = "; ".join(dict.fromkeys(one.why for one in left if one.why)) or "only a person can tell what it is for"
+        why = (
+            "; ".join(dict.fromkeys(one.why for one in left if one.why))
+            or "only a person can tell what it is for"
+        )
         remedy = f"clonedb could not undo that ({why}): undo it in the test, or by hand"
     else:
         remedy = "undo it in the test, or by hand, as clonedb does so on embedded servers only"

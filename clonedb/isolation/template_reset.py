@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TemplateReset", "find_reset"]
 
-# Functions, views, policies, defaults, constraints and triggers that may set or read settings, and whether each is an
-# extension's. An expression that does so has a call of current_setting or set_config in its tree.
+# Functions, views, policies, defaults, constraints and triggers that may set or read settings,
+# and whether each is an extension's. An expression that does so has a call of current_setting
+# or set_config in its tree.
 _TEXTS = r"""
 with calls (pattern) as (select ':funcid (2077|3294|2078)\M'),
 library (class, object) as (select classid, objid from pg_depend where deptype = 'e')
@@ -45,7 +46,8 @@ select exists (
               select from pg_depend d where d.deptype = 'e' and d.classid = 'pg_proc'::regclass and d.objid = p.oid)))
 """
 
-# What these give, or what literals in functions that they call mean, is kept in plans. Each search_path has its own.
+# What these give, or what literals in functions that they call mean, is kept in plans. Each
+# search_path has its own.
 _IN_PLANS = """
 select exists (
     select from pg_proc p join pg_language l on l.oid = p.prolang
@@ -69,7 +71,8 @@ _UNASKED = (
     "session_variable",
 )  # which hold something, too, and have no function that shows it
 
-# those that a database or a role gives its sessions come back by RESET, as does what the server's configuration sets
+# those that a database or a role gives its sessions come back by RESET, as does what the
+# server's configuration sets
 _UNSET = """
 select name from unnest(%s::text[]) name
 where current_setting(name, true) is null and not split_part(name, '.', 1) = any(%s) and not exists (
@@ -81,7 +84,8 @@ order by name
 class TemplateReset:
     """Resets what stays connected to the clones of one template from test to test.
 
-    `plans` says that plans are discarded in any case, for a caller that does not see functions that came and went.
+    `plans` says that plans are discarded in any case, for a caller that does not see functions
+    that came and went.
     """
 
     def __init__(self, *, plans: bool = False) -> None:
@@ -92,7 +96,10 @@ class TemplateReset:
     def begin(self, clone: Clone) -> Renewal:
         """Begin to reset the connections that stay open until the next test; what cannot stay is closed."""
         if not self._asked:
-            with contextlib.suppress(ServerError), contextlib.closing(clone.server.connect(clone.name)) as connection:
+            with (
+                contextlib.suppress(ServerError),
+                contextlib.closing(clone.server.connect(clone.name)) as connection,
+            ):
                 self._reset = find_reset(connection, plans=self._plans)
                 self._asked = True
         if self._reset is None:  # also if the test dropped the database, or closed it
@@ -117,7 +124,15 @@ def find_reset(connection: Connection[Any], *, plans: bool = False) -> SessionRe
         if names is None:
             return None
         settings |= names
+
     unset = connection.execute(_UNSET, [sorted(settings), ["plpgsql", *extensions]]).fetchall()
-    states = [SQL(state).format(Identifier(extensions[name])) for name, state in _STATES if name in extensions]
-    states += [SQL("pg_catalog.current_setting({}, true) is not null").format(Literal(name)) for (name,) in unset]
+    states = [
+        SQL(state).format(Identifier(extensions[name]))
+        for name, state in _STATES
+        if name in extensions
+    ]
+    states += [
+        SQL("pg_catalog.current_setting({}, true) is not null").format(Literal(name))
+        for (name,) in unset
+    ]
     return SessionReset(tuple(state.as_string(connection) for state in states), plans=plans)

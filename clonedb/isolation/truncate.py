@@ -23,11 +23,12 @@ __all__ = ["Truncate"]
 class Truncate(Reusable):
     """Rows that a test wrote are deleted; the template's rows and its sequences' values are put back.
 
-    TRUNCATE, after which this is named, takes 1 to 2 ms a table and would empty each table that refers to it, too. With
-    session_replication_role = replica no ordinary trigger and no foreign key acts, so that DELETE is enough. Whatever
-    else a test changed costs a new clone. The rows are read once per process, from the first clone before any test had
-    it, and held in memory. The session that does all this stays open, and so do those of clonedb's own fixtures and of
-    routed engines.
+    TRUNCATE, after which this is named, takes 1 to 2 ms a table and would empty each table that
+    refers to it, too. With session_replication_role = replica no ordinary trigger and no
+    foreign key acts, so that DELETE is enough. Whatever else a test changed costs a new clone.
+    The rows are read once per process, from the first clone before any test had it, and held in
+    memory. The session that does all this stays open, and so do those of clonedb's own fixtures
+    and of routed engines.
     """
 
     def __init__(self, supply: CloneSource) -> None:
@@ -43,7 +44,9 @@ class Truncate(Reusable):
         try:
             connection = open_session(clone)
             _silence(connection, clone)
-            self._known = changes = self._known.of_clone(connection) if self._known else Changes(connection)
+            self._known = changes = (
+                self._known.of_clone(connection) if self._known else Changes(connection)
+            )
             self._own[clone] = connection, changes
             if self._contents is None or self._contents.digest != changes.digest:
                 self._contents = Contents(connection, changes)
@@ -51,6 +54,7 @@ class Truncate(Reusable):
         except BaseException:
             self._discard(clone)
             raise
+
         clone.lasting.reused = True
         return clone
 
@@ -84,7 +88,9 @@ class Truncate(Reusable):
             own[0].close()
         super().drop(clone)
 
-    def _put_back(self, connection: Connection[Any], changes: Changes, found: Found) -> str | None:
+    def _put_back(
+        self, connection: Connection[Any], changes: Changes, found: Found
+    ) -> str | None:
         assert self._contents is not None  # noqa: S101 - read when the clone was made
         if not found:
             return None
@@ -93,6 +99,7 @@ class Truncate(Reusable):
         with connection.transaction():
             self._contents.put_back(connection, found.tables, changes.mark)
             changes.sequences.put_back(found.sequences)
+
         if found.tables:
             self._contents.vacuum(connection, found.tables)
         changes.begin()

@@ -33,15 +33,19 @@ def _named(text: str | None, rootdir: Path) -> str | None:
 def _projects(rootdir: Path) -> str:
     """The driver that a project migrates with if nothing says so: psycopg is always there, because clonedb needs it.
 
-    It is psycopg2 if that is installed and all that is required, or if nothing is required and it is the default of
-    SQLAlchemy, before 2.1.
+    It is psycopg2 if that is installed and all that is required, or if nothing is required and
+    it is the default of SQLAlchemy, before 2.1.
     """
     from clonedb.project.survey import required_drivers
 
     if not importlib.util.find_spec("psycopg2"):
         return "psycopg"
     required = set(required_drivers(rootdir))
-    return "psycopg2" if required == {"psycopg2"} or (is_old_sqlalchemy() and not required) else "psycopg"
+    return (
+        "psycopg2"
+        if required == {"psycopg2"} or (is_old_sqlalchemy() and not required)
+        else "psycopg"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +58,23 @@ class AlembicMigrator:
     def migrate(self, url: DatabaseURL, *, progress: Progress | None = None) -> Migrated:
         """Bring a database from wherever it is to the configured target, and run the seeds; on Ctrl-C it is ended.
 
-        A database that holds other migrations' tables, with a version table of another name, is as good as an empty
-        one. Raises BuildError, MissingExtensionError, PermissionDeniedError or ConfigError.
+        A database that holds other migrations' tables, with a version table of another name, is
+        as good as an empty one. Raises BuildError, MissingExtensionError, PermissionDeniedError
+        or ConfigError.
         """
         with self.session(url) as session:
             return session.migrate(self.config.target, self.config.seed, progress=progress)
 
-    def upgrade(self, url: DatabaseURL, revision: str = "heads", *, progress: Progress | None = None) -> Migrated:
+    def upgrade(
+        self, url: DatabaseURL, revision: str = "heads", *, progress: Progress | None = None
+    ) -> Migrated:
         """What `alembic upgrade REVISION` does, relative revisions (`+1`) too; no seeds. Raises as `migrate`."""
         with self.session(url) as session:
             return session.upgrade(revision, progress=progress)
 
-    def downgrade(self, url: DatabaseURL, revision: str = "base", *, progress: Progress | None = None) -> Migrated:
+    def downgrade(
+        self, url: DatabaseURL, revision: str = "base", *, progress: Progress | None = None
+    ) -> Migrated:
         """What `alembic downgrade REVISION` does; relative revisions (`-1`) too. Raises as `migrate`."""
         with self.session(url) as session:
             return session.downgrade(revision, progress=progress)
@@ -78,7 +87,8 @@ class AlembicMigrator:
     def differences(self, url: DatabaseURL) -> list[str]:
         """What `alembic check` finds between the models of env.py and a migrated database, a line each.
 
-        `add` and `remove` say what a new revision would do. Raises NoModelsError when env.py names no models.
+        `add` and `remove` say what a new revision would do. Raises NoModelsError when env.py
+        names no models.
         """
         with self.session(url) as session:
             return session.differences()
@@ -93,7 +103,8 @@ class AlembicMigrator:
     ) -> Iterator[Stair]:
         """Each revision up, down, up again, in the order of `alembic upgrade`; those in `skip` are only upgraded.
 
-        Every step is a run of env.py of its own, and all of them are in one interpreter: a step costs milliseconds.
+        Every step is a run of env.py of its own, and all of them are in one interpreter: a step
+        costs milliseconds.
         """
         with self.session(url) as session:
             yield from session.stairway(target, skip, progress=progress)
@@ -103,7 +114,9 @@ class AlembicMigrator:
         with self.session(url) as session:
             return session.seed(seeds)
 
-    def command(self, url: DatabaseURL, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    def command(
+        self, url: DatabaseURL, arguments: Sequence[str]
+    ) -> tuple[list[str], dict[str, str]]:
         """How one of Alembic's own commands is run on a database: the program with its arguments, and its environment.
 
         `revision` writes its file where the project has its revisions.
@@ -115,7 +128,11 @@ class AlembicMigrator:
         }
 
     def session(
-        self, url: DatabaseURL, *, remedy: Callable[[], str] = elsewhere, waiting: Callable[[], None] | None = None
+        self,
+        url: DatabaseURL,
+        *,
+        remedy: Callable[[], str] = elsewhere,
+        waiting: Callable[[], None] | None = None,
     ) -> MigrationProcess:
         """An interpreter for several requests on one database: 0.4 s to start, then each costs what env.py costs."""
         setup, environment = self._setup(url), environment_of(self.config, url, self._driver)
@@ -142,15 +159,22 @@ class AlembicMigrator:
             "prepare": self.config.prepare,
             "url": url.render(),
             "own_url": url.replace(driver="psycopg").render(),
-            "env_url": url.replace(driver=self._driver(self.project.options.get("sqlalchemy.url"))).render(),
+            "env_url": url.replace(
+                driver=self._driver(self.project.options.get("sqlalchemy.url"))
+            ).render(),
             "secrets": [url.password] if url.password else [],
         }
 
     def _driver(self, value: str | None) -> str:
         """The driver for a URL that env.py may read: that of the URL which ours stands in for, if it is installed.
 
-        The setting `driver` is what the tests' URLs have, and env.py need not be as asynchronous as they are, so it
-        comes second. The project's own driver comes last.
+        The setting `driver` is what the tests' URLs have, and env.py need not be as
+        asynchronous as they are, so it comes second. The project's own driver comes last.
         """
         option, rootdir = self.project.options.get("sqlalchemy.url"), self.project.rootdir
-        return _named(value, rootdir) or self.config.driver or _named(option, rootdir) or _projects(rootdir)
+        return (
+            _named(value, rootdir)
+            or self.config.driver
+            or _named(option, rootdir)
+            or _projects(rootdir)
+        )

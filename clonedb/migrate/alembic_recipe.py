@@ -77,7 +77,11 @@ class AlembicRecipe:
         return alembic_sources(self.config, self.project, index_dir=index_dir)
 
     def builder(
-        self, url: DatabaseURL, *, remedy: Callable[[], str], waiting: Callable[[], None] | None = None
+        self,
+        url: DatabaseURL,
+        *,
+        remedy: Callable[[], str],
+        waiting: Callable[[], None] | None = None,
     ) -> Builder:
         """An interpreter that migrates the database, started on first need."""
         return _AlembicBuilder(self, self.migrator.session(url, remedy=remedy, waiting=waiting))
@@ -94,7 +98,9 @@ class _AlembicBuilder:
         """Start the interpreter: it imports Alembic while the caller does something else."""
         self.session.start()
 
-    def history(self, on_database: Callable[[], AbstractContextManager[None]]) -> Sequence[tuple[str, str]]:
+    def history(
+        self, on_database: Callable[[], AbstractContextManager[None]]
+    ) -> Sequence[tuple[str, str]]:
         """The revisions on the way to the target, in Alembic's order.
 
         Raises NoHistoryError when Alembic cannot say, which migrating will show again.
@@ -105,19 +111,30 @@ class _AlembicBuilder:
 
         try:
             # first, as the interpreter still imports Alembic meanwhile
-            digests = revision_digests(self.recipe.project, index_dir=state_dir(self.recipe.config) / "index")
+            digests = revision_digests(
+                self.recipe.project, index_dir=state_dir(self.recipe.config) / "index"
+            )
             plan = self._plan(on_database)
         except (BuildError, ServerError) as error:
-            raise NoHistoryError("Alembic could not say beforehand which revisions there are") from error
+            raise NoHistoryError(
+                "Alembic could not say beforehand which revisions there are"
+            ) from error
+
         found, real = [], RealPaths()
         for name, path in plan:
             digest = digests.get(real.of(path))
             if digest is None:
-                raise NoHistoryError(f"revision {name!r} is in {str(path)!r}, which is not a file of the project's")
+                raise NoHistoryError(
+                    f"revision {name!r} is in {str(path)!r}, which is not a file of the project's"
+                )
+
             found.append((name, digest))
+
         return found
 
-    def _plan(self, on_database: Callable[[], AbstractContextManager[None]]) -> Sequence[tuple[str, Path]]:
+    def _plan(
+        self, on_database: Callable[[], AbstractContextManager[None]]
+    ) -> Sequence[tuple[str, Path]]:
         """The revisions in Alembic's order; if they cannot be loaded yet, env.py runs first, on an empty database."""
         target = self.recipe.config.target
         with contextlib.suppress(BuildError):
@@ -133,7 +150,9 @@ class _AlembicBuilder:
             heads=migrated.heads,
             steps=migrated.revisions,
             files=migrated.scripts,
-            read=tuple(path for path in migrated.read if path != project.ini),  # its options are inputs
+            read=tuple(
+                path for path in migrated.read if path != project.ini
+            ),  # its options are inputs
             version_tables=migrated.version_tables,
             left_behind=migrated.left_behind,
             warnings=(
@@ -151,13 +170,15 @@ class _AlembicBuilder:
 def _other_revisions(recipe: AlembicRecipe, migrated: Migrated) -> list[str]:
     """What to say of revisions that were run and are not the project's, and of a project that has none.
 
-    An env.py may set `context.script.version_locations`: the fingerprint, which does not run it, cannot know. None at
-    all is what Alembic says nothing of, and what a mistyped or wrongly separated location comes to.
+    An env.py may set `context.script.version_locations`: the fingerprint, which does not run
+    it, cannot know. None at all is what Alembic says nothing of, and what a mistyped or wrongly
+    separated location comes to.
     """
     from clonedb.project.real_paths import RealPaths
 
     real, project = RealPaths(), recipe.project
     known = {real.of(path) for path in project.revision_files()}
+
     # one with seeds is built upon one without, where it was said
     if not known and not migrated.scripts and recipe.config.of_schema() is None:
         listed = ", ".join(repr(str(location)) for location in project.version_locations)
@@ -166,7 +187,10 @@ def _other_revisions(recipe: AlembicRecipe, migrated: Migrated) -> list[str]:
             " check script_location, version_locations and path_separator"
         )
         return [told]
-    others = sorted({str(path.parent) for path in migrated.scripts if real.of(path) not in known})
+
+    others = sorted(
+        {str(path.parent) for path in migrated.scripts if real.of(path) not in known}
+    )
     if not others:
         return []
     told = (
@@ -176,7 +200,9 @@ def _other_revisions(recipe: AlembicRecipe, migrated: Migrated) -> list[str]:
     return [told]
 
 
-def doubled_revisions(project: Project, doubled: Sequence[tuple[str, Sequence[Path]]]) -> list[str]:
+def doubled_revisions(
+    project: Project, doubled: Sequence[tuple[str, Sequence[Path]]]
+) -> list[str]:
     """What to say of ids that several revision files have: one of them silently never runs."""
     found = []
     for name, paths in doubled:

@@ -28,8 +28,8 @@ _OF_ITS_OWN = (
 class Blockers:
     """Looks every second whether a migration waits for an idle transaction, and raises MigrationError if it does twice.
 
-    PostgreSQL sees no deadlock where a client waits in one session for what it does not do in another. `alone` says
-    that only env.py is connected to the database.
+    PostgreSQL sees no deadlock where a client waits in one session for what it does not do in
+    another. `alone` says that only env.py is connected to the database.
     """
 
     def __init__(self, server: Server, database: str, *, alone: bool = False) -> None:
@@ -43,7 +43,7 @@ class Blockers:
         self._suspects = frozenset()
 
     def __call__(self) -> None:
-        """Look once; the waiting session is ended, because the next session that wants the table would wait behind it."""
+        """Look once; the waiting session is ended, as the next one that wants the table would wait behind it."""
         __tracebackhide__ = True
         rows = self._server.rows(_BLOCKED, [self._database])
         before, self._suspects = self._suspects, frozenset(row[1] for row in rows)

@@ -15,11 +15,14 @@ from clonedb.url import DatabaseURL
 __all__ = ["environment_of", "is_old_sqlalchemy"]
 
 
-def environment_of(config: Config, url: DatabaseURL, driver_of: Callable[[str | None], str]) -> dict[str, str]:
+def environment_of(
+    config: Config, url: DatabaseURL, driver_of: Callable[[str | None], str]
+) -> dict[str, str]:
     """The caller's environment, but for what would lead to another database.
 
-    A script that connects without SQLAlchemy, by libpq's variables or by DATABASE_URL, must not reach another one.
-    `driver_of` says which driver the URL has that stands in for the one of a variable.
+    A script that connects without SQLAlchemy, by libpq's variables or by DATABASE_URL, must not
+    reach another one. `driver_of` says which driver the URL has that stands in for the one of a
+    variable.
     """
     environment = leading_to(os.environ, url.conninfo(), alone=config.url is None)
     for name in {"DATABASE_URL", *variables_in(config.route)}:
@@ -38,4 +41,6 @@ def _is_plain(text: str | None) -> bool:
     """Whether a URL names no driver, and SQLAlchemy's own for that is installed: psycopg and psql read it as it is."""
     if not text or text.partition("://")[0] not in ("postgresql", "postgres"):
         return False
-    return importlib.util.find_spec("psycopg2" if is_old_sqlalchemy() else "psycopg") is not None
+    return (
+        importlib.util.find_spec("psycopg2" if is_old_sqlalchemy() else "psycopg") is not None
+    )

@@ -48,13 +48,16 @@ class Interpreter:
         finally:
             os.close(requests)
             os.close(writing)
+
         self._process = process
         self.end: Callable[[], object] = weakref.finalize(
             self, _end, process, self._events, self._requests, self._output
         )
         self._send(setup)
 
-    def ask(self, request: Mapping[str, Any], waiting: Callable[[], None] | None) -> Iterator[dict[str, Any]]:
+    def ask(
+        self, request: Mapping[str, Any], waiting: Callable[[], None] | None
+    ) -> Iterator[dict[str, Any]]:
         """Send a request; the events that come, up to the last."""
         self._send(request)
         for line in self._lines(waiting):
@@ -103,7 +106,9 @@ class Interpreter:
         return os.pread(fileno, self.printed() - start, start).decode(errors="replace")
 
 
-def _end(process: subprocess.Popen[bytes], events: int, requests: IO[bytes], output: IO[bytes]) -> None:
+def _end(
+    process: subprocess.Popen[bytes], events: int, requests: IO[bytes], output: IO[bytes]
+) -> None:
     process.kill()
     process.wait()
     os.close(events)

@@ -25,7 +25,8 @@ _WORDS = Words(maker="models", step="metadata")
 class MetadataRecipe(PlainRecipe):
     """What the setting `metadata` names: `shop.models:Base.metadata`, one or several, or functions that return some.
 
-    The fingerprint covers the modules that these come from, and those of the project that they import, transitively.
+    The fingerprint covers the modules that these come from, and those of the project that they
+    import, transitively.
     """
 
     KIND: ClassVar[str] = "metadata"
@@ -46,6 +47,8 @@ class MetadataRecipe(PlainRecipe):
             reading.module("metadata", name, name.partition(":")[0])
         reading.text("version", "sqlalchemy", minor_version("sqlalchemy"))
 
-    def fill(self, process: MigrationProcess, steps: Sequence[str], progress: Progress) -> Migrated:
+    def fill(
+        self, process: MigrationProcess, steps: Sequence[str], progress: Progress
+    ) -> Migrated:
         """Create the tables, and run the seeds."""
         return process.create(steps, self.config.seed, progress=progress)

@@ -52,7 +52,9 @@ class PlainRecipe(abc.ABC):
         """Take what the schema is made of. Raises ConfigError."""
 
     @abc.abstractmethod
-    def fill(self, process: MigrationProcess, steps: Sequence[str], progress: Progress) -> Migrated:
+    def fill(
+        self, process: MigrationProcess, steps: Sequence[str], progress: Progress
+    ) -> Migrated:
         """Run steps in the database of an interpreter, and the seeds."""
 
     @property
@@ -77,20 +79,30 @@ class PlainRecipe(abc.ABC):
     def inputs(self, index_dir: Path | None) -> Sources:
         """What the schema is made of, its order, and what any recipe has."""
         key, roots = f"{self.rootdir}\0{self.KIND}", import_roots_of(self.rootdir)
-        reading = Reading(self.config, rootdir=self.rootdir, import_roots=roots, index_dir=index_dir, key=key)
+        reading = Reading(
+            self.config, rootdir=self.rootdir, import_roots=roots, index_dir=index_dir, key=key
+        )
         self.take(reading)
         reading.text(self.KIND, "(order)", "\n".join(self.steps))
         return reading.finish()
 
     def builder(
-        self, url: DatabaseURL, *, remedy: Callable[[], str], waiting: Callable[[], None] | None = None
+        self,
+        url: DatabaseURL,
+        *,
+        remedy: Callable[[], str],
+        waiting: Callable[[], None] | None = None,
     ) -> Builder:
         """An interpreter that fills the database, started on first need."""
         from clonedb.migrate.environment import environment_of
         from clonedb.migrate.process import MigrationProcess
 
-        environment = environment_of(self.config, url, lambda _: self.config.driver or "psycopg")
-        process = MigrationProcess(self.config, self._setup(url), environment, remedy=remedy, waiting=waiting)
+        environment = environment_of(
+            self.config, url, lambda _: self.config.driver or "psycopg"
+        )
+        process = MigrationProcess(
+            self.config, self._setup(url), environment, remedy=remedy, waiting=waiting
+        )
         return _PlainBuilder(self, process)
 
     def _setup(self, url: DatabaseURL) -> dict[str, Any]:
@@ -125,7 +137,9 @@ class _PlainBuilder:
         there = any(kind == self.recipe.KIND for kind, *_ in upon)
         steps = () if there else self.recipe.steps
         filled = self.recipe.fill(self.process, steps, progress)
-        return Built(heads=None, steps=steps, read=filled.read, warnings=tuple(about_left_out(filled)))
+        return Built(
+            heads=None, steps=steps, read=filled.read, warnings=tuple(about_left_out(filled))
+        )
 
     def close(self) -> None:
         """End the interpreter."""

@@ -27,10 +27,11 @@ def elsewhere() -> str:
 class MigrationProcess:
     """An interpreter in which a project's env.py is run on one database, as often as it is asked.
 
-    It is started on first need, with the caller's sys.path, directory and environment, and ends with `close()` or with
-    this process: it dies when its standard input is closed, which a kill -9 does too. After an error in a migration it
-    goes on; after one of ours, or Ctrl-C, it is ended, and the next request starts another. `waiting`, if set, is
-    called every second in which a request hears nothing, and may raise. `remedy` says what helps against a missing
+    It is started on first need, with the caller's sys.path, directory and environment, and ends
+    with `close()` or with this process: it dies when its standard input is closed, which a kill
+    -9 does too. After an error in a migration it goes on; after one of ours, or Ctrl-C, it is
+    ended, and the next request starts another. `waiting`, if set, is called every second in
+    which a request hears nothing, and may raise. `remedy` says what helps against a missing
     extension.
     """
 
@@ -57,13 +58,16 @@ class MigrationProcess:
     def plan(self, target: str, *, with_env_py: bool = False) -> tuple[tuple[str, Path], ...]:
         """The revisions that bring an empty database to a target, in Alembic's order, and their files; runs none.
 
-        The database need not be there, unless `with_env_py`: that is run first then, as some revisions need it.
+        The database need not be there, unless `with_env_py`: that is run first then, as some
+        revisions need it.
         """
         __tracebackhide__ = True
         found = self._done("plan", None, target=target, with_env_py=with_env_py)["plan"]
         return tuple((name, Path(path)) for name, path in found)
 
-    def migrate(self, target: str, seeds: Collection[str], *, progress: Progress | None = None) -> Migrated:
+    def migrate(
+        self, target: str, seeds: Collection[str], *, progress: Progress | None = None
+    ) -> Migrated:
         """Bring the database to a target, then fill it with the seeds."""
         __tracebackhide__ = True
         return self._migrated("migrate", progress, target=target, seeds=self._seeds(seeds))
@@ -73,7 +77,9 @@ class MigrationProcess:
         __tracebackhide__ = True
         return self._migrated("upgrade", progress, target=revision)
 
-    def downgrade(self, revision: str = "base", *, progress: Progress | None = None) -> Migrated:
+    def downgrade(
+        self, revision: str = "base", *, progress: Progress | None = None
+    ) -> Migrated:
         """Bring the database down to a revision."""
         __tracebackhide__ = True
         return self._migrated("downgrade", progress, target=revision)
@@ -90,11 +96,13 @@ class MigrationProcess:
                 f"the target_metadata of {self._setup['env_py']!r} has no table, so that nothing can be compared with"
                 " it; import the modules there that define the models"
             )
+
         if "lines" not in found:
             raise NoModelsError(
                 f"{self._setup['env_py']!r} gives Alembic no models (target_metadata is None), so that nothing can be"
                 " compared with them; write target_metadata = Base.metadata there"
             )
+
         return list(found["lines"])
 
     def branches(self, target: str) -> Branches:
@@ -107,30 +115,57 @@ class MigrationProcess:
         """Run seeds; returns the data files that were read."""
         return self._migrated("seed", None, seeds=self._seeds(seeds)).read
 
-    def fill(self, files: Collection[str], seeds: Collection[str], *, progress: Progress | None = None) -> Migrated:
+    def fill(
+        self,
+        files: Collection[str],
+        seeds: Collection[str],
+        *,
+        progress: Progress | None = None,
+    ) -> Migrated:
         """Run SQL files that make a schema, and the seeds."""
         __tracebackhide__ = True
-        steps = [{"name": name, "path": str(self._config.path(name)), "phase": "file"} for name in files]
+        steps = [
+            {"name": name, "path": str(self._config.path(name)), "phase": "file"}
+            for name in files
+        ]
         return self._migrated("seed", progress, seeds=[*steps, *self._seeds(seeds)])
 
-    def create(self, names: Collection[str], seeds: Collection[str], *, progress: Progress | None = None) -> Migrated:
+    def create(
+        self,
+        names: Collection[str],
+        seeds: Collection[str],
+        *,
+        progress: Progress | None = None,
+    ) -> Migrated:
         """Create the tables of metadata, each named as `module:attribute`, and run the seeds."""
         __tracebackhide__ = True
         return self._migrated("create", progress, names=list(names), seeds=self._seeds(seeds))
 
     def stairway(
-        self, target: str = "heads", skip: Collection[str] = (), *, progress: Progress | None = None
+        self,
+        target: str = "heads",
+        skip: Collection[str] = (),
+        *,
+        progress: Progress | None = None,
     ) -> Iterator[Stair]:
         """Each revision up, down and up again, as far as there is a way."""
-        for event, output in self._asked("stairway", progress, target=target, skip=sorted(skip)):
+        for event, output in self._asked(
+            "stairway", progress, target=target, skip=sorted(skip)
+        ):
             if event["event"] == "stair":
                 yield self._stair(event, output())
 
     def _stair(self, event: Mapping[str, Any], output: str) -> Stair:
         error = None
         if event["failed"]:
-            step = {"phase": "revision", "name": event["name"], "path": event["path"], "direction": event["failed"]}
+            step = {
+                "phase": "revision",
+                "name": event["name"],
+                "path": event["path"],
+                "direction": event["failed"],
+            }
             error = self._error({**step, **event["error"]}, output)
+
         return Stair(
             revision=event["name"],
             path=Path(event["path"]),
@@ -185,12 +220,14 @@ class MigrationProcess:
                     progress.step("file", event["number"], event["total"], event["name"])
                 elif event["event"] == "seeding":
                     progress.say(f"seed {event['name']}")
+
                 finished = event["event"] in ("done", "failed")
                 if event["event"] == "failed":
                     raise self._error(event, output())
                 yield event, output
                 if event["event"] == "stair":
                     start = interpreter.printed()  # each shows what it printed itself
+
             if not finished:
                 tail = "\n".join(output().strip().splitlines()[-15:]) or "it printed nothing"
                 raise MigrationError(
@@ -202,7 +239,9 @@ class MigrationProcess:
                 self.close()
 
     def _error(self, event: Mapping[str, Any], output: str) -> CloneDBError:
-        return error_from(event, output=output, rootdir=Path(self._setup["rootdir"]), remedy=self._remedy())
+        return error_from(
+            event, output=output, rootdir=Path(self._setup["rootdir"]), remedy=self._remedy()
+        )
 
     def _seeds(self, seeds: Collection[str]) -> list[dict[str, str]]:
         return [self._seed(seed) for seed in seeds]
@@ -233,7 +272,10 @@ class MigrationProcess:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 

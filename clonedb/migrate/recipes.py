@@ -20,15 +20,20 @@ def find_recipe(config: Config) -> Recipe:
     made_by = [name for name in ("alembic_ini", "metadata", "schema") if getattr(config, name)]
     if len(made_by) > 1:
         listed = " and ".join(f"{name} ({config.source(name)})" for name in made_by)
-        raise ConfigError(f"{listed} are set together, and one of them makes the schema; take the others away")
+        raise ConfigError(
+            f"{listed} are set together, and one of them makes the schema; take the others away"
+        )
+
     if config.schema:
         from clonedb.migrate.sql_recipe import SqlRecipe
 
         return SqlRecipe(config)
+
     if config.metadata:
         from clonedb.migrate.metadata_recipe import MetadataRecipe
 
         return MetadataRecipe(config)
+
     return AlembicRecipe(config, find_project(config))
 
 

@@ -22,10 +22,11 @@ class NoModelsError(MigrationError):
 class Migrated:
     """What a migration did: the revisions the database is at, those it ran, their files, and the data files it read.
 
-    `version_tables` are the tables in which Alembic keeps the revisions, each with its schema if env.py names one.
-    `left_behind` are settings that a revision changed for the rest of its session (`SET search_path`). `doubled` are
-    the ids that several files have, with those files: Alembic runs one of them. `left_out` is what the server said of
-    statements in seeds that were skipped: they name roles or parameters that it does not have.
+    `version_tables` are the tables in which Alembic keeps the revisions, each with its schema
+    if env.py names one. `left_behind` are settings that a revision changed for the rest of its
+    session (`SET search_path`). `doubled` are the ids that several files have, with those
+    files: Alembic runs one of them. `left_out` is what the server said of statements in seeds
+    that were skipped: they name roles or parameters that it does not have.
     """
 
     heads: tuple[str, ...]
@@ -65,9 +66,10 @@ class Branches:
 class Stair:
     """One revision that went up, down and up again: the seconds of each step that worked, and what became of it.
 
-    `failed` is the step that did not work, and `error` says why; `irreversible` that it failed because the revision
-    has no downgrade: there is no such function, or all it does is to raise NotImplementedError. `number` of `total`
-    says how far along it is; after a failure that leaves the database unfit no other follows.
+    `failed` is the step that did not work, and `error` says why; `irreversible` that it failed
+    because the revision has no downgrade: there is no such function, or all it does is to raise
+    NotImplementedError. `number` of `total` says how far along it is; after a failure that
+    leaves the database unfit no other follows.
     """
 
     revision: str

@@ -41,19 +41,26 @@ class SqlRecipe(PlainRecipe):
     @property
     def steps(self) -> tuple[str, ...]:
         """The files' names from the project's directory. Raises ConfigError for one that is not there."""
-        return tuple(dict.fromkeys(name for pattern in self.config.schema for name in self._matching(pattern)))
+        return tuple(
+            dict.fromkeys(
+                name for pattern in self.config.schema for name in self._matching(pattern)
+            )
+        )
 
     def _matching(self, pattern: str) -> list[str]:
         found = [pattern]
         if glob.has_magic(pattern):
-            matches = glob.glob(os.path.expanduser(pattern), root_dir=self.rootdir, recursive=True)  # noqa: PTH111, PTH207
+            where = os.path.expanduser(pattern)  # noqa: PTH111 - a glob is text
+            matches = glob.glob(where, root_dir=self.rootdir, recursive=True)  # noqa: PTH207
             found = sorted(match for match in matches if not is_left_beside(match))
+
         missing = [name for name in found if not self.config.path(name).is_file()]
         if missing or not found:
             raise ConfigError(
                 f"{self.config.source('schema')}: schema names {(missing or [pattern])[0]!r}, which is no file in"
                 f" {str(self.rootdir)!r}"
             )
+
         return found
 
     def take(self, reading: Reading) -> None:
@@ -62,6 +69,8 @@ class SqlRecipe(PlainRecipe):
             path = os.path.abspath(self.config.path(name))  # noqa: PTH100 - resolve() would follow links
             reading.file("schema", path, os.path.basename(path))  # noqa: PTH119 - it is text
 
-    def fill(self, process: MigrationProcess, steps: Sequence[str], progress: Progress) -> Migrated:
+    def fill(
+        self, process: MigrationProcess, steps: Sequence[str], progress: Progress
+    ) -> Migrated:
         """Run files, and the seeds."""
         return process.fill(steps, self.config.seed, progress=progress)

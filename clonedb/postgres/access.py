@@ -48,19 +48,31 @@ def external_access(config: Config) -> Access:
     url = DatabaseURL.parse(config.url or "", config.source("url"))
     driver = config.driver or url.driver or "psycopg"
     keywords = url.conninfo()
-    if "service" not in keywords:  # a test may change the environment, and connections are opened while it runs
+    if (
+        "service" not in keywords
+    ):  # a test may change the environment, and connections are opened while it runs
         keywords = {**libpq_variables.defaults(), **keywords}
         for name in ("service", "servicefile"):
             keywords.pop(name, None)
-    own = {name: Hidden(value) if name == "password" else value for name, value in keywords.items()}
+
+    own = {
+        name: Hidden(value) if name == "password" else value for name, value in keywords.items()
+    }
     return Access(own, url.replace(database=None, driver=driver), f"server {str(url)!r}")
 
 
 def embedded_access(config: Config, lease: Lease) -> Access:
     """How the embedded server is reached: on its socket by clonedb, on loopback TCP by everybody else."""
-    # a PGHOSTADDR of the environment would win over the socket, and a PGREQUIREPEER refuse its owner
+    # a PGHOSTADDR of the environment would win over the socket, and a PGREQUIREPEER refuse its
+    # owner
     answers = libpq_variables.against_environment()
-    own = {**answers, "host": str(lease.socket_dir), "hostaddr": "", "port": str(lease.port), "user": lease.user}
+    own = {
+        **answers,
+        "host": str(lease.socket_dir),
+        "hostaddr": "",
+        "port": str(lease.port),
+        "user": lease.user,
+    }
     own["requirepeer"] = ""
     if "require_auth" in answers:
         own["require_auth"] = "none"  # no password is needed there
@@ -70,7 +82,14 @@ def embedded_access(config: Config, lease: Lease) -> Access:
         own["requirepeer"] = pwd.getpwuid(
             lease.uid
         ).pw_name  # every account may take the name of a dead server's socket
+
     public = DatabaseURL(
-        driver=config.driver or "psycopg", user=lease.user, password=lease.password, host="127.0.0.1", port=lease.port
+        driver=config.driver or "psycopg",
+        user=lease.user,
+        password=lease.password,
+        host="127.0.0.1",
+        port=lease.port,
     )
-    return Access(own, public, f"embedded server (PostgreSQL {lease.binaries.version})", answers)
+    return Access(
+        own, public, f"embedded server (PostgreSQL {lease.binaries.version})", answers
+    )

@@ -28,10 +28,46 @@ __all__ = [
 
 ADDRESS = frozenset(
     {
-        *("host", "hostaddr", "port", "user", "password", "passfile", "dbname", "database", "service", "dsn"),
-        *("unix_sock", "target_session_attrs", "load_balance_hosts", "channel_binding", "requirepeer", "require_auth"),
-        *("gssencmode", "krbsrvname", "ssl", "ssl_context", "direct_tls", "sslmode", "sslnegotiation", "sslcert"),
-        *("sslkey", "sslpassword", "sslrootcert", "sslcrl", "sslcrldir", "sslcertmode", "conninfo", "servicefile"),
+        *(
+            "host",
+            "hostaddr",
+            "port",
+            "user",
+            "password",
+            "passfile",
+            "dbname",
+            "database",
+            "service",
+            "dsn",
+        ),
+        *(
+            "unix_sock",
+            "target_session_attrs",
+            "load_balance_hosts",
+            "channel_binding",
+            "requirepeer",
+            "require_auth",
+        ),
+        *(
+            "gssencmode",
+            "krbsrvname",
+            "ssl",
+            "ssl_context",
+            "direct_tls",
+            "sslmode",
+            "sslnegotiation",
+            "sslcert",
+        ),
+        *(
+            "sslkey",
+            "sslpassword",
+            "sslrootcert",
+            "sslcrl",
+            "sslcrldir",
+            "sslcertmode",
+            "conninfo",
+            "servicefile",
+        ),
     }
 )
 """What says where a connection goes and who connects; `options` (search_path, timeouts) is the caller's and stays."""
@@ -44,9 +80,15 @@ NO_DIRECTORY = "/no-database-in-this-test/use-a-clonedb-fixture"
 
 NO_DATABASE = "no_database_in_this_test__use_a_clonedb_fixture"
 
-_TEXTS = ("dsn", "conninfo")  # asyncpg's and psycopg2's name of a connection string, and psycopg's
+_TEXTS = (
+    "dsn",
+    "conninfo",
+)  # asyncpg's and psycopg2's name of a connection string, and psycopg's
 _ASYNCPG_TAKES = ("sslmode", "target_session_attrs")  # beyond the address and the user
-_ASYNCPG_SENDS = ("application_name", "options")  # what asyncpg takes from a connection string as a server's setting
+_ASYNCPG_SENDS = (
+    "application_name",
+    "options",
+)  # what asyncpg takes from a connection string as a server's setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +113,25 @@ class Address:
         # libpq calls a database as the user, whom PGUSER names where the keywords do not
         user = given.get("user") or defaults.get("user") or ""
         database = given.get("dbname") or defaults.get("dbname") or user
-        return cls(frozenset((_host(host), port) for host, port in zip(hosts, ports, strict=True)), str(database))
+        return cls(
+            frozenset((_host(host), port) for host, port in zip(hosts, ports, strict=True)),
+            str(database),
+        )
 
     @property
     def is_nowhere(self) -> bool:
         """Whether that is the place that variables name while no test has a clone."""
-        return self.database == NO_DATABASE or any(host in (NO_HOST, NO_DIRECTORY) for host, _ in self.addresses)
+        return self.database == NO_DATABASE or any(
+            host in (NO_HOST, NO_DIRECTORY) for host, _ in self.addresses
+        )
 
     def is_at(self, other: Address) -> bool:
         """Whether both may be the same database."""
         if self.database != other.database:
             return False
-        return not self.addresses.isdisjoint(other.addresses) or not self._known_as().isdisjoint(other._known_as())
+        return not self.addresses.isdisjoint(
+            other.addresses
+        ) or not self._known_as().isdisjoint(other._known_as())
 
     def _known_as(self) -> set[tuple[str, str]]:
         """The addresses with all that their hosts' names stand for: this machine has several of both."""
@@ -106,15 +155,22 @@ def _names(host: str) -> frozenset[str]:
             with contextlib.suppress(OSError):
                 probe = _socket.socket(family, _socket.SOCK_DGRAM)
                 try:
-                    probe.bind((address[0], 0))  # which the kernel allows for this machine's addresses only
+                    probe.bind(
+                        (address[0], 0)
+                    )  # which the kernel allows for this machine's addresses only
                     found.add("localhost")
                 finally:
                     probe.close()
+
     return frozenset(found)
 
 
 def _parts(value: Any) -> list[str]:
-    return [str(part) for part in value] if isinstance(value, (list, tuple)) else str(value).split(",")
+    return (
+        [str(part) for part in value]
+        if isinstance(value, (list, tuple))
+        else str(value).split(",")
+    )
 
 
 def _host(name: str) -> str:
@@ -125,19 +181,25 @@ def _host(name: str) -> str:
     return "localhost" if local else name
 
 
-def aimed_at(positional: list[Any], keywords: Mapping[str, Any], defaults: Mapping[str, str]) -> Address:
+def aimed_at(
+    positional: list[Any], keywords: Mapping[str, Any], defaults: Mapping[str, str]
+) -> Address:
     """The place that the arguments of a driver's connect() lead to; a keyword wins over a connection string."""
     found: dict[str, Any] = {}
     for text in _connection_strings(positional, keywords):
         found |= _parsed(text)
-    given = {name: value for name, value in keywords.items() if name in ADDRESS and value is not None}
+    given = {
+        name: value for name, value in keywords.items() if name in ADDRESS and value is not None
+    }
     if "database" in given:  # asyncpg's word for dbname, and psycopg2's second one
         given["dbname"] = given.pop("database")
     found |= given
     return Address.of(found, defaults)
 
 
-def redirect(url: DatabaseURL, driver: str, positional: list[Any], keywords: dict[str, Any]) -> None:
+def redirect(
+    url: DatabaseURL, driver: str, positional: list[Any], keywords: dict[str, Any]
+) -> None:
     """Change the arguments of a driver's connect() so that they lead to a URL, and nothing else about them."""
     rest: dict[str, str] = {}
     for text in _connection_strings(positional, keywords):
@@ -150,6 +212,7 @@ def redirect(url: DatabaseURL, driver: str, positional: list[Any], keywords: dic
     elif driver == "asyncpg" and rest:
         settings = {name: rest[name] for name in _ASYNCPG_SENDS if name in rest}
         keywords["server_settings"] = {**settings, **(keywords.get("server_settings") or {})}
+
     directions = _directions(url, driver)
     if "options" in keywords:  # the caller's win over those that take PGOPTIONS away
         directions.pop("options", None)
@@ -171,7 +234,11 @@ def _parsed(text: str) -> dict[str, str]:
     try:
         if "://" in text:
             return DatabaseURL.parse(text).conninfo()
-        return {name: str(value) for name, value in conninfo.conninfo_to_dict(text).items() if value is not None}
+        return {
+            name: str(value)
+            for name, value in conninfo.conninfo_to_dict(text).items()
+            if value is not None
+        }
     except (ConfigError, ProgrammingError):
         return {}
 
@@ -181,32 +248,47 @@ def _directions(url: DatabaseURL, driver: str) -> dict[str, Any]:
     keywords: dict[str, Any] = dict(url.conninfo())
     if driver.startswith("psycopg"):
         return keywords
-    plain: dict[str, Any] = {n: keywords[n] for n in ("host", "port", "user", "password") if n in keywords}
+    plain: dict[str, Any] = {
+        n: keywords[n] for n in ("host", "port", "user", "password") if n in keywords
+    }
     plain["database"] = url.database
     for name, kind in (("host", str), ("port", int)):
         if name in plain:  # asyncpg takes several as lists
             several = [kind(part) for part in plain[name].split(",")]
             plain[name] = several[0] if len(several) == 1 else several
+
     if driver == "asyncpg":
-        plain |= {ASYNCPG[name]: keywords[name] for name in _ASYNCPG_TAKES if keywords.get(name)}
+        plain |= {
+            ASYNCPG[name]: keywords[name] for name in _ASYNCPG_TAKES if keywords.get(name)
+        }
+
     return plain
 
 
 def reached(dbapi_connection: Any, defaults: Mapping[str, str]) -> Address | None:
     """The place that an open connection reached, as far as its driver knows; None for another database system's.
 
-    Nothing is sent to the server for psycopg, psycopg2 and asyncpg, which has it in private attributes only.
+    Nothing is sent to the server for psycopg, psycopg2 and asyncpg, which has it in private
+    attributes only.
     """
     connection = getattr(dbapi_connection, "driver_connection", dbapi_connection)
     package = type(connection).__module__.partition(".")[0]
     if package in ("psycopg", "psycopg2"):
         info = connection.info
-        return Address.of({"host": info.host, "port": info.port, "dbname": info.dbname}, defaults)
+        return Address.of(
+            {"host": info.host, "port": info.port, "dbname": info.dbname}, defaults
+        )
+
     if package == "asyncpg":
         database = getattr(getattr(connection, "_params", None), "database", None)
         address = getattr(connection, "_addr", None)
         host, port = address if isinstance(address, tuple) else (address, None)
-        return Address.of({"host": host, "port": port, "dbname": database}, defaults) if database else None
+        return (
+            Address.of({"host": host, "port": port, "dbname": database}, defaults)
+            if database
+            else None
+        )
+
     if package == "pg8000" and (name := current_database(dbapi_connection)) is not None:
         return Address.of({"dbname": name}, defaults)
     return None

@@ -27,7 +27,11 @@ class MaintenanceSession(Protocol):
     """Who runs statements on the maintenance database: the server, or a pool's session of its own."""
 
     def run(
-        self, function: Callable[Concatenate[Connection[Any], P], T], /, *arguments: P.args, **named: P.kwargs
+        self,
+        function: Callable[Concatenate[Connection[Any], P], T],
+        /,
+        *arguments: P.args,
+        **named: P.kwargs,
     ) -> T:
         """Call a function with the session."""
 
@@ -40,7 +44,11 @@ class OwnSession:
         self._connection: Connection[Any] | None = None
 
     def run(
-        self, function: Callable[Concatenate[Connection[Any], P], T], /, *arguments: P.args, **named: P.kwargs
+        self,
+        function: Callable[Concatenate[Connection[Any], P], T],
+        /,
+        *arguments: P.args,
+        **named: P.kwargs,
     ) -> T:
         """Call a function with the session; what it raises is the caller's."""
         if self._connection is None or self._connection.closed:
@@ -73,8 +81,8 @@ class Backoff:
 def drop_at_once(server: Server, names: Sequence[str]) -> None:
     """Drop databases at the same time, by a session each, as far as the server lets us; what fails is left.
 
-    With fsync on each DROP DATABASE waits for a checkpoint of its own, 280 ms, if they come one after the other; four
-    that wait together share one and take 70 to 220 ms in all (measured).
+    With fsync on each DROP DATABASE waits for a checkpoint of its own, 280 ms, if they come one
+    after the other; four that wait together share one and take 70 to 220 ms in all (measured).
     """
     from psycopg.sql import SQL, Identifier
 
@@ -86,17 +94,20 @@ def drop_at_once(server: Server, names: Sequence[str]) -> None:
             sql.limit_drops(sessions[-1])
             statement = SQL("drop database if exists {}").format(Identifier(name))
             sessions[-1].pgconn.send_query(statement.as_bytes(sessions[-1]))
+
     for connection in sessions:
         with contextlib.suppress(Exception):
             while connection.pgconn.get_result() is not None:
                 pass
+
         connection.close()
 
 
 def is_owned(server: Server, name: str) -> bool:
-    """Whether no other process may collect this one's databases: the session with the owner's lock lives, and is the same.
+    """Whether this process's databases are safe from collection: the owner's session lives.
 
-    A session that the server has ended shows that by a socket that can be read, which costs no round trip.
+    It holds the owner's lock, and is still the same. A session that the server has ended shows that
+    by a socket that can be read, which costs no round trip.
     """
     server.run(_look)
     return f"_{server.owner}_" in name

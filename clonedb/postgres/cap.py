@@ -20,14 +20,16 @@ _HEEDED = 2.0  # seconds for which a call for room is heeded
 _CALLS = 0.5  # seconds between two calls
 _QUEUE, _WAITING = 2**31 - 1, 2**31 - 2  # beside the slots, which are numbered from 0
 
-# The locks of one prefix that sessions have whose maintenance database is another one, each with its number.
+# The locks of one prefix that sessions have whose maintenance database is another one, each
+# with its number.
 _ELSEWHERE = """
     (select objid::bigint as number from pg_locks
      where locktype = 'advisory' and objsubid = 2 and granted and classid::bigint = %(group)s
            and database <> (select oid from pg_database where datname = current_database())) elsewhere
 """
 
-# The second look is taken with the lock held: of two sessions that take a slot at once, one at least sees the other.
+# The second look is taken with the lock held: of two sessions that take a slot at once, one at
+# least sees the other.
 _TAKE = f"""
     select n from generate_series(0, %(limit)s::int - 1) n
     where case when n = any(%(mine)s::int[]) or n = any(array(select number from {_ELSEWHERE})) then false
@@ -39,7 +41,8 @@ _TAKE = f"""
 
 _CALLED = f"select exists (select from {_ELSEWHERE} where number = %(queue)s)"  # noqa: S608 - ours
 
-# Whether the sessions that have slots all wait for another one, and this session is the one of them that is told.
+# Whether the sessions that have slots all wait for another one, and this session is the one of
+# them that is told.
 _STUCK = """
     with ours as (
         select pid, objid::bigint as number from pg_locks
@@ -62,16 +65,19 @@ H = TypeVar("H", bound=Holder)
 class Cap:
     """The slots of this process on one server, and its waiting for one when all are taken.
 
-    A slot is an advisory lock of the process's own session with the maintenance database, so that the server gives it
-    back when the session of its owner ends; to take one costs a round trip. A process that finds no free slot sends
-    NOTIFY. The other processes receive it with the reply to their next query, at no cost: they drop what they have made
-    ahead or keep for later, and wait in line for their next one. Of the waiting processes one looks for a slot at a
-    time.
+    A slot is an advisory lock of the process's own session with the maintenance database, so
+    that the server gives it back when the session of its owner ends; to take one costs a round
+    trip. A process that finds no free slot sends NOTIFY. The other processes receive it with
+    the reply to their next query, at no cost: they drop what they have made ahead or keep for
+    later, and wait in line for their next one. Of the waiting processes one looks for a slot at
+    a time.
 
-    PostgreSQL scopes both, locks and NOTIFY, to the maintenance database. Processes that set another one count all the
-    same: their locks are looked up in pg_locks, and the one of those who wait stands for their NOTIFY.
+    PostgreSQL scopes both, locks and NOTIFY, to the maintenance database. Processes that set
+    another one count all the same: their locks are looked up in pg_locks, and the one of those
+    who wait stands for their NOTIFY.
 
-    `pause` waits for some seconds; `others_work` says whether another thread of this process has a clone and goes on.
+    `pause` waits for some seconds; `others_work` says whether another thread of this process
+    has a clone and goes on.
     """
 
     def __init__(
@@ -88,7 +94,9 @@ class Cap:
         self._others_work = others_work
         self._limit = server.config.max_clones
         digest = hashlib.sha256(f"clonedb clones {server.config.prefix}".encode()).digest()
-        self._group = int.from_bytes(digest[:4], "big") >> 1  # the first half of a key of two halves
+        self._group = (
+            int.from_bytes(digest[:4], "big") >> 1
+        )  # the first half of a key of two halves
         self._channel = f"clonedb_room_{server.config.prefix}"
         self._pid = getpid()
         self._backend: int | None = None
@@ -113,7 +121,8 @@ class Cap:
     def take(self, make_room: Callable[[], None]) -> int:
         """A slot, which may be waited for; `make_room` gives up what this process itself could do without.
 
-        Raises LockTimeoutError after lock_timeout, and ConfigError when all who have one wait for another.
+        Raises LockTimeoutError after lock_timeout, and ConfigError when all who have one wait
+        for another.
         """
         if not self.called and (slot := self.try_take()) is not None:
             return slot
@@ -147,6 +156,7 @@ class Cap:
         if self._pid != getpid():  # they are the parent's
             self._pid = getpid()
             self._mine.clear()
+
         if self._backend != (backend := connection.info.backend_pid):
             from psycopg import sql
 
@@ -155,7 +165,9 @@ class Cap:
             if self._mine:
                 query = "select pg_try_advisory_lock(%s::int, n) from unnest(%s::int[]) n"
                 connection.execute(query, [self._group, list(self._mine)])
+
             self._backend = backend
+
         return connection
 
     def _ask(self, connection: Connection[Any]) -> None:
@@ -191,11 +203,13 @@ class Cap:
                 if first and now >= call:
                     call = now + _CALLS
                     self._server.rows("select pg_notify(%s, '')", [self._channel])
+
                 if now - start >= config.lock_timeout:
                     raise LockTimeoutError(
                         f"waited {now - start:.0f} s for room for a clone on {self._server.about}: {self._full()};"
                         " raise it, run fewer workers, or wait longer (lock_timeout)"
                     )
+
                 if now - start >= said + 1.0:
                     said += 1
                     self._require_that_somebody_works()
@@ -203,10 +217,13 @@ class Cap:
                         f"waiting for room for a clone: {self._full()}"
                         f" ({now - start:.0f} s; lock_timeout = {config.lock_timeout:g} s)"
                     )
+
                 self._pause(pause)
                 pause = min(pause * 1.3, 0.02 if first else 0.1)
         finally:
-            with contextlib.suppress(Exception):  # of a session that is gone nothing is left to be released
+            with contextlib.suppress(
+                Exception
+            ):  # of a session that is gone nothing is left to be released
                 self._server.run(self._leave, first=first)
 
     def _full(self) -> str:
@@ -216,8 +233,8 @@ class Cap:
     def _require_that_somebody_works(self) -> None:
         """Raises ConfigError when no holder of a clone can go on without one more.
 
-        That a session waits is said by a lock, which it shares from its first second of waiting on, while no other
-        thread of its process works.
+        That a session waits is said by a lock, which it shares from its first second of waiting
+        on, while no other thread of its process works.
         """
 
         def look(connection: Connection[Any]) -> bool:
@@ -226,6 +243,7 @@ class Cap:
                 change = self._release if works else self._lock
                 change(connection, _WAITING, shared=True)
                 self._says_so = not works
+
             values = {"group": self._group, "limit": self._limit, "waiting": _WAITING}
             row = None if works else connection.execute(_STUCK, values).fetchone()
             return bool(row and row[0])
@@ -245,9 +263,13 @@ class Cap:
 
     def _lock(self, connection: Connection[Any], number: int, *, shared: bool = False) -> bool:
         function = "pg_try_advisory_lock_shared" if shared else "pg_try_advisory_lock"
-        row = connection.execute(f"select {function}(%s::int, %s::int)", [self._group, number]).fetchone()
+        row = connection.execute(
+            f"select {function}(%s::int, %s::int)", [self._group, number]
+        ).fetchone()
         return bool(row and row[0])
 
-    def _release(self, connection: Connection[Any], number: int, *, shared: bool = False) -> None:
+    def _release(
+        self, connection: Connection[Any], number: int, *, shared: bool = False
+    ) -> None:
         function = "pg_advisory_unlock_shared" if shared else "pg_advisory_unlock"
         connection.execute(f"select {function}(%s::int, %s::int)", [self._group, number])

@@ -17,15 +17,20 @@ __all__ = ["ClientSession", "end_open_sessions", "given_time", "left_open"]
 
 _GRACE = 0.025  # seconds in which a session may go by itself, even one that its client holds open at the moment
 _LONGEST = 1.0  # seconds for one whose client has closed it, or which is unknown here
-_HELD = ("01", "08")  # the kernel's ESTABLISHED and CLOSE_WAIT: a TCP socket that this side has not closed
+_HELD = (
+    "01",
+    "08",
+)  # the kernel's ESTABLISHED and CLOSE_WAIT: a TCP socket that this side has not closed
 
 
 class ClientSession(NamedTuple):
-    """A client's session: its process, what it calls itself, what it is doing (`idle in transaction`), and its last
-    statement. `address` and `port` are the client's as the server sees them; None and -1 with a Unix socket.
+    """A client's session: its process, what it calls itself, what it is doing (`idle in
+    transaction`), and its last statement. `address` and `port` are the client's as the server
+    sees them; None and -1 with a Unix socket.
 
-    `client` is false for what is connected without a client: a background worker, or replication. `closed` says that
-    the client has closed it, so that only its process at the server is left.
+    `client` is false for what is connected without a client: a background worker, or
+    replication. `closed` says that the client has closed it, so that only its process at the
+    server is left.
     """
 
     pid: int
@@ -38,7 +43,9 @@ class ClientSession(NamedTuple):
     closed: bool = False
 
 
-def end_open_sessions(connection: Connection[Any], name: str, *, keep: Collection[int] = ()) -> list[ClientSession]:
+def end_open_sessions(
+    connection: Connection[Any], name: str, *, keep: Collection[int] = ()
+) -> list[ClientSession]:
     """End every session of a database that its client has not closed, but those to `keep`, and say which those were."""
     found = left_open(connection, name, keep=keep)
     if found:
@@ -46,16 +53,21 @@ def end_open_sessions(connection: Connection[Any], name: str, *, keep: Collectio
     return [one for one in found if not one.closed]
 
 
-def left_open(connection: Connection[Any], name: str, *, keep: Collection[int] = ()) -> list[ClientSession]:
+def left_open(
+    connection: Connection[Any], name: str, *, keep: Collection[int] = ()
+) -> list[ClientSession]:
     """The client sessions of a database, but those to `keep`, that are still there after they were given time."""
-    return given_time(lambda: [one for one in _open_sessions(connection, name) if one.pid not in keep])
+    return given_time(
+        lambda: [one for one in _open_sessions(connection, name) if one.pid not in keep]
+    )
 
 
 def given_time(look: Callable[[], list[ClientSession]]) -> list[ClientSession]:
     """What `look` finds after those sessions had time to go by themselves.
 
-    A client's close() returns before its server process has ended, on a loaded machine long before: 25 ms are given to
-    each session, and a second to one that its client is not known to hold open.
+    A client's close() returns before its server process has ended, on a loaded machine long
+    before: 25 ms are given to each session, and a second to one that its client is not known to
+    hold open.
     """
     start = monotonic()
     while found := look():
@@ -63,27 +75,42 @@ def given_time(look: Callable[[], list[ClientSession]]) -> list[ClientSession]:
         if waited < _GRACE:
             sleep(0.0005)
             continue
+
         states = _states(found)
-        if waited >= _LONGEST or all(not one.client or states.get(one.pid) in _HELD for one in found):
-            return [one._replace(closed=states.get(one.pid, _HELD[0]) not in _HELD) for one in found]
+        if waited >= _LONGEST or all(
+            not one.client or states.get(one.pid) in _HELD for one in found
+        ):
+            return [
+                one._replace(closed=states.get(one.pid, _HELD[0]) not in _HELD) for one in found
+            ]
+
         sleep(0.005)
+
     return []
 
 
 def _states(sessions: Iterable[ClientSession]) -> dict[int, str]:
     """The states of the clients' ends of TCP connections, by the pids of the server's processes.
 
-    Missing are connections by Unix sockets, clients on other machines, and all of them where there is no /proc.
+    Missing are connections by Unix sockets, clients on other machines, and all of them where
+    there is no /proc.
     """
-    ends = {f"{_hexadecimal(one.address)}:{one.port:04X}": one.pid for one in sessions if one.address and one.port}
+    ends = {
+        f"{_hexadecimal(one.address)}:{one.port:04X}": one.pid
+        for one in sessions
+        if one.address and one.port
+    }
     found: dict[int, str] = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6") if ends else ():
         with contextlib.suppress(OSError), open(table, encoding="ascii") as file:  # noqa: PTH123 - quicker
             for line in file:
                 local, _, state = line.split(maxsplit=4)[1:4]
-                # the same end may have been that of a connection with another server, of which the kernel still knows
+
+                # the same end may have been that of a connection with another server, of which
+                # the kernel still knows
                 if local in ends and found.get(ends[local]) not in _HELD:
                     found[ends[local]] = state
+
     return found
 
 

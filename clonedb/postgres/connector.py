@@ -31,8 +31,9 @@ _PAUSE = 0.1  # seconds between two attempts
 class Connector:
     """Connects to one server by one way; `about` names it, `say` is told when it is waited for.
 
-    `ending` tells the end of the log of a server that clonedb runs itself, when that does not answer; it is None where
-    another process starts the server again when it has gone, and where variables of libpq may be meant for it.
+    `ending` tells the end of the log of a server that clonedb runs itself, when that does not
+    answer; it is None where another process starts the server again when it has gone, and where
+    variables of libpq may be meant for it.
     """
 
     def __init__(
@@ -44,8 +45,15 @@ class Connector:
         *,
         ending: Callable[[], str] | None,
     ) -> None:
-        timeout = str(max(2, round(config.connect_timeout)))  # libpq counts whole seconds, 2 at least
-        self._keywords = {"connect_timeout": timeout, "application_name": "clonedb", **own, "client_encoding": "UTF8"}
+        timeout = str(
+            max(2, round(config.connect_timeout))
+        )  # libpq counts whole seconds, 2 at least
+        self._keywords = {
+            "connect_timeout": timeout,
+            "application_name": "clonedb",
+            **own,
+            "client_encoding": "UTF8",
+        }
         self._config = config
         self._about = about
         self._say = say
@@ -56,9 +64,10 @@ class Connector:
     def connect(self, database: str, **keywords: Any) -> Connection[Any]:
         """A connection to a database; keywords are those of `psycopg.connect`.
 
-        The server sends UTF-8, whichever encoding the database has: in that of a database with SQL_ASCII psycopg would
-        give bytes instead of texts. Waits while the server starts or recovers from a crash, and for some seconds where
-        it was there before. A second time that is not done in vain. Raises ServerError.
+        The server sends UTF-8, whichever encoding the database has: in that of a database with
+        SQL_ASCII psycopg would give bytes instead of texts. Waits while the server starts or
+        recovers from a crash, and for some seconds where it was there before. A second time
+        that is not done in vain. Raises ServerError.
         """
         import psycopg
 
@@ -68,16 +77,22 @@ class Connector:
         while True:
             try:
                 with contextlib.nullcontext() if self._ending is None else unset():
-                    connection = psycopg.connect("", autocommit=True, prepare_threshold=None, **merged)
+                    connection = psycopg.connect(
+                        "", autocommit=True, prepare_threshold=None, **merged
+                    )
             except psycopg.OperationalError as error:
                 found = self._state(error, merged)
-                why, seconds = ("", 0.0) if self._given_up else self._reason_to_wait(found, error)
+                why, seconds = (
+                    ("", 0.0) if self._given_up else self._reason_to_wait(found, error)
+                )
                 if monotonic() - start >= seconds:
                     self._given_up = bool(seconds) or self._given_up
                     raise self._failure(database, error, found) from None
+
                 if not said:
                     self._say(f"{self._about} {why}; waiting (for {seconds:g} s at most)")
                     said = True
+
                 sleep(_PAUSE)
             else:
                 self._reached = True
@@ -88,21 +103,28 @@ class Connector:
     def _state(error: Exception, keywords: Mapping[str, Any]) -> Ping:
         """What the server does at the moment.
 
-        libpq tells the SQLSTATE of a refusal to its function for pings only; its text may be in any language.
+        libpq tells the SQLSTATE of a refusal to its function for pings only; its text may be in
+        any language.
         """
         from psycopg import pq
         from psycopg.conninfo import make_conninfo
 
         if "the database system is" in str(error):
             return pq.Ping.REJECT
-        return pq.Ping(pq.PGconn.ping(make_conninfo("", **{**keywords, "connect_timeout": "2"}).encode()))
+        return pq.Ping(
+            pq.PGconn.ping(make_conninfo("", **{**keywords, "connect_timeout": "2"}).encode())
+        )
 
     def _reason_to_wait(self, state: Ping, error: Exception) -> tuple[str, float]:
         """Why, and for how many seconds, it is worth waiting."""
         from psycopg import pq
 
         if state == pq.Ping.REJECT:
-            return "accepts no connections yet: it is starting, or recovering from a crash", _RECOVERY
+            return (
+                "accepts no connections yet: it is starting, or recovering from a crash",
+                _RECOVERY,
+            )
+
         if self._is_crowded(error):
             return "has no connection left", _CROWDED
         if state == pq.Ping.NO_RESPONSE and self._reached and self._ending is None:
@@ -125,16 +147,23 @@ class Connector:
                 f"{cannot}; close connections, or end the processes that have them"
                 f" (connections to its port by account: {clients or 'unknown'})"
             )
+
         if self._ending is None:
             return ServerError(
                 f"{cannot}; check that it runs, and its host, port, user and password"
                 f" (url is from {config.source('url')}; connect_timeout = {config.connect_timeout:g} s)"
             )
-        if state == pq.Ping.OK and database == config.maintenance_database and "does not exist" in reason:
+
+        if (
+            state == pq.Ping.OK
+            and database == config.maintenance_database
+            and "does not exist" in reason
+        ):
             return ServerError(
                 f"{cannot}; a migration or a test has dropped it, and nothing works here without it: run"
                 " `clonedb server reset`, after which the server begins anew"
             )
+
         if state == pq.Ping.OK:
             return ServerError(cannot)
         return ServerError(f"{cannot}; {self._ending()}")

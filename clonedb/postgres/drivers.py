@@ -1,8 +1,9 @@
 """The drivers' functions that connect, watched in this process: psycopg's, psycopg2's and asyncpg's.
 
-Each is caught where all ways to connect meet, inside of the driver, and not by the public name: that is imported into
-users' modules (`from psycopg import connect`) long before a test begins, replaced by tests' own monkeypatches, and
-passed by when a pool connects. SQLAlchemy's engines connect by the same drivers.
+Each is caught where all ways to connect meet, inside of the driver, and not by the public name:
+that is imported into users' modules (`from psycopg import connect`) long before a test begins,
+replaced by tests' own monkeypatches, and passed by when a pool connects. SQLAlchemy's engines
+connect by the same drivers.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ Guard = Callable[[list[Any], Mapping[str, Any]], None]
 class PatchedDrivers(ABC):
     """Replaces functions of the drivers, from `install` to `uninstall`.
 
-    No driver is imported for that. One that is imported later is patched then, by a finder in `sys.meta_path`.
+    No driver is imported for that. One that is imported later is patched then, by a finder in
+    `sys.meta_path`.
     """
 
     def __init__(self) -> None:
@@ -53,11 +55,18 @@ class PatchedDrivers(ABC):
 
     def install(self) -> None:
         """Patch the drivers that are there, and wait for the others."""
-        for name, patch in (("psycopg", self._psycopg), ("psycopg2", self._psycopg2), ("asyncpg", self._asyncpg)):
+        for name, patch in (
+            ("psycopg", self._psycopg),
+            ("psycopg2", self._psycopg2),
+            ("asyncpg", self._asyncpg),
+        ):
             if isinstance(sys.modules.get(name), ModuleType):
-                patch(importlib.import_module(name))  # which waits for a thread that is just importing it
+                patch(
+                    importlib.import_module(name)
+                )  # which waits for a thread that is just importing it
             elif name not in sys.modules:  # where None and mocks of tests stand, too
                 self._waiting[name] = patch
+
         sys.meta_path.insert(0, self)
 
     def uninstall(self) -> None:
@@ -68,7 +77,9 @@ class PatchedDrivers(ABC):
         while self._undo:
             self._undo.pop()()
 
-    def find_spec(self, name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
+    def find_spec(
+        self, name: str, _path: object = None, _target: object = None
+    ) -> ModuleSpec | None:
         """Find nothing but a driver that is waited for, and that as everybody else would."""
         patch = self._waiting.pop(name, None)
         if patch is None:
@@ -77,6 +88,7 @@ class PatchedDrivers(ABC):
         if spec is None or spec.loader is None:
             self._waiting[name] = patch  # it may be installed later
             return spec
+
         execute = spec.loader.exec_module
 
         def execute_and_patch(module: ModuleType) -> None:
@@ -89,8 +101,11 @@ class PatchedDrivers(ABC):
     def _replace(self, home: Any, name: str, wrap: Callable[[Any], Any]) -> None:
         """Put a wrapper in the place of something that a module or a class has, until `uninstall`."""
         was = getattr(home, "__dict__", {}).get(name)
-        if was is None:  # no driver, or a version that we do not know: its connections are made unseen
+        if (
+            was is None
+        ):  # no driver, or a version that we do not know: its connections are made unseen
             return
+
         wrapper = wrap(was)
         setattr(home, name, wrapper)
 
@@ -150,8 +165,8 @@ class WatchedDrivers(PatchedDrivers):
     def _asyncpg(self, asyncpg: ModuleType) -> None:
         """Watch what `asyncpg.connect` and its pools call with keywords only.
 
-        `asyncpg.connect` gets to know application_name and require_auth: SQLAlchemy hands them on from a URL whose
-        driver a test has changed to asyncpg.
+        `asyncpg.connect` gets to know application_name and require_auth: SQLAlchemy hands them
+        on from a URL whose driver a test has changed to asyncpg.
         """
 
         def wrap(was: Callable[..., Any]) -> Callable[..., Any]:
@@ -159,7 +174,11 @@ class WatchedDrivers(PatchedDrivers):
             async def connect(**keywords: Any) -> Any:
                 __tracebackhide__ = True
                 settings = keywords.get("server_settings") or {}
-                self._look(keywords.get("dsn"), keywords.get("passfile"), settings.get("application_name"))
+                self._look(
+                    keywords.get("dsn"),
+                    keywords.get("passfile"),
+                    settings.get("application_name"),
+                )
                 self._guard([], keywords)
                 return await was(**keywords)
 
@@ -167,11 +186,17 @@ class WatchedDrivers(PatchedDrivers):
 
         def wrap_public(was: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(was)
-            async def connect(*arguments: Any, application_name: str | None = None, **keywords: Any) -> Any:
+            async def connect(
+                *arguments: Any, application_name: str | None = None, **keywords: Any
+            ) -> Any:
                 keywords.pop("require_auth", None)  # libpq's, and nothing that asyncpg could do
                 if application_name is not None:
                     settings = keywords.get("server_settings") or {}
-                    keywords["server_settings"] = {"application_name": application_name, **settings}
+                    keywords["server_settings"] = {
+                        "application_name": application_name,
+                        **settings,
+                    }
+
                 return await was(*arguments, **keywords)
 
             return connect

@@ -1,7 +1,7 @@
 """Connections of this process's drivers to an embedded server, which libpq's variables in the shell do not reach.
 
-They were meant for another server: a PGSERVICE that is not there and a PGTZ that is no time zone fail every connection
-by libpq, and no parameter takes them back.
+They were meant for another server: a PGSERVICE that is not there and a PGTZ that is no time
+zone fail every connection by libpq, and no parameter takes them back.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ __all__ = ["EmbeddedConnections"]
 class EmbeddedConnections(PatchedDrivers):
     """Unsets the variables that were found here while a driver connects to a port of this machine.
 
-    A variable that a test sets to another value is meant, and stays. `answers` are the parameters with which the URLs
-    that are handed out take variables back: asyncpg would send those that it does not know to the server, and psycopg2
-    brings a libpq that may be older than psycopg's, so that they get such a URL without.
+    A variable that a test sets to another value is meant, and stays. `answers` are the
+    parameters with which the URLs that are handed out take variables back: asyncpg would send
+    those that it does not know to the server, and psycopg2 brings a libpq that may be older
+    than psycopg's, so that they get such a URL without.
     """
 
     def __init__(self, port: int, answers: Mapping[str, str]) -> None:
@@ -61,7 +62,9 @@ class EmbeddedConnections(PatchedDrivers):
             url = DatabaseURL.parse(text)
         except ConfigError:
             return text
-        return url.replace(query=tuple(pair for pair in url.query if pair not in self._answers)).render()
+        return url.replace(
+            query=tuple(pair for pair in url.query if pair not in self._answers)
+        ).render()
 
     def _psycopg(self, psycopg: ModuleType) -> None:
         """Patch the generator that connects, synchronously or not: libpq reads the variables in any of its steps."""
@@ -100,7 +103,11 @@ class EmbeddedConnections(PatchedDrivers):
                 __tracebackhide__ = True
                 if not self._are_meant([dsn], keywords):
                     return was(dsn, **keywords)
-                kept = {name: value for name, value in keywords.items() if (name, value) not in self._answers}
+                kept = {
+                    name: value
+                    for name, value in keywords.items()
+                    if (name, value) not in self._answers
+                }
                 return was(dsn and self._without_answers(dsn), **kept)
 
             return make_dsn

@@ -29,7 +29,8 @@ _LEAST = 32 * 1024**2  # bytes that a database has grown by, before its sessions
 class Growth:
     """A thread that looks at the memory, and ends the sessions of the process's database that has grown the most.
 
-    Each process looks after its own databases, so that it can tell its tests. Data on a disk are not watched.
+    Each process looks after its own databases, so that it can tell its tests. Data on a disk
+    are not watched.
     """
 
     def __init__(self, server: Server) -> None:
@@ -45,7 +46,9 @@ class Growth:
         if directory is not None and memory_at(directory) is not None:
             self._stop = threading.Event()
             arguments = self._stop, directory
-            self._thread = threading.Thread(target=self._work, args=arguments, name="clonedb-growth", daemon=True)
+            self._thread = threading.Thread(
+                target=self._work, args=arguments, name="clonedb-growth", daemon=True
+            )
             self._thread.start()
 
     def close(self) -> None:
@@ -70,7 +73,9 @@ class Growth:
     def _end_the_largest(self, memory: Memory) -> None:
         server = self._server
         database = server.config.maintenance_database
-        with contextlib.closing(server.connect(database, application_name="clonedb growth")) as own:
+        with contextlib.closing(
+            server.connect(database, application_name="clonedb growth")
+        ) as own:
             grown = _grown(own, server.config.prefix, server.owner)
             if not grown:
                 return
@@ -90,9 +95,14 @@ class Growth:
 
 def _grown(connection: Connection[Any], prefix: str, owner: str) -> Mapping[str, int]:
     """The owner's databases that have grown by what is worth ending sessions for: the bytes of each."""
-    names = [name for found in sql.databases(connection, prefix) if (name := parse(prefix, found.name))]
+    names = [
+        name
+        for found in sql.databases(connection, prefix)
+        if (name := parse(prefix, found.name))
+    ]
     growth = {
-        name.text: sql.database_size(connection, name.text) - _first_size(connection, name, names)
+        name.text: sql.database_size(connection, name.text)
+        - _first_size(connection, name, names)
         for name in names
         if name.owner == owner
     }
@@ -102,6 +112,10 @@ def _grown(connection: Connection[Any], prefix: str, owner: str) -> Mapping[str,
 def _first_size(connection: Connection[Any], name: Name, names: list[Name]) -> int:
     """The bytes of a database when it was made: a clone's are its template's."""
     for other in names:
-        if name.kind == "clone" and other.kind == "template" and other.fingerprint.startswith(name.fingerprint):
+        if (
+            name.kind == "clone"
+            and other.kind == "template"
+            and other.fingerprint.startswith(name.fingerprint)
+        ):
             return sql.database_size(connection, other.text)
     return EMPTY

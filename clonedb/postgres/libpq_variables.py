@@ -26,12 +26,23 @@ __all__ = [
 ]
 
 PLACE_VARIABLES = MappingProxyType(
-    {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGPASSWORD": "password", "PGDATABASE": "dbname"}
+    {
+        "PGHOST": "host",
+        "PGPORT": "port",
+        "PGUSER": "user",
+        "PGPASSWORD": "password",
+        "PGDATABASE": "dbname",
+    }
 )
 """The variables that say where a connection goes, each with its parameter."""
 
 ASYNCPG = MappingProxyType(
-    {"sslmode": "ssl", "ssl": "ssl", "target_session_attrs": "target_session_attrs", "passfile": "passfile"}
+    {
+        "sslmode": "ssl",
+        "ssl": "ssl",
+        "target_session_attrs": "target_session_attrs",
+        "passfile": "passfile",
+    }
 )
 """What asyncpg reads of the environment, too, or takes of a URL, each with its own name for it."""
 
@@ -42,9 +53,11 @@ SHAPING = ("PGOPTIONS", "PGTZ", "PGDATESTYLE", "PGGEQO", "PGCLIENTENCODING")
 _SETTINGS = ("PGTZ", "PGDATESTYLE", "PGGEQO")
 _FILES = ("PGSERVICE", "PGSERVICEFILE", "PGSYSCONFDIR")
 
-_GIVEN = frozenset({*PLACE_VARIABLES.values(), "passfile", "application_name", "service", "servicefile"})
-# libpq has no value of its own for these; an empty one it refuses, or SQLAlchemy leaves it out of a URL. Others name
-# files for TLS, which the embedded server does not speak.
+_GIVEN = frozenset(
+    {*PLACE_VARIABLES.values(), "passfile", "application_name", "service", "servicefile"}
+)
+# libpq has no value of its own for these; an empty one it refuses, or SQLAlchemy leaves it out
+# of a URL. Others name files for TLS, which the embedded server does not speak.
 _NEUTRAL = MappingProxyType(
     {
         "client_encoding": "UTF8",
@@ -73,14 +86,19 @@ def _options() -> list[ConninfoOption]:
 
 def defaults() -> Mapping[str, str]:
     """What libpq takes now for a parameter that is not given, from PG* variables and the service PGSERVICE names."""
-    return {option.keyword.decode(): option.val.decode() for option in _options() if option.val is not None}
+    return {
+        option.keyword.decode(): option.val.decode()
+        for option in _options()
+        if option.val is not None
+    }
 
 
 def against_environment() -> dict[str, str]:
     """The parameters that the environment changes, each with the value that it has without that, on this machine.
 
-    Given with a connection they take the environment's effect away: PGSSLMODE=require would refuse a server without
-    TLS, a PGHOSTADDR wins over any host. Where a connection goes, and as whom, is not among them but for that address.
+    Given with a connection they take the environment's effect away: PGSSLMODE=require would
+    refuse a server without TLS, a PGHOSTADDR wins over any host. Where a connection goes, and
+    as whom, is not among them but for that address.
     """
     found = {}
     for option in _options():
@@ -92,19 +110,30 @@ def against_environment() -> dict[str, str]:
     return found
 
 
-def leading_to(environment: Mapping[str, str], keywords: Mapping[str, str], *, alone: bool) -> dict[str, str]:
+def leading_to(
+    environment: Mapping[str, str], keywords: Mapping[str, str], *, alone: bool
+) -> dict[str, str]:
     """An environment in which libpq's variables lead to what `keywords` name, for another program.
 
-    A service and an address would win over the host. `alone` takes every other variable of libpq's away as well, which
-    were not meant for this server.
+    A service and an address would win over the host. `alone` takes every other variable of
+    libpq's away as well, which were not meant for this server.
     """
     unfit: set[str] = set()
     if "host" in keywords:
         unfit |= {"PGSERVICE", "PGHOSTADDR"}
     if alone:
-        unfit |= {*_SETTINGS, *_FILES, *(option.envvar.decode() for option in _options() if option.envvar)}
+        unfit |= {
+            *_SETTINGS,
+            *_FILES,
+            *(option.envvar.decode() for option in _options() if option.envvar),
+        }
+
     kept = {name: value for name, value in environment.items() if name not in unfit}
-    return kept | {name: keywords[keyword] for name, keyword in PLACE_VARIABLES.items() if keyword in keywords}
+    return kept | {
+        name: keywords[keyword]
+        for name, keyword in PLACE_VARIABLES.items()
+        if keyword in keywords
+    }
 
 
 def answering(keywords: Mapping[str, str]) -> dict[str, str]:
@@ -112,13 +141,19 @@ def answering(keywords: Mapping[str, str]) -> dict[str, str]:
     return {
         option.envvar.decode(): keywords[name]
         for option in _options()
-        if option.envvar is not None and (name := option.keyword.decode()) in keywords and name not in _GIVEN
+        if option.envvar is not None
+        and (name := option.keyword.decode()) in keywords
+        and name not in _GIVEN
     }
 
 
 def affecting() -> dict[str, str]:
     """The variables that are set now, and change connections whose place is given; each with its value."""
-    names = {*_SETTINGS, *_FILES, *(option.envvar.decode() for option in _options() if option.envvar)}
+    names = {
+        *_SETTINGS,
+        *_FILES,
+        *(option.envvar.decode() for option in _options() if option.envvar),
+    }
     return _UNSET.values(sorted(names - {*PLACE_VARIABLES, "PGAPPNAME", "PGPASSFILE"}))
 
 
@@ -138,7 +173,9 @@ class _Unset:
 
     def enter(self, variables: Mapping[str, str]) -> list[str]:
         """Unset those that have these values: the names, for `leave`."""
-        names = [name for name, value in self.values(variables).items() if value == variables[name]]
+        names = [
+            name for name, value in self.values(variables).items() if value == variables[name]
+        ]
         with self._lock:
             for name in names:
                 self._contexts[name] += 1

@@ -21,8 +21,9 @@ _LIMIT = 30.0  # seconds after which the process that holds the lock counts as s
 class LocalLeases:
     """The locked files of one process, each named after an owner of databases or a template in use.
 
-    An advisory lock ends with its session, which an administrator, a proxy or a crash of the server may end while the
-    process goes on. The kernel gives a file lock back when the process ends, and at no other time.
+    An advisory lock ends with its session, which an administrator, a proxy or a crash of the
+    server may end while the process goes on. The kernel gives a file lock back when the process
+    ends, and at no other time.
     """
 
     def __init__(self, config: Config) -> None:
@@ -32,7 +33,8 @@ class LocalLeases:
     def take(self, name: str) -> None:
         """Lock the file of a name until `close`; several processes may.
 
-        Raises ServerError as PrivateDirectory, and when another process holds the lock alone for too long.
+        Raises ServerError as PrivateDirectory, and when another process holds the lock alone
+        for too long.
         """
         if name in self._held:
             return
@@ -45,7 +47,9 @@ class LocalLeases:
                     f"waited {_LIMIT:g} s for the lock on {str(files.path / name)!r}, which another process holds (it"
                     " may be stopped; `fuser` of that file tells which); end that process and try again"
                 )
+
             sleep(_LOOK)
+
         self._held[name] = descriptor
 
     def forget(self) -> None:

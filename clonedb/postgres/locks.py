@@ -1,8 +1,9 @@
 """Advisory locks on the maintenance database: the truth across processes, runs and hosts.
 
-PostgreSQL scopes them to the database of the session that takes them, which is the maintenance database. All processes that share
-a server may have set another one, so that a lock counts as held in whichever database it is. They are of the session:
-the server gives them back when the session of their owner ends.
+PostgreSQL scopes them to the database of the session that takes them, which is the maintenance
+database. All processes that share a server may have set another one, so that a lock counts as
+held in whichever database it is. They are of the session: the server gives them back when the
+session of their owner ends.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def role_key(role: str) -> int:
 
 
 def room_key(purpose: str) -> int:
-    """The locks about room in memory: held while a database is made (`turn`), and shared by all who wait (`waiting`)."""
+    """The locks about room in memory: `turn` while a database is made, `waiting` shared by all who wait."""
     return _key("room", purpose)
 
 
@@ -73,8 +74,8 @@ def _key(purpose: str, name: str) -> int:
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
-# CASE looks at the other databases after the lock was taken: of two sessions that do so at once, one at least sees the
-# other.
+# CASE looks at the other databases after the lock was taken: of two sessions that do so at
+# once, one at least sees the other.
 _TRY = """
     select case
     when case when %(shared)s then pg_try_advisory_lock_shared(%(key)s) else pg_try_advisory_lock(%(key)s) end
@@ -96,12 +97,18 @@ def try_lock(connection: Connection[Any], key: int, *, shared: bool = False) -> 
 
 def release(connection: Connection[Any], key: int, *, shared: bool = False) -> None:
     """Give a lock back, which was taken as it is said here: shared or not."""
-    query = "select pg_advisory_unlock_shared(%s)" if shared else "select pg_advisory_unlock(%s)"
+    query = (
+        "select pg_advisory_unlock_shared(%s)" if shared else "select pg_advisory_unlock(%s)"
+    )
     connection.execute(query, [key])
 
 
 def wait_for_lock(
-    connection: Connection[Any], key: int, *, timeout: float, waiting: Callable[[float], None] | None = None
+    connection: Connection[Any],
+    key: int,
+    *,
+    timeout: float,
+    waiting: Callable[[float], None] | None = None,
 ) -> bool:
     """Take a lock within `timeout` seconds; `waiting` is told every 50 ms for how many seconds it has been waited."""
     start = monotonic()

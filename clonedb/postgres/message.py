@@ -26,8 +26,9 @@ LIMIT = 600.0
 def ask(connection: PGconn, statements: Iterable[str]) -> Results:
     """Send statements in one message, and wait for the answer.
 
-    A cursor would take 15 us for each of them, more than the server does: descriptions, loaders, a generator. Raises
-    psycopg's errors, after the whole answer has come, and ServerError when none comes.
+    A cursor would take 15 us for each of them, more than the server does: descriptions,
+    loaders, a generator. Raises psycopg's errors, after the whole answer has come, and
+    ServerError when none comes.
     """
     send(connection, statements)
     return answer(connection)
@@ -55,13 +56,20 @@ def answer(connection: PGconn) -> Results:
         while connection.is_busy():
             _wait(connection, select.POLLIN)
             connection.consume_input()
+
         if (result := connection.get_result()) is None:
             break
         if result.status == ExecStatus.TUPLES_OK:
             columns = range(result.nfields)
-            found.append([tuple(result.get_value(row, column) for column in columns) for row in range(result.ntuples)])
+            found.append(
+                [
+                    tuple(result.get_value(row, column) for column in columns)
+                    for row in range(result.ntuples)
+                ]
+            )
         elif result.status != ExecStatus.COMMAND_OK:
             error = error or error_from_result(result)
+
     if error is not None:
         raise error
     return found

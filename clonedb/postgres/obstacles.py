@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Found", "beyond_us", "clear", "find"]
 
-# Nothing that the database or its role was given may act on us: not a role, not a time limit, not a read-only mode.
+# Nothing that the database or its role was given may act on us: not a role, not a time limit,
+# not a read-only mode.
 _SETTINGS = (
     "-c role=none -c search_path=pg_catalog -c default_transaction_read_only=off -c statement_timeout=10s"
     " -c lock_timeout=5s -c client_encoding=UTF8"
@@ -27,7 +28,8 @@ class Found(NamedTuple):
 def find(connection: Connection[Any], name: str, oid: int | None = None) -> list[Found]:
     """The database of a name, and the one that has a number, also if it was renamed.
 
-    Looking for obstacles takes 0.02 ms; DROP DATABASE waits for 5 s before it refuses because of one.
+    Looking for obstacles takes 0.02 ms; DROP DATABASE waits for 5 s before it refuses because
+    of one.
     """
     rows = connection.execute(
         """
@@ -44,20 +46,36 @@ def find(connection: Connection[Any], name: str, oid: int | None = None) -> list
 def clear(connection: Connection[Any], name: str) -> None:
     """Roll back the prepared transactions of a database, and drop its subscriptions, so that it can be dropped.
 
-    Both can be done only by a session in that database, for which it is opened to connections. A subscription's slot
-    at the publisher is left alone: the publisher may be unreachable. (Logical replication slots of the database itself
-    go with DROP DATABASE, once they are unused.) Raises what PostgreSQL says of a role that may not.
+    Both can be done only by a session in that database, for which it is opened to connections.
+    A subscription's slot at the publisher is left alone: the publisher may be unreachable.
+    (Logical replication slots of the database itself go with DROP DATABASE, once they are
+    unused.) Raises what PostgreSQL says of a role that may not.
     """
     from psycopg.sql import SQL, Identifier, Literal
 
-    connection.execute(SQL("alter database {} allow_connections true connection limit -1").format(Identifier(name)))
+    connection.execute(
+        SQL("alter database {} allow_connections true connection limit -1").format(
+            Identifier(name)
+        )
+    )
     with contextlib.closing(_connect_like(connection, name)) as inside:
-        for (transaction,) in inside.execute("select gid from pg_prepared_xacts where database = current_database()"):
+        for (transaction,) in inside.execute(
+            "select gid from pg_prepared_xacts where database = current_database()"
+        ):
             inside.execute(SQL("rollback prepared {}").format(Literal(transaction)))
-        query = "select s.subname from pg_subscription s join pg_database d on d.oid = s.subdbid"
-        for (subscription,) in inside.execute(f"{query} where d.datname = current_database()".encode()).fetchall():
-            for change in ("alter subscription {} disable", "alter subscription {} set (slot_name = none)"):
+
+        query = (
+            "select s.subname from pg_subscription s join pg_database d on d.oid = s.subdbid"
+        )
+        for (subscription,) in inside.execute(
+            f"{query} where d.datname = current_database()".encode()
+        ).fetchall():
+            for change in (
+                "alter subscription {} disable",
+                "alter subscription {} set (slot_name = none)",
+            ):
                 inside.execute(SQL(change).format(Identifier(subscription)))
+
             inside.execute(SQL("drop subscription {}").format(Identifier(subscription)))
 
 
@@ -66,9 +84,15 @@ def _connect_like(connection: Connection[Any], name: str) -> Connection[Any]:
     import psycopg
 
     known: dict[str, Any] = {
-        option.keyword.decode(): option.val.decode() for option in connection.pgconn.info if option.val
+        option.keyword.decode(): option.val.decode()
+        for option in connection.pgconn.info
+        if option.val
     }
-    changed: dict[str, Any] = {"dbname": name, "options": _SETTINGS, "application_name": "clonedb"}
+    changed: dict[str, Any] = {
+        "dbname": name,
+        "options": _SETTINGS,
+        "application_name": "clonedb",
+    }
     return psycopg.connect("", autocommit=True, prepare_threshold=None, **{**known, **changed})
 
 

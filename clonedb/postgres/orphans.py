@@ -12,14 +12,16 @@ if TYPE_CHECKING:
 
 __all__ = ["remove_orphans"]
 
-_FIRST = 16384  # the first number that PostgreSQL gives to what users make (FirstNormalObjectId)
+_FIRST = (
+    16384  # the first number that PostgreSQL gives to what users make (FirstNormalObjectId)
+)
 
 
 def remove_orphans(connection: Connection[Any], data: Path) -> list[int]:
     """Remove the directories in `base` that no database has: their numbers. For the embedded server only.
 
-    PostgreSQL removes them when the statement fails, but not after a crash. One that was changed since the server
-    started may be that of a database which is just being made.
+    PostgreSQL removes them when the statement fails, but not after a crash. One that was
+    changed since the server started may be that of a database which is just being made.
     """
     with os.scandir(data / "base") as entries:
         found = {
@@ -27,10 +29,17 @@ def remove_orphans(connection: Connection[Any], data: Path) -> list[int]:
             for entry in entries
             if entry.name.isdigit() and entry.is_dir(follow_symlinks=False)
         }
-    rows = connection.execute("select oid::bigint, extract(epoch from pg_postmaster_start_time()) from pg_database")
+
+    rows = connection.execute(
+        "select oid::bigint, extract(epoch from pg_postmaster_start_time()) from pg_database"
+    )
     known = {int(oid): float(started) for oid, started in rows}
     started = min(known.values())
-    orphans = [oid for oid, when in found.items() if oid >= _FIRST and oid not in known and when < started]
+    orphans = [
+        oid
+        for oid, when in found.items()
+        if oid >= _FIRST and oid not in known and when < started
+    ]
     for oid in orphans:
         shutil.rmtree(data / "base" / str(oid), ignore_errors=True)
     return orphans

@@ -9,18 +9,31 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.sql import Composed
 
-__all__ = ["apply_settings", "database_settings", "grant_on_database", "grants_on_database", "set_as_stored"]
+__all__ = [
+    "apply_settings",
+    "database_settings",
+    "grant_on_database",
+    "grants_on_database",
+    "set_as_stored",
+]
 
 # pg_dump's list of the settings whose text holds quoted names (GUC_LIST_QUOTE)
 _LISTS_OF_NAMES = frozenset(
     {
-        *("local_preload_libraries", "search_path", "session_preload_libraries", "shared_preload_libraries"),
+        *(
+            "local_preload_libraries",
+            "search_path",
+            "session_preload_libraries",
+            "shared_preload_libraries",
+        ),
         *("temp_tablespaces", "unix_socket_directories"),
     }
 )
 
 
-def database_settings(connection: Connection[Any], name: str) -> list[tuple[str | None, str, str]]:
+def database_settings(
+    connection: Connection[Any], name: str
+) -> list[tuple[str | None, str, str]]:
     """What ALTER DATABASE SET and ALTER ROLE IN DATABASE SET left: (role or None, setting, value)."""
     rows = connection.execute(
         """
@@ -34,7 +47,9 @@ def database_settings(connection: Connection[Any], name: str) -> list[tuple[str 
     return [(row[0], row[1], row[2]) for row in rows]
 
 
-def apply_settings(connection: Connection[Any], name: str, settings: Sequence[Sequence[str | None]]) -> None:
+def apply_settings(
+    connection: Connection[Any], name: str, settings: Sequence[Sequence[str | None]]
+) -> None:
     """Give a clone its template's settings: CREATE DATABASE ... TEMPLATE does not copy them."""
     from psycopg import sql
 
@@ -44,16 +59,22 @@ def apply_settings(connection: Connection[Any], name: str, settings: Sequence[Se
             if role is None:
                 whose = sql.SQL("alter database {}").format(sql.Identifier(name))
             else:
-                whose = sql.SQL("alter role {} in database {}").format(sql.Identifier(role), sql.Identifier(name))
+                whose = sql.SQL("alter role {} in database {}").format(
+                    sql.Identifier(role), sql.Identifier(name)
+                )
+
             assert value is not None  # noqa: S101 - as above
             set_as_stored(connection, whose, setting, value)
 
 
-def set_as_stored(connection: Connection[Any], whose: Composed, setting: str, value: str) -> None:
+def set_as_stored(
+    connection: Connection[Any], whose: Composed, setting: str, value: str
+) -> None:
     """Set a setting to the text that the catalogs have of it, in a transaction; `whose` is `ALTER ROLE ...`.
 
-    The stored text is a literal, but that of a list of quoted names: such a setting is set here and taken from here,
-    as parsing it would be the alternative. (Any other might work here meanwhile: a role, a statement_timeout.)
+    The stored text is a literal, but that of a list of quoted names: such a setting is set here
+    and taken from here, as parsing it would be the alternative. (Any other might work here
+    meanwhile: a role, a statement_timeout.)
     """
     from psycopg import sql
 
@@ -65,12 +86,16 @@ def set_as_stored(connection: Connection[Any], whose: Composed, setting: str, va
         connection.execute(whose + sql.SQL(" set {} to {}").format(name, sql.Literal(value)))
 
 
-def grants_on_database(connection: Connection[Any], name: str) -> list[tuple[str | None, str, bool]] | None:
+def grants_on_database(
+    connection: Connection[Any], name: str
+) -> list[tuple[str | None, str, bool]] | None:
     """Privileges on a database other than its owner's: (role or None for PUBLIC, privilege, grantable).
 
     None when nothing was ever granted or revoked, so that PostgreSQL's defaults hold.
     """
-    row = connection.execute("select datacl is null from pg_database where datname = %s", [name]).fetchone()
+    row = connection.execute(
+        "select datacl is null from pg_database where datname = %s", [name]
+    ).fetchone()
     if row is None or row[0]:
         return None
     rows = connection.execute(
@@ -84,17 +109,25 @@ def grants_on_database(connection: Connection[Any], name: str) -> list[tuple[str
     return [(row[0], row[1], row[2]) for row in rows]
 
 
-def grant_on_database(connection: Connection[Any], name: str, grants: Sequence[Sequence[Any]]) -> None:
+def grant_on_database(
+    connection: Connection[Any], name: str, grants: Sequence[Sequence[Any]]
+) -> None:
     """Give a clone its template's privileges, in place of PostgreSQL's defaults."""
     from psycopg import sql
 
     privileges = {"CONNECT", "CREATE", "TEMPORARY", "TEMP"}
     with connection.transaction():
-        connection.execute(sql.SQL("revoke all on database {} from public").format(sql.Identifier(name)))
+        connection.execute(
+            sql.SQL("revoke all on database {} from public").format(sql.Identifier(name))
+        )
         for role, privilege, grantable in grants:
             if privilege not in privileges:
                 continue
             statement = sql.SQL("grant {} on database {} to {}").format(
-                sql.SQL(privilege), sql.Identifier(name), sql.Identifier(role) if role else sql.SQL("public")
+                sql.SQL(privilege),
+                sql.Identifier(name),
+                sql.Identifier(role) if role else sql.SQL("public"),
             )
-            connection.execute(statement + sql.SQL(" with grant option") if grantable else statement)
+            connection.execute(
+                statement + sql.SQL(" with grant option") if grantable else statement
+            )

@@ -21,11 +21,13 @@ def is_proxied(connection: Connection[Any]) -> bool:
     return sql.own_pid(connection) != connection.info.backend_pid
 
 
-def require_sessions(connection: Connection[Any], connect: Callable[[], Connection[Any]], about: str) -> None:
+def require_sessions(
+    connection: Connection[Any], connect: Callable[[], Connection[Any]], about: str
+) -> None:
     """Raises ServerError for a proxy that gives one session of the server to several clients (transaction pooling).
 
-    A lock taken through it has no owner. It gives a second client the session that the first one, `connection`,
-    is not using at the moment.
+    A lock taken through it has no owner. It gives a second client the session that the first
+    one, `connection`, is not using at the moment.
     """
     with contextlib.closing(connect()) as other:
         shared = sql.own_pid(other) == sql.own_pid(connection)

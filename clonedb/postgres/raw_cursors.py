@@ -23,8 +23,8 @@ def package_of(connection: Any) -> str:
 def hear(connection: Any, listener: Callable[[str], None]) -> bool:
     """Have a listener told of every statement that is about to be sent, by cursors of any kind: False if it cannot be.
 
-    Every cursor of psycopg's, synchronous or not, and its COPY and `stream()` send what a generator yields that they
-    hand to the connection's `wait`.
+    Every cursor of psycopg's, synchronous or not, and its COPY and `stream()` send what a
+    generator yields that they hand to the connection's `wait`.
     """
     driver = driver_of(connection)
     if package_of(connection) != "psycopg":
@@ -38,6 +38,7 @@ def hear(connection: Any, listener: Callable[[str], None]) -> bool:
             for name in ("query", "statement"):
                 if (statement := said.get(name)) is not None:
                     listener(_text(statement, itself()))
+
         return wait(itself(), generator, *arguments, **options)
 
     driver.wait = heard
@@ -47,7 +48,8 @@ def hear(connection: Any, listener: Callable[[str], None]) -> bool:
 def hear_any(connection: Any, listener: Callable[[str], None]) -> None:
     """Have a listener told of every statement that psycopg, psycopg2 or asyncpg sends on a connection.
 
-    The last two's connection objects are changed for that, so that they are not as new any more.
+    The last two's connection objects are changed for that, so that they are not as new any
+    more.
     """
     driver, package = driver_of(connection), package_of(connection)
     if package == "psycopg2":

@@ -18,9 +18,9 @@ __all__ = ["prepare_role"]
 def prepare_role(server: Server) -> None:
     """See to it that the configured role is there and may log in; nothing happens when none is configured.
 
-    Roles live outside databases, so no template brings it. On the embedded server it is created if it is missing, and
-    gets the server's own password; on the user's own server nothing is changed. Raises PermissionDeniedError when it is not
-    there, or may not log in.
+    Roles live outside databases, so no template brings it. On the embedded server it is created
+    if it is missing, and gets the server's own password; on the user's own server nothing is
+    changed. Raises PermissionDeniedError when it is not there, or may not log in.
     """
     role = server.config.role
     if role is None:
@@ -28,11 +28,14 @@ def prepare_role(server: Server) -> None:
     if server.lease is None:
         server.run(_require_login, server, role)
         return
+
     from clonedb.embedded.cluster import ROLE_ITERATIONS, verifier
 
     password = verifier(server.lease.password, ROLE_ITERATIONS)
     key = locks.role_key(role)
-    # of two processes that alter one role at the same moment, one fails: "tuple concurrently updated"
+
+    # of two processes that alter one role at the same moment, one fails: "tuple concurrently
+    # updated"
     server.run(locks.wait_for_lock, key, timeout=5.0)
     try:
         server.run(sql.let_role_log_in, role, password)
@@ -41,7 +44,9 @@ def prepare_role(server: Server) -> None:
 
 
 def _require_login(connection: Connection[Any], server: Server, role: str) -> None:
-    row = connection.execute("select rolcanlogin from pg_roles where rolname = %s", [role]).fetchone()
+    row = connection.execute(
+        "select rolcanlogin from pg_roles where rolname = %s", [role]
+    ).fetchone()
     if row is not None and row[0]:
         return
     said = f"{server.config.source('role')} says that tests connect as it"
@@ -52,6 +57,7 @@ def _require_login(connection: Connection[Any], server: Server, role: str) -> No
             f'{server.about}: there is no role {role!r}{hint}, but {said}; run `CREATE ROLE "{role}" LOGIN PASSWORD'
             " ...` as a superuser and give clonedb that password as CLONEDB_ROLE_PASSWORD"
         )
+
     raise PermissionDeniedError(
         f'{server.about}: role {role!r} may not log in, but {said}; run `ALTER ROLE "{role}" LOGIN PASSWORD ...` as a'
         " superuser and give clonedb that password as CLONEDB_ROLE_PASSWORD"

@@ -30,13 +30,16 @@ _TURN, _WAITING = locks.room_key("turn"), locks.room_key("waiting")
 
 
 @contextlib.contextmanager
-def room_for(server: Server, session: MaintenanceSession, size: int, what: str) -> Iterator[None]:
+def room_for(
+    server: Server, session: MaintenanceSession, size: int, what: str
+) -> Iterator[None]:
     """Room for a database of `size` bytes, which is made in this context; nothing to do unless the data are in memory.
 
-    The share of the memory that they may take is looked at before every database (0.2 ms), by its size in the
-    template's metadata. Where it comes to an end databases are made one by one, so that two who look at the same moment
-    never take the same room. A process that finds none asks the others for it by NOTIFY, as for a slot, and waits as long as
-    one of those that have a clone goes on; a pool's thread, which has a session of its own, does not wait.
+    The share of the memory that they may take is looked at before every database (0.2 ms), by
+    its size in the template's metadata. Where it comes to an end databases are made one by one,
+    so that two who look at the same moment never take the same room. A process that finds none
+    asks the others for it by NOTIFY, as for a slot, and waits as long as one of those that have
+    a clone goes on; a pool's thread, which has a session of its own, does not wait.
 
     Raises ServerError, which names the share and `data = "disk"`.
     """
@@ -61,7 +64,9 @@ def _has_ample_room(server: Server, size: int) -> bool:
 class _Seeker:
     """One who needs room where there is little: in line, then looking, each 20 ms."""
 
-    def __init__(self, server: Server, session: MaintenanceSession, size: int, *, wait: bool) -> None:
+    def __init__(
+        self, server: Server, session: MaintenanceSession, size: int, *, wait: bool
+    ) -> None:
         self._server = server
         self._session = session
         self._size = size
@@ -87,15 +92,19 @@ class _Seeker:
                     f"waiting for room in memory for {what}: files in memory take {shown(memory.used)} of the"
                     f" {shown(memory.limit)} they may ({now - start:.0f} s, {longest:.0f} s at most)"
                 )
+
             if now >= called:
                 called = now + _CALLS
                 self._session.run(self._call)
+
             sleep(_PAUSE)
 
     def _call(self, connection: Connection[Any]) -> None:
         """Be heard by those who have clones ahead or keep them for later (see cap.Cap), and be known to wait."""
         self._is_waiting = self._is_waiting or locks.try_lock(connection, _WAITING, shared=True)
-        connection.execute("select pg_notify(%s, '')", [f"clonedb_room_{self._server.config.prefix}"])
+        connection.execute(
+            "select pg_notify(%s, '')", [f"clonedb_room_{self._server.config.prefix}"]
+        )
 
     def _is_hopeless(self) -> bool:
         """Whether no process goes on that could give room back; of those that wait for each other the first is told."""

@@ -36,11 +36,13 @@ P = ParamSpec("P")
 class Server:
     """A server in use by this process. Closing it gives up the leases, and with them every clone not kept.
 
-    `public` is the URL that is handed out, without a database; `info` what the server said of itself; `owner` the name
-    under which this process owns databases: no process collects them as long as the session that holds its lock lives, or,
-    on this machine, the process itself. `proxied` says whether a proxy is in between, so that what the server says of
-    sessions is the proxy's. `growth` watches this process's databases, where those are in memory. `say` prints what it
-    waits for. `config` has no template's settings: those travel with the template's recipe.
+    `public` is the URL that is handed out, without a database; `info` what the server said of
+    itself; `owner` the name under which this process owns databases: no process collects them
+    as long as the session that holds its lock lives, or, on this machine, the process itself.
+    `proxied` says whether a proxy is in between, so that what the server says of sessions is
+    the proxy's. `growth` watches this process's databases, where those are in memory. `say`
+    prints what it waits for. `config` has no template's settings: those travel with the
+    template's recipe.
     """
 
     def __init__(
@@ -59,10 +61,16 @@ class Server:
         self.say: Callable[[str], None] = say or (lambda _message: None)
         self._access = access
         self._connector = Connector(
-            access.own, config, access.about, self.say, ending=None if lease is None else lease.ending
+            access.own,
+            config,
+            access.about,
+            self.say,
+            ending=None if lease is None else lease.ending,
         )
         self.growth: Growth = Growth(self)
-        self._drivers = None if lease is None else EmbeddedConnections(lease.port, access.answers)
+        self._drivers = (
+            None if lease is None else EmbeddedConnections(lease.port, access.answers)
+        )
         self._maintenance: Connection[Any] | None = None
         self._pid = getpid()
         self._owner: str | None = None
@@ -78,6 +86,7 @@ class Server:
         except BaseException:
             self.close()
             raise
+
         if self._drivers is not None:
             self._drivers.install()
 
@@ -110,7 +119,7 @@ class Server:
             return self._owner
 
     def use(self, template: str) -> bool:
-        """Share a template's lock until the server is closed, so that it is not collected: False if it is being collected."""
+        """Share a template's lock until the server is closed: False if the template is being collected."""
         with self._lock:
             if template not in self._used:
                 if not self.run(locks.try_lock, locks.use_key(template), shared=True):
@@ -128,19 +137,24 @@ class Server:
     def connect(self, database: str, **keywords: Any) -> Connection[Any]:
         """A connection of clonedb's own to a database, in autocommit mode.
 
-        Raises ServerError when it cannot be had within connect_timeout, or when the server has recovered from a crash.
+        Raises ServerError when it cannot be had within connect_timeout, or when the server has
+        recovered from a crash.
         """
         return self._connector.connect(database, **keywords)
 
     def run(
-        self, function: Callable[Concatenate[Connection[Any], P], T], /, *arguments: P.args, **named: P.kwargs
+        self,
+        function: Callable[Concatenate[Connection[Any], P], T],
+        /,
+        *arguments: P.args,
+        **named: P.kwargs,
     ) -> T:
         """Call a function with this process's one session with the maintenance database, and hold its lock meanwhile.
 
         `server.run(sql.comment, name, text)` is `sql.comment(connection, name, text)`.
 
-        A session that the server ended while it was idle is replaced once. Raises PermissionDeniedError when the role
-        may not do it.
+        A session that the server ended while it was idle is replaced once. Raises
+        PermissionDeniedError when the role may not do it.
         """
         import psycopg
 
@@ -164,7 +178,9 @@ class Server:
                     connection.close()
                 raise
 
-    def rows(self, query: LiteralString, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    def rows(
+        self, query: LiteralString, parameters: Sequence[object] = ()
+    ) -> list[tuple[Any, ...]]:
         """The rows of one query on that session."""
         return self.run(lambda connection: connection.execute(query, parameters).fetchall())
 
@@ -172,7 +188,8 @@ class Server:
     def crashes(self) -> int:
         """How often the session with the maintenance database was lost, as it is whenever the server crashes.
 
-        It costs no round trip: a session that the server has ended shows that by a socket that can be read.
+        It costs no round trip: a session that the server has ended shows that by a socket that
+        can be read.
         """
         session = self._maintenance
         if session is None:
@@ -188,7 +205,9 @@ class Server:
     def _is_proxied(self, connection: Connection[Any]) -> bool:
         if not is_proxied(connection):
             return False
-        require_sessions(connection, lambda: self.connect(self.config.maintenance_database), self.about)
+        require_sessions(
+            connection, lambda: self.connect(self.config.maintenance_database), self.about
+        )
         return True
 
     def _session(self) -> Connection[Any]:
@@ -196,6 +215,7 @@ class Server:
             self._pid, self._maintenance, self._owner = getpid(), None, None
             self._used.clear()
             self._local.forget()
+
         if self._maintenance is None or self._maintenance.closed:
             connection = self._open_maintenance()
             try:
@@ -203,8 +223,10 @@ class Server:
             except BaseException:
                 connection.close()
                 raise
+
             self._maintenance = connection
             self._opened += 1
+
         return self._maintenance
 
     def _lock_again(self, connection: Connection[Any]) -> None:
@@ -242,9 +264,14 @@ class Server:
 
     def require_extensions(self, extensions: Collection[str]) -> None:
         """Raises MissingExtensionError unless the server can create every one of the extensions."""
-        if not extensions or self.binaries is not None:  # an embedded server was chosen by what it has
+        if (
+            not extensions or self.binaries is not None
+        ):  # an embedded server was chosen by what it has
             return
-        icu = "select 'ICU' where exists (select from pg_collation where collname = 'und-x-icu')"
+
+        icu = (
+            "select 'ICU' where exists (select from pg_collation where collname = 'und-x-icu')"
+        )
         query = f"select name from pg_available_extensions where name = any(%s) union all {icu}"  # noqa: S608 - ours
         rows = self.rows(query, [list(extensions)])
         missing = sorted(set(extensions) - {row[0] for row in rows})
@@ -262,20 +289,25 @@ class Server:
     def public_url(self, database: str, *, driver: str | None = None) -> DatabaseURL:
         """The URL of a test's database, for the test and the application: that of the configured role, if there is one.
 
-        Without a password of that role, on a server of the user's own, libpq looks for one (PGPASSFILE, ~/.pgpass). On
-        the embedded server it says what variables of libpq in the environment would make it something else.
+        Without a password of that role, on a server of the user's own, libpq looks for one
+        (PGPASSFILE, ~/.pgpass). On the embedded server it says what variables of libpq in the
+        environment would make it something else.
         """
         url, config = self.url(database, driver=driver), self.config
         url = self._access.answered(url)
         if config.role is None:
             return url
-        return url.replace(user=config.role, password=self.lease.password if self.lease else config.role_password)
+        return url.replace(
+            user=config.role,
+            password=self.lease.password if self.lease else config.role_password,
+        )
 
     def proof_only(self, driver: str | None) -> Mapping[str, Any]:
         """What lets a driver never send the embedded server's password in the clear.
 
-        The port of a stopped server may be taken by any account. With SCRAM the password itself is never sent, and a server
-        that does not know it is refused; from libpq 16 on a client may demand that. Empty for other drivers.
+        The port of a stopped server may be taken by any account. With SCRAM the password itself
+        is never sent, and a server that does not know it is refused; from libpq 16 on a client
+        may demand that. Empty for other drivers.
         """
         from clonedb.postgres.drivers import libpq_of
 

@@ -19,19 +19,25 @@ __all__ = ["Servers", "open_server"]
 class Servers:
     """Opens a server when it is first asked for, and shares it until the last of those who asked has closed it.
 
-    Two configurations mean one server if all of their settings are the same that do not make a template.
+    Two configurations mean one server if all of their settings are the same that do not make a
+    template.
     """
 
     def __init__(self) -> None:
         self._opened: list[Server] = []
 
     def open(
-        self, config: Config, extensions: Collection[str] = (), *, progress: Callable[[str], None] | None = None
+        self,
+        config: Config,
+        extensions: Collection[str] = (),
+        *,
+        progress: Callable[[str], None] | None = None,
     ) -> Server:
         """The server that a configuration means; each caller calls `close()` once.
 
-        That is the one of `url`, else the embedded one: of several installed PostgreSQLs the first that has all of
-        `extensions` is run. `progress` is told of waiting by a server that is opened now. Raises ServerError.
+        That is the one of `url`, else the embedded one: of several installed PostgreSQLs the
+        first that has all of `extensions` is run. `progress` is told of waiting by a server
+        that is opened now. Raises ServerError.
         """
         from clonedb.embedded import binaries
 
@@ -42,7 +48,12 @@ class Servers:
             if server.config == config and server.binaries == chosen and _answers(server):
                 server.require_extensions(extensions)
                 return server.share()
-        server = _external(config, extensions, progress) if chosen is None else _embedded(config, chosen, progress)
+
+        server = (
+            _external(config, extensions, progress)
+            if chosen is None
+            else _embedded(config, chosen, progress)
+        )
         self._opened.append(server)
         return server
 
@@ -58,7 +69,9 @@ def _answers(server: Server) -> bool:
     return True
 
 
-def _external(config: Config, extensions: Collection[str], progress: Callable[[str], None] | None) -> Server:
+def _external(
+    config: Config, extensions: Collection[str], progress: Callable[[str], None] | None
+) -> Server:
     server = Server(config, external_access(config), say=progress)
     try:
         server.require_extensions(extensions)
@@ -68,7 +81,9 @@ def _external(config: Config, extensions: Collection[str], progress: Callable[[s
     return server
 
 
-def _embedded(config: Config, binaries: Binaries, progress: Callable[[str], None] | None) -> Server:
+def _embedded(
+    config: Config, binaries: Binaries, progress: Callable[[str], None] | None
+) -> Server:
     from clonedb.embedded import leases
 
     lease = leases.lease(config, binaries, progress=progress)
@@ -80,7 +95,10 @@ def _embedded(config: Config, binaries: Binaries, progress: Callable[[str], None
 
 
 def open_server(
-    config: Config, extensions: Collection[str] = (), *, progress: Callable[[str], None] | None = None
+    config: Config,
+    extensions: Collection[str] = (),
+    *,
+    progress: Callable[[str], None] | None = None,
 ) -> Server:
     """A server that is not shared; otherwise as `Servers.open`."""
     return Servers().open(config, extensions, progress=progress)

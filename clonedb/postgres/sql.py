@@ -1,7 +1,7 @@
 """The statements clonedb sends, one function each, named after what it does.
 
-Every identifier is composed by psycopg.sql; every value is a parameter. The connection is an autocommit one to the
-maintenance database unless a docstring says otherwise.
+Every identifier is composed by psycopg.sql; every value is a parameter. The connection is an
+autocommit one to the maintenance database unless a docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ __all__ = [
     "unseal",
 ]
 
-DROP_LIMIT = 60.0  # seconds for one DROP DATABASE, which may wait for a checkpoint of a busy server
+DROP_LIMIT = (
+    60.0  # seconds for one DROP DATABASE, which may wait for a checkpoint of a busy server
+)
 
 
 class ServerInfo(NamedTuple):
@@ -114,14 +116,17 @@ def find_database(connection: Connection[Any], name: str) -> Database | None:
 
 def database_oid(connection: Connection[Any], name: str) -> int | None:
     """The number of a database, which stays when it is renamed; None if there is none of that name."""
-    row = connection.execute("select oid::bigint from pg_database where datname = %s", [name]).fetchone()
+    row = connection.execute(
+        "select oid::bigint from pg_database where datname = %s", [name]
+    ).fetchone()
     return int(row[0]) if row else None
 
 
 def is_open(connection: Connection[Any], name: str, oid: int | None) -> bool:
     """Whether a database has this name and number, and takes any number of connections."""
     row = connection.execute(
-        "select datallowconn and datconnlimit = -1 from pg_database where datname = %s and oid = %s", [name, oid]
+        "select datallowconn and datconnlimit = -1 from pg_database where datname = %s and oid = %s",
+        [name, oid],
     ).fetchone()
     return bool(row and row[0])
 
@@ -142,7 +147,8 @@ def create_database(
 ) -> None:
     """CREATE DATABASE, as a copy of a template; `strategy` is 'file_copy' or 'wal_log' (PostgreSQL 15 or newer).
 
-    One that is no copy may have a locale of its own: 'en_US.UTF-8', 'icu:en-US' or 'builtin:C.UTF-8'.
+    One that is no copy may have a locale of its own: 'en_US.UTF-8', 'icu:en-US' or
+    'builtin:C.UTF-8'.
     """
     from psycopg import sql
 
@@ -160,17 +166,22 @@ def create_database(
 def copy_of(name: str, *, template: str | None = None, strategy: str | None = None) -> Composed:
     """The statement of `create_database`."""
     return _composed(
-        "create database {}" + (" template {}" if template else "") + (" strategy {}" if strategy else ""),
+        "create database {}"
+        + (" template {}" if template else "")
+        + (" strategy {}" if strategy else ""),
         *(part for part in (name, template, strategy) if part),
     )
 
 
-def drop_database(connection: Connection[Any], name: str, *, oid: int | None = None, patience: float = 5.0) -> None:
+def drop_database(
+    connection: Connection[Any], name: str, *, oid: int | None = None, patience: float = 5.0
+) -> None:
     """Drop a database if it exists, with what is in its way: sessions, prepared transactions, subscriptions.
 
-    With its `oid` it is also found when it was renamed; another one that has its name by now goes, too. Waits at most
-    `patience` seconds for sessions to end; PostgreSQL's error says who is left. Raises ServerError after DROP_LIMIT.
-    DROP ... WITH (FORCE) costs 100 ms with a client; ending the sessions ourselves costs 7 ms (measured).
+    With its `oid` it is also found when it was renamed; another one that has its name by now
+    goes, too. Waits at most `patience` seconds for sessions to end; PostgreSQL's error says who
+    is left. Raises ServerError after DROP_LIMIT. DROP ... WITH (FORCE) costs 100 ms with a
+    client; ending the sessions ourselves costs 7 ms (measured).
     """
     from psycopg import Error, errors
 
@@ -213,10 +224,13 @@ def drop_whatever(connection: Connection[Any], database: Database) -> None:
     drop_database(connection, database.name)
 
 
-def end_sessions(connection: Connection[Any], name: str, *, keep: Collection[int] = (), patience: float = 5.0) -> int:
+def end_sessions(
+    connection: Connection[Any], name: str, *, keep: Collection[int] = (), patience: float = 5.0
+) -> int:
     """End every other session of a database, but those to `keep`, and wait until they are gone: how many.
 
-    Those of replication are among them; autovacuum gives way to a drop by itself. Waits at most `patience` seconds.
+    Those of replication are among them; autovacuum gives way to a drop by itself. Waits at most
+    `patience` seconds.
     """
     row = connection.execute(
         "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = %s and pid <> pg_backend_pid()"
@@ -229,6 +243,7 @@ def end_sessions(connection: Connection[Any], name: str, *, keep: Collection[int
     while left and monotonic() < deadline:
         sleep(0.0005)
         left = len({*backend_pids(connection, name)}.difference(keep))
+
     return ended
 
 
@@ -250,7 +265,8 @@ def sessions(connection: Connection[Any], name: str, kind: str = "%") -> list[st
         [name, kind],
     )
     return [
-        f"pid {pid} ({application or 'no application_name'}) of {user}" + (f" from {address}" if address else "")
+        f"pid {pid} ({application or 'no application_name'}) of {user}"
+        + (f" from {address}" if address else "")
         for pid, application, user, address in rows
     ]
 
@@ -263,15 +279,19 @@ def rename_database(connection: Connection[Any], old: str, new: str) -> None:
 def seal(connection: Connection[Any], name: str) -> None:
     """Close a finished template.
 
-    ALLOW_CONNECTIONS false keeps everybody out, superusers too, so that no session can stop it from being cloned
-    (SQLSTATE 55006); IS_TEMPLATE lets every role with CREATEDB clone it.
+    ALLOW_CONNECTIONS false keeps everybody out, superusers too, so that no session can stop it
+    from being cloned (SQLSTATE 55006); IS_TEMPLATE lets every role with CREATEDB clone it.
     """
     _run(connection, "alter database {} allow_connections false is_template true", name)
 
 
 def allow_connections(connection: Connection[Any], name: str, *, allowed: bool) -> None:
     """Let clients into a database, or none, not even a superuser; those that are in may stay."""
-    _run(connection, "alter database {} allow_connections " + ("true" if allowed else "false"), name)
+    _run(
+        connection,
+        "alter database {} allow_connections " + ("true" if allowed else "false"),
+        name,
+    )
 
 
 def unseal(connection: Connection[Any], name: str) -> None:
@@ -283,7 +303,9 @@ def comment(connection: Connection[Any], name: str, text: str) -> None:
     """COMMENT ON DATABASE."""
     from psycopg import sql
 
-    connection.execute(sql.SQL("comment on database {} is {}").format(sql.Identifier(name), sql.Literal(text)))
+    connection.execute(
+        sql.SQL("comment on database {} is {}").format(sql.Identifier(name), sql.Literal(text))
+    )
 
 
 def create_extension(connection: Connection[Any], name: str) -> None:
@@ -307,7 +329,11 @@ def let_role_log_in(connection: Connection[Any], name: str, password: str) -> No
     from psycopg import sql
 
     create_role_if_missing(connection, name)
-    connection.execute(sql.SQL("alter role {} login password {}").format(sql.Identifier(name), sql.Literal(password)))
+    connection.execute(
+        sql.SQL("alter role {} login password {}").format(
+            sql.Identifier(name), sql.Literal(password)
+        )
+    )
 
 
 def _run(connection: Connection[Any], statement: LiteralString, *identifiers: str) -> None:

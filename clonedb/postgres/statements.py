@@ -7,14 +7,17 @@ from dataclasses import dataclass
 
 __all__ = ["Traces", "changes_contents", "custom_settings", "named_settings", "sets", "spoils"]
 
-# a setting whose name has a dot is custom: RESET leaves '' where a new session has NULL, also after SET LOCAL
+# a setting whose name has a dot is custom: RESET leaves '' where a new session has NULL, also
+# after SET LOCAL
 _NAME = r"""[\w$]+(?:\.[\w$]+)+"""
 _SET = r"\bset\s+(?:(?:session|local)\s+)?"
 _CUSTOM = re.compile(
     rf"""(?:current_setting|set_config)"?\s*\(\s*'({_NAME})'|{_SET}"?({_NAME})""",
     re.IGNORECASE,
 )
-_SETS_CUSTOM = re.compile(rf"""set_config"?\s*\(\s*'[^']*\.|{_SET}"?[\w$-]+"?\s*\.|{_SET}"[^"]*\.""", re.IGNORECASE)
+_SETS_CUSTOM = re.compile(
+    rf"""set_config"?\s*\(\s*'[^']*\.|{_SET}"?[\w$-]+"?\s*\.|{_SET}"[^"]*\.""", re.IGNORECASE
+)
 _UNKNOWN = re.compile(
     "|".join(
         (
@@ -27,17 +30,24 @@ _UNKNOWN = re.compile(
     ),
     re.IGNORECASE,
 )
-# SET where a statement may begin, in a function's body or in a text that is executed, too; not that of UPDATE. EXECUTE
-# in a function may run what a parameter brings, which is not heard.
+# SET where a statement may begin, in a function's body or in a text that is executed, too; not
+# that of UPDATE. EXECUTE in a function may run what a parameter brings, which is not heard.
 _SETS = re.compile(
     r"""set_config|(?:^|[;'"$(]|\b(?:begin|then|else|loop|do)\b)\s*(?:re)?set\b"""
     r"""|\bexecute\b(?!\s+(?:function|procedure)\b)""",
     re.IGNORECASE,
 )
-_SIGNS = ("set", "load", "deallocate", "discard")  # without one of which there is nothing to look for
-# how long a statement may take, and what is printed; Alembic's autocommit_block() sets transaction_isolation
+_SIGNS = (
+    "set",
+    "load",
+    "deallocate",
+    "discard",
+)  # without one of which there is nothing to look for
+# how long a statement may take, and what is printed; Alembic's autocommit_block() sets
+# transaction_isolation
 _NO_CONTENTS = re.compile(
-    r"(?:transaction|log|debug)_\w+|\w+_timeout|application_name|client_min_messages", re.IGNORECASE
+    r"(?:transaction|log|debug)_\w+|\w+_timeout|application_name|client_min_messages",
+    re.IGNORECASE,
 )
 _COMMENTS = re.compile(r"/\*.*?\*/|--[^\n]*", re.DOTALL)
 
@@ -66,8 +76,8 @@ def sets(text: str) -> bool:
 class Traces:
     """What the statements that were sent in a session may have left there.
 
-    `spoilt` is what no reset takes away. `settings` is a change of a setting: plans made meanwhile hold what literals
-    meant under it.
+    `spoilt` is what no reset takes away. `settings` is a change of a setting: plans made
+    meanwhile hold what literals meant under it.
     """
 
     spoilt: bool = False
@@ -82,7 +92,8 @@ class Traces:
 def custom_settings(text: str) -> set[str] | None:
     """The names of the custom settings (`app.tenant`) that a function or an expression sets or reads.
 
-    None if it may leave anything else that no reset takes away, or a setting whose name is computed.
+    None if it may leave anything else that no reset takes away, or a setting whose name is
+    computed.
     """
     code = _COMMENTS.sub(" ", text)
     return None if _UNKNOWN.search(code) else named_settings(code)

@@ -37,7 +37,9 @@ def emptied(connection: Connection[Any], known: Sequence[Sequence[str]]) -> str 
     return next((".".join(one) for one in known if [*one] not in left), None)
 
 
-def require_filled(server: Server, database: str, known: Sequence[Sequence[str]], *, template: str) -> None:
+def require_filled(
+    server: Server, database: str, known: Sequence[Sequence[str]], *, template: str
+) -> None:
     """Raises ServerError when a clone lacks rows: the server has crashed since its template was opened."""
     with contextlib.closing(server.connect(database)) as connection:
         lost = emptied(connection, known)

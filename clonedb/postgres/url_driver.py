@@ -36,8 +36,14 @@ def require_driver(config: Config, driver: str | None) -> None:
 
         if not entry_points(group="sqlalchemy.dialects", name=f"postgresql.{driver}"):
             known = ", ".join(_PACKAGES)
-            raise ConfigError(f"{place}, which SQLAlchemy does not know{nearest(driver, _PACKAGES)}; it knows {known}")
+            raise ConfigError(
+                f"{place}, which SQLAlchemy does not know{nearest(driver, _PACKAGES)}; it knows {known}"
+            )
+
         return
+
     module, package = _PACKAGES[driver]
     if importlib.util.find_spec(module) is None:
-        raise ConfigError(f"{place}, which is not installed here; pip install {package}, or set driver to one that is")
+        raise ConfigError(
+            f"{place}, which is not installed here; pip install {package}, or set driver to one that is"
+        )

@@ -1,8 +1,9 @@
 """What a template depends on that Alembic makes: scripts, options, arguments of env.py, target, versions.
 
-The project's own modules that revisions import count, transitively, because a data migration runs them. What only
-env.py imports does not: those are the models that `--autogenerate` compares with, and a template follows the
-revisions. A project whose env.py migrates by such a module (`metadata.create_all`) names it under `watch`.
+The project's own modules that revisions import count, transitively, because a data migration
+runs them. What only env.py imports does not: those are the models that `--autogenerate`
+compares with, and a template follows the revisions. A project whose env.py migrates by such a
+module (`metadata.create_all`) names it under `watch`.
 """
 
 from __future__ import annotations
@@ -21,12 +22,27 @@ from clonedb.settings.config import Config
 __all__ = ["alembic_sources"]
 
 _LOCATIONS = frozenset(
-    {"script_location", "version_locations", "prepend_sys_path", "path_separator", "version_path_separator"}
+    {
+        "script_location",
+        "version_locations",
+        "prepend_sys_path",
+        "path_separator",
+        "version_path_separator",
+    }
 )
 _NEW_REVISIONS = frozenset(
-    {"file_template", "truncate_slug_length", "timezone", "output_encoding", "revision_environment", "post_write_hooks"}
+    {
+        "file_template",
+        "truncate_slug_length",
+        "timezone",
+        "output_encoding",
+        "revision_environment",
+        "post_write_hooks",
+    }
 )
-_CONNECTION = frozenset({"url", "uri", "dsn", "passwd", "password"})  # the last word of an option's name
+_CONNECTION = frozenset(
+    {"url", "uri", "dsn", "passwd", "password"}
+)  # the last word of an option's name
 _DATABASE_URL = r"(?i)\s*postgres(?:ql)?(?:\+\w+)?://"
 
 
@@ -40,7 +56,10 @@ def alembic_sources(config: Config, project: Project, *, index_dir: Path | None)
         key=f"{project.rootdir}\0{project.script_location}",
     )
     for path in filter(None, (project.ini, project.toml)):
-        reading.index.contents(str(path))  # whether it was written during a build; its options are inputs
+        reading.index.contents(
+            str(path)
+        )  # whether it was written during a build; its options are inputs
+
     _Scripts(project, reading).take()
     reading.text("target", "target", config.target)
     if config.prepare:
@@ -91,12 +110,19 @@ class _Scripts:
                 if contents:
                     self._reading.follow(contents.imports)
             elif not _is_ignored(name):
-                self._reading.file("env" if path == self._env_py else "script", path, outside + name)
+                self._reading.file(
+                    "env" if path == self._env_py else "script", path, outside + name
+                )
+
         if is_version and self._project.sourceless:
             self._take_compiled(directory, outside)
 
     def _take_compiled(self, directory: str, outside: str) -> None:
-        names = {name for name, entry in self._reading.index.listing(directory).items() if not entry.is_dir()}
+        names = {
+            name
+            for name, entry in self._reading.index.listing(directory).items()
+            if not entry.is_dir()
+        }
         cached = self._reading.index.listing(f"{directory}/__pycache__")
         for name in compiled_revisions(names, cached):
             self._reading.file("revision", f"{directory}/{name}", outside + name)
@@ -121,15 +147,21 @@ def _x_arguments(reading: Reading, config: Config) -> None:
 def _options(reading: Reading, project: Project) -> None:
     """Alembic's main options that may change the migrated database: all that are not known to leave it alone.
 
-    A project's own options count, because env.py reads them. Left out are where things are (their contents are inputs,
-    and paths differ between machines), how new revisions are written, and how the database is reached, which clonedb
-    decides. Directories of this machine in a value are replaced before it is digested.
+    A project's own options count, because env.py reads them. Left out are where things are
+    (their contents are inputs, and paths differ between machines), how new revisions are
+    written, and how the database is reached, which clonedb decides. Directories of this machine
+    in a value are replaced before it is digested.
     """
     if project.recursive:
         reading.text("option", "recursive_version_locations", "true")
     for name, value in project.options.items():
-        if name == "recursive_version_locations" or name in _LOCATIONS or name in _NEW_REVISIONS:
+        if (
+            name == "recursive_version_locations"
+            or name in _LOCATIONS
+            or name in _NEW_REVISIONS
+        ):
             continue
+
         if _is_connection(name) or _is_database_url(value):
             continue
         reading.text("option", name, _portable(value, project))

@@ -1,7 +1,8 @@
 """Alembic's main options as Alembic itself reads them from alembic.ini, pyproject.toml and overrides.
 
-Importing Alembic costs 440 ms. So it is asked in an interpreter of its own, and its answer is remembered as long as the
-contents of the files, the overrides and Alembic's version are the same.
+Importing Alembic costs 440 ms. So it is asked in an interpreter of its own, and its answer is
+remembered as long as the contents of the files, the overrides and Alembic's version are the
+same.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ _KEPT = 100  # the newest answers
 class AlembicOptions(NamedTuple):
     """The main options of one project.
 
-    `values` are all of them after interpolation, as text. The other fields are what Alembic makes of the ones of these
-    names: `version_locations` and `prepend_sys_path` as they are written; `recursive` and `sourceless` say whether
-    directories below are entered, and compiled revisions run.
+    `values` are all of them after interpolation, as text. The other fields are what Alembic
+    makes of the ones of these names: `version_locations` and `prepend_sys_path` as they are
+    written; `recursive` and `sourceless` say whether directories below are entered, and
+    compiled revisions run.
     """
 
     values: Mapping[str, str]
@@ -56,7 +58,8 @@ class AlembicOptions(NamedTuple):
 class AlembicFiles(NamedTuple):
     """What Alembic is asked about: `section` of an .ini file, the table `[tool.alembic]` of a TOML file, overrides.
 
-    `ini` is the file that `%(here)s` is the directory of; it need not exist. `table` is empty if there is none.
+    `ini` is the file that `%(here)s` is the directory of; it need not exist. `table` is empty
+    if there is none.
     """
 
     ini: Path
@@ -82,14 +85,18 @@ class AlembicFiles(NamedTuple):
                 if self._state() != state:
                     continue  # edited while Alembic read it
                 _remember(memory, name, state, answer)
+
             return self._options(answer)
-        raise ConfigError(f"{str(self.ini)!r} was written each time that Alembic read it; what writes it?")
+
+        raise ConfigError(
+            f"{str(self.ini)!r} was written each time that Alembic read it; what writes it?"
+        )
 
     def _here(self) -> tuple[str, str]:
         """What `%(here)s` is to be in the two files.
 
-        Words in place of the directories, so that checkouts share an answer; the directories themselves if Alembic may
-        split an option within them.
+        Words in place of the directories, so that checkouts share an answer; the directories
+        themselves if Alembic may split an option within them.
         """
         places = self.ini.parent.as_posix(), self.toml.parent.as_posix()
         return _WORDS if all(re.fullmatch(r"[\w./-]+", place) for place in places) else places
@@ -122,7 +129,13 @@ class AlembicFiles(NamedTuple):
             text = b""
         except OSError as error:
             raise ConfigError(f"{str(self.ini)!r} cannot be read: {error.strerror}") from None
-        contents = [hashlib.sha256(text).hexdigest(), self.section, dict(self.table), dict(self.overrides)]
+
+        contents = [
+            hashlib.sha256(text).hexdigest(),
+            self.section,
+            dict(self.table),
+            dict(self.overrides),
+        ]
         locale = [os.environ.get(name) for name in _LOCALE]
         state = [_FORMAT, version("alembic"), self._here(), contents, locale]
         return hashlib.sha256(
@@ -151,11 +164,17 @@ class AlembicFiles(NamedTuple):
         )
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise ConfigError(f"Alembic could not be asked how it reads {self._about()}: {redact(last)}")
+            raise ConfigError(
+                f"Alembic could not be asked how it reads {self._about()}: {redact(last)}"
+            )
+
         answer: dict[str, Any] = json.loads(done.stdout)
         if "error" in answer:
             # the message may quote lines
-            raise ConfigError(f"{self._about()} cannot be read by Alembic: {redact(answer['error'])}")
+            raise ConfigError(
+                f"{self._about()} cannot be read by Alembic: {redact(answer['error'])}"
+            )
+
         return answer
 
     def _about(self) -> str:
@@ -172,7 +191,9 @@ def _memory(config: Config) -> PrivateDirectory | None:
         return None
 
 
-def _remembered(memory: PrivateDirectory | None, name: str, state: str) -> dict[str, Any] | None:
+def _remembered(
+    memory: PrivateDirectory | None, name: str, state: str
+) -> dict[str, Any] | None:
     """The answer that was remembered for a state, if there is one."""
     if memory is None:
         return None
@@ -185,14 +206,20 @@ def _remembered(memory: PrivateDirectory | None, name: str, state: str) -> dict[
     return answer
 
 
-def _remember(memory: PrivateDirectory | None, name: str, state: str, answer: Mapping[str, Any]) -> None:
+def _remember(
+    memory: PrivateDirectory | None, name: str, state: str, answer: Mapping[str, Any]
+) -> None:
     """Keep an answer; one that cannot be kept costs time at the next start and is no error."""
     if memory is None:
         return
     with contextlib.suppress(OSError, ServerError):
         memory.make()
         memory.write(name, json.dumps({"state": state, "answer": answer}))
-        known = [(found.st_mtime, each) for each in memory.names() if (found := _stat(memory, each)) is not None]
+        known = [
+            (found.st_mtime, each)
+            for each in memory.names()
+            if (found := _stat(memory, each)) is not None
+        ]
         for _, old in sorted(known, reverse=True)[_KEPT:]:
             memory.unlink(old)
 

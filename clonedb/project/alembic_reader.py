@@ -1,7 +1,8 @@
 """The program that asks Alembic how it reads a project's configuration, run in an interpreter of its own.
 
-It reads a question from standard input and writes Alembic's answer to standard output, a JSON object each; what Alembic
-refuses is an `error`. Nothing of the project is imported, and nothing of clonedb.
+It reads a question from standard input and writes Alembic's answer to standard output, a JSON
+object each; what Alembic refuses is an `error`. Nothing of the project is imported, and nothing
+of clonedb.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
                 "error": "Alembic is configured in pyproject.toml, which this version of it does not read;"
                 " install alembic >= 1.16"
             }
+
         toml = {"toml_file": question["toml"]}
+
     # a file that is not there has no options, and a directory, which `%(here)s` is
     config = Config(question["ini"], ini_section=section, **toml)
     table: Mapping[str, Any] = config.toml_alembic_config if toml else {}
@@ -40,9 +43,12 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
         _set(config, section, name, value if isinstance(value, str) else "\n".join(value))
 
     names = dict.fromkeys([*table, *config.file_config.options(section)])
-    values = {name: _text(_value(config, section, table, name)) for name in names if name != "here"}
+    values = {
+        name: _text(_value(config, section, table, name)) for name in names if name != "here"
+    }
 
-    # the rest is what Alembic makes of them for its own use; the place itself is looked up by the caller
+    # the rest is what Alembic makes of them for its own use; the place itself is looked up by
+    # the caller
     config.set_main_option("script_location", "/")
     before = len(sys.path)
     script = ScriptDirectory.from_config(config)
@@ -53,6 +59,7 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in question["overrides"].items():
         if isinstance(value, list):  # no separator is known to have split it
             found[name] = [_here(item, question["here"]) for item in value]
+
     return {
         "values": values,
         "version_locations": found["version_locations"],
@@ -99,7 +106,9 @@ def main() -> None:
     """Answer the question on standard input."""
     question = json.load(sys.stdin)
     sys.path[:] = question["sys_path"]
-    warnings.simplefilter("ignore")  # of old ways to write options, which Alembic says when it migrates
+    warnings.simplefilter(
+        "ignore"
+    )  # of old ways to write options, which Alembic says when it migrates
     try:
         found = answer(question)
     except Exception as error:  # noqa: BLE001 - the caller says it

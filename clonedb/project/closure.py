@@ -15,8 +15,8 @@ from clonedb.project.stat_index import StatIndex
 
 __all__ = ["Module", "Modules", "closure"]
 
-# Every process that runs migrations has these loaded already, so that a directory of the same name (`alembic init alembic` makes
-# one) is never what `from alembic import op` means.
+# Every process that runs migrations has these loaded already, so that a directory of the same
+# name (`alembic init alembic` makes one) is never what `from alembic import op` means.
 _LOADED = frozenset({"alembic", "sqlalchemy"})
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 
@@ -37,29 +37,41 @@ class Module(NamedTuple):
 class Modules:
     """Finds the project's own modules by name, as the import system would, by looking at directories.
 
-    Its own are those below an import root, else below another entry of sys.path, else where an editable installation
-    says (`find_spec` of the top-level name, which runs no code of the package). Never its own are those below a
-    site-packages or dist-packages directory or another entry of sys.path that packages were installed into, nor the
-    standard library's: their versions change with an environment, not with an edit.
+    Its own are those below an import root, else below another entry of sys.path, else where an
+    editable installation says (`find_spec` of the top-level name, which runs no code of the
+    package). Never its own are those below a site-packages or dist-packages directory or
+    another entry of sys.path that packages were installed into, nor the standard library's:
+    their versions change with an environment, not with an edit.
     """
 
-    def __init__(self, roots: Iterable[str | Path], index: StatIndex, *, rootdir: str | Path) -> None:
+    def __init__(
+        self, roots: Iterable[str | Path], index: StatIndex, *, rootdir: str | Path
+    ) -> None:
         self._index = index
         self._rootdir = os.path.join(os.path.abspath(rootdir), "")
         self._library = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "")
         self._installations: tuple[str, ...] = ()
         named = [os.path.abspath(root) for root in roots]
-        own = [root for root in dict.fromkeys([*named, *map(os.path.abspath, sys.path)]) if self._is_own(root)]
-        installations = {root for root in own if root not in named and self._is_installation(root)}
+        own = [
+            root
+            for root in dict.fromkeys([*named, *map(os.path.abspath, sys.path)])
+            if self._is_own(root)
+        ]
+        installations = {
+            root for root in own if root not in named and self._is_installation(root)
+        }
         self._installations = tuple(os.path.join(root, "") for root in installations)
-        self.roots: tuple[str, ...] = tuple(root for root in own if root not in installations and os.path.isdir(root))
+        self.roots: tuple[str, ...] = tuple(
+            root for root in own if root not in installations and os.path.isdir(root)
+        )
         self._found: dict[str, Module | None] = {}
 
     def closure(self, names: Iterable[str]) -> dict[str, Module]:
         """Every module with a file that is loaded by importing the given dotted names, by path.
 
-        A package's `__init__` is loaded with each of its modules. Imports inside functions count, those under
-        `if TYPE_CHECKING:` do not. Names that are not the project's, or not modules, are passed over.
+        A package's `__init__` is loaded with each of its modules. Imports inside functions
+        count, those under `if TYPE_CHECKING:` do not. Names that are not the project's, or not
+        modules, are passed over.
         """
         loaded: dict[str, Module] = {}
         pending = list(dict.fromkeys(names))
@@ -75,6 +87,7 @@ class Modules:
                 wanted = {absolute(name, module.package) for name in contents.imports} - seen
                 seen |= wanted
                 pending += wanted
+
         return loaded
 
     def find(self, name: str) -> Module | None:
@@ -85,7 +98,9 @@ class Modules:
                 self._found[name] = self._top(name)
             else:
                 parent = self.find(package)
-                self._found[name] = self._below(parent.directories, name, last) if parent else None
+                self._found[name] = (
+                    self._below(parent.directories, name, last) if parent else None
+                )
         return self._found[name]
 
     def directories(self, package: str) -> tuple[str, ...]:
@@ -138,6 +153,7 @@ class Modules:
                 return Module(name, below + ".py")
             if is_directory:
                 portions.append(below)
+
         return Module(name, None, tuple(portions)) if portions else None
 
     def _elsewhere(self, name: str, namespace: Module | None) -> Module | None:
@@ -147,8 +163,15 @@ class Modules:
         places = [os.path.abspath(place) for place in spec.submodule_search_locations or ()]
         if spec.origin and os.path.isfile(spec.origin):
             path = os.path.abspath(spec.origin)
-            return Module(name, path, tuple(places)) if self._is_own(path) and path.endswith(".py") else None
-        own = dict.fromkeys([*(namespace.directories if namespace else ()), *filter(self._is_own, places)])
+            return (
+                Module(name, path, tuple(places))
+                if self._is_own(path) and path.endswith(".py")
+                else None
+            )
+
+        own = dict.fromkeys(
+            [*(namespace.directories if namespace else ()), *filter(self._is_own, places)]
+        )
         return Module(name, None, tuple(own)) if own else None
 
     def _is_installation(self, directory: str) -> bool:
@@ -189,15 +212,30 @@ def absolute(name: str, package: str) -> str:
 
 
 def closure(
-    paths: Iterable[Path], *, import_roots: Iterable[Path], rootdir: Path, index: StatIndex | None = None
+    paths: Iterable[Path],
+    *,
+    import_roots: Iterable[Path],
+    rootdir: Path,
+    index: StatIndex | None = None,
 ) -> tuple[Module, ...]:
     """The project's modules that some Python files import, transitively, ordered by name.
 
-    The files are run on their own, as Alembic does with revisions, so relative imports in them lead nowhere. A file
-    that does not parse counts without its imports; it is what migrating will stumble over.
+    The files are run on their own, as Alembic does with revisions, so relative imports in them
+    lead nowhere. A file that does not parse counts without its imports; it is what migrating
+    will stumble over.
     """
     index = index or StatIndex()
     modules = Modules(import_roots, index, rootdir=rootdir)
     found = (index.contents(os.path.abspath(path)) for path in paths)
-    names = {name for contents in found if contents for name in contents.imports if not name.startswith(".")}
-    return tuple(sorted(modules.closure(names).values(), key=lambda module: (module.name, module.path or "")))
+    names = {
+        name
+        for contents in found
+        if contents
+        for name in contents.imports
+        if not name.startswith(".")
+    }
+    return tuple(
+        sorted(
+            modules.closure(names).values(), key=lambda module: (module.name, module.path or "")
+        )
+    )

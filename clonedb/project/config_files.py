@@ -21,6 +21,7 @@ def load_toml(path: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
+
     import tomllib  # 4 ms, which a project without such a file does not pay
 
     try:

@@ -17,13 +17,16 @@ ICU = "ICU"
 LARGE = 16 << 20
 """Bytes from which on a file is read in pieces: a dump that fills the template may have more than there is memory."""
 
-_PIECE, _OVERLAP = 1 << 20, 1 << 12  # bytes; no CREATE EXTENSION is longer than what two pieces share
+_PIECE, _OVERLAP = (
+    1 << 20,
+    1 << 12,
+)  # bytes; no CREATE EXTENSION is longer than what two pieces share
 
 # not in any SQL: it stands for the part of an f-string that only running the code would tell
 _UNKNOWN = "\0"
 
-# A comment is matched first, so that what it holds is passed over. A name that goes on with an unknown part, or that
-# a template's placeholder makes up, is not a name.
+# A comment is matched first, so that what it holds is passed over. A name that goes on with an
+# unknown part, or that a template's placeholder makes up, is not a name.
 _STATEMENT = r"""(?isx)
     --[^\n]* | /\*.*?\*/
     | \b CREATE \s+ EXTENSION \s+ (?: IF \s+ NOT \s+ EXISTS \s+ )?
@@ -33,15 +36,31 @@ _ICU = r"""(?isx)
     --[^\n]* | /\*.*?\*/
     | (?P<icu> \b provider \s* = \s* '?icu\b | -x-icu\b )
     """
-_WORDS = frozenset({"and", "for", "from", "if", "in", "is", "on", "or", "statement", "statements", "to", "with"})
+_WORDS = frozenset(
+    {
+        "and",
+        "for",
+        "from",
+        "if",
+        "in",
+        "is",
+        "on",
+        "or",
+        "statement",
+        "statements",
+        "to",
+        "with",
+    }
+)
 
 
 class Contents(NamedTuple):
     """One file, read.
 
-    `imports` are dotted names as written, relative ones with their dots: `from a.b import c` gives `a.b` and `a.b.c`,
-    because only the file system knows whether `c` is a module. `extensions` are names in CREATE EXTENSION statements,
-    and ICU where a collation is ICU's: like an extension it is not in every server.
+    `imports` are dotted names as written, relative ones with their dots: `from a.b import c`
+    gives `a.b` and `a.b.c`, because only the file system knows whether `c` is a module.
+    `extensions` are names in CREATE EXTENSION statements, and ICU where a collation is ICU's:
+    like an extension it is not in every server.
     """
 
     digest: str
@@ -52,8 +71,9 @@ class Contents(NamedTuple):
 def read_contents(name: str, data: bytes) -> Contents:
     """Digest a file, and read it as Python or SQL if its name says that it is.
 
-    The bytes are taken as they are, line endings included: PostgreSQL stores them in function bodies. Python that does
-    not parse has a digest only; the migrations will tell what is wrong with it.
+    The bytes are taken as they are, line endings included: PostgreSQL stores them in function
+    bodies. Python that does not parse has a digest only; the migrations will tell what is wrong
+    with it.
     """
     digest = hashlib.sha256(data).hexdigest()
     if name.endswith(".py"):
@@ -63,8 +83,12 @@ def read_contents(name: str, data: bytes) -> Contents:
         texts = _texts(tree) if _may_name_extensions(data) else ()
         extensions = {extension for text in texts for extension in extensions_in_sql(text)}
         return Contents(digest, tuple(sorted(set(_imports(tree)))), tuple(sorted(extensions)))
+
     if name.lower().endswith(".sql") and _may_name_extensions(data):
-        return Contents(digest, (), tuple(sorted(extensions_in_sql(data.decode(errors="replace")))))
+        return Contents(
+            digest, (), tuple(sorted(extensions_in_sql(data.decode(errors="replace"))))
+        )
+
     return Contents(digest)
 
 
@@ -98,7 +122,8 @@ def _may_name_extensions(data: bytes) -> bool:
 
 def _parse(data: bytes) -> ast.Module | None:
     with warnings.catch_warnings():
-        # an invalid escape in a revision is not this run's warning, which pytest may have made an error
+        # an invalid escape in a revision is not this run's warning, which pytest may have made
+        # an error
         warnings.simplefilter("ignore")
         try:
             return ast.parse(data)
@@ -119,7 +144,13 @@ def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def _is_type_checking(test: ast.expr) -> bool:
-    name = test.attr if isinstance(test, ast.Attribute) else test.id if isinstance(test, ast.Name) else ""
+    name = (
+        test.attr
+        if isinstance(test, ast.Attribute)
+        else test.id
+        if isinstance(test, ast.Name)
+        else ""
+    )
     return name == "TYPE_CHECKING"
 
 
@@ -143,12 +174,24 @@ def _literal_import(call: ast.Call) -> str | None:
     """The module that `import_module("a.b")` or `__import__("a.b")` names."""
     function = call.func
     name = (
-        function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+        function.attr
+        if isinstance(function, ast.Attribute)
+        else function.id
+        if isinstance(function, ast.Name)
+        else ""
     )
     if name not in ("import_module", "__import__"):
         return None
-    argument = call.args[0] if call.args else next((word.value for word in call.keywords if word.arg == "name"), None)
-    return argument.value if isinstance(argument, ast.Constant) and isinstance(argument.value, str) else None
+    argument = (
+        call.args[0]
+        if call.args
+        else next((word.value for word in call.keywords if word.arg == "name"), None)
+    )
+    return (
+        argument.value
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+        else None
+    )
 
 
 def _texts(tree: ast.AST) -> Iterator[str]:
@@ -159,6 +202,9 @@ def _texts(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
         elif isinstance(node, ast.JoinedStr):
-            yield "".join(part.value if isinstance(part, ast.Constant) else _UNKNOWN for part in node.values)  # type: ignore[misc]
+            yield "".join(
+                str(part.value) if isinstance(part, ast.Constant) else _UNKNOWN
+                for part in node.values
+            )
         elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
             pending.extend(ast.iter_child_nodes(node))

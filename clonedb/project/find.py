@@ -24,7 +24,12 @@ from clonedb.settings.keys import nearest
 __all__ = ["Project", "find_project", "import_roots_of", "project_name"]
 
 _PYTEST_FILES = MappingProxyType(
-    {"pytest.ini": "pytest", ".pytest.ini": "pytest", "tox.ini": "pytest", "setup.cfg": "tool:pytest"}
+    {
+        "pytest.ini": "pytest",
+        ".pytest.ini": "pytest",
+        "tox.ini": "pytest",
+        "setup.cfg": "tool:pytest",
+    }
 )
 
 
@@ -35,9 +40,9 @@ _FIRST = r"^down_revision\s*(?::[^=\n]*)?=\s*None\b"
 class Project(NamedTuple):
     """A project's migrations: where they are and what Alembic is told about them.
 
-    `ini` and `toml` are the files in use. `options` are the main options of both after interpolation, with the
-    setting `alembic` on top; `{url}` in it is left as it is. `prepended` is what Alembic puts in front of sys.path. All
-    paths are absolute.
+    `ini` and `toml` are the files in use. `options` are the main options of both after
+    interpolation, with the setting `alembic` on top; `{url}` in it is left as it is.
+    `prepended` is what Alembic puts in front of sys.path. All paths are absolute.
     """
 
     rootdir: Path
@@ -66,17 +71,22 @@ class Project(NamedTuple):
     def key(self) -> str:
         """What tells the project from others on a server, and its checkouts from none: `shop (3f2a91)`.
 
-        That is its name and where its history begins: a name may be that of a directory, such as `app`. Reads every
-        revision file.
+        That is its name and where its history begins: a name may be that of a directory, such
+        as `app`. Reads every revision file.
         """
         first = []
         for path in self.revision_files():
             text = path.read_text(encoding="utf-8", errors="replace")
-            if re.search(_FIRST, text, re.MULTILINE) and (found := re.search(_REVISION, text, re.MULTILINE)):
+            if re.search(_FIRST, text, re.MULTILINE) and (
+                found := re.search(_REVISION, text, re.MULTILINE)
+            ):
                 first.append(found[1])
+
         if not first:
             return self.name
-        return f"{self.name} ({hashlib.sha256(' '.join(sorted(first)).encode()).hexdigest()[:6]})"
+        return (
+            f"{self.name} ({hashlib.sha256(' '.join(sorted(first)).encode()).hexdigest()[:6]})"
+        )
 
     def revision_files(self) -> tuple[Path, ...]:
         """The files that Alembic would load as revisions, ordered by path."""
@@ -86,26 +96,37 @@ class Project(NamedTuple):
                 found.update(Path(directory, name) for name in names if is_revision(name))
                 if self.sourceless:
                     cached = [path.name for path in Path(directory, "__pycache__").glob("*")]
-                    found.update(Path(directory, name) for name in compiled_revisions(names, cached))
-                below[:] = [name for name in below if self.recursive and not name.endswith("__pycache__")]
+                    found.update(
+                        Path(directory, name) for name in compiled_revisions(names, cached)
+                    )
+
+                below[:] = [
+                    name
+                    for name in below
+                    if self.recursive and not name.endswith("__pycache__")
+                ]
+
         return tuple(sorted(found))
 
 
 def find_project(config: Config) -> Project:
     """Find the project's migrations and read how Alembic is configured.
 
-    Looked for in this order: the setting `alembic_ini` (an .ini file or a pyproject.toml); the environment variable
-    ALEMBIC_CONFIG; alembic.ini and `[tool.alembic]` of pyproject.toml in the project's directory; `script_location` in
-    the setting `alembic`. As with the alembic command, an .ini file and `[tool.alembic]` work together when there are
-    both, and the .ini file's options win.
+    Looked for in this order: the setting `alembic_ini` (an .ini file or a pyproject.toml); the
+    environment variable ALEMBIC_CONFIG; alembic.ini and `[tool.alembic]` of pyproject.toml in
+    the project's directory; `script_location` in the setting `alembic`. As with the alembic
+    command, an .ini file and `[tool.alembic]` work together when there are both, and the .ini
+    file's options win.
 
-    Alembic takes a relative path from the directory it is run in, nearly always that of the configuration file. A test
-    run may start anywhere, also beside another project's migrations. So a relative path is tried from the configuration
-    file's directory, then from the project's, then from the current one; the first place with migrations is taken. A
-    location `package:directory` is looked up in the import roots and on sys.path, without importing the package.
+    Alembic takes a relative path from the directory it is run in, nearly always that of the
+    configuration file. A test run may start anywhere, also beside another project's migrations.
+    So a relative path is tried from the configuration file's directory, then from the
+    project's, then from the current one; the first place with migrations is taken. A location
+    `package:directory` is looked up in the import roots and on sys.path, without importing the
+    package.
 
-    Raises NoMigrationsError, with the places looked at, when nothing says where the migrations are, and ConfigError
-    when what it says leads nowhere.
+    Raises NoMigrationsError, with the places looked at, when nothing says where the migrations
+    are, and ConfigError when what it says leads nowhere.
     """
     rootdir = _clean(config.rootdir)
     ini, toml = _files(config, rootdir)
@@ -126,7 +147,9 @@ def find_project(config: Config) -> Project:
     roots = tuple(_import_roots(rootdir, prepended, pyproject))
     modules = Modules(roots, StatIndex(), rootdir=rootdir)
     script_location = _script_location(places, modules, location, ini=found_ini, toml=toml)
-    versions = tuple(_version_location(places, modules, text) for text in options.version_locations)
+    versions = tuple(
+        _version_location(places, modules, text) for text in options.version_locations
+    )
     return Project(
         rootdir=rootdir,
         ini=found_ini,
@@ -181,26 +204,36 @@ def _files(config: Config, rootdir: Path) -> tuple[Path, Path]:
         source = "ALEMBIC_CONFIG"
     else:
         return rootdir / "alembic.ini", rootdir / "pyproject.toml"
+
     named = _clean(named)
     if not named.is_file():
-        raise ConfigError(f"{source}: there is no file {str(named)!r}; name an alembic.ini or a pyproject.toml")
+        raise ConfigError(
+            f"{source}: there is no file {str(named)!r}; name an alembic.ini or a pyproject.toml"
+        )
+
     if named.suffix == ".toml":
         return named.with_name("alembic.ini"), named
     beside = named.with_name("pyproject.toml")
     return named, beside if beside.is_file() else rootdir / "pyproject.toml"
 
 
-def _resolve(places: _Places, modules: Modules, text: str, fits: Callable[[Path], bool]) -> list[Path]:
+def _resolve(
+    places: _Places, modules: Modules, text: str, fits: Callable[[Path], bool]
+) -> list[Path]:
     """Where a location leads, the best place first; the others say where else was looked."""
     package, colon, below = text.partition(":")
     if colon and not text.startswith("/"):
-        candidates = [Path(directory, *below.split(":")) for directory in modules.directories(package)]
+        candidates = [
+            Path(directory, *below.split(":")) for directory in modules.directories(package)
+        ]
     else:
         candidates = places.candidates(text)
     return sorted(candidates, key=lambda path: not fits(path))
 
 
-def _script_location(places: _Places, modules: Modules, text: str, *, ini: Path | None, toml: Path) -> Path:
+def _script_location(
+    places: _Places, modules: Modules, text: str, *, ini: Path | None, toml: Path
+) -> Path:
     candidates = _resolve(places, modules, text, lambda path: (path / "env.py").is_file())
     if candidates and (candidates[0] / "env.py").is_file():
         return candidates[0]
@@ -209,7 +242,10 @@ def _script_location(places: _Places, modules: Modules, text: str, *, ini: Path 
         raise ConfigError(f"{where}, but {_no_package(modules, text)}")
     existing = next((path for path in candidates if path.is_dir()), None)
     if existing is not None:
-        raise ConfigError(f"{where}, but {str(existing)!r} has no env.py; `alembic init` makes one")
+        raise ConfigError(
+            f"{where}, but {str(existing)!r} has no env.py; `alembic init` makes one"
+        )
+
     looked = ", ".join(repr(str(path)) for path in candidates)
     raise ConfigError(f"{where}, but there is no such directory; looked at {looked}")
 
@@ -232,7 +268,9 @@ def _prepended(places: _Places, options: AlembicOptions) -> Iterator[Path]:
         yield from list(filter(Path.is_dir, places.candidates(text)))[:1]
 
 
-def _import_roots(rootdir: Path, prepended: Iterable[Path], pyproject: Mapping[str, Any]) -> Iterator[Path]:
+def _import_roots(
+    rootdir: Path, prepended: Iterable[Path], pyproject: Mapping[str, Any]
+) -> Iterator[Path]:
     """Directories that the project's own modules are imported from, in order, each once."""
     pythonpath = [_clean(rootdir / text) for text in _pythonpath(rootdir, pyproject)]
     for root in dict.fromkeys([*prepended, rootdir, rootdir / "src", *pythonpath]):
@@ -248,7 +286,9 @@ def _pythonpath(rootdir: Path, pyproject: Mapping[str, Any]) -> Iterator[str]:
         # what does not parse is pytest's to complain about
         with contextlib.suppress(ConfigError):
             if (path := rootdir / name).is_file():
-                values.append(load_ini(path).get(section, "pythonpath", raw=True, fallback=None))
+                values.append(
+                    load_ini(path).get(section, "pythonpath", raw=True, fallback=None)
+                )
     for value in values:
         yield from shlex.split(value) if isinstance(value, str) else value or ()
 
@@ -272,10 +312,16 @@ def _why_not(ini: Path, section: str) -> str:
     return f"no section [{section}]{nearest(section, sections)}"
 
 
-def _nothing_found(config: Config, rootdir: Path, ini: Path, toml: Path, table: Mapping[str, Any]) -> NoMigrationsError:
+def _nothing_found(
+    config: Config, rootdir: Path, ini: Path, toml: Path, table: Mapping[str, Any]
+) -> NoMigrationsError:
     looked = {
-        "setting alembic_ini": f"is {config.alembic_ini!r}" if config.alembic_ini else "not set",
-        "environment variable ALEMBIC_CONFIG": "set" if os.environ.get("ALEMBIC_CONFIG") else "not set",
+        "setting alembic_ini": f"is {config.alembic_ini!r}"
+        if config.alembic_ini
+        else "not set",
+        "environment variable ALEMBIC_CONFIG": "set"
+        if os.environ.get("ALEMBIC_CONFIG")
+        else "not set",
         str(ini): _why_not(ini, config.alembic_section),
         str(toml): (
             "no script_location in [tool.alembic]"
@@ -287,7 +333,11 @@ def _nothing_found(config: Config, rootdir: Path, ini: Path, toml: Path, table: 
         "setting alembic": "no script_location",
     }
     lines = [f"  {place}: {why}" for place, why in looked.items()]
-    found = (path for pattern in ("*/alembic.ini", "*/*/alembic.ini") for path in rootdir.glob(pattern))
+    found = (
+        path
+        for pattern in ("*/alembic.ini", "*/*/alembic.ini")
+        for path in rootdir.glob(pattern)
+    )
     near = sorted(path.relative_to(rootdir).as_posix() for path in found)
     near = [name for name in near if not name.startswith(".")]
     example = near[0] if near else "path/to/alembic.ini"

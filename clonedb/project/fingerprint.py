@@ -1,7 +1,7 @@
 """What a template is made of, as one digest and the list of its inputs; static, and without a database.
 
-A recipe says what the schema depends on (`clonedb.project.recipe.Recipe.inputs`); the rest, which is the same for each
-recipe, is added here.
+A recipe says what the schema depends on (`clonedb.project.recipe.Recipe.inputs`); the rest,
+which is the same for each recipe, is added here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ __all__ = [
     "surroundings",
 ]
 
-# Counted up whenever clonedb prepares or seals templates in another way, so that old ones are not taken for new.
+# Counted up whenever clonedb prepares or seals templates in another way, so that old ones are
+# not taken for new.
 FORMAT = 3
 
 _ABBREVIATED = 12
@@ -48,8 +49,8 @@ class StaleError(Exception):
 class ServerFacts(NamedTuple):
     """What a template depends on of the server it is built on.
 
-    `role` is the one that builds it, to whom what the migrations make belongs; empty for a superuser, whom PostgreSQL
-    asks for no privileges on what others own.
+    `role` is the one that builds it, to whom what the migrations make belongs; empty for a
+    superuser, whom PostgreSQL asks for no privileges on what others own.
     """
 
     major: int
@@ -82,11 +83,14 @@ class Difference(NamedTuple):
     name: str
 
 
-def fingerprint(config: Config, sources: Sources, server: ServerFacts, *, base: str | None = None) -> Fingerprint:
+def fingerprint(
+    config: Config, sources: Sources, server: ServerFacts, *, base: str | None = None
+) -> Fingerprint:
     """The fingerprint of the template that this configuration, a recipe's `sources` and a server give.
 
-    The same contents give the same digest wherever the checkout is, in whatever order directories are listed, and
-    whatever their times. `base` is the digest of the template that this one is built upon.
+    The same contents give the same digest wherever the checkout is, in whatever order
+    directories are listed, and whatever their times. `base` is the digest of the template that
+    this one is built upon.
     """
     inputs = [*sources.inputs, *_settings(config), *_of_server(server)]
     if base is not None:
@@ -99,9 +103,9 @@ def fingerprint(config: Config, sources: Sources, server: ServerFacts, *, base: 
 def surroundings(found: Fingerprint, sources: Sources) -> str:
     """The digest of all that a recipe's steps depend on apart from themselves, what they import, and how far they go.
 
-    For Alembic that is env.py, other files of the script location, options, -x, extensions, roles, watched files,
-    server and versions: where one of these is another, nothing that was migrated before is worth anything. Seeds come
-    later.
+    For Alembic that is env.py, other files of the script location, options, -x, extensions,
+    roles, watched files, server and versions: where one of these is another, nothing that was
+    migrated before is worth anything. Seeds come later.
     """
     kept = [
         (item.kind, item.name, item.digest)
@@ -123,8 +127,11 @@ def differences(old: Sequence[Sequence[str]], new: Fingerprint) -> list[Differen
         was, now = before.get((kind, name), []), after.get((kind, name), [])
         if not was or not now:
             found.append(Difference("added" if now else "removed", kind, name))
-        elif len(was) != len(now) or not all(_is_same(*pair) for pair in zip(was, now, strict=True)):
+        elif len(was) != len(now) or not all(
+            _is_same(*pair) for pair in zip(was, now, strict=True)
+        ):
             found.append(Difference("changed", kind, name))
+
     return found
 
 
@@ -162,7 +169,11 @@ def _of_sessions(config: Config) -> Iterator[Input]:
     found = {name: os.environ[name] for name in libpq_variables.SHAPING if name in os.environ}
     if "PGSERVICE" in os.environ and "PGOPTIONS" not in found:
         found["PGOPTIONS"] = libpq_variables.defaults().get("options", "")
-    found |= {name: value for name, value in DatabaseURL.parse(config.url).query if name in _OF_SESSIONS}
+    found |= {
+        name: value
+        for name, value in DatabaseURL.parse(config.url).query
+        if name in _OF_SESSIONS
+    }
     for name, value in found.items():
         if value:
             yield Input("session", name, digest_of(value))

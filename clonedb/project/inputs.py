@@ -40,10 +40,10 @@ _LEFT_BESIDE = (
 class Input(NamedTuple):
     """One thing that a template is made of.
 
-    `kind` is import, seed or watch for files, and otherwise extension, role, base, server, format, locale, salt or
-    session; and what a recipe has of its own (Alembic: revision, env, script; option, x, target, prepare, version).
-    `name` is a file's path from the project's directory, or, outside of it, its module's name. `digest` is SHA-256 in
-    hexadecimal.
+    `kind` is import, seed or watch for files, and otherwise extension, role, base, server,
+    format, locale, salt or session; and what a recipe has of its own (Alembic: revision, env,
+    script; option, x, target, prepare, version). `name` is a file's path from the project's
+    directory, or, outside of it, its module's name. `digest` is SHA-256 in hexadecimal.
     """
 
     kind: str
@@ -54,8 +54,9 @@ class Input(NamedTuple):
 class Sources(NamedTuple):
     """The inputs of a recipe, and every extension that its files or the configuration name.
 
-    `watched` are those imported modules that `watch` names, too: more than the recipe's steps depends on them. `stamps`
-    has what changes when a file is written, by path: a file that is changed and changed back has the same digest.
+    `watched` are those imported modules that `watch` names, too: more than the recipe's steps
+    depends on them. `stamps` has what changes when a file is written, by path: a file that is
+    changed and changed back has the same digest.
     """
 
     inputs: tuple[Input, ...]
@@ -72,11 +73,18 @@ def digest_of(text: str) -> str:
 class Reading:
     """One reading of a project's files: a recipe takes those of its own, then `finish` those that any recipe has.
 
-    Only files that stat says changed since last time are read. A file is taken once: for what it was taken for first.
+    Only files that stat says changed since last time are read. A file is taken once: for what
+    it was taken for first.
     """
 
     def __init__(
-        self, config: Config, *, rootdir: Path, import_roots: Iterable[Path], index_dir: Path | None, key: str
+        self,
+        config: Config,
+        *,
+        rootdir: Path,
+        import_roots: Iterable[Path],
+        index_dir: Path | None,
+        key: str,
     ) -> None:
         """`key` names the project in the stat index, which is in `index_dir`; without one nothing is remembered."""
         self.index: StatIndex = StatIndex(index_dir, key)
@@ -119,14 +127,20 @@ class Reading:
     def finish(self) -> Sources:
         """Take seeds, what is imported, and watched files, and remember what was read.
 
-        Raises ConfigError for a seed that is not there, a watch glob without a match and a file that may not be read.
+        Raises ConfigError for a seed that is not there, a watch glob without a match and a file
+        that may not be read.
         """
         self._seeds()
         for path, module in self._modules.closure(self._imported).items():
             self.file("import", path, module.name)
         self._watch()
         self.index.save()
-        return Sources(tuple(self._inputs), frozenset(self._extensions), frozenset(self._watched), self.index.stamps)
+        return Sources(
+            tuple(self._inputs),
+            frozenset(self._extensions),
+            frozenset(self._watched),
+            self.index.stamps,
+        )
 
     def _seeds(self) -> None:
         """The SQL files and modules that fill the template, and their order."""
@@ -143,9 +157,14 @@ class Reading:
     def _watch(self) -> None:
         """The files that the globs under `watch` match."""
         for pattern in self._config.watch:
-            matches = glob.glob(os.path.expanduser(pattern), root_dir=self._rootdir, recursive=True)
+            matches = glob.glob(
+                os.path.expanduser(pattern), root_dir=self._rootdir, recursive=True
+            )
             if glob.has_magic(pattern):
-                matches = [match for match in matches if not any(map(is_left_beside, match.split("/")))]
+                matches = [
+                    match for match in matches if not any(map(is_left_beside, match.split("/")))
+                ]
+
             if not sum(self._take_watched(match) for match in sorted(matches)):
                 raise ConfigError(
                     f"{self._config.source('watch')}: watch names {pattern!r}, which matches no file in"
@@ -173,8 +192,8 @@ class Reading:
     def module(self, kind: str, named: str, name: str) -> None:
         """Take a module that a setting of the name `kind` names (`module:function`), and what it imports.
 
-        A seed is called what the setting says, and any other input by its file. Raises ConfigError for a module that is
-        neither the project's nor installed.
+        A seed is called what the setting says, and any other input by its file. Raises
+        ConfigError for a module that is neither the project's nor installed.
         """
         module = self._modules.find(name)
         contents = self.index.contents(module.path) if module and module.path else None
@@ -194,16 +213,26 @@ class Reading:
     def _note(self, kind: str, name: str, contents: Contents) -> None:
         if contents.extensions:
             self._extensions.update(contents.extensions)
-        self._inputs.append(Input(kind, name if name.isascii() else _text(name), contents.digest))
+        self._inputs.append(
+            Input(kind, name if name.isascii() else _text(name), contents.digest)
+        )
 
     def _relative(self, path: str) -> str | None:
         """A file's path from the project's directory, which one of the two may name through a link; None outside."""
         directory, _, name = path.rpartition("/")
         if directory not in self._prefixes:
-            pairs = (directory, self._rootdir), (os.path.realpath(directory), os.path.realpath(self._rootdir))
-            ended = ((os.path.join(place, ""), os.path.join(rootdir, "")) for place, rootdir in pairs)
-            prefixes = (place[len(rootdir) :] for place, rootdir in ended if place.startswith(rootdir))
+            pairs = (
+                (directory, self._rootdir),
+                (os.path.realpath(directory), os.path.realpath(self._rootdir)),
+            )
+            ended = (
+                (os.path.join(place, ""), os.path.join(rootdir, "")) for place, rootdir in pairs
+            )
+            prefixes = (
+                place[len(rootdir) :] for place, rootdir in ended if place.startswith(rootdir)
+            )
             self._prefixes[directory] = next(prefixes, None)
+
         prefix = self._prefixes[directory]
         return None if prefix is None else prefix + name
 

@@ -20,7 +20,8 @@ __all__ = ["Builder", "Built", "NoHistoryError", "Recipe", "Words"]
 class Words:
     """How messages speak of a recipe.
 
-    `maker` is what makes the schema, such as `Alembic`; `step` is one of the things that it does, such as `revision`.
+    `maker` is what makes the schema, such as `Alembic`; `step` is one of the things that it
+    does, such as `revision`.
     """
 
     maker: str
@@ -31,10 +32,11 @@ class Words:
 class Built:
     """What a recipe did to a database.
 
-    `heads` are the revisions that the database is at, None for a recipe that has no revisions. `steps` names what was
-    run, in order, and `files` is where each of that is. `read` are other files of the project that were read meanwhile.
-    `version_tables` are those in which the recipe notes how far it came, each with its schema or None. `left_behind`
-    are settings that one step left to the next in their session. `warnings` are what a person should know.
+    `heads` are the revisions that the database is at, None for a recipe that has no revisions.
+    `steps` names what was run, in order, and `files` is where each of that is. `read` are other
+    files of the project that were read meanwhile. `version_tables` are those in which the
+    recipe notes how far it came, each with its schema or None. `left_behind` are settings that
+    one step left to the next in their session. `warnings` are what a person should know.
     """
 
     heads: tuple[str, ...] | None
@@ -56,19 +58,22 @@ class Builder(Protocol):
     def start(self) -> None:
         """Get ready while the caller does something else; need not be called."""
 
-    def history(self, on_database: Callable[[], AbstractContextManager[None]]) -> Sequence[tuple[str, str]]:
+    def history(
+        self, on_database: Callable[[], AbstractContextManager[None]]
+    ) -> Sequence[tuple[str, str]]:
         """The steps that make the schema from nothing, in order, each with the digest of all that it depends on.
 
-        They must be those that `build` names in `Built.steps`. The database is not there yet; `on_database()` is a
-        context in which it is, empty, for a recipe that needs one to find out. Raises NoHistoryError, which a recipe
-        does that has no steps to go on from.
+        They must be those that `build` names in `Built.steps`. The database is not there yet;
+        `on_database()` is a context in which it is, empty, for a recipe that needs one to find
+        out. Raises NoHistoryError, which a recipe does that has no steps to go on from.
         """
 
     def build(self, *, upon: Sequence[Sequence[str]], progress: Progress) -> Built:
         """Make the schema in the database, and run the seeds of the configuration.
 
-        `upon` are the inputs (kind, name, abbreviated digest) of the template that the database is a copy of; none for
-        an empty database. Raises BuildError, MissingExtensionError, PermissionDeniedError or ConfigError.
+        `upon` are the inputs (kind, name, abbreviated digest) of the template that the database
+        is a copy of; none for an empty database. Raises BuildError, MissingExtensionError,
+        PermissionDeniedError or ConfigError.
         """
 
     def close(self) -> None:
@@ -78,8 +83,8 @@ class Builder(Protocol):
 class Recipe(Protocol):
     """What makes the schema of one template, found by `clonedb.migrate.recipes.find_recipe`.
 
-    It is made in every run, also in one that finds its template ready: making it and `inputs` read files, and import
-    nothing heavy.
+    It is made in every run, also in one that finds its template ready: making it and `inputs`
+    read files, and import nothing heavy.
     """
 
     @property
@@ -111,16 +116,20 @@ class Recipe(Protocol):
     def inputs(self, index_dir: Path | None) -> Sources:
         """Everything that the template depends on apart from the server: the fingerprint covers it.
 
-        `index_dir` is where is remembered what unchanged files hold. An input that is left out is a wrong template. Of
-        a recipe that has a history, the inputs of its steps are of the kinds in `fingerprint.OF_STEPS`, and no others
-        are. Raises ConfigError.
+        `index_dir` is where is remembered what unchanged files hold. An input that is left out
+        is a wrong template. Of a recipe that has a history, the inputs of its steps are of the
+        kinds in `fingerprint.OF_STEPS`, and no others are. Raises ConfigError.
         """
 
     def builder(
-        self, url: DatabaseURL, *, remedy: Callable[[], str], waiting: Callable[[], None] | None = None
+        self,
+        url: DatabaseURL,
+        *,
+        remedy: Callable[[], str],
+        waiting: Callable[[], None] | None = None,
     ) -> Builder:
         """What fills the database at `url`.
 
-        `remedy` says what helps against an extension that the server lacks. `waiting` is called about every second in
-        which nothing is heard of the build, and may raise.
+        `remedy` says what helps against an extension that the server lacks. `waiting` is called
+        about every second in which nothing is heard of the build, and may raise.
         """

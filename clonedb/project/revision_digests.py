@@ -19,11 +19,14 @@ __all__ = ["revision_digests"]
 def revision_digests(project: Project, *, index_dir: Path | None) -> Mapping[Path, str]:
     """The digest of each revision file by its real path; those that are alike do the same to the same database.
 
-    Looked at for a build only: the fingerprint, which every run takes, needs no more than the files' own digests.
+    Looked at for a build only: the fingerprint, which every run takes, needs no more than the
+    files' own digests.
     """
     index = StatIndex(index_dir, f"{project.rootdir}\0{project.script_location}")
     modules = Modules(project.import_roots, index, rootdir=project.rootdir)
-    closures: dict[tuple[str, ...], list[tuple[str, str]]] = {}  # most revisions import the same
+    closures: dict[
+        tuple[str, ...], list[tuple[str, str]]
+    ] = {}  # most revisions import the same
     found = {}
     for path in project.revision_files():
         contents = index.contents(os.path.abspath(path))  # noqa: PTH100 - links are left in it
@@ -34,5 +37,7 @@ def revision_digests(project: Project, *, index_dir: Path | None) -> Mapping[Pat
             loaded = modules.closure(names)
             below = ((module.name, index.contents(where)) for where, module in loaded.items())
             closures[names] = sorted((name, each.digest) for name, each in below if each)
+
         found[path.resolve()] = digest_of(json.dumps([contents.digest, closures[names]]))
+
     return MappingProxyType(found)

@@ -18,11 +18,15 @@ def is_revision(name: str) -> bool:
 def compiled_revisions(names: Collection[str], cached: Collection[str]) -> Iterator[str]:
     """The compiled files that Alembic loads in a directory, too, if it is told to be `sourceless`.
 
-    They are those beside whose name no source is, of the directory's own files and of those `cached` in its
-    `__pycache__`; `a.pyc` is preferred to `a.pyo`.
+    They are those beside whose name no source is, of the directory's own files and of those
+    `cached` in its `__pycache__`; `a.pyc` is preferred to `a.pyo`.
     """
     for name in names:
-        if _is_compiled(name) and name[:-1] not in names and not (name.endswith("o") and f"{name[:-1]}c" in names):
+        if (
+            _is_compiled(name)
+            and name[:-1] not in names
+            and not (name.endswith("o") and f"{name[:-1]}c" in names)
+        ):
             yield name
     sources = {name.partition(".")[0] for name in names}
     for name in cached:

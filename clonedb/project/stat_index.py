@@ -1,8 +1,9 @@
 """The files of one project as they are now: listed and examined once, read only when stat says that they changed.
 
-What was read is remembered in one private file a project. An entry is worth something as long as mtime, ctime, size
-and inode are the same. A file that was modified less than two seconds before it was read is not remembered: a second
-change could leave the same times behind on file systems with coarse clocks (git's rule for its index).
+What was read is remembered in one private file a project. An entry is worth something as long
+as mtime, ctime, size and inode are the same. A file that was modified less than two seconds
+before it was read is not remembered: a second change could leave the same times behind on file
+systems with coarse clocks (git's rule for its index).
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ _Entry = tuple[int, int, int, int, str, int, list[str]]
 class StatIndex:
     """Listings, stats and contents of files; used for one look at a project, then thrown away.
 
-    Listings, stats and contents are those of the first time they were asked for, so that one look sees one state.
-    `stamps` has, for each file that was asked for, what changes whenever it is written: mtime, ctime, size and inode.
+    Listings, stats and contents are those of the first time they were asked for, so that one
+    look sees one state. `stamps` has, for each file that was asked for, what changes whenever
+    it is written: mtime, ctime, size and inode.
     """
 
     def __init__(self, index_dir: Path | None = None, key: str = "") -> None:
@@ -78,6 +80,7 @@ class StatIndex:
                 status = entry.stat()
         except OSError:
             return None
+
         stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
         self.stamps[path] = stamp
         known = self._known.get(directory, {}).get(name)
@@ -97,26 +100,46 @@ class StatIndex:
         files = {
             directory: kept
             for directory, names in self._known.items()
-            if (kept := {name: entry for name, entry in names.items() if self._exists(directory, name)})
+            if (
+                kept := {
+                    name: entry
+                    for name, entry in names.items()
+                    if self._exists(directory, name)
+                }
+            )
         }
-        body = json.dumps({"imports": self._imports, "files": files}, separators=(",", ":")).encode()
+        body = json.dumps(
+            {"imports": self._imports, "files": files}, separators=(",", ":")
+        ).encode()
         data = b"%b%b\n%b" % (_VERSION, hashlib.sha256(body).hexdigest().encode(), body)
         with contextlib.suppress(OSError, ServerError):
             self._files.make()
             self._files.write(self._name, data)
+
         self._numbers = None
 
     def _exists(self, directory: str, name: str) -> bool:
         listing = self._listings.get(directory)
-        return name in listing if listing is not None else os.path.lexists(os.path.join(directory, name))  # noqa: PTH118
+        return (
+            name in listing
+            if listing is not None
+            else os.path.lexists(os.path.join(directory, name))  # noqa: PTH118
+        )
 
     def _read(self, directory: str, name: str, status: os.stat_result) -> Contents | None:
-        if not stat.S_ISREG(status.st_mode) and not (stat.S_ISFIFO(status.st_mode) and name.endswith(".py")):
+        if not stat.S_ISREG(status.st_mode) and not (
+            stat.S_ISFIFO(status.st_mode) and name.endswith(".py")
+        ):
             return None  # Alembic would open that one, and wait for its other end
+
         path = Path(directory, name)
         now = now_ns()
         try:
-            if status.st_size >= LARGE and stat.S_ISREG(status.st_mode) and not name.endswith(".py"):
+            if (
+                status.st_size >= LARGE
+                and stat.S_ISREG(status.st_mode)
+                and not name.endswith(".py")
+            ):
                 with path.open("rb") as file:
                     contents = read_large(name, file)
             else:
@@ -127,11 +150,14 @@ class StatIndex:
             raise ConfigError(
                 f"{str(path)!r} belongs to what the template is made of, but cannot be read: {error.strerror}"
             ) from error
+
         if now - max(status.st_mtime_ns, status.st_ctime_ns) >= _SETTLED:
             self._remember(directory, name, status, contents)
         return contents
 
-    def _remember(self, directory: str, name: str, status: os.stat_result, contents: Contents) -> None:
+    def _remember(
+        self, directory: str, name: str, status: os.stat_result, contents: Contents
+    ) -> None:
         if self._numbers is None:
             self._numbers = {imports: number for number, imports in enumerate(self._imports)}
         number = self._numbers.setdefault(contents.imports, len(self._imports))
@@ -150,10 +176,15 @@ class StatIndex:
     def _load(self) -> None:
         data = b""
         if self._files is not None:
-            with contextlib.suppress(OSError, ServerError):  # not there, or not this account's alone
+            with contextlib.suppress(
+                OSError, ServerError
+            ):  # not there, or not this account's alone
                 data = self._files.read_bytes(self._name)
+
         head, _, body = data.partition(b"\n")
-        # the checksum covers every kind of damage, so what follows it was written by `save`, in its shape
+
+        # the checksum covers every kind of damage, so what follows it was written by `save`, in
+        # its shape
         if head != _VERSION + hashlib.sha256(body).hexdigest().encode():
             return
         stored: dict[str, Any] = json.loads(body)

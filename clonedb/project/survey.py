@@ -14,19 +14,23 @@ from typing import Any
 
 __all__ = ["Survey", "required_drivers", "survey"]
 
-_VARIABLE = re.compile(r"(?i)\w*(?:database|postgres|postgresql|pg|db|sqlalchemy)\w*_?(?:url|uri|dsn)")
+_VARIABLE = re.compile(
+    r"(?i)\w*(?:database|postgres|postgresql|pg|db|sqlalchemy)\w*_?(?:url|uri|dsn)"
+)
 _READERS = frozenset({"getenv", "get", "env", "config", "str", "__getitem__", "db", "db_url"})
 _DRIVERS = ("asyncpg", "psycopg", "psycopg2")
 _URL = re.compile(r"postgresql\+(asyncpg|psycopg2?|psycopg_async)://")
-_LEFT_OUT = frozenset({"node_modules", "site-packages", "build", "dist", "__pycache__", "versions"})
+_LEFT_OUT = frozenset(
+    {"node_modules", "site-packages", "build", "dist", "__pycache__", "versions"}
+)
 _MOST_FILES = 5000  # of a checkout that has data in it, too
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What was found: the variables that hold a database's URL (the likeliest first), the drivers that are named (so
-    too), whether there is an asynchronous engine, the Alembic configurations below the directory, and the directories
-    that have an env.py of Alembic's.
+    """What was found: the variables that hold a database's URL (the likeliest first), the
+    drivers that are named (so too), whether there is an asynchronous engine, the Alembic
+    configurations below the directory, and the directories that have an env.py of Alembic's.
     """
 
     variables: tuple[str, ...]
@@ -39,28 +43,39 @@ class Survey:
 def survey(rootdir: Path) -> Survey:
     """Look at the Python files of a project, its pyproject.toml and requirements, and its Alembic configurations."""
     variables: Counter[str] = Counter()
-    drivers: Counter[str] = Counter(name for name in required_drivers(rootdir) for _ in range(5))
+    drivers: Counter[str] = Counter(
+        name for name in required_drivers(rootdir) for _ in range(5)
+    )
     configurations, environments, asynchronous = [], [], False
     for path in _files(rootdir):
         if path.name == "alembic.ini":
             configurations.append(path.relative_to(rootdir).as_posix())
         text = path.read_text(encoding="utf-8", errors="replace")
+
         # what migrates need not be what the application runs on
         weight = 1 if path.name == "alembic.ini" else 10
-        drivers.update(match.removesuffix("_async") for match in _URL.findall(text) for _ in range(weight))
+        drivers.update(
+            match.removesuffix("_async") for match in _URL.findall(text) for _ in range(weight)
+        )
         if path.suffix != ".py":
             continue
         if path.name == "env.py" and "run_migrations" in text:
             environments.append(path.parent.relative_to(rootdir).as_posix())
-        asynchronous = asynchronous or "create_async_engine" in text or "async_engine_from_config" in text
+        asynchronous = (
+            asynchronous or "create_async_engine" in text or "async_engine_from_config" in text
+        )
         try:
             tree = ast.parse(text)
         except (SyntaxError, ValueError):
             continue
+
         # what tests read may be the tests' own
-        weight = 1 if path.name == "conftest.py" or "test" in path.parts[len(rootdir.parts)] else 10
+        weight = (
+            1 if path.name == "conftest.py" or "test" in path.parts[len(rootdir.parts)] else 10
+        )
         for name in _variables(tree):
             variables[name] += weight
+
     return Survey(
         variables=tuple(name for name, _ in variables.most_common()),
         drivers=tuple(name for name, _ in drivers.most_common()),
@@ -80,10 +95,17 @@ def _files(rootdir: Path) -> Iterator[Path]:
         below[:] = sorted(
             name
             for name in below
-            if name not in _LEFT_OUT and not name.startswith(".") and not Path(directory, name, "pyvenv.cfg").exists()
+            if name not in _LEFT_OUT
+            and not name.startswith(".")
+            and not Path(directory, name, "pyvenv.cfg").exists()
         )
         for name in sorted(names):
-            if name.endswith(".py") or name in ("alembic.ini", ".env", ".env.example", "pytest.ini"):
+            if name.endswith(".py") or name in (
+                "alembic.ini",
+                ".env",
+                ".env.example",
+                "pytest.ini",
+            ):
                 seen += 1
                 if seen > _MOST_FILES:
                     return
@@ -92,11 +114,15 @@ def _files(rootdir: Path) -> Iterator[Path]:
 
 def required_drivers(rootdir: Path) -> Iterator[str]:
     """The drivers among the project's requirements."""
-    texts = [path.read_text(encoding="utf-8", errors="replace") for path in sorted(rootdir.glob("requirements*.txt"))]
+    texts = [
+        path.read_text(encoding="utf-8", errors="replace")
+        for path in sorted(rootdir.glob("requirements*.txt"))
+    ]
     try:
         document = tomllib.loads((rootdir / "pyproject.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         document = {}
+
     texts.extend(_strings(document))
     for text in texts:
         for name in _DRIVERS:
@@ -122,15 +148,25 @@ def _variables(tree: ast.Module) -> Iterator[str]:
         if isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("environ"):
             yield from _named(node.slice)
         elif isinstance(node, ast.Call) and node.args:
-            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            called = (
+                node.func.attr
+                if isinstance(node.func, ast.Attribute)
+                else getattr(node.func, "id", "")
+            )
             if called in _READERS:
                 yield from _named(node.args[0])
-        elif isinstance(node, ast.ClassDef) and any("Settings" in ast.unparse(base) for base in node.bases):
+        elif isinstance(node, ast.ClassDef) and any(
+            "Settings" in ast.unparse(base) for base in node.bases
+        ):
             yield from _fields(node)
 
 
 def _named(node: ast.expr) -> Iterator[str]:
-    if isinstance(node, ast.Constant) and isinstance(node.value, str) and _VARIABLE.fullmatch(node.value):
+    if (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and _VARIABLE.fullmatch(node.value)
+    ):
         yield node.value
 
 
@@ -140,7 +176,9 @@ def _fields(node: ast.ClassDef) -> Iterator[str]:
     prefix = match[1] if match else ""
     for field in node.body:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            alias = re.search(r"""(?:validation_alias|alias|env)\s*=\s*['"](\w+)""", ast.unparse(field))
+            alias = re.search(
+                r"""(?:validation_alias|alias|env)\s*=\s*['"](\w+)""", ast.unparse(field)
+            )
             if alias:
                 yield from _named(ast.Constant(alias[1]))
             elif _VARIABLE.fullmatch(field.target.id):

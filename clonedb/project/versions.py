@@ -22,9 +22,12 @@ def version(name: str) -> str:
             continue
         entries = map(str.lower, os.listdir(directory or "."))  # noqa: PTH208 - so it does here
         found = [entry for entry in entries if entry.startswith(begin) and entry.endswith(end)]
-        versions = sorted(entry[len(begin) : -len(end)] for entry in found if entry.count("-") == 2)
+        versions = sorted(
+            entry[len(begin) : -len(end)] for entry in found if entry.count("-") == 2
+        )
         if versions:
             return versions[-1]
+
     from importlib import metadata
 
     return metadata.version(name)

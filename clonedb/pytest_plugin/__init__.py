@@ -1,7 +1,7 @@
 """The pytest plugin: clonedb's decisions, spoken in pytest's words.
 
-Every pytest run of an environment loads this, so nothing here imports SQLAlchemy, Alembic, psycopg or filelock before a
-test asks for a database, and nothing connects before then.
+Every pytest run of an environment loads this, so nothing here imports SQLAlchemy, Alembic,
+psycopg or filelock before a test asks for a database, and nothing connects before then.
 """
 
 from __future__ import annotations

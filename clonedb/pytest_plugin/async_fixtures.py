@@ -1,8 +1,9 @@
 """The asynchronous fixtures: SQLAlchemy's engine and sessions, and a psycopg connection.
 
-All of them are synchronous functions. An async fixture needs a plugin, and belongs to the loop of its own scope, which
-is not always the test's: pytest-asyncio before 1.0 refuses that, after it asyncpg fails in closing. Making an engine
-or a session awaits nothing, and what is open after the test is closed here on the loop that it was opened on.
+All of them are synchronous functions. An async fixture needs a plugin, and belongs to the loop
+of its own scope, which is not always the test's: pytest-asyncio before 1.0 refuses that, after
+it asyncpg fails in closing. Making an engine or a session awaits nothing, and what is open
+after the test is closed here on the loop that it was opened on.
 """
 
 from __future__ import annotations
@@ -32,11 +33,14 @@ __all__ = [
 
 
 @pytest.fixture
-def clonedb_async_engine(request: pytest.FixtureRequest, clonedb: Database) -> Iterator[AsyncEngine]:
+def clonedb_async_engine(
+    request: pytest.FixtureRequest, clonedb: Database
+) -> Iterator[AsyncEngine]:
     """An asynchronous SQLAlchemy engine on the database; what is open on it after the test is closed.
 
-    Its driver is the configured one if that runs on asyncio, else asyncpg if it is installed, else psycopg. Where the
-    database is handed on to the next test and the loop is, too, connections that are idle after the test stay open.
+    Its driver is the configured one if that runs on asyncio, else asyncpg if it is installed,
+    else psycopg. Where the database is handed on to the next test and the loop is, too,
+    connections that are idle after the test stay open.
     """
     __tracebackhide__ = True
     with clonedb.async_engine(around=_around(request)) as engine:
@@ -62,13 +66,17 @@ def clonedb_async_sessionmaker(
 
 
 @pytest.fixture
-def clonedb_async_session(clonedb_async_sessionmaker: async_sessionmaker[AsyncSession]) -> AsyncSession:
+def clonedb_async_session(
+    clonedb_async_sessionmaker: async_sessionmaker[AsyncSession],
+) -> AsyncSession:
     """An asynchronous SQLAlchemy session on the test's engine, closed after the test; its commits are real."""
     return clonedb_async_sessionmaker()
 
 
 @pytest.fixture
-def clonedb_async_connection(request: pytest.FixtureRequest, clonedb: Database) -> Iterator[AsyncConnection[Any]]:
+def clonedb_async_connection(
+    request: pytest.FixtureRequest, clonedb: Database
+) -> Iterator[AsyncConnection[Any]]:
     """An asynchronous psycopg connection to the database, closed after the test; what it did not commit is gone."""
     __tracebackhide__ = True
     _require_backend(request)
@@ -81,8 +89,9 @@ def clonedb_async_connection(request: pytest.FixtureRequest, clonedb: Database) 
 def _around(request: pytest.FixtureRequest) -> Around:
     """What connecting is wrapped in: a test may have blocked the sockets that asyncpg connects by, for what it tests.
 
-    pytest-asyncio's event loop before 1.0, or the project's own, is asked for, because it has to outlive the engine.
-    Raises CloneDBError when the test runs on another loop than asyncio's.
+    pytest-asyncio's event loop before 1.0, or the project's own, is asked for, because it has
+    to outlive the engine. Raises CloneDBError when the test runs on another loop than
+    asyncio's.
     """
     __tracebackhide__ = True
     _require_backend(request)

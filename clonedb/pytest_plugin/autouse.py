@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["between_tests", "pytest_itemcollected", "without_asking"]
 
-_BETWEEN, _FOR_TEST = "_clonedb_between_tests", "_clonedb_without_asking"  # pytest --fixtures lists them with -v only
+_BETWEEN, _FOR_TEST = (
+    "_clonedb_between_tests",
+    "_clonedb_without_asking",
+)  # pytest --fixtures lists them with -v only
 
 
 @pytest.fixture(scope="session", autouse=True, name=_BETWEEN)
@@ -26,10 +29,12 @@ def between_tests(request: pytest.FixtureRequest, clonedb_template: Template) ->
     if not is_routed(request.config):  # nothing would lead there
         yield
         return
+
     run = run_of(request.config)
     with run.process_state.unpatched():
         mode = run.supply(clonedb_template, request.session.addfinalizer).isolation("worker")
         database = mode.database(mode.acquire(), None)
+
     entered(request.config, database, stands_in=True)
     yield
     left(request.config, database)
@@ -57,4 +62,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 def _is_of_a_test(definitions: object) -> bool:
     """Whether the last of a fixture's definitions, which is the one that counts, has the scope of one test."""
-    return isinstance(definitions, (list, tuple)) and bool(definitions) and definitions[-1].scope == "function"
+    return (
+        isinstance(definitions, (list, tuple))
+        and bool(definitions)
+        and definitions[-1].scope == "function"
+    )

@@ -19,12 +19,15 @@ _LONGEST = 10.0  # seconds that collecting may take
 class Collecting:
     """Collects what earlier runs left, once the first test's clone is on its way.
 
-    Sooner, importing and asking for it would take the interpreter from who makes that clone: 4 ms of a run's time.
+    Sooner, importing and asking for it would take the interpreter from who makes that clone: 4
+    ms of a run's time.
     """
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        if "pyfakefs" in sys.modules:  # a test's fake file system has no module that the thread could import
+        if (
+            "pyfakefs" in sys.modules
+        ):  # a test's fake file system has no module that the thread could import
             import clonedb.clones.gc  # noqa: F401
 
         self._thread = threading.Timer(_HEAD_START, self._collect)

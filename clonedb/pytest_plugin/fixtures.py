@@ -78,7 +78,9 @@ def clonedb_dsn(clonedb: Database) -> str:
 
 
 @pytest.fixture
-def clonedb_connection(request: pytest.FixtureRequest, clonedb: Database) -> Iterator[Connection[Any]]:
+def clonedb_connection(
+    request: pytest.FixtureRequest, clonedb: Database
+) -> Iterator[Connection[Any]]:
     """A psycopg connection to the database; what the test did not commit is gone after it."""
 
     def warn() -> None:
@@ -95,12 +97,16 @@ def clonedb_connection(request: pytest.FixtureRequest, clonedb: Database) -> Ite
 @pytest.fixture
 def clonedb_engine(request: pytest.FixtureRequest, clonedb: Database) -> Engine:
     """A SQLAlchemy engine on the database; what its pool holds is reset, or closed, after the test."""
-    with run_of(request.config).process_state.unpatched():  # this may be the first to import SQLAlchemy
+    with run_of(
+        request.config
+    ).process_state.unpatched():  # this may be the first to import SQLAlchemy
         return clonedb.lasting_engine()
 
 
 @pytest.fixture
-def clonedb_sessionmaker(request: pytest.FixtureRequest, clonedb: Database) -> sessionmaker[Session]:
+def clonedb_sessionmaker(
+    request: pytest.FixtureRequest, clonedb: Database
+) -> sessionmaker[Session]:
     """A sessionmaker bound to the test's engine; under `rollback`, to its one transaction."""
 
     def engine() -> Engine:
@@ -112,7 +118,9 @@ def clonedb_sessionmaker(request: pytest.FixtureRequest, clonedb: Database) -> s
 
 @pytest.fixture
 def clonedb_session(
-    request: pytest.FixtureRequest, clonedb: Database, clonedb_sessionmaker: sessionmaker[Session]
+    request: pytest.FixtureRequest,
+    clonedb: Database,
+    clonedb_sessionmaker: sessionmaker[Session],
 ) -> Iterator[Session]:
     """A SQLAlchemy session on the test's engine, closed after the test; its commits are real (but under `rollback`)."""
     from sqlalchemy.exc import DBAPIError
@@ -120,7 +128,9 @@ def clonedb_session(
     session = clonedb_sessionmaker()
     yield session
     let_go(request.node, clonedb)
-    with contextlib.suppress(DBAPIError):  # the test may have ended its own connection, or dropped the database
+    with contextlib.suppress(
+        DBAPIError
+    ):  # the test may have ended its own connection, or dropped the database
         session.close()
 
 
@@ -143,8 +153,12 @@ def clonedb_factory(
         return clone
 
     yield make
-    with paid, contextlib.ExitStack() as drops:  # one that fails keeps no other from being dropped
+    with (
+        paid,
+        contextlib.ExitStack() as drops,
+    ):  # one that fails keeps no other from being dropped
         for used in made:
             clones.remove(used)
             drops.callback(supply.drop, used[0])
+
     paid.note()

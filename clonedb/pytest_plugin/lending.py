@@ -33,11 +33,16 @@ class Request:
     __slots__ = ("isolation", "seed", "template")
 
     def __init__(
-        self, isolation: str | None = None, template: str | None = None, seed: Seed | Sequence[Seed] | None = None
+        self,
+        isolation: str | None = None,
+        template: str | None = None,
+        seed: Seed | Sequence[Seed] | None = None,
     ) -> None:
         self.isolation: str | None = isolation
         self.template: str | None = template
-        self.seed: Sequence[Seed] = [seed] if isinstance(seed, str) or callable(seed) else seed or ()
+        self.seed: Sequence[Seed] = (
+            [seed] if isinstance(seed, str) or callable(seed) else seed or ()
+        )
 
 
 class Paid:
@@ -95,6 +100,7 @@ def lend(request: pytest.FixtureRequest, wanted: Request) -> Iterator[Database]:
         mode = run.supply(template, request.session.addfinalizer).isolation(isolation)
         with paid:
             lent = mode.lend(begin)
+
     with contextlib.ExitStack() as stack:
         # what fails from here on must not keep the clone from being released
         stack.callback(taken_back, request.config, _holder(request))
@@ -130,7 +136,9 @@ def _holder(request: pytest.FixtureRequest) -> str:
     return f"{kind} {request.node.nodeid!r}" if request.node.nodeid else f"the {kind}"
 
 
-def _release(node: pytest.Item | pytest.Collector, paid: Paid, mode: Isolation, lent: Database) -> None:
+def _release(
+    node: pytest.Item | pytest.Collector, paid: Paid, mode: Isolation, lent: Database
+) -> None:
     __tracebackhide__ = True
     run = run_of(node.config)
     with paid:
@@ -141,15 +149,23 @@ def _release(node: pytest.Item | pytest.Collector, paid: Paid, mode: Isolation, 
         from clonedb.sessions.leaks import ServerChangedWarning
 
         warnings.warn(ServerChangedWarning(f"{node.nodeid} {changes.pop(0)}"), stacklevel=2)
-    if open_still and not lent.clone.server.proxied:  # a proxy's sessions stay open when its clients have closed theirs
+
+    if (
+        open_still and not lent.clone.server.proxied
+    ):  # a proxy's sessions stay open when its clients have closed theirs
         from clonedb.sessions.leaks import leaked_connection_warnings
 
-        for warning in leaked_connection_warnings(node.nodeid, lent.loan, open_still, run.loans):
+        for warning in leaked_connection_warnings(
+            node.nodeid, lent.loan, open_still, run.loans
+        ):
             warnings.warn(warning, stacklevel=2)
+
     lent.clone.server.growth.require_not_stopped(lent.name)
 
 
-def _sorted(wanted: Request, isolation: str, test: str) -> tuple[tuple[str, ...], list[Callable[..., Any]]]:
+def _sorted(
+    wanted: Request, isolation: str, test: str
+) -> tuple[tuple[str, ...], list[Callable[..., Any]]]:
     """The seeds that make a template of their own, and the functions that run for each test."""
     from clonedb.errors import ConfigError
     from clonedb.isolation.modes import mode_class
@@ -162,10 +178,13 @@ def _sorted(wanted: Request, isolation: str, test: str) -> tuple[tuple[str, ...]
             " the seed as a text ('package.module:function' or an SQL file), which makes a template of it, or use"
             " isolation 'auto'"
         )
+
     return tuple(seed for seed in wanted.seed if isinstance(seed, str)), for_each
 
 
-def _template(request: pytest.FixtureRequest, config: Config, name: str | None, seeds: tuple[str, ...]) -> Template:
+def _template(
+    request: pytest.FixtureRequest, config: Config, name: str | None, seeds: tuple[str, ...]
+) -> Template:
     run = run_of(request.config)
     if (name is None or name == config.template) and not seeds:
         opened: Template = request.getfixturevalue("clonedb_template")

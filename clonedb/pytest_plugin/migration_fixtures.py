@@ -27,7 +27,9 @@ _SERVERS = pytest.StashKey[dict[tuple[int, str], "Server"]]()
 
 
 @pytest.fixture
-def clonedb_at(request: pytest.FixtureRequest, clonedb_config: Config) -> Iterator[Callable[[str], RevisionDatabase]]:
+def clonedb_at(
+    request: pytest.FixtureRequest, clonedb_config: Config
+) -> Iterator[Callable[[str], RevisionDatabase]]:
     """A function that makes a clone at a revision, which can be upgraded and downgraded from there.
 
     def test_names_are_split(clonedb_at):
@@ -64,10 +66,14 @@ def _template_at(request: pytest.FixtureRequest, config: Config, revision: str) 
     meant, run = _meant(request, config), run_of(request.config)
     with run.process_state.session():
         wanted = config_at(meant, revision)
-    opened, key = request.session.stash.setdefault(_AT, {}), (id(config), meant.template, wanted.target)
+    opened, key = (
+        request.session.stash.setdefault(_AT, {}),
+        (id(config), meant.template, wanted.target),
+    )
     if key not in opened:
         opened[key] = run.open(wanted)
         request.session.addfinalizer(lambda: run.close(opened.pop(key)))
+
     return opened[key]
 
 
@@ -88,7 +94,9 @@ def clonedb_empty(request: pytest.FixtureRequest, clonedb_config: Config) -> Ite
     with run.process_state.session():
         server, recipe = _server(request, clonedb_config, meant), find_recipe(meant)
     with _Taken(request) as taken:
-        clone = taken.take(lambda: run.state.other(server, lambda: create_empty(server, meant)), recipe)
+        clone = taken.take(
+            lambda: run.state.other(server, lambda: create_empty(server, meant)), recipe
+        )
         run.statistics.clones += 1
         yield clone
 
@@ -108,6 +116,7 @@ def _server(request: pytest.FixtureRequest, config: Config, meant: Config) -> Se
         request.session.addfinalizer(lambda: opened.pop(key).close())
         prepare_role(server)
         request.session.addfinalizer(Collector(server).join)
+
     return opened[key]
 
 
@@ -122,7 +131,8 @@ def _meant(request: pytest.FixtureRequest, config: Config) -> Config:
 class _Taken:
     """The clones of one test: kept by the policy when it fails, dropped after it, and paid for by it.
 
-    `at_end` calls what ends with them, the last first; one that fails keeps no other from being called.
+    `at_end` calls what ends with them, the last first; one that fails keeps no other from being
+    called.
     """
 
     def __init__(self, request: pytest.FixtureRequest) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clonedb.settings.keys import ISOLATIONS, KEYS, Key, check
+from clonedb.settings.checks import check
+from clonedb.settings.keys import ISOLATIONS, KEYS, Key
 
 if TYPE_CHECKING:
     from clonedb.settings.config import Config
@@ -28,8 +29,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """One `--clonedb-*` option a setting; the default is None, so that "not given" is known."""
     group = parser.getgroup("clonedb", "databases for tests (clonedb)")
     for key in KEYS.values():
-        if key.type is not dict and not key.secret:  # a table has no place on a command line, nor has a password
-            group.addoption(key.option, dest=_destination(key), default=None, help=_help(key), **_action(key))
+        if (
+            key.type is not dict and not key.secret
+        ):  # a table has no place on a command line, nor has a password
+            group.addoption(
+                key.option,
+                dest=_destination(key),
+                default=None,
+                help=_help(key),
+                **_action(key),
+            )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -70,17 +79,27 @@ def configuration(config: pytest.Config) -> Config:
     for key in KEYS.values():
         value = config.getoption(_destination(key), None)
         if value is not None:
-            options[key.name] = key.parse(value, key.option) if isinstance(value, str) else value
+            options[key.name] = (
+                key.parse(value, key.option) if isinstance(value, str) else value
+            )
     return load(directory_of_tests(config), options=options, otherwise=config.rootpath)
 
 
 def directory_of_tests(config: pytest.Config) -> Path:
     """The directory that all tests of a run are in, as its arguments say: a project is looked for from there upward.
 
-    In a repository of several projects it is deeper than pytest's rootdir, above which nothing of this run is.
+    In a repository of several projects it is deeper than pytest's rootdir, above which nothing
+    of this run is.
     """
-    named = [Path(config.invocation_params.dir, str(argument).partition("::")[0]) for argument in config.args]
-    directories = [os.path.normpath(path if path.is_dir() else path.parent) for path in named if path.exists()]
+    named = [
+        Path(config.invocation_params.dir, str(argument).partition("::")[0])
+        for argument in config.args
+    ]
+    directories = [
+        os.path.normpath(path if path.is_dir() else path.parent)
+        for path in named
+        if path.exists()
+    ]
     common = Path(os.path.commonpath(directories)) if directories else config.rootpath
     return common if common.is_relative_to(config.rootpath) else config.rootpath
 
@@ -125,16 +144,23 @@ def _arguments(marker: pytest.Mark, place: str) -> MarkerArguments:
     try:
         arguments = MarkerArguments(*marker.args, **marker.kwargs)
     except TypeError:
-        given = ", ".join([*map(repr, marker.args), *(f"{name}={value!r}" for name, value in marker.kwargs.items())])
+        given = ", ".join(
+            [
+                *map(repr, marker.args),
+                *(f"{name}={value!r}" for name, value in marker.kwargs.items()),
+            ]
+        )
         raise ConfigError(
             f"{place}({given}): it takes isolation=..., template=..., seed=... and keep=..., by name"
         ) from None
+
     for name in MarkerArguments.__slots__:
         if (value := getattr(arguments, name)) is not None:
             if name == "seed":
                 check_seed(value, place)
             else:
                 check(name, value, place)
+
     return arguments
 
 
@@ -144,4 +170,6 @@ def check_seed(seed: object, place: str) -> None:
 
     several = seed if isinstance(seed, (list, tuple)) else [seed]
     if not all(isinstance(one, str) or callable(one) for one in several):
-        raise ConfigError(f"{place}: seed is {seed!r}; it takes a text, a function, or a list of these")
+        raise ConfigError(
+            f"{place}: seed is {seed!r}; it takes a text, a function, or a list of these"
+        )

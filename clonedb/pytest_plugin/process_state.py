@@ -1,8 +1,9 @@
 """The process as it is between tests, put back while clonedb works: what a test replaces is the test's own.
 
-A test may mock `open`, `threading.Thread` or `subprocess.Popen`, block sockets (pytest-socket), fake the file system
-(pyfakefs), freeze the clock, empty `os.environ`. What lasts longer than that test, such as a template or a clone that
-the next one gets, is made in the world that all tests share.
+A test may mock `open`, `threading.Thread` or `subprocess.Popen`, block sockets (pytest-socket),
+fake the file system (pyfakefs), freeze the clock, empty `os.environ`. What lasts longer than
+that test, such as a template or a clone that the next one gets, is made in the world that all
+tests share.
 """
 
 from __future__ import annotations
@@ -29,9 +30,16 @@ from typing import Any
 
 import pytest
 
-__all__ = ["LED", "ProcessState", "process_state_of", "pytest_fixture_setup", "pytest_runtestloop"]
+__all__ = [
+    "LED",
+    "ProcessState",
+    "process_state_of",
+    "pytest_fixture_setup",
+    "pytest_runtestloop",
+]
 
-# pytest has imported all of these by itself; the clock may be frozen for the whole session, by the first conftest.py
+# pytest has imported all of these by itself; the clock may be frozen for the whole session, by
+# the first conftest.py
 _EARLY = (dt, threading, time)
 _HOMES = (builtins, io, os, os.path, select, shutil, signal, socket, subprocess, tempfile)
 _CLASSES = (pathlib.Path, pathlib.PurePath, socket.socket, subprocess.Popen, threading.Thread)
@@ -51,7 +59,10 @@ def _functions(homes: Iterable[ModuleType | type]) -> Iterator[tuple[Any, str, A
             elif name.startswith("_") or name == "excepthook":  # which pytest itself replaces
                 wanted = False
             else:
-                wanted = callable(value) and not (isinstance(value, type) and issubclass(value, BaseException))
+                wanted = callable(value) and not (
+                    isinstance(value, type) and issubclass(value, BaseException)
+                )
+
             if wanted:
                 yield home, name, value
 
@@ -77,9 +88,14 @@ class ProcessState:
         for home, name, value in (*_AT_IMPORT, *_functions(_HOMES), *_functions(_CLASSES)):
             functions.setdefault(home, {}).setdefault(name, value)
         self._functions = functions
+
         # hundreds are looked at several times for each test: by what runs in C
         self._known = tuple(
-            (vars(home), itemgetter(next(iter(known)), *known), (next(iter(known.values())), *known.values()))
+            (
+                vars(home),
+                itemgetter(next(iter(known)), *known),
+                (next(iter(known.values())), *known.values()),
+            )
             for home, known in functions.items()
         )
         self._names = tuple((home, frozenset(vars(home))) for home in _CLASSES)
@@ -91,7 +107,9 @@ class ProcessState:
         """No function that clonedb or a driver calls is a test's, and no file is a fake: for work on open servers."""
         self._depth += 1
         try:
-            if self._depth == 1:  # connections of asynchronous drivers may be opened at the same time
+            if (
+                self._depth == 1
+            ):  # connections of asynchronous drivers may be opened at the same time
                 self._put_back(self._replaced)
             yield
         finally:
@@ -114,7 +132,9 @@ class ProcessState:
         """Whether every function is where it was."""
         try:
             for now, get, values in self._known:
-                if get(now) != values:  # identity is compared first, and by what runs in C: a third of the time
+                if (
+                    get(now) != values
+                ):  # identity is compared first, and by what runs in C: a third of the time
                     return False
         except KeyError:  # a test has deleted one
             return False
@@ -128,8 +148,11 @@ class ProcessState:
             _change_variables(found, self._variables)
             stack.callback(lambda: _change_variables(dict(os.environ), found))
             if self._directory is not None and self._directory != _directory():
-                with contextlib.suppress(OSError):  # it is gone, and no template of this session can be built there
+                with contextlib.suppress(
+                    OSError
+                ):  # it is gone, and no template of this session can be built there
                     _go(self._directory, stack)
+
             found_path = sys.path
             sys.path = self._path.copy()
             stack.callback(setattr, sys, "path", found_path)

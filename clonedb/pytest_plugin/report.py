@@ -62,7 +62,11 @@ def _concerns(config: pytest.Config) -> bool:
     """Whether anything says that this run may ask for a database, found out for the price of opening a few files."""
     if any(name.startswith("CLONEDB_") for name in os.environ):
         return True
-    if any(value is not None for name, value in vars(config.option).items() if name.startswith("clonedb_")):
+    if any(
+        value is not None
+        for name, value in vars(config.option).items()
+        if name.startswith("clonedb_")
+    ):
         return True
     start = directory_of_tests(config)
     within = [path for path in (start, *start.parents) if path.is_relative_to(config.rootpath)]
@@ -91,8 +95,13 @@ def pytest_runtest_makereport(
     if call.when == "call" or (call.when == "setup" and report.failed):
         _mention_kept(item, report)
     # an error that a test's own call met keeps its traceback, which shows that call
-    if call.when != "call" and call.excinfo is not None and isinstance(call.excinfo.value, CloneDBError):
+    if (
+        call.when != "call"
+        and call.excinfo is not None
+        and isinstance(call.excinfo.value, CloneDBError)
+    ):
         _shorten(run_of(item.config), call.excinfo.value, report)
+
     if RUN in item.config.stash:
         item.config.stash[RUN].secrets.hide_in(report)
     return report
@@ -119,19 +128,25 @@ def _note(item: pytest.Item, error: BaseException | None) -> str | None:
 
 
 def _mention_kept(item: pytest.Item, report: pytest.TestReport) -> None:
-    for clone, recipe in [used for node in item.listchain() for used in node.stash.get(CLONES, ())]:
+    for clone, recipe in [
+        used for node in item.listchain() for used in node.stash.get(CLONES, ())
+    ]:
         try:
             if run_of(item.config).keep_if_failed(clone, recipe, item, failed=report.failed):
                 report.sections.append(("clonedb", f"database kept: {_psql_command(clone)}"))
         except Exception as error:  # noqa: BLE001 - the test's own failure is the one to see
-            report.sections.append(("clonedb", f"database {clone.name!r} could not be kept: {error}"))
+            report.sections.append(
+                ("clonedb", f"database {clone.name!r} could not be kept: {error}")
+            )
 
 
 def _shorten(run: Run, error: CloneDBError, report: pytest.TestReport) -> None:
     text = f"{type(error).__name__}: {error}"
     if text in run.shown_errors:
         first = text.splitlines()[0]
-        report.longrepr = f"{first[:100]}{'...' if len(first) > 100 else ''} (shown in full above)"
+        report.longrepr = (
+            f"{first[:100]}{'...' if len(first) > 100 else ''} (shown in full above)"
+        )
     else:
         run.shown_errors.add(text)
         report.longrepr = text
@@ -179,9 +194,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if total.outcomes:
         for line in _outcomes(total, everything=_wants_report(config)):
             terminalreporter.write_line(f"clonedb: {line}")
+
     if total.kept:
         databases = counted(len(total.kept), "database")
-        terminalreporter.write_line(f"clonedb: {databases} kept for you: clonedb psql NAME, clonedb drop NAME")
+        terminalreporter.write_line(
+            f"clonedb: {databases} kept for you: clonedb psql NAME, clonedb drop NAME"
+        )
 
 
 def _wants_report(config: pytest.Config) -> bool:
@@ -206,12 +224,16 @@ def _outcomes(total: Statistics, *, everything: bool) -> Iterator[str]:
     for why in unable:
         yield f"no rewinding, every test got a new clone: {why}"
     counts = [
-        text.format(sum(reasons.values())) for kind, text in _KINDS.items() if (reasons := total.outcomes.get(kind))
+        text.format(sum(reasons.values()))
+        for kind, text in _KINDS.items()
+        if (reasons := total.outcomes.get(kind))
     ]
     if counts:
         yield "after their tests " + ", ".join(counts)
     if everything:
-        for why, count in sorted(total.outcomes.get("refused", {}).items(), key=lambda pair: -pair[1]):
+        for why, count in sorted(
+            total.outcomes.get("refused", {}).items(), key=lambda pair: -pair[1]
+        ):
             yield f"  {count} not rewound: {why}"
 
 
@@ -219,7 +241,10 @@ def summary(total: Statistics) -> str:
     """`template 'clonedb_t_...' built in 2.1 s; 28 clones; a test paid 9.8 ms (median), 14.2 ms (95th percentile)`."""
     parts = []
     for name, (about, built) in total.templates.items():
-        parts.append(f"template {name!r} {'reused' if built is None else f'built in {built:.1f} s'} on {about}")
+        parts.append(
+            f"template {name!r} {'reused' if built is None else f'built in {built:.1f} s'} on {about}"
+        )
+
     parts.append(counted(total.clones, "clone"))
     text = "; ".join(parts)
     if not total.paid:
@@ -232,7 +257,8 @@ def summary(total: Statistics) -> str:
 def _psql_command(clone: Clone) -> str:
     """The command line that opens psql on a kept clone, from the project's directory and environment.
 
-    What only this run was told (an option, a conftest) is said again, as variables, without any password.
+    What only this run was told (an option, a conftest) is said again, as variables, without any
+    password.
     """
     import shlex
 
@@ -242,6 +268,12 @@ def _psql_command(clone: Clone) -> str:
     config, told = clone.server.config, []
     for name in ("url", "maintenance_database", "postgres_bin", "state_dir", "prefix"):
         source = config.source(name)
-        if source not in ("default", "TEST_DATABASE_URL", KEYS[name].variable) and "[tool.clonedb]" not in source:
-            told.append(f"{KEYS[name].variable}={shlex.quote(redact(getattr(config, name) or ''))}")
+        if (
+            source not in ("default", "TEST_DATABASE_URL", KEYS[name].variable)
+            and "[tool.clonedb]" not in source
+        ):
+            told.append(
+                f"{KEYS[name].variable}={shlex.quote(redact(getattr(config, name) or ''))}"
+            )
+
     return " ".join([*told, "clonedb", "psql", clone.name])

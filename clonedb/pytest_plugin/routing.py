@@ -31,8 +31,8 @@ _ROUTER = pytest.StashKey["Router"]()
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Begin to route, and give every test a clone, where the configuration says so; before anything is collected.
 
-    Raises pytest.UsageError for a configuration that cannot be followed: tests that were to be routed and are not might
-    reach a real database.
+    Raises pytest.UsageError for a configuration that cannot be followed: tests that were to be
+    routed and are not might reach a real database.
     """
     config = session.config
     if config.option.collectonly or not _concerns(config):
@@ -44,13 +44,17 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         router = _router(settings, config) if settings.route else None
     except ConfigError as error:
         raise pytest.UsageError(str(error)) from None
+
     if config.pluginmanager.hasplugin("dsession"):  # xdist's controller runs no test
         return
     if router is not None:
         router.install(libpqs_place=not _is_libpqs(settings))
         config.stash[_ROUTER] = router
         config.stash[LED] = lambda: router.found
-        config.add_cleanup(router.uninstall)  # another run in the same process has a configuration of its own
+        config.add_cleanup(
+            router.uninstall
+        )  # another run in the same process has a configuration of its own
+
     if settings.autouse:
         config.pluginmanager.import_plugin(_AUTOUSE)
 
@@ -61,7 +65,9 @@ def _router(settings: Config, config: pytest.Config) -> Router:
     def look(*parameters: object) -> None:
         run_of(config).loans.require(*parameters)
 
-    return Router(settings.route, source=settings.source("route"), prefix=settings.prefix, look=look)
+    return Router(
+        settings.route, source=settings.source("route"), prefix=settings.prefix, look=look
+    )
 
 
 def _is_libpqs(settings: Config) -> bool:
@@ -83,26 +89,37 @@ def _concerns(config: pytest.Config) -> bool:
     for directory in (start, *start.parents):
         file = directory / "pyproject.toml"
         try:
-            text = file.read_bytes() if file.is_file() else b""  # a FIFO would wait for its other end
+            text = (
+                file.read_bytes() if file.is_file() else b""
+            )  # a FIFO would wait for its other end
         except OSError:
             continue
+
         if b"clonedb" in text and any(name.encode() in text for name in _KEYS):
             return True
+
     return False
 
 
 def entered(config: pytest.Config, database: Database, *, stands_in: bool = False) -> None:
     """A test, or a wider scope, holds a database from now on: the application is led to it."""
     if (router := config.stash.get(_ROUTER, None)) is not None:
-        router.enter(database.route, stands_in=stands_in, proof=database.clone.server.proof_only)
+        router.enter(
+            database.route, stands_in=stands_in, proof=database.clone.server.proof_only
+        )
 
 
 def hold_loop(request: pytest.FixtureRequest) -> None:
     """Let pytest-asyncio's loop before 1.0, or the project's own, outlive a test's clone.
 
-    It is closed without an end to its generators, and what an application's pool keeps open on it would stay open.
+    It is closed without an end to its generators, and what an application's pool keeps open on
+    it would stay open.
     """
-    if is_routed(request.config) and request.scope == "function" and "event_loop" in request.fixturenames:
+    if (
+        is_routed(request.config)
+        and request.scope == "function"
+        and "event_loop" in request.fixturenames
+    ):
         request.getfixturevalue("event_loop")
 
 

@@ -44,7 +44,9 @@ class Run:
     def __init__(self, config: pytest.Config) -> None:
         self.pytest_config = config
         self.process_state: ProcessState = process_state_of(config)
-        self.state: RunState = RunState(say=Lines(self.write).say, expected=self._expected, is_single=self._is_single)
+        self.state: RunState = RunState(
+            say=Lines(self.write).say, expected=self._expected, is_single=self._is_single
+        )
         self.statistics: Statistics = self.state.statistics
         self.from_workers: Statistics = Statistics()
         self.shown_errors: set[str] = set()
@@ -65,7 +67,9 @@ class Run:
 
             self._watches = True
             watched = WatchedDrivers(self.state.loans.require)
-            with self.process_state.unpatched():  # pyfakefs takes the first of sys.meta_path for its own
+            with (
+                self.process_state.unpatched()
+            ):  # pyfakefs takes the first of sys.meta_path for its own
                 watched.install()
             self.pytest_config.add_cleanup(watched.uninstall)
         return self.state.loans
@@ -77,13 +81,22 @@ class Run:
             from clonedb.pytest_plugin.collecting import Collecting
 
             progress = Lines(self.write)
-            opened = open_template(config, run=self.id, progress=progress, servers=self.state.servers)
-            self._opened[opened] = _Opened(config, opened.supply(self.state), Collecting(opened.server))
+            opened = open_template(
+                config, run=self.id, progress=progress, servers=self.state.servers
+            )
+            self._opened[opened] = _Opened(
+                config, opened.supply(self.state), Collecting(opened.server)
+            )
+
         self.secrets.add(opened.server)
         return opened
 
     def template(
-        self, config: Config, name: str, seeds: tuple[str, ...], at_end: Callable[[Callable[[], None]], None]
+        self,
+        config: Config,
+        name: str,
+        seeds: tuple[str, ...],
+        at_end: Callable[[Callable[[], None]], None],
     ) -> Template:
         """A named template, or one with further seeds, opened when a test first asks for it.
 
@@ -102,7 +115,8 @@ class Run:
     def require_own(self, template: Template, config: Config) -> None:
         """Raises ConfigError when a test would get the template of another directory's clonedb_config.
 
-        pytest caches a session fixture for all directories, whichever of them override the fixtures it asks for.
+        pytest caches a session fixture for all directories, whichever of them override the
+        fixtures it asks for.
         """
         from clonedb.errors import ConfigError
 
@@ -119,10 +133,14 @@ class Run:
             os.write(2, f"{line}\n".encode())
             return
         with capture.global_and_fixture_disabled():
-            lead = "" if hasattr(self.pytest_config, "workerinput") else "\n"  # after a line of dots
+            lead = (
+                "" if hasattr(self.pytest_config, "workerinput") else "\n"
+            )  # after a line of dots
             os.write(2, f"{lead}{line}\n".encode())
 
-    def supply(self, template: Template, at_end: Callable[[Callable[[], None]], None]) -> Supply:
+    def supply(
+        self, template: Template, at_end: Callable[[Callable[[], None]], None]
+    ) -> Supply:
         """What gives databases of a template; `at_end` is told what to call for one that a project's fixture opened."""
         if template in self._opened:
             return self._opened[template].supply
@@ -136,7 +154,10 @@ class Run:
         session = self.pytest_config.pluginmanager.getplugin("session")
         if session is None or hasattr(self.pytest_config, "workerinput"):
             return None
-        return sum("clonedb" in getattr(item, "fixturenames", ()) for item in session.items) or None
+        return (
+            sum("clonedb" in getattr(item, "fixturenames", ()) for item in session.items)
+            or None
+        )
 
     def _is_single(self) -> bool:
         """Whether pytest collected one test."""
@@ -148,10 +169,14 @@ class Run:
         for template, opened in list(self._opened.items()):
             if opened.supply.is_dropping:
                 for name, error in opened.supply.failed_drops():
-                    self.write(f"clonedb: could not drop {name!r}: {error}; the next run does, or `clonedb gc`")
+                    self.write(
+                        f"clonedb: could not drop {name!r}: {error}; the next run does, or `clonedb gc`"
+                    )
                 self._close_rest(template)
 
-    def keep_if_failed(self, clone: Clone, recipe: Recipe, item: pytest.Item, *, failed: bool) -> bool:
+    def keep_if_failed(
+        self, clone: Clone, recipe: Recipe, item: pytest.Item, *, failed: bool
+    ) -> bool:
         """Keep a clone that a test used, if the policy says so and there is room: whether it is kept.
 
         The worker's one clone may have been kept for an earlier test already.
@@ -168,7 +193,9 @@ class Run:
                 kept = Kept(project=recipe.key, run=self.id, when=now(), test=item.nodeid)
                 if not keep(clone, kept, limited=policy == "failed"):
                     return False
+
             self.statistics.kept.append(clone.name)
+
         return True
 
     def collect_after_death(self) -> None:

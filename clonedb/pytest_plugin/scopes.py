@@ -10,7 +10,8 @@ import pytest
 from clonedb.errors import ConfigError
 from clonedb.pytest_plugin.lending import Request, Seed, lend
 from clonedb.pytest_plugin.options import check_seed
-from clonedb.settings.keys import check, nearest
+from clonedb.settings.checks import check
+from clonedb.settings.keys import nearest
 
 if TYPE_CHECKING:
     from clonedb.clones.database import Database
@@ -34,18 +35,22 @@ def fixture(
 
         shop = clonedb.fixture(scope="module", seed="tests/shop.sql")
 
-    `scope` is pytest's, a function for a dynamic one. `isolation` and `template` are those of the settings, and the
-    project's if they are not given. `seed` is one or several: a text (an SQL file, or `package.module:function`) makes
-    a template of its own, so that it costs a test nothing; a function is called for each database with a SQLAlchemy
-    connection, and committed. With `name="clonedb"` the other fixtures (`clonedb_engine`, `clonedb_session`, ...) are
-    on that database, too.
+    `scope` is pytest's, a function for a dynamic one. `isolation` and `template` are those of
+    the settings, and the project's if they are not given. `seed` is one or several: a text (an
+    SQL file, or `package.module:function`) makes a template of its own, so that it costs a test
+    nothing; a function is called for each database with a SQLAlchemy connection, and committed.
+    With `name="clonedb"` the other fixtures (`clonedb_engine`, `clonedb_session`, ...) are on
+    that database, too.
 
     Raises ConfigError for a scope or an isolation that there is not, and for what is no seed.
     """
     place = f"clonedb.fixture(name={name!r})" if name else "clonedb.fixture()"
     if isinstance(scope, str) and scope not in get_args(Scope):
         hint = nearest(scope, dict.fromkeys(get_args(Scope)))
-        raise ConfigError(f"{place}: scope is {scope!r}{hint}; it takes one of {', '.join(get_args(Scope))}")
+        raise ConfigError(
+            f"{place}: scope is {scope!r}{hint}; it takes one of {', '.join(get_args(Scope))}"
+        )
+
     if isolation is not None:
         check("isolation", isolation, place)
     if seed is not None:

@@ -1,7 +1,7 @@
 """Passwords of servers in what pytest reports: a failed test's variables (`--showlocals`), its output, JUnit's file.
 
-A test that asks for `clonedb_url` holds a password, in a text that it may take apart or print. So it is found where
-pytest shows texts, and not where they are made.
+A test that asks for `clonedb_url` holds a password, in a text that it may take apart or print.
+So it is found where pytest shows texts, and not where they are made.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def without(text: str, password: str) -> str:
     if len(password) < _LONG:
         word = re.escape(password)
         return re.sub(rf"(?<=:){word}(?=@)|(?<=password=){word}(?![^\s'\"&])", _HIDDEN, text)
+
     text = text.replace(password, _HIDDEN)
     if _CUT not in text:
         return text
@@ -71,4 +72,5 @@ def without(text: str, password: str) -> str:
             pieces[number] = before[:-length] + _HIDDEN
         if length := next((each for each in lengths if after.startswith(password[-each:])), 0):
             pieces[number + 1] = _HIDDEN + after[length:]
+
     return _CUT.join(pieces)

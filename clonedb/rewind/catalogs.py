@@ -21,7 +21,9 @@ __all__ = [
     "rows_of",
 ]
 
-_MOST_ROWS = 1000  # of a catalog whose contents are compared because some rows are new: 5 us each
+_MOST_ROWS = (
+    1000  # of a catalog whose contents are compared because some rows are new: 5 us each
+)
 
 CHANGED = "a catalog was written (DDL)"
 
@@ -41,18 +43,20 @@ class TemplateCatalogs(Protocol):
 def is_new(since: str) -> str:
     """The condition that a visible row was written by a test; `since` is `Mark.rows`."""
     limit, undoing = since.split(", ")
-    return (
-        f"pg_catalog.age(xmin) between 0 and pg_catalog.age({limit}::xid) and xmin <> {undoing}::xid"  # as in undo.py
-    )
+    # as in undo.py
+    return f"pg_catalog.age(xmin) between 0 and pg_catalog.age({limit}::xid) and xmin <> {undoing}::xid"
 
 
 def rows_of(catalog: str, condition: str) -> str:
     """The statement that counts the rows of a catalog, and those for which a condition holds.
 
-    A backend's first temporary table makes the schemas pg_temp_N and pg_toast_temp_N, which stay and are empty.
+    A backend's first temporary table makes the schemas pg_temp_N and pg_toast_temp_N, which
+    stay and are empty.
     """
     real = " where nspname !~ '^pg_(toast_)?temp_[0-9]+$'" if catalog == "pg_namespace" else ""
-    return f"select count(*), count(*) filter (where {condition}) from pg_catalog.{catalog}{real}"  # noqa: S608 - a catalog's own name
+    return (
+        f"select count(*), count(*) filter (where {condition}) from pg_catalog.{catalog}{real}"  # noqa: S608 - a catalog's own name
+    )
 
 
 def contents_of(catalog: str) -> str:
@@ -85,21 +89,32 @@ def mapped_files() -> str:
 
 
 def look_at_catalogs(
-    ask: Callable[[Iterable[str]], Results], template: TemplateCatalogs, written: Written, facts: Facts, since: str
+    ask: Callable[[Iterable[str]], Results],
+    template: TemplateCatalogs,
+    written: Written,
+    facts: Facts,
+    since: str,
 ) -> Facts:
     """Find out what is left of the DDL of a test: the relations by the files that they have now.
 
-    Temporary tables, what was rolled back, and what was made and dropped again leave no row behind: a catalog is as it
-    was if its rows are as many as the template's and none of them is new, or if new ones say what old ones said.
-    TRUNCATE leaves new files, and so do VACUUM FULL and CLUSTER; the tables are added to `written.whole`. Raises
-    RefusedError for everything else.
+    Temporary tables, what was rolled back, and what was made and dropped again leave no row
+    behind: a catalog is as it was if its rows are as many as the template's and none of them is
+    new, or if new ones say what old ones said. TRUNCATE leaves new files, and so do VACUUM FULL
+    and CLUSTER; the tables are added to `written.whole`. Raises RefusedError for everything
+    else.
     """
     if "pg_class" not in written.catalogs and written.files:
         raise RefusedError(CHANGED)
     condition = is_new(since)
     names = sorted(written.catalogs - {"pg_class"})
     counts, found, ((mapped,),) = _split(
-        ask([*(rows_of(name, condition) for name in ("pg_class", *names)), relations(condition), mapped_files()])
+        ask(
+            [
+                *(rows_of(name, condition) for name in ("pg_class", *names)),
+                relations(condition),
+                mapped_files(),
+            ]
+        )
     )
     oids = [number(oid) for oid, *_ in found]
     rows, digests, files = template.catalogs(["pg_class", *names], oids)
@@ -108,8 +123,12 @@ def look_at_catalogs(
             raise RefusedError(CHANGED)
         if name != "pg_class" and new != b"0":
             _require_same_contents(ask, template, name, rows[name])
-    if text(mapped) != files or any(text(digest) != digests.get(number(oid)) for oid, *_, digest in found):
+
+    if text(mapped) != files or any(
+        text(digest) != digests.get(number(oid)) for oid, *_, digest in found
+    ):
         raise RefusedError(CHANGED)
+
     moved = {
         number(oid): (text(kind), (number(tablespace), number(node)), number(owner))
         for oid, tablespace, node, kind, owner, _ in found
@@ -128,16 +147,29 @@ def _require_same_contents(
         raise RefusedError(CHANGED)
 
 
-def _split(results: Results) -> tuple[Results, list[tuple[bytes | None, ...]], list[tuple[bytes | None, ...]]]:
+def _split(
+    results: Results,
+) -> tuple[Results, list[tuple[bytes | None, ...]], list[tuple[bytes | None, ...]]]:
     return results[:-2], results[-2], results[-1]
 
 
 def _is_known(facts: Facts, file: File) -> bool:
-    places = (facts.tables, facts.sequences, facts.catalogs, facts.large_objects, facts.others, facts.ignored)
-    return file[1] == 0 or any(file in place for place in places)  # views and partitioned tables have no file
+    places = (
+        facts.tables,
+        facts.sequences,
+        facts.catalogs,
+        facts.large_objects,
+        facts.others,
+        facts.ignored,
+    )
+    return file[1] == 0 or any(
+        file in place for place in places
+    )  # views and partitioned tables have no file
 
 
-def _with_new_files(written: Written, facts: Facts, moved: Mapping[int, tuple[str, File, int]]) -> Facts:
+def _with_new_files(
+    written: Written, facts: Facts, moved: Mapping[int, tuple[str, File, int]]
+) -> Facts:
     """The facts of the clone from now on; what has a new file is added to what was written."""
     tables = {table.oid: table for table in facts.tables.values()}
     sequences = {sequence.oid: sequence for sequence in facts.sequences.values()}
@@ -150,7 +182,10 @@ def _with_new_files(written: Written, facts: Facts, moved: Mapping[int, tuple[st
             raise RefusedError("a materialized view was refreshed")
         elif oid < FIRST_OID or oid in facts.fragile or (kind == "t" and owner not in moved):
             raise RefusedError(CHANGED)
-    return facts.with_files({oid: file for oid, (_, file, _) in moved.items()}) if moved else facts
+
+    return (
+        facts.with_files({oid: file for oid, (_, file, _) in moved.items()}) if moved else facts
+    )
 
 
 def _put_back_whole(written: Written, table: Table) -> None:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Facts", "RefusedError", "Sequence", "Table", "read_facts"]
 
-# Access methods whose indexes answer as in the template after rows were deleted and put back: the heap decides what a
-# dead entry is worth. In others (hnsw) dead entries stay in the way of a search until VACUUM has removed them.
+# Access methods whose indexes answer as in the template after rows were deleted and put back:
+# the heap decides what a dead entry is worth. In others (hnsw) dead entries stay in the way of
+# a search until VACUUM has removed them.
 _PROVEN = ("btree", "hash", "gin", "gist", "spgist", "brin", "bloom", "ivfflat", "rum")
 
 
@@ -31,10 +32,11 @@ class RefusedError(Exception):
 class Table:
     """An ordinary table or a partition.
 
-    `columns` can be inserted into; `stored` are those with a value of their own in a row, so also the stored generated
-    ones. `refusal` says why nothing that was written to it can be undone, `computed` why no row can be put back with
-    certainty. `pages` and `bytes` are those in the template, `bytes` with its TOAST table, and `density` is about how
-    many rows are in a page; `rows` are counted for unlogged tables only.
+    `columns` can be inserted into; `stored` are those with a value of their own in a row, so
+    also the stored generated ones. `refusal` says why nothing that was written to it can be
+    undone, `computed` why no row can be put back with certainty. `pages` and `bytes` are those
+    in the template, `bytes` with its TOAST table, and `density` is about how many rows are in a
+    page; `rows` are counted for unlogged tables only.
     """
 
     oid: int
@@ -67,11 +69,12 @@ class Sequence:
 class Facts:
     """The relations of a template by file, or of a clone whose tests gave some of them new files.
 
-    `catalogs` are the system catalogs, by name: a test may have written to them and left nothing. `large_objects` are
-    the two that hold those. `others` are relations whose writing means a new clone, with the reason. Indexes and TOAST
-    tables are in `ignored`: the rows decide; so are the planner's statistics, which no rewind promises. `fragile` are
-    the oids of indexes that cannot be built again as they were. `refusal` says why no clone of this template can be
-    brought back.
+    `catalogs` are the system catalogs, by name: a test may have written to them and left
+    nothing. `large_objects` are the two that hold those. `others` are relations whose writing
+    means a new clone, with the reason. Indexes and TOAST tables are in `ignored`: the rows
+    decide; so are the planner's statistics, which no rewind promises. `fragile` are the oids of
+    indexes that cannot be built again as they were. `refusal` says why no clone of this
+    template can be brought back.
     """
 
     tables: Mapping[File, Table]
@@ -101,11 +104,19 @@ class Facts:
         counters = {file: one for file, one in self.sequences.items() if one.oid not in files}
         return replace(
             self,
-            tables=MappingProxyType(old | {file: tables[oid] for oid, file in files.items() if oid in tables}),
-            sequences=MappingProxyType(
-                counters | {file: sequences[oid] for oid, file in files.items() if oid in sequences}
+            tables=MappingProxyType(
+                old | {file: tables[oid] for oid, file in files.items() if oid in tables}
             ),
-            ignored=self.ignored | {file for oid, file in files.items() if oid not in tables and oid not in sequences},
+            sequences=MappingProxyType(
+                counters
+                | {file: sequences[oid] for oid, file in files.items() if oid in sequences}
+            ),
+            ignored=self.ignored
+            | {
+                file
+                for oid, file in files.items()
+                if oid not in tables and oid not in sequences
+            },
         )
 
 
@@ -182,10 +193,12 @@ def _table(relation: Relation, rows: int) -> Table:
         refusal = "a table with an access method other than heap was written"
     elif not relation.columns:
         refusal = "a table without columns was written"
+
     if relation.writes_in_checks:
         computed = "a row was changed whose constraints call a function that may write"
     elif relation.computes_index:
         computed = "a row was changed that an index computes by a function of the project's own"
+
     return Table(
         relation.oid,
         relation.schema,
@@ -194,7 +207,9 @@ def _table(relation: Relation, rows: int) -> Table:
         tuple(relation.stored),
         relation.pages,
         relation.bytes,
-        relation.row_estimate / relation.pages if relation.pages and relation.row_estimate >= 0 else _DENSE,
+        relation.row_estimate / relation.pages
+        if relation.pages and relation.row_estimate >= 0
+        else _DENSE,
         relation.unlogged,
         rows,
         refusal,
@@ -215,7 +230,9 @@ def _count(connection: Connection[Any], relation: Relation) -> int:
     return int(row[0]) if row else 0
 
 
-def _sequences(connection: Connection[Any], found: list[Relation]) -> tuple[dict[File, Sequence], bool]:
+def _sequences(
+    connection: Connection[Any], found: list[Relation]
+) -> tuple[dict[File, Sequence], bool]:
     """Their states, and whether one will not write WAL at its next nextval()."""
     from psycopg import sql
 
@@ -226,18 +243,29 @@ def _sequences(connection: Connection[Any], found: list[Relation]) -> tuple[dict
         for number, relation in enumerate(found)
     ]
     states: dict[int, tuple[int, bool, int]] = {}
-    for start in range(0, len(parts), 100):  # each is locked until the statement ends, and there are so many locks
+    for start in range(
+        0, len(parts), 100
+    ):  # each is locked until the statement ends, and there are so many locks
         query = sql.SQL(" union all ").join(parts[start : start + 100])
-        states.update((number, (last, called, count)) for number, last, called, count in connection.execute(query))
+        states.update(
+            (number, (last, called, count))
+            for number, last, called, count in connection.execute(query)
+        )
+
     sequences, ahead = {}, False
     for number, one in enumerate(found):
         last_value, is_called, log_count = states[number]
-        sequences[one.file] = Sequence(one.oid, one.schema, one.name, one.unlogged, last_value, is_called)
+        sequences[one.file] = Sequence(
+            one.oid, one.schema, one.name, one.unlogged, last_value, is_called
+        )
         ahead = ahead or (log_count != 0 and not one.unlogged)
+
     return sequences, ahead
 
 
 _STATISTICS = frozenset({"pg_statistic", "pg_statistic_ext_data"})
 _LARGE_OBJECTS = frozenset({"pg_largeobject", "pg_largeobject_metadata"})
 
-_LOGIN_TRIGGER = "select dathasloginevt from pg_catalog.pg_database where datname = current_database()"
+_LOGIN_TRIGGER = (
+    "select dathasloginevt from pg_catalog.pg_database where datname = current_database()"
+)

@@ -35,22 +35,31 @@ def objects_of(rows: Iterable[Row]) -> Objects:
     return {number(oid): (text(rights), text(pages)) for oid, rights, pages in rows}
 
 
-def put_back(ask: Callable[[Iterable[str]], Results], template: Objects, contents: Callable[[int], str]) -> None:
+def put_back(
+    ask: Callable[[Iterable[str]], Results], template: Objects, contents: Callable[[int], str]
+) -> None:
     """Undo what was written to large objects, in the transaction that the session is in.
 
-    `contents` gives what the template has in an object, in hexadecimal digits. Raises RefusedError for an object that
-    only its owner could make again, and for one with holes, which cannot be written.
+    `contents` gives what the template has in an object, in hexadecimal digits. Raises
+    RefusedError for an object that only its owner could make again, and for one with holes,
+    which cannot be written.
     """
     (rows,) = ask([OBJECTS])
     present = objects_of(rows)
-    if any(oid not in present or present[oid][0] != rights for oid, (rights, _) in template.items()):
+    if any(
+        oid not in present or present[oid][0] != rights for oid, (rights, _) in template.items()
+    ):
         raise RefusedError(_CHANGED)
-    statements = [f"select pg_catalog.lo_unlink({oid})" for oid in present if oid not in template]
+
+    statements = [
+        f"select pg_catalog.lo_unlink({oid})" for oid in present if oid not in template
+    ]
     for oid, (_, pages) in template.items():
         if present[oid][1] != pages:
             statements += [
                 f"select pg_catalog.lo_truncate(pg_catalog.lo_open({oid}, {_WRITING}), 0)",
                 f"select pg_catalog.lo_put({oid}, 0, '\\x{contents(oid)}')",
             ]
+
     if objects_of(ask([*statements, OBJECTS])[-1]) != template:
         raise RefusedError(_SPARSE)

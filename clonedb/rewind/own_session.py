@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 __all__ = ["open_session"]
 
-# The same in the session that reads rows as text and in the one that writes them: text has to mean the same to both.
+# The same in the session that reads rows as text and in the one that writes them: text has to
+# mean the same to both.
 _SETTINGS = " ".join(
     f"-c {setting}"
     for setting in (
@@ -45,10 +46,12 @@ _SETTINGS = " ".join(
 def open_session(server: Server, database: str) -> Connection[Any]:
     """A session in which rows can be put back: no user's trigger, rule or foreign key acts in it.
 
-    The time zone is left as the database has it: text of every type tells the offset, and what a generated column
-    computes of it is what the tests' sessions would. Its commits survive a crash of the server where that is cheap. On
-    a server that waits for the disk it would cost each test a flush, and a crash is noticed before the next test.
+    The time zone is left as the database has it: text of every type tells the offset, and what
+    a generated column computes of it is what the tests' sessions would. Its commits survive a
+    crash of the server where that is cheap. On a server that waits for the disk it would cost
+    each test a flush, and a crash is noticed before the next test.
     """
     return server.connect(
-        database, options=f"{_SETTINGS} -c synchronous_commit={'off' if server.info.fsync else 'local'}"
+        database,
+        options=f"{_SETTINGS} -c synchronous_commit={'off' if server.info.fsync else 'local'}",
     )

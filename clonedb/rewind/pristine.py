@@ -21,12 +21,15 @@ __all__ = ["Pristine"]
 class Pristine:
     """What one template holds, read once and shared by all its clones, and the session that reads the WAL for them.
 
-    The catalogs' facts are read in the first clone that is watched (the template lets no session in): clones have the
-    template's relfilenodes. May be used by several threads.
+    The catalogs' facts are read in the first clone that is watched (the template lets no
+    session in): clones have the template's relfilenodes. May be used by several threads.
     """
 
     def __init__(
-        self, server: Server, template: TemplateRecord, make: Callable[[], Clone | None] | None = None
+        self,
+        server: Server,
+        template: TemplateRecord,
+        make: Callable[[], Clone | None] | None = None,
     ) -> None:
         """`make` makes the clone that rows are read from, when there is room."""
         self.server = server
@@ -45,7 +48,9 @@ class Pristine:
             if self._facts is None:
                 with open_session(self.server, database) as connection:
                     self._facts = read_facts(connection)
-                self._reference = Reference(self.server, self._make, lambda: self.require_same(self._template_oid()))
+                self._reference = Reference(
+                    self.server, self._make, lambda: self.require_same(self._template_oid())
+                )
             return self._facts
 
     def require_same(self, oid: int) -> None:
@@ -54,7 +59,9 @@ class Pristine:
             raise RefusedError("the template was built anew")
 
     def _template_oid(self) -> int:
-        rows = self.server.rows("select oid::bigint from pg_database where datname = %s", [self.template.name])
+        rows = self.server.rows(
+            "select oid::bigint from pg_database where datname = %s", [self.template.name]
+        )
         return int(rows[0][0]) if rows else 0
 
     def witness(self) -> Witness:

@@ -32,12 +32,15 @@ _SURVIVING = "case when (c.*)::text::{} *= (c.*) then (c.*)::text end"
 class Reference:
     """Rows by the places (ctids) they have in the template, which are their names.
 
-    A clone has every row where the template has it, whichever strategy copied it. It is made on first need, which is
-    when a test updates or deletes one of the template's rows: 16 ms for 40 tables. A row's text is None if it does not
-    survive being text: an XML declaration, some extensions' types. That is asked of each row (`*=` compares images).
+    A clone has every row where the template has it, whichever strategy copied it. It is made on
+    first need, which is when a test updates or deletes one of the template's rows: 16 ms for 40
+    tables. A row's text is None if it does not survive being text: an XML declaration, some
+    extensions' types. That is asked of each row (`*=` compares images).
     """
 
-    def __init__(self, server: Server, make: Callable[[], Clone | None], require_same: Callable[[], None]) -> None:
+    def __init__(
+        self, server: Server, make: Callable[[], Clone | None], require_same: Callable[[], None]
+    ) -> None:
         """`make` makes the clone; `require_same` raises RefusedError if it is of another template of the same name."""
         self._server = server
         self._make = make
@@ -64,20 +67,24 @@ class Reference:
                 rows = self._rows[table.oid] = self._read(table, [(0, table.pages)], text=True)
             else:
                 rows = self._read(table, ranges(missing), text=False)
+
             found: dict[int, list[str]] = {block: [] for block in missing}
             for name in rows:
                 found[block_of(name)].append(name)
             known.update(found)
+
         return [name for block in wanted for name in known[block]]
 
     def rows(self, table: Table, names: Collection[str]) -> list[str]:
         """The texts of some rows, in their order; of large tables only those are read that are asked for.
 
-        Raises RefusedError when they are too long, or when one of them does not survive being text.
+        Raises RefusedError when they are too long, or when one of them does not survive being
+        text.
         """
         if self._remembered > _REMEMBERED:
             self._rows.clear()
             self._remembered = 0
+
         known = self._rows.setdefault(table.oid, {})
         missing = [name for name in names if name not in known]
         size = 0
@@ -88,6 +95,7 @@ class Reference:
                 raise RefusedError("too much was written")
             self._remembered += size
             known.update(found)
+
         rows = [row for name in names if (row := known[name]) is not None]
         if len(rows) != len(names):
             raise RefusedError("a row was changed that does not survive being text")
@@ -109,9 +117,12 @@ class Reference:
                     catalogs.mapped_files(),
                 ],
             )
-            self._counts.update((name, number(row[0])) for name, (row,) in zip(uncounted, counts, strict=True))
+            self._counts.update(
+                (name, number(row[0])) for name, (row,) in zip(uncounted, counts, strict=True)
+            )
             self._digests.update((number(oid), text(digest)) for oid, *_, digest in found)
             self._mapped = text(mapped)
+
         return self._counts, self._digests, self._mapped
 
     def catalog_contents(self, name: str) -> str:
@@ -127,8 +138,12 @@ class Reference:
             size = "select coalesce(sum(pg_catalog.octet_length(data)), 0) from pg_catalog.pg_largeobject"
             (((bytes_,),),) = ask(self._session().pgconn, [size])
             if number(bytes_) > _MOST_OBJECTS:
-                raise RefusedError("a large object was written, and the template has too many of them")
-            self._objects = large_objects.objects_of(ask(self._session().pgconn, [large_objects.OBJECTS])[0])
+                raise RefusedError(
+                    "a large object was written, and the template has too many of them"
+                )
+            self._objects = large_objects.objects_of(
+                ask(self._session().pgconn, [large_objects.OBJECTS])[0]
+            )
         return self._objects
 
     def large_object(self, oid: int) -> str:
@@ -136,10 +151,13 @@ class Reference:
         (((contents,),),) = ask(self._session().pgconn, [large_objects.CONTENTS.format(oid)])
         return text(contents)
 
-    def _read(self, table: Table, spans: list[tuple[int, int]], *, text: bool) -> dict[str, str | None]:
+    def _read(
+        self, table: Table, spans: list[tuple[int, int]], *, text: bool
+    ) -> dict[str, str | None]:
         from psycopg import sql
 
-        # the places are in the statement's text: with parameters, the % of a name would be a placeholder
+        # the places are in the statement's text: with parameters, the % of a name would be a
+        # placeholder
         query = "select c.ctid::text, {} from only {} c where c.ctid >= {}::tid and c.ctid < {}::tid"
         name = sql.Identifier(table.schema, table.name)
         what = sql.SQL(_SURVIVING).format(name) if text else sql.SQL("''")
@@ -147,6 +165,7 @@ class Reference:
         for start, end in spans:
             places = sql.Literal(f"({start},0)"), sql.Literal(f"({end},0)")
             found.update(self._select(sql.SQL(query).format(what, name, *places)))
+
         return found
 
     def _read_named(self, table: Table, names: Collection[str]) -> dict[str, str | None]:
@@ -155,7 +174,9 @@ class Reference:
         query = "select c.ctid::text, {} from only {} c where c.ctid = any({}::tid[])"
         name = sql.Identifier(table.schema, table.name)
         places = sql.Literal("{" + ",".join(f'"{name}"' for name in names) + "}")
-        return self._select(sql.SQL(query).format(sql.SQL(_SURVIVING).format(name), name, places))
+        return self._select(
+            sql.SQL(query).format(sql.SQL(_SURVIVING).format(name), name, places)
+        )
 
     def _select(self, query: Composed) -> dict[str, str | None]:
         return {name: row for name, row in self._session().execute(query)}  # noqa: C416 - pairs, for the type checker
@@ -163,14 +184,19 @@ class Reference:
     def _session(self) -> Connection[Any]:
         if self._pid != getpid():  # the parent's
             self._pid, self._clone, self._connection = getpid(), None, None
-        # an interrupt may have come in the middle of a statement, and the server may have ended the session
+        # an interrupt may have come in the middle of a statement, and the server may have ended
+        # the session
         if self._connection is None or self._connection.info.transaction_status != 0:
             self.close()
             self._clone = self._make()
             if self._clone is None:
-                raise RefusedError("there was no room for a clone to read rows from (max_clones)")
+                raise RefusedError(
+                    "there was no room for a clone to read rows from (max_clones)"
+                )
+
             self._require_same()
             self._connection = open_session(self._server, self._clone.name)
+
         return self._connection
 
     def close(self) -> None:

@@ -19,11 +19,13 @@ FIRST_OID = 16384
 class Relation(NamedTuple):
     """A table, index, TOAST table, sequence or materialized view, by `kind` as pg_class has it.
 
-    `access` is the access method; `row_estimate` is ANALYZE's number of rows, -1 if that has not counted them.
-    `columns` can be inserted into, `stored` have a value in the row. `always_fires`: a trigger or rule does so under
-    session_replication_role = replica. `writes_in_checks`: a constraint or a generated column calls a function that may
-    write. `computes_index`: an index is, or a table has one, computed by a function that may give another result than
-    when the row was made. `of_catalog` is the catalog that a relation of initdb's belongs to.
+    `access` is the access method; `row_estimate` is ANALYZE's number of rows, -1 if that has
+    not counted them. `columns` can be inserted into, `stored` have a value in the row.
+    `always_fires`: a trigger or rule does so under session_replication_role = replica.
+    `writes_in_checks`: a constraint or a generated column calls a function that may write.
+    `computes_index`: an index is, or a table has one, computed by a function that may give
+    another result than when the row was made. `of_catalog` is the catalog that a relation of
+    initdb's belongs to.
     """
 
     oid: int
@@ -55,13 +57,15 @@ def read_relations(connection: Connection[Any]) -> list[Relation]:
     return list(map(Relation._make, connection.execute(_RELATIONS)))
 
 
-# pg_relation_filenode() knows the files of mapped catalogs, whose relfilenode is 0. Only triggers and rules marked
-# A(lways) or R(eplica) fire under session_replication_role = replica. What an expression calls stands in its tree
-# (`:funcid 1574`): a constraint's function may write if it is volatile. One that is declared otherwise runs its own
-# statements read-only, but a volatile function that it calls writes nevertheless: so it may, too, if another function
-# of the database is named in it. An index's may give something else today if it can have been replaced, or if it
-# reads settings, as functions in SQL and PL/pgSQL may that are declared immutable. Domains' checks are a matter of
-# every table that has a column of a type which may contain one.
+# pg_relation_filenode() knows the files of mapped catalogs, whose relfilenode is 0. Only
+# triggers and rules marked A(lways) or R(eplica) fire under session_replication_role = replica.
+# What an expression calls stands in its tree (`:funcid 1574`): a constraint's function may
+# write if it is volatile. One that is declared otherwise runs its own statements read-only, but
+# a volatile function that it calls writes nevertheless: so it may, too, if another function of
+# the database is named in it. An index's may give something else today if it can have been
+# replaced, or if it reads settings, as functions in SQL and PL/pgSQL may that are declared
+# immutable. Domains' checks are a matter of every table that has a column of a type which may
+# contain one.
 _RELATIONS = r"""
 with tree (kind, relation, text) as (
     select 'check', conrelid, conbin::text from pg_catalog.pg_constraint

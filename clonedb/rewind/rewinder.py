@@ -37,8 +37,9 @@ _PATIENCE = 2.0  # seconds that it may take until no session is connected
 class Outcome:
     """What became of a used clone: nothing was written, all was undone, or it is to be dropped because of `why`.
 
-    `left_open` are the clients' sessions that were not closed, which were ended. `reshaped` says that a relation or
-    a function came and went, of which the plans of sessions may hold something.
+    `left_open` are the clients' sessions that were not closed, which were ended. `reshaped`
+    says that a relation or a function came and went, of which the plans of sessions may hold
+    something.
     """
 
     kind: Literal["untouched", "rewound", "refused"]
@@ -71,7 +72,9 @@ class Rewinder:
         with self._losing():
             self._facts = pristine.facts(clone.name)
             self._witness = pristine.witness()
-            self._oid, template, self._about, self._mark = self._witness.mark(clone.name, pristine.template.name)
+            self._oid, template, self._about, self._mark = self._witness.mark(
+                clone.name, pristine.template.name
+            )
             self._start = self._mark.position
             self._server_state = pristine.server.run(read_state)
             pristine.require_same(template)
@@ -86,16 +89,20 @@ class Rewinder:
     def is_intact(self) -> bool:
         """Whether the clone is still as the last rewind left it, as far as that can be told without asking the server.
 
-        A crash of the server may have lost what was undone and not flushed, and it empties unlogged tables.
+        A crash of the server may have lost what was undone and not flushed, and it empties
+        unlogged tables.
         """
         return self._lost is None and getpid() == self._pid and self._witness.is_alive
 
-    def rewind(self, keep: Collection[int] = (), meanwhile: Callable[[], None] | None = None) -> Outcome:
+    def rewind(
+        self, keep: Collection[int] = (), meanwhile: Callable[[], None] | None = None
+    ) -> Outcome:
         """End the clone's sessions but the idle ones in `keep` (backend pids), and undo what was written.
 
-        `meanwhile` is called while the server works, and ends what makes some of those to keep not idle yet. After
-        'untouched' and 'rewound' the clone has the template's exact contents, and the next window has begun; after
-        'refused' it is of no use any more. Nothing that a test did raises.
+        `meanwhile` is called while the server works, and ends what makes some of those to keep
+        not idle yet. After 'untouched' and 'rewound' the clone has the template's exact
+        contents, and the next window has begun; after 'refused' it is of no use any more.
+        Nothing that a test did raises.
         """
         left_open: list[ClientSession] = []
         self._reshaped = False
@@ -108,8 +115,9 @@ class Rewinder:
     def changes_of_server(self) -> ServerChanges | None:
         """What the clone's sessions, which have ended, changed of the whole server since this was last asked.
 
-        To be asked after each test. It costs nothing if `rewind` saw in the WAL that none did. If something is found,
-        the clone is of no use any more: its sessions may have what was changed.
+        To be asked after each test. It costs nothing if `rewind` saw in the WAL that none did.
+        If something is found, the clone is of no use any more: its sessions may have what was
+        changed.
         """
         before, start, written = self._server_state, self._start, self._shared
         if before is None or start is None or getpid() != self._pid:
@@ -138,7 +146,10 @@ class Rewinder:
                 self.close()
 
     def _rewind(
-        self, keep: Collection[int], left_open: list[ClientSession], meanwhile: Callable[[], None] | None
+        self,
+        keep: Collection[int],
+        left_open: list[ClientSession],
+        meanwhile: Callable[[], None] | None,
     ) -> Literal["untouched", "rewound"]:
         if getpid() != self._pid:
             raise RefusedError("the process was forked")
@@ -148,15 +159,19 @@ class Rewinder:
         if self._undoing is None and (written or written.ddl or unlogged):
             self._open()  # one more session: the server's count of them has to be read again
             written, mark = self._look(keep, left_open)
+
         if written.ddl:
-            # plans know the columns of relations, and a function may have changed settings under which they were made
+            # plans know the columns of relations, and a function may have changed settings
+            # under which they were made
             self._reshaped = not written.catalogs.isdisjoint(("pg_attribute", "pg_proc"))
             self._look_at_catalogs(written, since)
+
         if unlogged:
             self._open().look_at_unlogged(written, self._facts, since)
         if not written:
             self._mark = mark
             return "untouched"
+
         if self._rewinds >= _MOST_REWINDS:
             raise RefusedError("bloat")
         self._mark = self._open().undo(written, since, mark, keep)
@@ -170,22 +185,35 @@ class Rewinder:
         self._facts = self._open().look_at_catalogs(written, self._facts, since)
 
     def _look(
-        self, keep: Collection[int], left_open: list[ClientSession], meanwhile: Callable[[], None] | None = None
+        self,
+        keep: Collection[int],
+        left_open: list[ClientSession],
+        meanwhile: Callable[[], None] | None = None,
     ) -> tuple[Written, Mark]:
         """What was written, when no other session is connected any more, and the mark after it."""
         self._shared = None
         deadline = monotonic() + _PATIENCE
         at_once = False
         kept = (*keep, *filter(None, [self.pid]))
-        look = partial(self._witness.look, self._oid, self._mark, kept, self._facts, most_wal=self._most_wal)
+        look = partial(
+            self._witness.look,
+            self._oid,
+            self._mark,
+            kept,
+            self._facts,
+            most_wal=self._most_wal,
+        )
         found = None if meanwhile is None else look(meanwhile=meanwhile)
         found = found or look()  # by now all to keep are idle
         while found is None:
             if monotonic() > deadline:
                 raise RefusedError("sessions came again and again")
-            left_open += self._witness.send_away(self._oid, kept, at_once=at_once, deadline=deadline)
+            left_open += self._witness.send_away(
+                self._oid, kept, at_once=at_once, deadline=deadline
+            )
             at_once = True
             found = look()
+
         written, mark = found
         self._shared = written.shared
         if written.refusal is not None:
@@ -242,15 +270,31 @@ def _why_not(connection: Connection[Any]) -> str | None:
         return "the server is a standby"
     if not available:
         return "the server has no extension pg_walinspect (Debian: postgresql-contrib)"
-    for _ in range(3):  # processes that create it at once fail by a unique index of the catalogs
+    for _ in range(
+        3
+    ):  # processes that create it at once fail by a unique index of the catalogs
         try:
             connection.execute("create extension if not exists pg_walinspect")
-        except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateObject, psycopg.errors.InternalError):
+        except (
+            psycopg.errors.UniqueViolation,
+            psycopg.errors.DuplicateObject,
+            psycopg.errors.InternalError,
+        ):
             continue
         except psycopg.Error as error:
-            return f"the extension pg_walinspect cannot be created: {' '.join(str(error).split())}"
-        row = connection.execute("select to_regproc('pg_get_wal_records_info') is null").fetchone()
-        return "the extension pg_walinspect is in a schema outside of search_path" if row and row[0] else None
+            return (
+                f"the extension pg_walinspect cannot be created: {' '.join(str(error).split())}"
+            )
+
+        row = connection.execute(
+            "select to_regproc('pg_get_wal_records_info') is null"
+        ).fetchone()
+        return (
+            "the extension pg_walinspect is in a schema outside of search_path"
+            if row and row[0]
+            else None
+        )
+
     return "the extension pg_walinspect cannot be created: other processes are creating it"
 
 
@@ -259,4 +303,8 @@ def _reason(error: Exception) -> str:
     state = getattr(error, "sqlstate", None)
     if state == "58P01":
         return "WAL was recycled before it was read"
-    return f"the server refused it (SQLSTATE {state})" if state else f"it failed ({type(error).__name__})"
+    return (
+        f"the server refused it (SQLSTATE {state})"
+        if state
+        else f"it failed ({type(error).__name__})"
+    )

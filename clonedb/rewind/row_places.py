@@ -20,9 +20,12 @@ def ranges(blocks: Collection[int], *, most: int | None = None) -> list[tuple[in
             found[-1] = found[-1][0], block + 1
         else:
             found.append((block, block + 1))
+
     if most is None or len(found) <= most:
         return found
-    gaps = sorted(range(1, len(found)), key=lambda n: found[n][0] - found[n - 1][1], reverse=True)
+    gaps = sorted(
+        range(1, len(found)), key=lambda n: found[n][0] - found[n - 1][1], reverse=True
+    )
     starts = [0, *sorted(gaps[: most - 1])]
     ends = [*(start - 1 for start in starts[1:]), len(found) - 1]
     return [(found[start][0], found[end][1]) for start, end in zip(starts, ends, strict=True)]
@@ -31,9 +34,10 @@ def ranges(blocks: Collection[int], *, most: int | None = None) -> list[tuple[in
 class MovedRows:
     """Where a table's pristine rows are that are not at their places in the template.
 
-    A row's place in the template is its name. Each row that was put back elsewhere is in `_present` under its name, and
-    in `_names` under the block and place that it has now; a row that came back to its own place is in neither. VACUUM
-    frees the places of dead rows, so a row may come home, and another row may take its place.
+    A row's place in the template is its name. Each row that was put back elsewhere is in
+    `_present` under its name, and in `_names` under the block and place that it has now; a row
+    that came back to its own place is in neither. VACUUM frees the places of dead rows, so a
+    row may come home, and another row may take its place.
     """
 
     __slots__ = ("_names", "_present")
@@ -60,7 +64,8 @@ class MovedRows:
     def move(self, moves: Iterable[tuple[str, str, str]]) -> None:
         """Pristine rows were put back: (old place, new place, name) of each.
 
-        All leave their old places before the first is at its new one, which may be the old place of another.
+        All leave their old places before the first is at its new one, which may be the old
+        place of another.
         """
         moved = list(moves)
         for old, _, name in moved:

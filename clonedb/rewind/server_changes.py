@@ -33,9 +33,15 @@ class ServerChanges:
         left = self.undo_by_hand()
         if server.embedded:
             try:
-                left = server.run(partial(undo, changes=self.changes, before=self.before, now=self.now))
-            except (psycopg.Error, ServerError) as error:  # the session ended, and so did the next
+                left = server.run(
+                    partial(undo, changes=self.changes, before=self.before, now=self.now)
+                )
+            except (
+                psycopg.Error,
+                ServerError,
+            ) as error:  # the session ended, and so did the next
                 left = [one._replace(why=redact(" ".join(str(error).split()))) for one in left]
+
         return left
 
     def undo_by_hand(self) -> list[Left]:
@@ -43,17 +49,22 @@ class ServerChanges:
         return steps(self.changes, self.before, self.now)
 
 
-def find_changes(server: Server, database: int, before: ServerState, start: str) -> ServerChanges | None:
+def find_changes(
+    server: Server, database: int, before: ServerState, start: str
+) -> ServerChanges | None:
     """What sessions with a database, which have ended, changed since the position `start` in the WAL.
 
-    `before` was read then, or later but before they began. None if the server does not tell, whatever the reason: no
-    test fails because of that. Costs 0.5 ms, and reading the WAL if anything differs.
+    `before` was read then, or later but before they began. None if the server does not tell,
+    whatever the reason: no test fails because of that. Costs 0.5 ms, and reading the WAL if
+    anything differs.
     """
     import psycopg
 
     try:
         now = server.run(read_state)
-        found = server.run(partial(read_changes, database=database, before=before, now=now, start=start))
+        found = server.run(
+            partial(read_changes, database=database, before=before, now=now, start=start)
+        )
     except (psycopg.Error, ServerError):  # the WAL was recycled
         return None
     return ServerChanges(found, before, now)

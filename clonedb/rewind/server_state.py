@@ -40,8 +40,9 @@ class Change(NamedTuple):
 class ServerState:
     """All of them at one moment.
 
-    `position` is the end of the WAL before that. `others` are the files of the shared catalogs that hold none of them,
-    of which that of pg_database is written with each clone that is made or dropped.
+    `position` is the end of the WAL before that. `others` are the files of the shared catalogs
+    that hold none of them, of which that of pg_database is written with each clone that is made
+    or dropped.
     """
 
     position: str
@@ -75,19 +76,28 @@ def read_state(connection: Connection[Any]) -> ServerState:
 
 
 def read_changes(
-    connection: Connection[Any], database: int, before: ServerState, now: ServerState, start: str
+    connection: Connection[Any],
+    database: int,
+    before: ServerState,
+    now: ServerState,
+    start: str,
 ) -> list[Change]:
     """What sessions with `database` changed between two states, of which the WAL from `start` on tells.
 
-    What others changed meanwhile is left out: builds, other tests, people. A row that is there names the transaction
-    that wrote it. One that is gone does not, so it counts only if no other session deleted any; `before` therefore has
-    to be the state at `start`. Settings of the database itself are left out: they go with it. Raises psycopg's errors.
+    What others changed meanwhile is left out: builds, other tests, people. A row that is there
+    names the transaction that wrote it. One that is gone does not, so it counts only if no
+    other session deleted any; `before` therefore has to be the state at `start`. Settings of
+    the database itself are left out: they go with it. Raises psycopg's errors.
     """
     own = f"{database} "
     different = [
         key
         for key in before.rows.keys() | now.rows.keys()
-        if (key not in before.rows or key not in now.rows or before.rows[key].definition != now.rows[key].definition)
+        if (
+            key not in before.rows
+            or key not in now.rows
+            or before.rows[key].definition != now.rows[key].definition
+        )
         and not (key[0] == "setting" and key[1].startswith(own))
     ]
     if not different:
@@ -96,7 +106,9 @@ def read_changes(
     return [
         Change(key[0], _columns(before.rows.get(key)), _columns(now.rows.get(key)))
         for key in sorted(different)
-        if (now.rows[key].xmin in ours if key in now.rows else bool(ours) and not others_deleted)
+        if (
+            now.rows[key].xmin in ours if key in now.rows else bool(ours) and not others_deleted
+        )
     ]
 
 
@@ -106,15 +118,23 @@ def _columns(row: _Row | None) -> Mapping[str, Any] | None:
     return None if row is None else json.loads(row.definition)
 
 
-def _writers(connection: Connection[Any], database: int, start: str, state: ServerState) -> tuple[set[int], bool]:
+def _writers(
+    connection: Connection[Any], database: int, start: str, state: ServerState
+) -> tuple[set[int], bool]:
     """The transactions of sessions with a database that wrote such catalogs, and whether any other one deleted a row.
 
-    The record of a commit that changed catalogs names the database of its session (xl_xact_dbinfo in PostgreSQL's
-    access/xact.h, the same in 15 to 18), because standbys have to invalidate their caches of that.
+    The record of a commit that changed catalogs names the database of its session
+    (xl_xact_dbinfo in PostgreSQL's access/xact.h, the same in 15 to 18), because standbys have
+    to invalidate their caches of that.
     """
     with connection.transaction():
-        connection.execute("set local synchronous_commit = local; set local statement_timeout = '30s'")
-        row = connection.execute("select pg_logical_emit_message(true, 'clonedb', '')::text").fetchone()
+        connection.execute(
+            "set local synchronous_commit = local; set local statement_timeout = '30s'"
+        )
+        row = connection.execute(
+            "select pg_logical_emit_message(true, 'clonedb', '')::text"
+        ).fetchone()
+
     stop = row[0] if row else start
     query = writers_statement(connection.info.server_version // 10000)
     ours: set[int] = set()
@@ -125,13 +145,20 @@ def _writers(connection: Connection[Any], database: int, start: str, state: Serv
             ours.update(transactions)
         else:
             others_deleted = others_deleted or deletes
+
     return ours, others_deleted
 
 
-_PAGE_HEADER = 24  # bytes at the beginning of each page of WAL but a file's first, which has 16 more
+_PAGE_HEADER = (
+    24  # bytes at the beginning of each page of WAL but a file's first, which has 16 more
+)
 _RECORD_HEADER, _INFO = 24, 16  # bytes of a record's header, and where its kind is in that
-_BEFORE_DATA = MappingProxyType({0xFD: 3, 0xFC: 5})  # bytes that say of its origin and of the transaction above it
-_DATA = MappingProxyType({0xFF: 2, 0xFE: 5})  # bytes that say how long a short or a long record's data are
+_BEFORE_DATA = MappingProxyType(
+    {0xFD: 3, 0xFC: 5}
+)  # bytes that say of its origin and of the transaction above it
+_DATA = MappingProxyType(
+    {0xFF: 2, 0xFE: 5}
+)  # bytes that say how long a short or a long record's data are
 _TIME = 8  # bytes of the time of the commit, with which the data begin
 _HAS_FLAGS, _HAS_DATABASE = 0x80, 1
 
@@ -139,7 +166,8 @@ _HAS_FLAGS, _HAS_DATABASE = 0x80, 1
 def _database_of(record: bytes, offset: int, page: int) -> int | None:
     """The database in a commit's record, which begins at `offset` in its page; None if it has none.
 
-    It is in the server's byte order; of a server whose order is another one, no database is recognised.
+    It is in the server's byte order; of a server whose order is another one, no database is
+    recognised.
     """
     room = page - offset
     if room < len(record):
@@ -152,6 +180,7 @@ def _database_of(record: bytes, offset: int, page: int) -> int | None:
         flags, database = struct.unpack_from("<II", record, place)
     except (IndexError, KeyError, struct.error):  # it goes on in the next file
         return None
+
     return int(database) if record[_INFO] & _HAS_FLAGS and flags & _HAS_DATABASE else None
 
 

@@ -31,7 +31,8 @@ class Left(NamedTuple):
 class _Step:
     """One change undone: in words, or None for what goes with a role that was made; as statements.
 
-    `setting` are those that the statements cannot say, each with its name and stored value: `whose` then sets them.
+    `setting` are those that the statements cannot say, each with its name and stored value:
+    `whose` then sets them.
     """
 
     what: str | None
@@ -43,7 +44,9 @@ class _Step:
     def apply(self, connection: Connection[Any]) -> None:
         """Undo it, in a transaction of its own."""
         with connection.transaction():
-            connection.execute("set local lock_timeout = '2s'; set local statement_timeout = '10s'")
+            connection.execute(
+                "set local lock_timeout = '2s'; set local statement_timeout = '10s'"
+            )
             for statement in self.statements:
                 connection.execute(statement)
             for name, value in self.setting:
@@ -51,7 +54,12 @@ class _Step:
                 set_as_stored(connection, self.whose, name, value)
 
 
-def undo(connection: Connection[Any], changes: Sequence[Change], before: ServerState, now: ServerState) -> list[Left]:
+def undo(
+    connection: Connection[Any],
+    changes: Sequence[Change],
+    before: ServerState,
+    now: ServerState,
+) -> list[Left]:
     """Undo them as a superuser, on an autocommit connection: what could not be, and why."""
     left = []
     for step in _steps(changes, before, now):
@@ -78,6 +86,7 @@ def _applied(connection: Connection[Any], step: _Step) -> str | None:
                 return why
         else:
             return None
+
     return why
 
 
@@ -89,15 +98,22 @@ def steps(changes: Sequence[Change], before: ServerState, now: ServerState) -> l
 def _steps(changes: Sequence[Change], before: ServerState, now: ServerState) -> Iterator[_Step]:
     """In an order that works: old roles first, what refers to roles by their old names, and new roles last."""
     names = {**now.role_names, **before.role_names, "0": "public"}
-    made = {change.now["oid"] for change in changes if change.kind == "role" and not change.before and change.now}
+    made = {
+        change.now["oid"]
+        for change in changes
+        if change.kind == "role" and not change.before and change.now
+    }
     first = [change for change in changes if change.kind == "role" and change.before]
     last = [change for change in changes if change.kind == "role" and not change.before]
     for change in first:
         yield _old_role(change)
     for kind, step in _REFERRING.items():
         of_kind = [change for change in changes if change.kind == kind]
-        for change in sorted(of_kind, key=lambda one: one.before is not None):  # what was made goes first
+        for change in sorted(
+            of_kind, key=lambda one: one.before is not None
+        ):  # what was made goes first
             yield step(change, names, made)
+
     for change in last:
         yield _new_role(change)
 
@@ -116,7 +132,11 @@ def _old_role(change: Change) -> _Step:
     if now is None:
         create = _composed("create role {}", name)
         options = [_option(column, before[column]) for column in _COLUMNS if column in before]
-        shown = [_option(column, before[column], hidden=True) for column in _COLUMNS if column in before]
+        shown = [
+            _option(column, before[column], hidden=True)
+            for column in _COLUMNS
+            if column in before
+        ]
         return _Step(
             f"dropped role {name!r}",
             [sql.SQL(" ").join([create, *options])],
@@ -130,12 +150,21 @@ def _old_role(change: Change) -> _Step:
     visible = list(statements)
     if different:
         alter = _composed("alter role {}", name)
-        statements.append(sql.SQL(" ").join([alter, *(_option(column, before[column]) for column in different)]))
+        statements.append(
+            sql.SQL(" ").join(
+                [alter, *(_option(column, before[column]) for column in different)]
+            )
+        )
         options = [_option(column, before[column], hidden=True) for column in different]
         visible.append(sql.SQL(" ").join([alter, *options]))
+
     about = [f"renamed to {now['rolname']!r}"] if now["rolname"] != name else []
     about += [_COLUMNS[column].lower() for column in different]
-    return _Step(f"changed role {name!r} ({', '.join(about)})", statements, "; ".join(map(_shown, visible)))
+    return _Step(
+        f"changed role {name!r} ({', '.join(about)})",
+        statements,
+        "; ".join(map(_shown, visible)),
+    )
 
 
 def _option(column: str, value: Any, *, hidden: bool = False) -> Composable:
@@ -163,7 +192,11 @@ def _membership(change: Change, names: Mapping[str, str], made: set[str]) -> _St
 
     row = change.now or change.before or {}
     role, member = names[row["roleid"]], names[row["member"]]
-    by = _composed(" granted by {}", names[row["grantor"]]) if "set_option" in row else _keyword("")  # since 16
+    by = (
+        _composed(" granted by {}", names[row["grantor"]])
+        if "set_option" in row
+        else _keyword("")
+    )  # since 16
     within = bool(made & {row["roleid"], row["member"]})
     if change.before is None:
         statement = _composed("revoke {} from {}", role, member) + by + sql.SQL(" cascade")
@@ -173,7 +206,11 @@ def _membership(change: Change, names: Mapping[str, str], made: set[str]) -> _St
     before = change.before
     options = [
         _composed(f"{word} {'true' if before[column] else 'false'}")
-        for column, word in (("admin_option", "admin"), ("inherit_option", "inherit"), ("set_option", "set"))
+        for column, word in (
+            ("admin_option", "admin"),
+            ("inherit_option", "inherit"),
+            ("set_option", "set"),
+        )
         if column in before
     ]
     statement = _composed("grant {} to {}", role, member)
@@ -183,9 +220,12 @@ def _membership(change: Change, names: Mapping[str, str], made: set[str]) -> _St
         statements = [statement + sql.SQL(" with admin option")]
     else:
         statements = [statement, _composed("revoke admin option for {} from {}", role, member)]
+
     word = "changed" if change.now else "ended"
     return _Step(
-        f"{word} the membership of role {member!r} in {role!r}", statements, "; ".join(map(_shown, statements))
+        f"{word} the membership of role {member!r} in {role!r}",
+        statements,
+        "; ".join(map(_shown, statements)),
     )
 
 
@@ -198,12 +238,19 @@ def _setting(change: Change, names: Mapping[str, str], made: set[str]) -> _Step:
     if role == "0" and database:
         whose, about = _composed("alter database {}", database), f"database {database!r}"
     else:
-        whose = _composed("alter role all") if role == "0" else _composed("alter role {}", names[role])
+        whose = (
+            _composed("alter role all")
+            if role == "0"
+            else _composed("alter role {}", names[role])
+        )
         about = "all roles" if role == "0" else f"role {names[role]!r}"
         if database:
             whose += _composed(" in database {}", database)
             about += f" in database {database!r}"
-    different = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+
+    different = sorted(
+        name for name in before.keys() | now.keys() if before.get(name) != now.get(name)
+    )
     shown = [
         whose
         + (
@@ -240,10 +287,14 @@ def _privilege(change: Change, names: Mapping[str, str], made: set[str]) -> _Ste
         who = sql.SQL("public") if grantee == "0" else sql.Identifier(names[grantee])
         what = [_keyword(_PRIVILEGES[privilege]), sql.Identifier(*parameter.split(".")), who]
         if key in now:
-            statements.append(sql.SQL("revoke {} on parameter {} from {} cascade").format(*what))
+            statements.append(
+                sql.SQL("revoke {} on parameter {} from {} cascade").format(*what)
+            )
+
         if key in before:
             grant = sql.SQL("grant {} on parameter {} to {}").format(*what)
             statements.append(grant + sql.SQL(" with grant option") if before[key] else grant)
+
     of_old = any(grantee not in made for grantee, _ in dict(before.items() ^ now.items()))
     return _Step(
         f"changed the privileges on parameter {parameter!r}" if of_old else None,
@@ -255,7 +306,9 @@ def _privilege(change: Change, names: Mapping[str, str], made: set[str]) -> _Ste
 def _grants(row: Mapping[str, Any] | None) -> dict[tuple[str, str], bool]:
     """Whether it may be granted to others, by who has it and what it is."""
     grants = (row or {}).get("grants") or ()
-    return {(grant["grantee"], grant["privilege_type"]): grant["is_grantable"] for grant in grants}
+    return {
+        (grant["grantee"], grant["privilege_type"]): grant["is_grantable"] for grant in grants
+    }
 
 
 def _tablespace(change: Change, names: Mapping[str, str], made: set[str]) -> _Step:
@@ -263,7 +316,9 @@ def _tablespace(change: Change, names: Mapping[str, str], made: set[str]) -> _St
     del names, made
     name = (change.before or change.now or {})["spcname"]
     if change.before is None:
-        return _Step(f"made tablespace {name!r}", [], _shown(_composed("drop tablespace {}", name)))
+        return _Step(
+            f"made tablespace {name!r}", [], _shown(_composed("drop tablespace {}", name))
+        )
     return _Step(f"{'changed' if change.now else 'dropped'} tablespace {name!r}", [], "by hand")
 
 
@@ -292,8 +347,17 @@ _COLUMNS: Mapping[str, LiteralString] = MappingProxyType(
     }
 )
 
-_PRIVILEGES: Mapping[str, LiteralString] = MappingProxyType({"SET": "set", "ALTER SYSTEM": "alter system"})
+_PRIVILEGES: Mapping[str, LiteralString] = MappingProxyType(
+    {"SET": "set", "ALTER SYSTEM": "alter system"}
+)
 
-_REFERRING: Mapping[str, Callable[[Change, Mapping[str, str], set[str]], _Step]] = MappingProxyType(
-    {"membership": _membership, "setting": _setting, "privilege": _privilege, "tablespace": _tablespace}
+_REFERRING: Mapping[str, Callable[[Change, Mapping[str, str], set[str]], _Step]] = (
+    MappingProxyType(
+        {
+            "membership": _membership,
+            "setting": _setting,
+            "privilege": _privilege,
+            "tablespace": _tablespace,
+        }
+    )
 )

@@ -44,11 +44,13 @@ class _Missing:
 class Undoing:
     """The session in one clone that undoes what is written there.
 
-    A row is a test's if its xmin is of the time since the mark: transaction numbers only grow, and rows that undoing
-    put back are older, but for those of the last undoing, whose number the mark knows. So rows are told apart without
-    comparing contents, what a test inserted is deleted and nothing else is touched, and a table does not grow by its
-    size with every rewind. After that the visible rows are pristine, and those of the touched blocks that are not there
-    any more are put back. The row that was put back is compared with the one that was read, generated columns included.
+    A row is a test's if its xmin is of the time since the mark: transaction numbers only grow,
+    and rows that undoing put back are older, but for those of the last undoing, whose number
+    the mark knows. So rows are told apart without comparing contents, what a test inserted is
+    deleted and nothing else is touched, and a table does not grow by its size with every
+    rewind. After that the visible rows are pristine, and those of the touched blocks that are
+    not there any more are put back. The row that was put back is compared with the one that was
+    read, generated columns included.
     """
 
     def __init__(self, pristine: Pristine, database: str, oid: int) -> None:
@@ -90,7 +92,8 @@ class Undoing:
             elif (number(one), number(other)) != (0, relation.rows):
                 if relation.refusal:
                     raise RefusedError(relation.refusal)
-                # rows that were put back may lie in blocks that VACUUM has cut off since, if a test deleted them
+                # rows that were put back may lie in blocks that VACUUM has cut off since, if a
+                # test deleted them
                 written.lost[relation] = {
                     *range(max(number(pages), relation.pages)),
                     *self._moved_rows(relation).blocks,
@@ -99,18 +102,28 @@ class Undoing:
     def undo(self, written: Written, since: Mark, mark: Mark, keep: Collection[int]) -> Mark:
         """Undo what was written between two marks in one transaction: the mark after it.
 
-        Two messages to the server, or one when nothing but inserts and sequences was written. Raises RefusedError, or
-        psycopg's errors; the clone is lost then.
+        Two messages to the server, or one when nothing but inserts and sequences was written.
+        Raises RefusedError, or psycopg's errors; the clone is lost then.
         """
-        lost = {table: ranges(blocks, most=_MOST_RANGES) for table, blocks in written.lost.items()}
-        all_blocks = {table: blocks | written.lost.get(table, set()) for table, blocks in written.gained.items()}
+        lost = {
+            table: ranges(blocks, most=_MOST_RANGES) for table, blocks in written.lost.items()
+        }
+        all_blocks = {
+            table: blocks | written.lost.get(table, set())
+            for table, blocks in written.gained.items()
+        }
         all_blocks = {**written.lost, **all_blocks}
-        sizes = {table: sum(end - start for start, end in spans) for table, spans in lost.items()}
+        sizes = {
+            table: sum(end - start for start, end in spans) for table, spans in lost.items()
+        }
         seen = sum(table.density * blocks for table, blocks in sizes.items())
         if sum(sizes.values()) > _MOST_BLOCKS or seen > _MOST_SEEN:
             raise RefusedError("too much was written")
-        if any(max(blocks) > table.pages * _GROWTH + _PAGES for table, blocks in all_blocks.items()):
+        if any(
+            max(blocks) > table.pages * _GROWTH + _PAGES for table, blocks in all_blocks.items()
+        ):
             raise RefusedError("bloat")
+
         self._prepare("delete", all_blocks)
         self._prepare("places", lost)
         self._prepare("empty", written.whole)
@@ -121,6 +134,7 @@ class Undoing:
                 f"execute delete_{table.oid}('({start},0)', '({end},0)', {since.rows})"
                 for start, end in ranges(blocks, most=_MOST_RANGES)
             ]
+
         if not lost and not written.whole and not written.large_objects:
             return self._finish(begin, (), written.sequences, mark, keep)
         begin += [
@@ -137,10 +151,17 @@ class Undoing:
         if sum(len(one.places) for one in missing) > _MOST_ROWS:
             raise RefusedError("too much was written")
         if written.large_objects:
-            large_objects.put_back(self._send, self._pristine.large_objects(), self._pristine.large_object)
-        return self._finish([], [one for one in missing if one.places], written.sequences, mark, keep)
+            large_objects.put_back(
+                self._send, self._pristine.large_objects(), self._pristine.large_object
+            )
 
-    def _missing(self, table: Table, spans: list[tuple[int, int]], present: set[str]) -> _Missing:
+        return self._finish(
+            [], [one for one in missing if one.places], written.sequences, mark, keep
+        )
+
+    def _missing(
+        self, table: Table, spans: list[tuple[int, int]], present: set[str]
+    ) -> _Missing:
         """The pristine rows that are not where they belong."""
         blocks = {block for start, end in spans for block in range(start, end)}
         belong = self._moved_rows(table).rows(blocks, self._pristine.names(table, blocks))
@@ -174,10 +195,11 @@ class Undoing:
     ) -> Mark:
         """Put rows and sequences back and commit: the mark after it.
 
-        The window of the next rewind begins where this one's ended, so that what another session wrote in the meantime
-        is in it. That none did, so that the clone may be handed on, the server's count of sessions says: one that
-        came and went while this was going on is in it, because a session counts itself before its first statement or
-        at last before it is gone.
+        The window of the next rewind begins where this one's ended, so that what another
+        session wrote in the meantime is in it. That none did, so that the clone may be handed
+        on, the server's count of sessions says: one that came and went while this was going on
+        is in it, because a session counts itself before its first statement or at last before
+        it is gone.
         """
         self._prepare("insert", [one.table for one in missing])
         self._prepare("sequence", sequences)
@@ -201,10 +223,12 @@ class Undoing:
                 raise RefusedError("a row cannot be computed again as it was")
             places = (text(new) for new, _ in placed)
             self._moved_rows(one.table).move(zip(one.places, places, one.names, strict=True))
+
         ((own,),), ((place,),), ((ceiling, present, sessions),) = results[-3:]
         if present != b"0" or number(sessions) != mark.sessions:
             raise RefusedError("a session came while it was undone")
         undoing = None if own is None else number(own)
+
         # no other transaction of the whole server wrote anything
         alone = number(ceiling) == mark.xid + mark.own + (undoing is not None)
         return replace(mark, undoing=undoing, quiet=text(place) if alone else mark.quiet)
@@ -223,20 +247,28 @@ class Undoing:
                 continue
             self._prepared.add((kind, relation.oid))
             name = sql.Identifier(relation.schema, relation.name)
-            columns, stored = (relation.columns, relation.stored) if isinstance(relation, Table) else ((), ())
+            columns, stored = (
+                (relation.columns, relation.stored) if isinstance(relation, Table) else ((), ())
+            )
             parts: dict[str, Composable] = {
                 "statement": sql.Identifier(f"{kind}_{relation.oid}"),
                 "relation": name,
                 "name": sql.Literal(name.as_string(self._connection)),
                 "columns": sql.SQL(", ").join(map(sql.Identifier, columns)),
-                "values": sql.SQL(", ").join(sql.SQL("(r).{}").format(sql.Identifier(column)) for column in columns),
-                "given": sql.SQL(", ").join(sql.SQL("(r).{}").format(sql.Identifier(column)) for column in stored),
+                "values": sql.SQL(", ").join(
+                    sql.SQL("(r).{}").format(sql.Identifier(column)) for column in columns
+                ),
+                "given": sql.SQL(", ").join(
+                    sql.SQL("(r).{}").format(sql.Identifier(column)) for column in stored
+                ),
                 "stored": sql.SQL(", ").join(sql.Identifier("t", column) for column in stored),
             }
             if isinstance(relation, Sequence):
                 parts["last_value"] = sql.Literal(relation.last_value)
                 parts["is_called"] = sql.Literal(relation.is_called)
+
             statements.append(sql.SQL(_STATEMENTS[kind]).format(**parts))
+
         if statements:
             self._connection.execute(sql.SQL("; ").join(statements))
 
@@ -251,7 +283,8 @@ def _array(rows: Iterable[str]) -> str:
     return "'{" + ",".join(f'"{row}"' for row in quoted).replace("'", "''") + "}'"
 
 
-# age() counts as transaction numbers do, round and round, and without a comparison operator for xid
+# age() counts as transaction numbers do, round and round, and without a comparison operator for
+# xid
 _STATEMENTS: Mapping[str, LiteralString] = MappingProxyType(
     {
         "delete": "prepare {statement} (tid, tid, xid, xid) as delete from only {relation}"
@@ -273,8 +306,8 @@ _STATEMENTS: Mapping[str, LiteralString] = MappingProxyType(
     }
 )
 
-# In their order: the position is read before the transactions are, and the sessions are counted after it was seen who
-# is there.
+# In their order: the position is read before the transactions are, and the sessions are counted
+# after it was seen who is there.
 _FINISH = """
 prepare own as select pg_catalog.pg_current_xact_id_if_assigned()::text::bigint;
 prepare place as select pg_catalog.pg_current_wal_insert_lsn()::text;

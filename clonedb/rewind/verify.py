@@ -23,7 +23,8 @@ _SHOWN = 5  # rows of a table
 _AT_ONCE = 200  # tables in a statement, each of which is locked until that ends
 _LENGTH = 200  # characters of a row
 
-# The texts of values differ only where the values do, whatever the database or the role has set.
+# The texts of values differ only where the values do, whatever the database or the role has
+# set.
 _SETTINGS = " ".join(
     f"-c {setting}"
     for setting in (
@@ -58,9 +59,10 @@ class _Relation:
 def verify(server: Server, template: TemplateRecord, clone: Clone) -> list[str]:
     """Compare a clone that was brought back with a new clone of its template: the differences in words, none if equal.
 
-    Rows are compared by the binary forms of their values, in any order; sequences by their next value; the catalogs
-    without statistics and places on disk; the database's settings and privileges. Reads all of both databases: for
-    CLONEDB_VERIFY=1 only. No other session may be connected to the clone. Raises as `create` does.
+    Rows are compared by the binary forms of their values, in any order; sequences by their next
+    value; the catalogs without statistics and places on disk; the database's settings and
+    privileges. Reads all of both databases: for CLONEDB_VERIFY=1 only. No other session may be
+    connected to the clone. Raises as `create` does.
     """
     with (
         create(server, template) as new,
@@ -72,9 +74,13 @@ def verify(server: Server, template: TemplateRecord, clone: Clone) -> list[str]:
 
 def _differences(expected: Connection[Any], found: Connection[Any]) -> Iterator[str]:
     tables = set(expected.execute(_TABLES).fetchall()), set(found.execute(_TABLES).fetchall())
-    yield from (f"{kind} {schema}.{name} is gone" for kind, schema, name, _ in sorted(tables[0] - tables[1]))
     yield from (
-        f"{kind} {schema}.{name} is none of the template's" for kind, schema, name, _ in sorted(tables[1] - tables[0])
+        f"{kind} {schema}.{name} is gone"
+        for kind, schema, name, _ in sorted(tables[0] - tables[1])
+    )
+    yield from (
+        f"{kind} {schema}.{name} is none of the template's"
+        for kind, schema, name, _ in sorted(tables[1] - tables[0])
     )
 
     here = {(schema, name) for _, schema, name, _ in tables[0] & tables[1]}
@@ -111,18 +117,26 @@ def _digests(connection: Connection[Any], relations: Iterable[_Relation]) -> dic
 
     parts = [
         sql.SQL(_DIGEST).format(
-            label=sql.Literal(one.label), image=one.image, table=sql.Identifier(one.schema, one.name), only=_only(one)
+            label=sql.Literal(one.label),
+            image=one.image,
+            table=sql.Identifier(one.schema, one.name),
+            only=_only(one),
         )
         for one in relations
     ]
     found: dict[str, Any] = {}
     for start in range(0, len(parts), _AT_ONCE):
         query = sql.SQL(" union all ").join(parts[start : start + _AT_ONCE])
-        found.update((label, (count, digest)) for label, count, digest in connection.execute(query))
+        found.update(
+            (label, (count, digest)) for label, count, digest in connection.execute(query)
+        )
+
     return found
 
 
-def _rows(relation: _Relation, expected: Connection[Any], found: Connection[Any]) -> Iterator[str]:
+def _rows(
+    relation: _Relation, expected: Connection[Any], found: Connection[Any]
+) -> Iterator[str]:
     """The rows that one of the two has more often; of the catalogs how many, as they may hold passwords."""
     counts = _counted(expected, relation), _counted(found, relation)
     lacking, extra = counts[0] - counts[1], counts[1] - counts[0]
@@ -137,7 +151,9 @@ def _counted(connection: Connection[Any], relation: _Relation) -> Counter[str]:
     from psycopg import sql
 
     query = sql.SQL(_IMAGES).format(
-        image=relation.image, table=sql.Identifier(relation.schema, relation.name), only=_only(relation)
+        image=relation.image,
+        table=sql.Identifier(relation.schema, relation.name),
+        only=_only(relation),
     )
     return Counter(row[0] for row in connection.execute(query))
 
@@ -165,19 +181,31 @@ def _only(relation: _Relation) -> Composed:
 _VOLATILE: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "pg_class": frozenset(
-            ("relpages", "reltuples", "relallvisible", "relallfrozen", "relfrozenxid", "relminmxid", "relfilenode")
+            (
+                "relpages",
+                "reltuples",
+                "relallvisible",
+                "relallfrozen",
+                "relfrozenxid",
+                "relminmxid",
+                "relfilenode",
+            )
         ),
         "pg_index": frozenset(("indcheckxmin",)),
     }
 )
 
 # The schemas of temporary tables stay when the tables are gone.
-_COUNTING: Mapping[str, LiteralString] = MappingProxyType({"catalog pg_namespace": "t.nspname !~ '^pg_(toast_)?temp_'"})
+_COUNTING: Mapping[str, LiteralString] = MappingProxyType(
+    {"catalog pg_namespace": "t.nspname !~ '^pg_(toast_)?temp_'"}
+)
 
 _DIGEST: LiteralString = """
 select {label}, count(*), sum(hashtextextended(md5(record_send(row({image}))), 0)) from only {table} t where {only}
 """
-_IMAGES: LiteralString = "select md5(record_send(row({image}))) from only {table} t where {only}"
+_IMAGES: LiteralString = (
+    "select md5(record_send(row({image}))) from only {table} t where {only}"
+)
 _TEXTS: LiteralString = """
 select left(min(row({image})::text), {length})
 from only {table} t where md5(record_send(row({image}))) = any({images})
@@ -196,8 +224,8 @@ select case c.relkind when 'S' then 'sequence' when 'm' then 'materialized view'
 {_KINDS}
 """
 
-# XML's binary form lacks what was said before the first element, and aclitem and the like have none. Of a sequence it
-# counts what comes next, not how many values were written ahead to WAL.
+# XML's binary form lacks what was said before the first element, and aclitem and the like have
+# none. Of a sequence it counts what comes next, not how many values were written ahead to WAL.
 _COLUMNS = f"""
 select k.kind, k.nspname, k.relname, coalesce(a.columns, '{{}}'), coalesce(a.casts, '{{}}')
 from (select case when n.nspname = 'pg_catalog' then 'catalog' when c.relkind = 'S' then 'sequence' else 'table' end,

@@ -11,7 +11,8 @@ from clonedb.rewind.relations import File
 
 __all__ = ["Written", "read_statement", "sort_out", "writers_statement"]
 
-# Records that change no contents: index pages (the rows decide), hint bits, pruning, visibility, freezing, row locks.
+# Records that change no contents: index pages (the rows decide), hint bits, pruning,
+# visibility, freezing, row locks.
 _COUNTS = """not (
     {0}.resource_manager in ('Btree', 'Hash', 'Gin', 'Gist', 'SPGist', 'BRIN')
     or {0}.resource_manager = 'XLOG' and {0}.record_type = 'FPI_FOR_HINT'
@@ -30,7 +31,8 @@ where b.reldatabase in ($3, 0) and b.relforknumber = 0 and b.xid is distinct fro
 group by 1, 2, 3, 4, 5
 """
 
-# PostgreSQL 15 has the blocks as text only: `blkref #0: rel 1663/16390/16392 fork main blk 0; blkref #1: ...`
+# PostgreSQL 15 has the blocks as text only: `blkref #0: rel 1663/16390/16392 fork main blk 0;
+# blkref #1: ...`
 _RECORDS = """
 select m[1]::bigint, m[2] <> '0', m[3]::bigint, r.resource_manager, r.record_type,
        pg_catalog.array_agg(distinct m[4]::bigint)
@@ -42,9 +44,10 @@ where (r.block_ref like '%/' || $3 || '/%' or r.block_ref like '%/0/%') and m[2]
 group by 1, 2, 3, 4, 5
 """
 
-# Transactions that wrote to shared catalogs, but for some files of them, and committed: all numbers of each, whether
-# it deleted a row, the beginning of its commit's record, where that is in its file, and the size of a page. The header
-# of a page may lie in the middle of it; of one that goes on in the next file only a part is read.
+# Transactions that wrote to shared catalogs, but for some files of them, and committed: all
+# numbers of each, whether it deleted a row, the beginning of its commit's record, where that is
+# in its file, and the size of a page. The header of a page may lie in the middle of it; of one
+# that goes on in the next file only a part is read.
 _WRITERS = """
 with writer as materialized ({writers}),
 ended as (
@@ -83,7 +86,10 @@ _INSERTING = frozenset(
 )
 _CHANGING = frozenset(
     {
-        *(("Heap", kind) for kind in ("DELETE", "UPDATE", "UPDATE+INIT", "HOT_UPDATE", "HOT_UPDATE+INIT")),
+        *(
+            ("Heap", kind)
+            for kind in ("DELETE", "UPDATE", "UPDATE+INIT", "HOT_UPDATE", "HOT_UPDATE+INIT")
+        ),
         ("XLOG", "FPI"),
     }
 )
@@ -112,10 +118,11 @@ def writers_statement(major: int) -> str:
 class Written:
     """What was written: blocks that only got rows, blocks that may have lost some, and sequences.
 
-    `whole` are the tables of which every row has to be put back. `catalogs` are the names of the catalogs that were
-    written to, `files` says that a file was that is no relation's of the template, and `large_objects` that the
-    catalogs of those were: what is left of all this has to be looked at in the database. `refusal` is the reason why it
-    cannot be undone; `shared` are the files of catalogs common to all databases that were written, from whichever.
+    `whole` are the tables of which every row has to be put back. `catalogs` are the names of
+    the catalogs that were written to, `files` says that a file was that is no relation's of the
+    template, and `large_objects` that the catalogs of those were: what is left of all this has
+    to be looked at in the database. `refusal` is the reason why it cannot be undone; `shared`
+    are the files of catalogs common to all databases that were written, from whichever.
     """
 
     gained: dict[Table, set[int]] = field(default_factory=dict)
@@ -130,7 +137,9 @@ class Written:
 
     def __bool__(self) -> bool:
         """Whether there is anything to undo."""
-        return bool(self.gained or self.lost or self.whole or self.sequences or self.large_objects)
+        return bool(
+            self.gained or self.lost or self.whole or self.sequences or self.large_objects
+        )
 
     @property
     def ddl(self) -> bool:
@@ -155,10 +164,13 @@ def sort_out(rows: Iterable[Row], facts: Facts) -> Written:
             written.large_objects = True
         elif file not in facts.ignored:
             _sort_out_other(written, facts, file, record)
+
     return written
 
 
-def _sort_out_other(written: Written, facts: Facts, file: File, record: tuple[str, str]) -> None:
+def _sort_out_other(
+    written: Written, facts: Facts, file: File, record: tuple[str, str]
+) -> None:
     if file in facts.others:
         _refuse(written, facts.others[file])
     elif file not in facts.catalogs:
@@ -167,7 +179,9 @@ def _sort_out_other(written: Written, facts: Facts, file: File, record: tuple[st
         written.catalogs.add(facts.catalogs[file])
 
 
-def _sort_out_table(written: Written, table: Table, record: tuple[str, str], blocks: Iterable[int]) -> None:
+def _sort_out_table(
+    written: Written, table: Table, record: tuple[str, str], blocks: Iterable[int]
+) -> None:
     if table.refusal:
         _refuse(written, table.refusal)
     elif record in _INSERTING:

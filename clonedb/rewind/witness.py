@@ -31,11 +31,13 @@ _SETTINGS = (
 class Mark:
     """A moment at which a clone had its template's contents, and no transaction was open in it.
 
-    What the WAL says was written from `position` on is to be undone, and rows made by transactions from `xid` on are
-    not the template's; but what the transaction `undoing` wrote, which came after this moment, is the way back to it.
-    `xid` is older than `position`, or rows of a transaction in between would be taken for the template's; `own` is how
-    many transactions of the witness came in between. As long as the WAL ends at `quiet`, no session of the server wrote
-    anything. `sessions` is how many clients had ever connected to the clone.
+    What the WAL says was written from `position` on is to be undone, and rows made by
+    transactions from `xid` on are not the template's; but what the transaction `undoing` wrote,
+    which came after this moment, is the way back to it. `xid` is older than `position`, or rows
+    of a transaction in between would be taken for the template's; `own` is how many
+    transactions of the witness came in between. As long as the WAL ends at `quiet`, no session
+    of the server wrote anything. `sessions` is how many clients had ever connected to the
+    clone.
     """
 
     position: str
@@ -54,9 +56,9 @@ class Mark:
 class Witness:
     """One session with the maintenance database, shared by a process's clones of one template.
 
-    It commits synchronously (on this server; standbys do not matter), because the functions that read WAL read flushed
-    WAL only. And it never comes back: when the server was restarted, what stood in the WAL unflushed may be lost, and
-    every mark with it.
+    It commits synchronously (on this server; standbys do not matter), because the functions
+    that read WAL read flushed WAL only. And it never comes back: when the server was restarted,
+    what stood in the WAL unflushed may be lost, and every mark with it.
     """
 
     def __init__(self, server: Server) -> None:
@@ -118,15 +120,18 @@ class Witness:
     ) -> tuple[Written, Mark] | None:
         """What was written in a database, with the new mark; None if others than the idle sessions to keep are there.
 
-        Raises RefusedError when that is more than `most_wal` bytes of WAL, of all databases together.
+        Raises RefusedError when that is more than `most_wal` bytes of WAL, of all databases
+        together.
 
-        One message to the server; `meanwhile` is called while it works on that. The new position is that of a record of
-        our own, flushed with it. (What pg_current_wal_flush_lsn() gives may lie in the middle of a record, which would
-        be read by none.) Before that the next transaction's number is taken, and then it is asked who is connected: a
-        transaction with a lower number is either one of a session that is connected, or has ended, and all that it
-        wrote is before the position. Sessions that came while the WAL was read are told by the server's count of them,
-        which is read at the beginning and at the end. When nothing was written on the whole server, there is nothing to
-        flush and to read.
+        One message to the server; `meanwhile` is called while it works on that. The new
+        position is that of a record of our own, flushed with it. (What
+        pg_current_wal_flush_lsn() gives may lie in the middle of a record, which would be read
+        by none.) Before that the next transaction's number is taken, and then it is asked who
+        is connected: a transaction with a lower number is either one of a session that is
+        connected, or has ended, and all that it wrote is before the position. Sessions that
+        came while the WAL was read are told by the server's count of them, which is read at the
+        beginning and at the end. When nothing was written on the whole server, there is nothing
+        to flush and to read.
         """
         # of unlogged relations, a change may be the only one on the server and leave no WAL
         quiet = "0/0" if facts.unlogged_tables or facts.unlogged_sequences else since.quiet
@@ -143,6 +148,7 @@ class Witness:
             send(connection.pgconn, message)
             meanwhile()
             seen, _, placed, rows, counted = answer(connection.pgconn)
+
         ((sessions, others, prepared, slots, xid, _),), ((stop, size, silent),) = seen, placed
         if others != b"0" or counted[0][0] != sessions:
             return None
@@ -158,11 +164,14 @@ class Witness:
         quiet, own = text(silent) if silent else since.quiet, 0 if self._flushes else 1
         return written, Mark(position, number(xid), quiet, count, own)
 
-    def send_away(self, oid: int, keep: Collection[int], *, at_once: bool, deadline: float) -> list[ClientSession]:
+    def send_away(
+        self, oid: int, keep: Collection[int], *, at_once: bool, deadline: float
+    ) -> list[ClientSession]:
         """End a database's sessions but the idle ones to keep and wait until they are gone: those that clients left.
 
-        Before that they have time to go by themselves, unless `at_once`. Raises RefusedError when one is still there at
-        `deadline`. Looks each 0.5 ms; DROP ... WITH (FORCE) looks each 100 ms.
+        Before that they have time to go by themselves, unless `at_once`. Raises RefusedError
+        when one is still there at `deadline`. Looks each 0.5 ms; DROP ... WITH (FORCE) looks
+        each 100 ms.
         """
         with self._session() as connection:
             still = [] if at_once else given_time(lambda: _others(connection, "see", oid, keep))
@@ -185,19 +194,25 @@ def _pids(keep: Collection[int]) -> str:
     return "'{" + ",".join(str(int(pid)) for pid in keep) + "}'"
 
 
-def _others(connection: Connection[Any], what: str, oid: int, keep: Collection[int]) -> list[ClientSession]:
-    rows = connection.execute(f"execute clonedb_{what}({oid}, {_pids(keep)})".encode()).fetchall()
+def _others(
+    connection: Connection[Any], what: str, oid: int, keep: Collection[int]
+) -> list[ClientSession]:
+    rows = connection.execute(
+        f"execute clonedb_{what}({oid}, {_pids(keep)})".encode()
+    ).fetchall()
     return [ClientSession(*row) for row in rows]
 
 
-# Autovacuum changes no contents and cannot be ended for good. A session is kept only while it says that it is idle:
-# one in a transaction has a snapshot and perhaps writes, and one that was told not to report says nothing.
+# Autovacuum changes no contents and cannot be ended for good. A session is kept only while it
+# says that it is idle: one in a transaction has a snapshot and perhaps writes, and one that was
+# told not to report says nothing.
 _OTHERS = """
 from pg_stat_get_activity(null) a
 where a.datid = $1 and a.backend_type <> 'autovacuum worker' and not (a.pid = any($2) and a.state = 'idle')
 """
 
-# a server whose databases are SQL_ASCII knows no character beyond ASCII, and the driver would get bytes of it
+# a server whose databases are SQL_ASCII knows no character beyond ASCII, and the driver would
+# get bytes of it
 _SESSION = (
     "a.pid, a.application_name, coalesce(a.state, ''),"
     " case when getdatabaseencoding() = 'SQL_ASCII' then regexp_replace(coalesce(a.query, ''), '[^ -~]+', '?', 'g')"
@@ -210,9 +225,10 @@ _STOP = "current_setting('clonedb.stop')::pg_lsn"
 _EMIT_AND_FLUSH = "pg_logical_emit_message(false, 'clonedb', '', true)"
 _EMIT = "pg_logical_emit_message(true, 'clonedb', '')"
 
-# Up to 48 bytes after our record there is nothing but its commit: the least that changes a row takes more. In their
-# order: the snapshot is the statement's and older than all else in it, and sessions are counted before it is asked who
-# is there, so that one that comes after that makes a difference.
+# Up to 48 bytes after our record there is nothing but its commit: the least that changes a row
+# takes more. In their order: the snapshot is the statement's and older than all else in it, and
+# sessions are counted before it is asked who is there, so that one that comes after that makes
+# a difference.
 _PREPARED = f"""
 prepare clonedb_look (oid, int[]) as
 select *, set_config('clonedb.others', others::text, false)

@@ -16,7 +16,9 @@ __all__ = ["EVERYTHING", "Environment", "variables_in"]
 
 EVERYTHING = "*"
 _OTHER_PLACES = ("PGSERVICE", "PGHOSTADDR")  # libpq lets both win over the others
-_LEADS_ELSEWHERE = frozenset({"hostaddr", "port", "service", "servicefile", "passfile"})  # parameters of a URL
+_LEADS_ELSEWHERE = frozenset(
+    {"hostaddr", "port", "service", "servicefile", "passfile"}
+)  # parameters of a URL
 
 
 def variables_in(route: Iterable[str]) -> tuple[str, ...]:
@@ -27,11 +29,13 @@ def variables_in(route: Iterable[str]) -> tuple[str, ...]:
 class Environment:
     """Variables of this process: led nowhere, from there to a clone and back, and in the end what they were.
 
-    A value that is set by others meanwhile is put back after a clone, unless it was found as it was left: a test's
-    monkeypatch that outlives the clone puts the clone's URL back.
+    A value that is set by others meanwhile is put back after a clone, unless it was found as it
+    was left: a test's monkeypatch that outlives the clone puts the clone's URL back.
     """
 
-    def __init__(self, variables: Mapping[str, DatabaseURL], defaults: Mapping[str, str]) -> None:
+    def __init__(
+        self, variables: Mapping[str, DatabaseURL], defaults: Mapping[str, str]
+    ) -> None:
         self._variables = variables
         self._defaults = defaults
         self._nowhere = _Patch()
@@ -50,10 +54,12 @@ class Environment:
     def lead_nowhere(self, *, libpqs_place: bool) -> None:
         """From now on the variables name a server that does not exist, whose name says what to do.
 
-        A URL keeps its form, as settings classes refuse others at import. Of libpq's variables only PGDATABASE changes
-        without `libpqs_place`.
+        A URL keeps its form, as settings classes refuse others at import. Of libpq's variables
+        only PGDATABASE changes without `libpqs_place`.
         """
-        values: dict[str, str | None] = {name: _nowhere(was).render() for name, was in self._variables.items()}
+        values: dict[str, str | None] = {
+            name: _nowhere(was).render() for name, was in self._variables.items()
+        }
         values["PGDATABASE"] = NO_DATABASE
         if libpqs_place:
             values |= {"PGHOST": NO_DIRECTORY, **dict.fromkeys(_OTHER_PLACES)}
@@ -61,10 +67,20 @@ class Environment:
 
     def lead_to(self, url: DatabaseURL) -> None:
         """From now on the variables name this database, in URLs of the driver and the query that each had."""
-        values: dict[str, str | None] = {name: _like(was, url).render() for name, was in self._variables.items()}
+        values: dict[str, str | None] = {
+            name: _like(was, url).render() for name, was in self._variables.items()
+        }
         keywords = {**self._defaults, **url.conninfo()}
-        values |= {name: value for name, value in answering(url.conninfo()).items() if name in os.environ}
-        values |= {name: keywords[keyword] for name, keyword in PLACE_VARIABLES.items() if keyword in keywords}
+        values |= {
+            name: value
+            for name, value in answering(url.conninfo()).items()
+            if name in os.environ
+        }
+        values |= {
+            name: keywords[keyword]
+            for name, keyword in PLACE_VARIABLES.items()
+            if keyword in keywords
+        }
         if url.host is not None:
             values |= dict.fromkeys(_OTHER_PLACES)
         self._clone.write(values)
@@ -115,7 +131,9 @@ def _like(was: DatabaseURL, url: DatabaseURL) -> DatabaseURL:
     """A URL with another one's driver and query, but for the part of the query that says how to reach its server."""
     query = tuple(pair for pair in was.query if pair[0] not in ADDRESS)
     address = tuple(pair for pair in url.query if pair[0] in ADDRESS)
-    if was.driver == "asyncpg":  # SQLAlchemy hands a query on as asyncpg's own keywords, in which sslmode is ssl
+    if (
+        was.driver == "asyncpg"
+    ):  # SQLAlchemy hands a query on as asyncpg's own keywords, in which sslmode is ssl
         address = tuple((ASYNCPG[name], value) for name, value in address if name in ASYNCPG)
     return url.replace(driver=was.driver, query=(*address, *query))
 

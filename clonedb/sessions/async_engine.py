@@ -22,8 +22,8 @@ __all__ = ["LastingAsyncEngine"]
 class LastingAsyncEngine:
     """The pool of an asynchronous engine, as a source of a clone's lasting connections.
 
-    What is idle after a test stays if its loop is open then, and is closed with its loop. A connection serves on the
-    loop that it was opened on and on no other.
+    What is idle after a test stays if its loop is open then, and is closed with its loop. A
+    connection serves on the loop that it was opened on and on no other.
     """
 
     def __init__(self, database: str, make_engine: Callable[[], Engine]) -> None:
@@ -49,9 +49,15 @@ class LastingAsyncEngine:
         event.listen(engine, "do_connect", self._claim)
         event.listen(engine, "connect", self._open)
         event.listen(engine, "checkout", self._hand_out)
-        event.listen(engine, "checkin", lambda _connection, entry: self._connections.handed_back(entry))
-        event.listen(engine, "close", lambda _connection, entry: self._connections.closed(entry))
-        event.listen(engine, "detach", lambda _connection, entry: self._connections.closed(entry))
+        event.listen(
+            engine, "checkin", lambda _connection, entry: self._connections.handed_back(entry)
+        )
+        event.listen(
+            engine, "close", lambda _connection, entry: self._connections.closed(entry)
+        )
+        event.listen(
+            engine, "detach", lambda _connection, entry: self._connections.closed(entry)
+        )
         event.listen(engine, "engine_connect", self._connections.seen)
         event.listen(engine, "before_cursor_execute", self._connections.heard)
 
@@ -63,7 +69,9 @@ class LastingAsyncEngine:
         CloneMark(self._database).put_on(entry)
         self._connections.opened(entry)
 
-    def _hand_out(self, _connection: object, entry: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> None:
+    def _hand_out(
+        self, _connection: object, entry: ConnectionPoolEntry, proxy: PoolProxiedConnection
+    ) -> None:
         from sqlalchemy.exc import DisconnectionError
 
         if not self._connections.is_here(entry) or idle_connections.is_outdated(entry):

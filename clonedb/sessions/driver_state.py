@@ -30,37 +30,69 @@ __all__ = [
 DRIVERS = ("psycopg", "psycopg2", "asyncpg")
 """The packages whose connections are known well enough to be used by one test after another."""
 
-# psycopg's objects are Python's, so that all their attributes are known; these change by ordinary use
+# psycopg's objects are Python's, so that all their attributes are known; these change by
+# ordinary use
 _PSYCOPGS_OWN = ("pgconn", "wait", "_adapters", "_prepared", "_begin_statement")
 _PSYCOPG = ("prepare_threshold", "prepared_max")
 _PSYCOPG2 = (
     *("autocommit", "isolation_level", "readonly", "deferrable", "encoding", "cursor_factory"),
     *("string_types", "binary_types"),
 )
-_ASYNCPG = ("_listeners", "_log_listeners", "_termination_listeners", "_query_loggers", "_reset_query", "_config")
-_ADAPTED = ("autocommit", "isolation_level", "readonly", "read_only", "deferrable")  # SQLAlchemy's, of an async driver
-# settings that the server reports of itself, and that a driver may have set when it connected (psycopg2: DateStyle)
+_ASYNCPG = (
+    "_listeners",
+    "_log_listeners",
+    "_termination_listeners",
+    "_query_loggers",
+    "_reset_query",
+    "_config",
+)
+_ADAPTED = (
+    "autocommit",
+    "isolation_level",
+    "readonly",
+    "read_only",
+    "deferrable",
+)  # SQLAlchemy's, of an async driver
+# settings that the server reports of itself, and that a driver may have set when it connected
+# (psycopg2: DateStyle)
 _REPORTED = (
-    *("client_encoding", "DateStyle", "IntervalStyle", "TimeZone", "standard_conforming_strings"),
-    *("application_name", "session_authorization", "default_transaction_read_only", "search_path"),
+    *(
+        "client_encoding",
+        "DateStyle",
+        "IntervalStyle",
+        "TimeZone",
+        "standard_conforming_strings",
+    ),
+    *(
+        "application_name",
+        "session_authorization",
+        "default_transaction_read_only",
+        "search_path",
+    ),
 )
 
 
 def pid_of(connection: Any) -> int:
     """The pid of the server's process."""
     driver = driver_of(connection)
-    return int(driver.get_server_pid() if hasattr(driver, "get_server_pid") else driver.info.backend_pid)
+    return int(
+        driver.get_server_pid()
+        if hasattr(driver, "get_server_pid")
+        else driver.info.backend_pid
+    )
 
 
 def has_ended(descriptor: int) -> bool:
     """Whether the server has ended the session of an idle connection, as it does when it is restarted: 2 us.
 
-    So it is for -1, the descriptor of a connection that is closed. What the server sent before, a notification or its
-    last words, is left to be read by the driver.
+    So it is for -1, the descriptor of a connection that is closed. What the server sent before,
+    a notification or its last words, is left to be read by the driver.
     """
     if descriptor < 0:
         return True
-    hang_up = select.POLLHUP | select.POLLERR | select.POLLNVAL | getattr(select, "POLLRDHUP", 0)  # the last is Linux's
+    hang_up = (
+        select.POLLHUP | select.POLLERR | select.POLLNVAL | getattr(select, "POLLRDHUP", 0)
+    )  # the last is Linux's
     waiting = select.poll()
     waiting.register(descriptor, hang_up)
     return any(events & hang_up for _, events in waiting.poll(0))
@@ -70,27 +102,35 @@ def descriptor_of(connection: Any) -> int:
     """The descriptor of a connection's socket; -1 if it is closed."""
     driver = driver_of(connection)
     if package_of(connection) == "asyncpg":
-        return -1 if driver.is_closed() else int(driver._transport.get_extra_info("socket").fileno())  # noqa: SLF001
+        return (
+            -1
+            if driver.is_closed()
+            else int(driver._transport.get_extra_info("socket").fileno())  # noqa: SLF001
+        )
     return -1 if driver.closed else int(driver.fileno())
 
 
 def is_held(connection: Any) -> bool:
     """Whether COPY, `stream()`, `notifies()` or a pipeline holds a connection of psycopg's: one that was left open."""
     lock = getattr(driver_of(connection), "lock", None)
-    return lock is not None and (lock.locked() or bool(driver_of(connection).pgconn.pipeline_status))
+    return lock is not None and (
+        lock.locked() or bool(driver_of(connection).pgconn.pipeline_status)
+    )
 
 
 def let_go(connection: Any) -> bool:
     """Close a connection of psycopg's that something holds, underneath it: whether there was anything that held it.
 
-    psycopg's own rollback waits for the lock of a generator that will never be finished; it gets another lock, by which it
-    finds the connection closed.
+    psycopg's own rollback waits for the lock of a generator that will never be finished; it
+    gets another lock, by which it finds the connection closed.
     """
     if connection is None or not is_held(connection):
         return False
     driver = driver_of(connection)
     driver.pgconn.finish()
-    driver.lock = Lock() if isinstance(driver.lock, type(Lock())) else type(driver.lock)()  # asyncio's has a class
+    driver.lock = (
+        Lock() if isinstance(driver.lock, type(Lock())) else type(driver.lock)()
+    )  # asyncio's has a class
     return True
 
 
@@ -99,7 +139,9 @@ def is_idle(connection: Any) -> bool:
     driver = driver_of(connection)
     if package_of(connection) == "asyncpg":
         return not driver.is_in_transaction()
-    return not is_held(connection) and int(driver.info.transaction_status) == 0  # libpq's PQTRANS_IDLE
+    return (
+        not is_held(connection) and int(driver.info.transaction_status) == 0
+    )  # libpq's PQTRANS_IDLE
 
 
 def state_of(connection: Any) -> list[object]:
@@ -117,15 +159,24 @@ def _state_of(connection: Any) -> list[object]:
     driver = driver_of(connection)
     package = package_of(connection)
     state: list[object] = [
-        {name: value for name, value in getattr(driver, "__dict__", {}).items() if name not in _PSYCOPGS_OWN}
+        {
+            name: value
+            for name, value in getattr(driver, "__dict__", {}).items()
+            if name not in _PSYCOPGS_OWN
+        }
     ]
     if package == "psycopg":
         state += [getattr(driver, name) for name in _PSYCOPG]
-        state += [driver.pgconn.notice_handler, driver.pgconn.notify_handler, *_adapters(driver.adapters)]
+        state += [
+            driver.pgconn.notice_handler,
+            driver.pgconn.notify_handler,
+            *_adapters(driver.adapters),
+        ]
     elif package == "psycopg2":
         state += [getattr(driver, name) for name in _PSYCOPG2]
     else:
         state += [*(getattr(driver, name) for name in _ASYNCPG), _codecs(driver)]
+
     if driver is not connection:
         state += [getattr(connection, name, None) for name in _ADAPTED]
     return state
@@ -145,10 +196,20 @@ def reported(connection: Any) -> tuple[object, ...]:
 
 def _adapters(adapters: Any) -> Iterator[object]:
     """Tables of psycopg's adapters, which connections share until something is registered, and that are copied then."""
-    own, by_oid, loaders = adapters._own_dumpers, adapters._own_dumpers_by_oid, adapters._own_loaders  # noqa: SLF001
+    own, by_oid, loaders = (
+        adapters._own_dumpers,  # noqa: SLF001
+        adapters._own_dumpers_by_oid,  # noqa: SLF001
+        adapters._own_loaders,  # noqa: SLF001
+    )
     yield from (_Table(table, owned=own[key]) for key, table in adapters._dumpers.items())  # noqa: SLF001
-    yield from (_Table(table, owned=owned) for table, owned in zip(adapters._dumpers_by_oid, by_oid, strict=True))  # noqa: SLF001
-    yield from (_Table(table, owned=owned) for table, owned in zip(adapters._loaders, loaders, strict=True))  # noqa: SLF001
+    yield from (
+        _Table(table, owned=owned)
+        for table, owned in zip(adapters._dumpers_by_oid, by_oid, strict=True)  # noqa: SLF001
+    )
+    yield from (
+        _Table(table, owned=owned)
+        for table, owned in zip(adapters._loaders, loaders, strict=True)  # noqa: SLF001
+    )
     yield _Table(adapters.types._registry, owned=adapters.types._own_state)  # noqa: SLF001
 
 
@@ -178,7 +239,9 @@ class _Table:
 def _codecs(driver: Any) -> object:
     """The codecs that asyncpg was given for a connection, which only the garbage collector can find."""
     settings = driver._protocol.get_settings()  # noqa: SLF001
-    (holder,) = (one for one in gc.get_referents(settings) if type(one).__name__ == "DataCodecConfig")
+    (holder,) = (
+        one for one in gc.get_referents(settings) if type(one).__name__ == "DataCodecConfig"
+    )
     _derived, custom = (one for one in gc.get_referents(holder) if isinstance(one, dict))
     return custom
 

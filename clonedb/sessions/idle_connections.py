@@ -44,8 +44,9 @@ _USES = ("checkout", "checkin", "reset")
 class _Past:
     """What is known of a connection since it was opened.
 
-    `state`, `reported` and `info` are what the driver, the server and SQLAlchemy said of it before its first use.
-    `raw` is true from when the pool hands it out until an engine's `connect` shows it.
+    `state`, `reported` and `info` are what the driver, the server and SQLAlchemy said of it
+    before its first use. `raw` is true from when the pool hands it out until an engine's
+    `connect` shows it.
     """
 
     state: list[object]
@@ -78,12 +79,19 @@ def hand_out(entry: Any) -> None:
         connection = entry.dbapi_connection
         if driver_state.package_of(connection) not in driver_state.DRIVERS:
             return
-        # a version of a driver whose objects are made of something else: its connections are closed after each test
+        # a version of a driver whose objects are made of something else: its connections are
+        # closed after each test
         with contextlib.suppress(AttributeError, TypeError, ValueError):
-            past = _Past(driver_state.state_of(connection), driver_state.reported(connection), dict(entry.info))
+            past = _Past(
+                driver_state.state_of(connection),
+                driver_state.reported(connection),
+                dict(entry.info),
+            )
             past.heard = driver_state.hear(connection, past.traces.hear)
             entry.info[_PAST] = past
+
         return
+
     past.used = True
     past.traces.spoilt = past.traces.spoilt or (past.raw and not past.heard)
     past.raw = True
@@ -97,7 +105,11 @@ def see(entry: OpenEntry, engine: Engine) -> None:
     past.raw = False
     past.traces.spoilt = past.traces.spoilt or not (past.heard or _is_unwatched(engine.pool))
     if past.engine is None:
-        past.engine, past.pool, past.listeners = engine, engine.pool, connect_listeners(engine.pool)
+        past.engine, past.pool, past.listeners = (
+            engine,
+            engine.pool,
+            connect_listeners(engine.pool),
+        )
 
 
 def listen(entry: OpenEntry, statement: str) -> None:
@@ -115,15 +127,24 @@ def is_outdated(entry: OpenEntry) -> bool:
     past = _past_of(entry)
     if past is None or past.used:
         return False
-    return is_gone(entry) or (past.pool is not None and connect_listeners(past.pool) != past.listeners)
+    return is_gone(entry) or (
+        past.pool is not None and connect_listeners(past.pool) != past.listeners
+    )
 
 
 def is_gone(entry: Any) -> bool:
     """Whether the server has ended an idle connection."""
     connection = entry.dbapi_connection
     try:
-        return connection is None or driver_state.has_ended(driver_state.descriptor_of(connection))
-    except (AttributeError, TypeError, ValueError, OSError):  # of a driver that is not known: let it find out
+        return connection is None or driver_state.has_ended(
+            driver_state.descriptor_of(connection)
+        )
+    except (
+        AttributeError,
+        TypeError,
+        ValueError,
+        OSError,
+    ):  # of a driver that is not known: let it find out
         return False
 
 
@@ -132,7 +153,10 @@ def is_bound(pool: Any) -> bool:
     from sqlalchemy.pool import AsyncAdaptedQueuePool
 
     # nothing public tells
-    return isinstance(pool, AsyncAdaptedQueuePool) and getattr(pool._pool._queue, "_loop", pool) is not None  # type: ignore[attr-defined]  # noqa: SLF001
+    return (
+        isinstance(pool, AsyncAdaptedQueuePool)
+        and getattr(pool._pool._queue, "_loop", pool) is not None  # type: ignore[attr-defined]  # noqa: SLF001
+    )
 
 
 def begin(entry: OpenEntry, renewal: Renewal) -> None:
@@ -141,12 +165,17 @@ def begin(entry: OpenEntry, renewal: Renewal) -> None:
         if not _may_stay(entry):
             entry.invalidate()
             return
+
         connection: Any = entry.dbapi_connection  # type: ignore[attr-defined]
         if driver_state.package_of(connection) == "psycopg":
             renewal.begin(
-                connection.pgconn, settings=_settings(entry), keep=partial(_keep, entry), lose=entry.invalidate
+                connection.pgconn,
+                settings=_settings(entry),
+                keep=partial(_keep, entry),
+                lose=entry.invalidate,
             )
             return
+
         autocommit = connection.autocommit
         connection.autocommit = True
         renewal.reset(connection.cursor(), settings=_settings(entry))
@@ -175,9 +204,12 @@ def stay(entry: OpenEntry, reset: Reset) -> int | None:
         else:
             autocommit = driver.autocommit
             await_only(driver.set_autocommit(True))
-            # psycopg prepares what it has sent five times, and a prepared statement is one statement only
+
+            # psycopg prepares what it has sent five times, and a prepared statement is one
+            # statement only
             await_only(driver.execute(message, prepare=False))
             await_only(driver.set_autocommit(autocommit))
+
         return driver_state.pid_of(driver) if _is_as_new(entry) else None
     except Exception:  # noqa: BLE001 - of whatever driver
         return None
@@ -186,8 +218,8 @@ def stay(entry: OpenEntry, reset: Reset) -> int | None:
 def _may_stay(entry: Any) -> bool:
     """Whether all that was done to a connection since the last test's beginning is what a reset takes away.
 
-    One of an application's that the test has not used is closed, too, or the engines that a project makes for each test
-    would fill the server.
+    One of an application's that the test has not used is closed, too, or the engines that a
+    project makes for each test would fill the server.
     """
     from sqlalchemy.pool import QueuePool
 
@@ -222,14 +254,19 @@ def _settings(entry: OpenEntry) -> bool:
 
 def _is_unwatched(pool: Pool) -> bool:
     """Whether only SQLAlchemy and clonedb are told of each use of a connection."""
-    return all(_is_known(listener) for name in _USES for listener in getattr(pool.dispatch, name))
+    return all(
+        _is_known(listener) for name in _USES for listener in getattr(pool.dispatch, name)
+    )
 
 
 def _is_known(listener: object) -> bool:
     """Whether a listener is SQLAlchemy's or clonedb's, and none that may SET what a reset takes away."""
     module = getattr(listener, "__module__", "") or ""
     own = module in _SQLALCHEMYS or module.startswith("clonedb.")
-    return own or (module == "sqlalchemy.util.langhelpers" and getattr(listener, "__qualname__", "") == _ONCE)
+    return own or (
+        module == "sqlalchemy.util.langhelpers"
+        and getattr(listener, "__qualname__", "") == _ONCE
+    )
 
 
 def _keep(entry: OpenEntry) -> None:
@@ -240,7 +277,11 @@ def _keep(entry: OpenEntry) -> None:
 def _is_as_new(entry: Any) -> bool:
     """The session was reset: whether the server says of it what it said before; what tests noted of it is forgotten."""
     past, connection = _past_of(entry), entry.dbapi_connection
-    if past is None or not driver_state.is_idle(connection) or driver_state.reported(connection) != past.reported:
+    if (
+        past is None
+        or not driver_state.is_idle(connection)
+        or driver_state.reported(connection) != past.reported
+    ):
         return False
     entry.info.clear()
     entry.info.update(past.info)

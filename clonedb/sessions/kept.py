@@ -46,7 +46,11 @@ S = TypeVar("S", bound=Source)
 def shared_listeners(engine: Engine) -> tuple[object, ...]:
     """Everybody who listens to what an engine shares with those that its `execution_options` make."""
     shared: tuple[Any, ...] = (engine.pool.dispatch, engine.dialect.dispatch)
-    return tuple((*getattr(dispatch, name),) for dispatch in shared for name in sorted(dispatch._event_names))  # noqa: SLF001
+    return tuple(
+        (*getattr(dispatch, name),)
+        for dispatch in shared
+        for name in sorted(dispatch._event_names)  # noqa: SLF001
+    )
 
 
 class Sessionmakers:
@@ -75,20 +79,25 @@ class Sessionmakers:
 
     def _state_of(self, kind: type[Session]) -> tuple[object, ...]:
         """Everybody who listens to the class, and what is in it."""
-        return *((*getattr(self._dispatch, name),) for name in self._dispatch._event_names), {**vars(kind)}  # noqa: SLF001
+        return *((*getattr(self._dispatch, name),) for name in self._dispatch._event_names), {  # noqa: SLF001
+            **vars(kind)
+        }
 
 
 class LastingConnections:
     """The pool of a SQLAlchemy engine, one psycopg connection, and what other sources hold.
 
-    Opening one costs a test 4 ms, which is more than rewinding its database does. What a test did to a connection does
-    not reach the next one: the session is reset on the server, the Python objects are new or as they were (`staying`),
-    and a connection to which something was done that no reset takes away is closed. `reused` says whether the isolation that hands
-    the database on asks for them with `renew`, as other sources want to know; `asked` whether a fixture asked for the
-    psycopg connection.
+    Opening one costs a test 4 ms, which is more than rewinding its database does. What a test
+    did to a connection does not reach the next one: the session is reset on the server, the
+    Python objects are new or as they were (`staying`), and a connection to which something was
+    done that no reset takes away is closed. `reused` says whether the isolation that hands the
+    database on asks for them with `renew`, as other sources want to know; `asked` whether a
+    fixture asked for the psycopg connection.
     """
 
-    def __init__(self, make_engine: Callable[[], Engine], connect: Callable[[], Connection[Any]]) -> None:
+    def __init__(
+        self, make_engine: Callable[[], Engine], connect: Callable[[], Connection[Any]]
+    ) -> None:
         self._make_engine = make_engine
         self._connect = connect
         self._engine: Engine | None = None
@@ -124,8 +133,12 @@ class LastingConnections:
             event.listen(self._engine, "before_cursor_execute", self._listen)
             refuse_late_statements(self._engine)
             self._listeners = shared_listeners(self._engine)
-        for entry in [one for one in self._entries if not one.in_use and idle_connections.is_gone(one)]:
+
+        for entry in [
+            one for one in self._entries if not one.in_use and idle_connections.is_gone(one)
+        ]:
             entry.invalidate()
+
         return lend(self._engine, loan)
 
     def sessionmaker(self, engine: Engine) -> sessionmaker[Session]:
@@ -141,7 +154,9 @@ class LastingConnections:
     def _closed(self, _connection: object, entry: ConnectionPoolEntry) -> None:
         self._entries.discard(entry)
 
-    def _hand_out(self, _connection: object, entry: ConnectionPoolEntry, _proxy: object) -> None:
+    def _hand_out(
+        self, _connection: object, entry: ConnectionPoolEntry, _proxy: object
+    ) -> None:
         from sqlalchemy.exc import DisconnectionError
 
         if idle_connections.is_outdated(entry):
@@ -151,7 +166,9 @@ class LastingConnections:
     def _see(self, connection: SQLConnection) -> None:
         idle_connections.see(connection.connection, connection.engine)
 
-    def _listen(self, connection: SQLConnection, _cursor: object, statement: str, *_: object) -> None:
+    def _listen(
+        self, connection: SQLConnection, _cursor: object, statement: str, *_: object
+    ) -> None:
         idle_connections.listen(connection.connection, statement)
 
     def open(self) -> None:
@@ -168,8 +185,13 @@ class LastingConnections:
         self.asked = True
         free, self._free = self._free, None
         works = None
-        if free is not None and free.status == pq.ConnStatus.OK and not driver_state.has_ended(free.socket):
+        if (
+            free is not None
+            and free.status == pq.ConnStatus.OK
+            and not driver_state.has_ended(free.socket)
+        ):
             works = free
+
         connection: Connection[Any] = self._connect() if works is None else Connection(works)
         driver_state.hear(connection, self._traces.hear)
         return connection
@@ -177,8 +199,9 @@ class LastingConnections:
     def give_back(self, connection: Connection[Any], loan: Loan | None = None) -> bool:
         """The test has ended: what it did not commit is gone, and its connection object is of no more use.
 
-        False if something holds the connection still: a COPY, a `stream()`, `notifies()` or a pipeline that the test
-        left open. It is closed then: psycopg's rollback would wait for that for ever.
+        False if something holds the connection still: a COPY, a `stream()`, `notifies()` or a
+        pipeline that the test left open. It is closed then: psycopg's rollback would wait for
+        that for ever.
         """
         import psycopg
 
@@ -189,12 +212,14 @@ class LastingConnections:
         if driver_state.is_held(connection):
             connection.close()
             return False
+
         with contextlib.suppress(psycopg.Error):
             connection.rollback()  # psycopg's own rollback also ends what a cursor left unread
             if connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
                 self._free = connection.pgconn
                 retire(connection, loan)
                 return True
+
         connection.close()
         return True
 
@@ -213,7 +238,14 @@ class LastingConnections:
             self._finish()
         if self._free is not None:
             # a new connection object numbers its prepared statements from the beginning
-            renewal.begin(self._free, "deallocate all", settings=traces.settings, keep=lambda: None, lose=self._finish)
+            renewal.begin(
+                self._free,
+                "deallocate all",
+                settings=traces.settings,
+                keep=lambda: None,
+                lose=self._finish,
+            )
+
         if self._engine is not None:
             self._renew_pool(self._engine, renewal)
         return renewal

@@ -9,7 +9,13 @@ if TYPE_CHECKING:
     from clonedb.postgres.client_sessions import ClientSession
     from clonedb.sessions.loans import Loan, Loans
 
-__all__ = ["LeakedConnectionWarning", "ReadonlyWarning", "ServerChangedWarning", "held", "leaked_connection_warnings"]
+__all__ = [
+    "LeakedConnectionWarning",
+    "ReadonlyWarning",
+    "ServerChangedWarning",
+    "held",
+    "leaked_connection_warnings",
+]
 
 
 class LeakedConnectionWarning(UserWarning):
@@ -27,7 +33,8 @@ class ReadonlyWarning(UserWarning):
 class ServerChangedWarning(UserWarning):
     """A test changed what belongs to the whole server, and it stays: roles, their settings, privileges, tablespaces.
 
-    Sessions with the test's own database did so, not others. On a server that clonedb runs it is undone where possible.
+    Sessions with the test's own database did so, not others. On a server that clonedb runs it
+    is undone where possible.
     """
 
 
@@ -54,6 +61,7 @@ def leaked_connection_warnings(
             f"{test} ended with {_count(left)} to its database ({_listed(left)}), which clonedb ended; close it in the"
             " test, or dispose of its engine"
         )
+
     for loan, some in late.items():
         yield LeakedConnectionWarning(
             f"{loan.holder} had ended when {_count(some)} by its URL came to the database of {test}"

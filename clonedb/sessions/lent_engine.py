@@ -50,8 +50,12 @@ def refuse_late_statements(engine: Engine, loan: Loan | None = None) -> None:
     """
     if loan is not None:
         engine.update_execution_options(**{_LOAN: loan})
-    event.listen(engine, "before_execute", _require)  # before there is a cursor, which may be refused with less to say
-    event.listen(engine, "before_cursor_execute", _require)  # of what is executed as text, by exec_driver_sql()
+    event.listen(
+        engine, "before_execute", _require
+    )  # before there is a cursor, which may be refused with less to say
+    event.listen(
+        engine, "before_cursor_execute", _require
+    )  # of what is executed as text, by exec_driver_sql()
 
 
 def _require(connection: Connection, *_: object) -> None:
@@ -68,7 +72,8 @@ def _loan_of(lent: Engine | Connection) -> Loan | None:
 def hide_password_in_tracebacks(engine: Engine) -> Engine:
     """Have its failures to connect leave out the driver's frames, in whose variables the password is.
 
-    A listener to `do_connect` would come before those of tests, and the first that connects is the last to be asked.
+    A listener to `do_connect` would come before those of tests, and the first that connects is
+    the last to be asked.
     """
     connect = engine.dialect.connect
 

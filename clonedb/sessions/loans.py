@@ -22,9 +22,10 @@ __all__ = ["CARRIERS", "Loan", "Loans"]
 CARRIERS = ("application_name", "passfile")
 """The parameters of a connection that may hold a token, the better one first.
 
-The server shows application_name to everybody who looks at its sessions, so it also tells of other processes. Of an
-asyncpg URL, SQLAlchemy hands the query on as keywords of asyncpg's, which has none of that name. Its `passfile` is
-never opened where a password is given, and neither is libpq's.
+The server shows application_name to everybody who looks at its sessions, so it also tells of
+other processes. Of an asyncpg URL, SQLAlchemy hands the query on as keywords of asyncpg's,
+which has none of that name. Its `passfile` is never opened where a password is given, and
+neither is libpq's.
 """
 
 _TOKEN = re.compile(r"clonedb-[0-9a-f]{6}-[0-9]+-[\w.-]*", re.ASCII)
@@ -35,8 +36,8 @@ _LONGEST = 63  # bytes of application_name that PostgreSQL keeps
 class Loan:
     """One database in the hands of one test, or of the tests of a wider scope.
 
-    `holder` is how messages call them (`test 'tests/test_it.py::test_one'`), `token` what the URLs hold that were
-    handed out.
+    `holder` is how messages call them (`test 'tests/test_it.py::test_one'`), `token` what the
+    URLs hold that were handed out.
     """
 
     holder: str
@@ -44,7 +45,9 @@ class Loan:
     token: str
     _ends: mmap.mmap = field(repr=False)
     _place: int = field(repr=False)
-    _connections: weakref.WeakSet[Connection[Any]] = field(default_factory=weakref.WeakSet, repr=False)
+    _connections: weakref.WeakSet[Connection[Any]] = field(
+        default_factory=weakref.WeakSet, repr=False
+    )
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -114,7 +117,9 @@ class Loans:
             self._ends = mmap.mmap(-1, mmap.PAGESIZE)
         readable = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
         token = f"clonedb-{self._salt}-{number}-{readable}"[:_LONGEST]
-        self._by_token[token] = Loan(holder, database, token, self._ends, number % mmap.PAGESIZE)
+        self._by_token[token] = Loan(
+            holder, database, token, self._ends, number % mmap.PAGESIZE
+        )
         return self._by_token[token]
 
     def find(self, text: object) -> Loan | None:

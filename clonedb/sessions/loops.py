@@ -46,11 +46,12 @@ class OpenEntry(Protocol):
 class OpenOnLoops:
     """What is open on each loop: an entry of a pool, and the connection it has handed out, or None if it is idle.
 
-    A loop may end before the fixtures do (pytest-asyncio's of a function) or after them (one of a session). So each
-    loop is given a guard, an asynchronous generator that waits for its end: code that closes a loop properly first closes
-    its generators (`loop.shutdown_asyncgens`). For code that does not, `loop.close` is preceded by the same. Holding the
-    connections also keeps the garbage collector from them, which could close none without a loop. `ended` is called
-    when a loop was found to have ended.
+    A loop may end before the fixtures do (pytest-asyncio's of a function) or after them (one of
+    a session). So each loop is given a guard, an asynchronous generator that waits for its end:
+    code that closes a loop properly first closes its generators (`loop.shutdown_asyncgens`).
+    For code that does not, `loop.close` is preceded by the same. Holding the connections also
+    keeps the garbage collector from them, which could close none without a loop. `ended` is
+    called when a loop was found to have ended.
     """
 
     def __init__(self, ended: Callable[[], None] = lambda: None) -> None:
@@ -67,12 +68,16 @@ class OpenOnLoops:
                 self._open[loop] = {}
                 _Ending.of(loop).add(self)
                 self._guards[loop] = self._close_at_end(loop)
-                _step(anext(self._guards[loop]))  # up to its yield: the loop knows it from here on
+                _step(
+                    anext(self._guards[loop])
+                )  # up to its yield: the loop knows it from here on
         self._open[loop][entry] = proxy
 
     def loop_of(self, entry: OpenEntry) -> AbstractEventLoop | None:
         """The loop that an entry was opened on; None if it is not open."""
-        return next((loop for loop, entries in list(self._open.items()) if entry in entries), None)
+        return next(
+            (loop for loop, entries in list(self._open.items()) if entry in entries), None
+        )
 
     def replace(self, entry: OpenEntry, other: OpenEntry) -> None:
         """Another holds the idle connection of an entry from now on."""
@@ -94,15 +99,19 @@ class OpenOnLoops:
     ) -> None:
         """Close what is open and chosen by `which(entry, in_use)`, on its loop, which does not run in this thread now.
 
-        What is idle is asked about first, on its loop, where that runs nowhere: `spare` may do I/O, and says whether a
-        connection is to stay open. Where a loop was closed that could not be watched, a new one has to do: psycopg
-        can, asyncpg cannot.
+        What is idle is asked about first, on its loop, where that runs nowhere: `spare` may do
+        I/O, and says whether a connection is to stay open. Where a loop was closed that could
+        not be watched, a new one has to do: psycopg can, asyncpg cannot.
         """
         import asyncio
 
         for loop, entries in list(self._open.items()):
             closed = loop.is_closed()
-            chosen = {entry: proxy for entry, proxy in entries.items() if closed or which(entry, proxy is not None)}
+            chosen = {
+                entry: proxy
+                for entry, proxy in entries.items()
+                if closed or which(entry, proxy is not None)
+            }
             if chosen and loop.is_running():
                 asyncio.run_coroutine_threadsafe(_close(chosen), loop).result(_PATIENCE)
             elif chosen and not closed:
@@ -110,6 +119,7 @@ class OpenOnLoops:
             elif chosen:
                 with contextlib.closing(asyncio.new_event_loop()) as another:
                     another.run_until_complete(_close(chosen))
+
             if closed:
                 self._forget(loop)
 
@@ -134,7 +144,8 @@ class OpenOnLoops:
     async def _close_at_end(self, loop: AbstractEventLoop) -> AsyncGenerator[None]:
         """Wait for the end of the loop, and close what is open then.
 
-        The loop's other generators end at the same moment, each in a task, and may be about to close their sessions.
+        The loop's other generators end at the same moment, each in a task, and may be about to
+        close their sessions.
         """
         import asyncio
 
@@ -144,10 +155,16 @@ class OpenOnLoops:
             if entries := self._open.get(loop):
                 for _ in range(_GRACE):
                     # two tasks: this one, and the one that waits for it
-                    if not any(proxy is not None for proxy in entries.values()) or len(asyncio.all_tasks()) <= 2:
+                    if (
+                        not any(proxy is not None for proxy in entries.values())
+                        or len(asyncio.all_tasks()) <= 2
+                    ):
                         break
+
                     await asyncio.sleep(0.001)
+
                 await _close(entries)
+
             if self._guards.pop(loop, None) is not None:
                 self._open.pop(loop, None)
                 _Ending.of(loop).discard(self)

@@ -55,7 +55,9 @@ class Connections:
 
     def opened(self, entry: ConnectionPoolEntry) -> None:
         """A connection to a clone was opened, by an asynchronous driver or another."""
-        if hasattr(entry.dbapi_connection, "driver_connection"):  # SQLAlchemy's adapter of an asynchronous driver
+        if hasattr(
+            entry.dbapi_connection, "driver_connection"
+        ):  # SQLAlchemy's adapter of an asynchronous driver
             self._on_loops.put(entry)
         else:
             self._synchronous[entry] = None
@@ -103,7 +105,9 @@ class Connections:
             self._engines.add(connection.engine)
         idle_connections.see(connection.connection, connection.engine)
 
-    def heard(self, connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+    def heard(
+        self, connection: Connection, _cursor: object, statement: str, *_: object
+    ) -> None:
         """A statement is about to be sent."""
         idle_connections.listen(connection.connection, statement)
 
@@ -133,15 +137,19 @@ class Connections:
         for entry, in_use in list(self._synchronous.items()):
             if in_use is None and _leads_to(entry, database):
                 idle_connections.begin(entry, renewal)
-        self._on_loops.close(lambda entry, in_use: not in_use and _leads_to(entry, database), spare=stays)
+
+        self._on_loops.close(
+            lambda entry, in_use: not in_use and _leads_to(entry, database), spare=stays
+        )
         self._renew_pools()
 
     def close_in_use(self, is_left: Callable[[str], bool], holder: str = "") -> None:
         """Close what is in use still on clones that were left; the server has ended it by now.
 
-        A session that holds such a connection can be closed then; otherwise that would fail in the rollback. One that
-        is used instead, such as a scoped session that was not removed, raises EndedTestError, which names `holder`:
-        the test that left it, as the one that meets it may be another.
+        A session that holds such a connection can be closed then; otherwise that would fail in
+        the rollback. One that is used instead, such as a scoped session that was not removed,
+        raises EndedTestError, which names `holder`: the test that left it, as the one that
+        meets it may be another.
         """
 
         def refuse(*_: object, **__: object) -> Any:
@@ -159,6 +167,7 @@ class Connections:
                 proxy.invalidate()
                 if holder:
                     proxy.cursor = refuse  # type: ignore[method-assign]
+
         self._on_loops.close(lambda entry, in_use: in_use and is_stale(entry))
 
     def end(self) -> None:
@@ -174,13 +183,18 @@ class Connections:
     def _renew_pools(self) -> None:
         """Give asynchronous engines new pools when the old ones are empty.
 
-        A pool waits for a free connection on an asyncio.Queue, which belongs to the first loop that waited.
+        A pool waits for a free connection on an asyncio.Queue, which belongs to the first loop
+        that waited.
         """
         from sqlalchemy.pool import QueuePool
 
         for engine in list(self._engines):
             pool = engine.pool
-            if isinstance(pool, QueuePool) and pool.checkedout() == 0 and idle_connections.is_bound(pool):
+            if (
+                isinstance(pool, QueuePool)
+                and pool.checkedout() == 0
+                and idle_connections.is_bound(pool)
+            ):
                 engine.dispose(close=False)
 
 

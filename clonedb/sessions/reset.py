@@ -12,18 +12,20 @@ if TYPE_CHECKING:
 
 __all__ = ["SessionReset"]
 
-# DISCARD ALL would do more: it drops prepared statements behind the driver's back, after which psycopg asks for
-# `_pg3_0` in vain. A transaction of its own, so that all this is committed when the question after it fails.
+# DISCARD ALL would do more: it drops prepared statements behind the driver's back, after which
+# psycopg asks for `_pg3_0` in vain. A transaction of its own, so that all this is committed
+# when the question after it fails.
 _RESET = (
     "begin; close all; reset session authorization; reset role; reset all; unlisten *;"
     " discard temporary; discard sequences; commit"
 )
 _DISCARD_PLANS = "discard plans"
 
-# The answer no is an error, because that is all that asyncpg tells of several statements sent at once; a division fails
-# at the least price. Drivers call what they prepare by names that begin so: _pg3_0, __asyncpg_stmt_1__. A session that
-# had a temporary table ends, as plans for the table of one test do not fit one of the same name of the next. Planning
-# is most of what this costs, 20 us less for two statements without a subquery than for one with it.
+# The answer no is an error, because that is all that asyncpg tells of several statements sent
+# at once; a division fails at the least price. Drivers call what they prepare by names that
+# begin so: _pg3_0, __asyncpg_stmt_1__. A session that had a temporary table ends, as plans for
+# the table of one test do not fit one of the same name of the next. Planning is most of what
+# this costs, 20 us less for two statements without a subquery than for one with it.
 _QUESTION = """select pg_catalog.pg_advisory_unlock_all(), pg_catalog.setseed({seed}),
     1 / (pg_catalog.pg_my_temp_schema() = 0{leftovers})::int4 as session_is_as_new;
 select 1 / (p.name is null)::int4 as session_is_as_new from pg_catalog.pg_prepared_statement() p
@@ -33,13 +35,14 @@ select 1 / (p.name is null)::int4 as session_is_as_new from pg_catalog.pg_prepar
 class SessionReset:
     """Makes an idle session as new, in one message to the server, which fails if the session is not as new after it.
 
-    What stays are the statements that drivers have prepared and go on using, and libraries that functions have loaded.
-    `leftovers` are conditions in SQL, each true for a session that is not as new: `TemplateReset` finds those that a
-    template needs.
+    What stays are the statements that drivers have prepared and go on using, and libraries that
+    functions have loaded. `leftovers` are conditions in SQL, each true for a session that is
+    not as new: `TemplateReset` finds those that a template needs.
 
-    Plans of functions and of prepared statements hold what literals meant under the settings of the test. Making them
-    again costs the next test 0.1 ms for each statement, so they are discarded only if a setting may have been changed,
-    and always if `plans` says that a template's functions may change one, or are declared immutable and are not.
+    Plans of functions and of prepared statements hold what literals meant under the settings of
+    the test. Making them again costs the next test 0.1 ms for each statement, so they are
+    discarded only if a setting may have been changed, and always if `plans` says that a
+    template's functions may change one, or are declared immutable and are not.
     """
 
     def __init__(self, leftovers: tuple[str, ...] = (), *, plans: bool = False) -> None:
@@ -53,9 +56,12 @@ class SessionReset:
         """
         if settings or self._plans:
             more = (_DISCARD_PLANS, *more)
-        # random()'s seed, as unknown as in a new session, and without touching Python's own random numbers
+        # random()'s seed, as unknown as in a new session, and without touching Python's own
+        # random numbers
         seed = int.from_bytes(os.urandom(4), "big") / 2**31 - 1
-        return "; ".join((_RESET, *more, _QUESTION.format(seed=seed, leftovers=self._leftovers)))
+        return "; ".join(
+            (_RESET, *more, _QUESTION.format(seed=seed, leftovers=self._leftovers))
+        )
 
     def __call__(self, cursor: Any, *, settings: bool = True) -> None:
         """Reset a session through a DBAPI cursor; a transaction that it is in is committed."""
@@ -73,6 +79,8 @@ class SessionReset:
             answer(connection)
         except psycopg.Error:
             return False
-        while connection.notifies() is not None:  # which came before, for the test that listened then
+        while (
+            connection.notifies() is not None
+        ):  # which came before, for the test that listened then
             pass
         return connection.transaction_status == psycopg.pq.TransactionStatus.IDLE

@@ -14,7 +14,8 @@ __all__ = ["retire"]
 def retire(connection: Any, loan: Loan | None) -> None:
     """Take the PGconn out of a psycopg connection, which raises EndedTestError from now on, as its cursors do.
 
-    Without a loan it is merely of no use. Psycopg would warn, when the connection is forgotten, that it was not closed.
+    Without a loan it is merely of no use. Psycopg would warn, when the connection is forgotten,
+    that it was not closed.
     """
     del connection.pgconn
     if loan is not None:

@@ -8,7 +8,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from clonedb.errors import ConfigError
-from clonedb.settings.keys import KEYS, TEMPLATE_KEYS, check, nearest, shown
+from clonedb.settings.checks import check
+from clonedb.settings.keys import KEYS, TEMPLATE_KEYS, nearest, shown
 
 if TYPE_CHECKING:
     from clonedb.settings.typed import Settings
@@ -21,9 +22,9 @@ _EMPTY: Mapping[str, Any] = MappingProxyType({})
 class Config(NamedTuple):
     """Everything a project can choose, passed whole from the first step to the last.
 
-    `rootdir` is the project's directory: relative paths start there. `sources` names, for each key that was set, the
-    place it was set at; a key that is not in it has its default. `project_wide` is what a named template's was made
-    of, None for the project's own.
+    `rootdir` is the project's directory: relative paths start there. `sources` names, for each
+    key that was set, the place it was set at; a key that is not in it has its default.
+    `project_wide` is what a named template's was made of, None for the project's own.
     """
 
     rootdir: Path
@@ -76,7 +77,9 @@ class Config(NamedTuple):
 
     def __repr__(self) -> str:
         """The values that were set, without any password."""
-        values = ", ".join(f"{name}={self.shown(name)}" for name in KEYS if name in self.sources)
+        values = ", ".join(
+            f"{name}={self.shown(name)}" for name in KEYS if name in self.sources
+        )
         return f"Config(rootdir={str(self.rootdir)!r}{', ' if values else ''}{values})"
 
     def source(self, name: str) -> str:
@@ -93,7 +96,8 @@ class Config(NamedTuple):
 
         `source` is what `clonedb config` shows as their place of origin.
 
-        Raises ConfigError for an unknown key (with the nearest right one), a wrong type, or a value out of range.
+        Raises ConfigError for an unknown key (with the nearest right one), a wrong type, or a
+        value out of range.
         """
         checked = {name: check(name, value, source) for name, value in values.items()}
         sources = MappingProxyType({**self.sources, **dict.fromkeys(checked, source)})
@@ -102,9 +106,10 @@ class Config(NamedTuple):
     def of_template(self, name: str, source: str) -> Config:
         """The configuration of a named template: what its table says, and else the project's.
 
-        The seeds of the project belong to its own template: one with a `base` begins with what that holds. What the
-        project's template is built upon is not built upon itself: it has no base but its own. Raises ConfigError when
-        there is no such template (with the nearest name), or its bases lead round in a circle.
+        The seeds of the project belong to its own template: one with a `base` begins with what
+        that holds. What the project's template is built upon is not built upon itself: it has
+        no base but its own. Raises ConfigError when there is no such template (with the nearest
+        name), or its bases lead round in a circle.
         """
         whole = self.project_wide or self
         if name == "default":  # `template` may name another for the whole run
@@ -116,6 +121,7 @@ class Config(NamedTuple):
                 f"{source}: template {name!r} is not configured{hint}; there is {listed}. A table"
                 f" [tool.clonedb.templates.{name}] in pyproject.toml makes one"
             )
+
         values = {"base": whole._base_of(name), **whole.templates[name]}  # noqa: SLF001 - one of this class's own
         if values["base"]:
             values.setdefault("seed", ())
@@ -130,7 +136,9 @@ class Config(NamedTuple):
 
     def with_seeds(self, seeds: Sequence[str], source: str) -> Config:
         """The configuration of a template that is this one with further seeds: nothing of this one is done again."""
-        found = self.replace(source, base=self.template, seed=tuple(seeds), template=f"{self.template}+seeds")
+        found = self.replace(
+            source, base=self.template, seed=tuple(seeds), template=f"{self.template}+seeds"
+        )
         return found._replace(project_wide=self.project_wide or self)
 
     def of_server(self) -> Config:
@@ -143,7 +151,8 @@ class Config(NamedTuple):
     def of_schema(self) -> Config | None:
         """The configuration of the template without seeds that one with seeds is built upon; None if there is no need.
 
-        Migrating rows that seeds made is not what seeding after migrating is, so seeds are a layer of their own.
+        Migrating rows that seeds made is not what seeding after migrating is, so seeds are a
+        layer of their own.
         """
         if self.base is not None or not self.seed:
             return None
@@ -152,7 +161,11 @@ class Config(NamedTuple):
 
     def of_base(self) -> Config | None:
         """The configuration of the template that this one is built upon; None if it is built from nothing."""
-        return None if self.base is None else self.of_template(self.base, f"{self.source('base')}: base")
+        return (
+            None
+            if self.base is None
+            else self.of_template(self.base, f"{self.source('base')}: base")
+        )
 
     def _base_of(self, name: str) -> str | None:
         """The base of a named template: what its table says, or else the project's."""
@@ -166,7 +179,9 @@ class Config(NamedTuple):
         while (base := bases.get(seen[-1])) is not None:
             if base in seen:
                 circle = " -> ".join([*seen, base])
-                raise ConfigError(f"{self.source('templates')}: base leads round in a circle: {circle}; take one away")
+                raise ConfigError(
+                    f"{self.source('templates')}: base leads round in a circle: {circle}; take one away"
+                )
             seen.append(base)
 
     def path(self, value: str) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 
 from clonedb.errors import ConfigError
 
-__all__ = ["ISOLATIONS", "KEYS", "TEMPLATE_KEYS", "Key", "check", "nearest", "shown"]
+__all__ = ["ISOLATIONS", "KEYS", "TEMPLATE_KEYS", "Key", "nearest", "shown"]
 
 
 class Key:
@@ -59,6 +59,7 @@ class Key:
             if word in {"0", "false", "no", "off", ""}:
                 return False
             raise ConfigError(f"{source}: {self.name} is {shown(text)}; write true or false")
+
         if self.type in (tuple, dict):
             return self._parse_json(text, source)
         if self.type in (int, float):
@@ -66,7 +67,10 @@ class Key:
                 return self.type(text)
             except ValueError:
                 kind = "a whole number" if self.type is int else "a number"
-                raise ConfigError(f"{source}: {self.name} is {shown(text)}; write {kind}") from None
+                raise ConfigError(
+                    f"{source}: {self.name} is {shown(text)}; write {kind}"
+                ) from None
+
         return text
 
     def _parse_json(self, text: str, source: str) -> Any:
@@ -77,10 +81,10 @@ class Key:
         try:
             return json.loads(text)
         except ValueError as error:
-            raise ConfigError(f"{source}: {self.name} is {shown(text)}, which is not JSON: {error}") from None
+            raise ConfigError(
+                f"{source}: {self.name} is {shown(text)}, which is not JSON: {error}"
+            ) from None
 
-
-_KINDS = MappingProxyType({str: "a string", int: "a whole number", float: "a number", bool: "true or false"})
 
 ISOLATIONS = ("auto", "clone", "rollback", "truncate", "migrate", "worker", "readonly")
 
@@ -108,10 +112,25 @@ TEMPLATE_KEYS = frozenset(
 )
 
 _ALL = (
-    Key("url", str, None, "URL of the PostgreSQL server to use; without one, an embedded server is run"),
-    Key("maintenance_database", str, "postgres", "database for administrative statements and locks"),
+    Key(
+        "url",
+        str,
+        None,
+        "URL of the PostgreSQL server to use; without one, an embedded server is run",
+    ),
+    Key(
+        "maintenance_database",
+        str,
+        "postgres",
+        "database for administrative statements and locks",
+    ),
     Key("connect_timeout", float, 5.0, "seconds to wait for a connection", minimum=0.1),
-    Key("postgres_bin", str, None, "directory with the binaries of the embedded server (postgres, initdb)"),
+    Key(
+        "postgres_bin",
+        str,
+        None,
+        "directory with the binaries of the embedded server (postgres, initdb)",
+    ),
     Key("state_dir", str, None, "directory for the embedded server, locks and indexes"),
     Key(
         "data",
@@ -120,43 +139,147 @@ _ALL = (
         "where the embedded server's data are; in memory they take half of it at most",
         choices=("auto", "memory", "disk"),
     ),
-    Key("server", dict, {}, "PostgreSQL's parameters for the embedded server: another table is another server"),
-    Key("idle_timeout", float, 10.0, "seconds the embedded server lives on after its last user", minimum=0.1),
-    Key("prefix", str, "clonedb", "what the name of every database that clonedb makes begins with"),
-    Key("alembic_ini", str, None, "path of alembic.ini or pyproject.toml; found in the project if not given"),
+    Key(
+        "server",
+        dict,
+        {},
+        "PostgreSQL's parameters for the embedded server: another table is another server",
+    ),
+    Key(
+        "idle_timeout",
+        float,
+        10.0,
+        "seconds the embedded server lives on after its last user",
+        minimum=0.1,
+    ),
+    Key(
+        "prefix",
+        str,
+        "clonedb",
+        "what the name of every database that clonedb makes begins with",
+    ),
+    Key(
+        "alembic_ini",
+        str,
+        None,
+        "path of alembic.ini or pyproject.toml; found in the project if not given",
+    ),
     Key("alembic_section", str, "alembic", "section of alembic.ini (alembic's -n)"),
-    Key("alembic", dict, {}, "Alembic's main options, set or overridden; {url} stands for the URL"),
+    Key(
+        "alembic",
+        dict,
+        {},
+        "Alembic's main options, set or overridden; {url} stands for the URL",
+    ),
     Key("x", tuple, (), "arguments for env.py (alembic's -x)"),
-    Key("prepare", str, None, "package.module:function that is called with Alembic's Config before env.py runs"),
+    Key(
+        "prepare",
+        str,
+        None,
+        "package.module:function that is called with Alembic's Config before env.py runs",
+    ),
     Key("target", str, "heads", "revision to migrate the template to"),
-    Key("metadata", tuple, (), "package.module:Base.metadata, whose tables are the schema, in place of migrations"),
-    Key("schema", tuple, (), "SQL files that make the schema, for a project without migrations"),
-    Key("seed", tuple, (), "SQL files, dumps, CSV files and package.module:function callables that fill the template"),
+    Key(
+        "metadata",
+        tuple,
+        (),
+        "package.module:Base.metadata, whose tables are the schema, in place of migrations",
+    ),
+    Key(
+        "schema", tuple, (), "SQL files that make the schema, for a project without migrations"
+    ),
+    Key(
+        "seed",
+        tuple,
+        (),
+        "SQL files, dumps, CSV files and package.module:function callables that fill the template",
+    ),
     Key("extensions", tuple, (), "extensions to create before the migrations run"),
     Key("roles", tuple, (), "roles to create when the server lacks them"),
-    Key("locale", str, None, "locale of the template: en_US.UTF-8, icu:en-US, builtin:C.UTF-8; else the server's"),
+    Key(
+        "locale",
+        str,
+        None,
+        "locale of the template: en_US.UTF-8, icu:en-US, builtin:C.UTF-8; else the server's",
+    ),
     Key("watch", tuple, (), "globs of further files that the template depends on"),
     Key("salt", str, "", "any text; a different one gives a different template"),
     Key("base", str, None, "named template that this one is built upon"),
     Key("template", str, "default", "named template that tests get"),
-    Key("templates", dict, {}, "named templates, each a table of settings that differ from the project's"),
+    Key(
+        "templates",
+        dict,
+        {},
+        "named templates, each a table of settings that differ from the project's",
+    ),
     Key("driver", str, None, "driver in the URLs handed out (psycopg, psycopg2, asyncpg, ...)"),
-    Key("role", str, None, "role that tests and the application connect as; without it, the one of the server's URL"),
-    Key("role_password", str, None, "password of that role on a server of your own", secret=True),
-    Key("route", tuple, (), "variables that hold the application's database URL, such URLs, or '*' for all of them"),
+    Key(
+        "role",
+        str,
+        None,
+        "role that tests and the application connect as; without it, the one of the server's URL",
+    ),
+    Key(
+        "role_password", str, None, "password of that role on a server of your own", secret=True
+    ),
+    Key(
+        "route",
+        tuple,
+        (),
+        "variables that hold the application's database URL, such URLs, or '*' for all of them",
+    ),
     Key("autouse", bool, False, "give every test a database without being asked"),
     Key("isolation", str, "auto", "what a test gets", choices=ISOLATIONS),
-    Key("strategy", str, "auto", "how CREATE DATABASE copies", choices=("auto", "file_copy", "wal_log")),
+    Key(
+        "strategy",
+        str,
+        "auto",
+        "how CREATE DATABASE copies",
+        choices=("auto", "file_copy", "wal_log"),
+    ),
     Key("lock_timeout", float, 600.0, "seconds to wait for somebody else's build", minimum=0),
-    Key("keep", str, "failed", "whose clones are kept after the test", choices=("failed", "all", "none")),
+    Key(
+        "keep",
+        str,
+        "failed",
+        "whose clones are kept after the test",
+        choices=("failed", "all", "none"),
+    ),
     Key("keep_count", int, 3, "how many kept clones a project has at most", minimum=0),
-    Key("keep_templates", int, 5, "how many templates a project has at most, by last use", minimum=1),
-    Key("max_clones", int, 100, "how many clones a server has at most, of all processes; others wait", minimum=1),
+    Key(
+        "keep_templates",
+        int,
+        5,
+        "how many templates a project has at most, by last use",
+        minimum=1,
+    ),
+    Key(
+        "max_clones",
+        int,
+        100,
+        "how many clones a server has at most, of all processes; others wait",
+        minimum=1,
+    ),
     Key("rebuild", bool, False, "build the template anew, once for the run"),
-    Key("frozen", bool, False, "never build a template: fail if it is not there, and say which command builds it"),
+    Key(
+        "frozen",
+        bool,
+        False,
+        "never build a template: fail if it is not there, and say which command builds it",
+    ),
     Key("echo", bool, False, "print every SQL statement of SQLAlchemy's engines"),
-    Key("report", bool, False, "say at the end what became of the databases after their tests, and why"),
-    Key("verify", bool, False, "compare each rewound database with a new clone: slow, for anybody who doubts"),
+    Key(
+        "report",
+        bool,
+        False,
+        "say at the end what became of the databases after their tests, and why",
+    ),
+    Key(
+        "verify",
+        bool,
+        False,
+        "compare each rewound database with a new clone: slow, for anybody who doubts",
+    ),
     Key("off", bool, False, "skip the tests that need a database"),
 )
 
@@ -186,94 +309,3 @@ def _hidden(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _hidden(item) for name, item in value.items()}
     return [_hidden(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def check(name: str, value: Any, source: str) -> Any:
-    """The value of a key in its own type, or a ConfigError that says what the key takes."""
-    key = KEYS.get(name)
-    if key is None:
-        raise ConfigError(f"{source}: unknown setting {name!r}{nearest(name, KEYS)}; `clonedb config` lists them all")
-    if key.default is None and (value is None or value == ""):
-        return None  # CLONEDB_URL= in the environment takes back what pyproject.toml says
-    if key.type is tuple:
-        return _check_list(key, value, source)
-    if key.type is dict:
-        return (_check_templates if name == "templates" else _check_table)(key, value, source)
-    if key.type is float and type(value) is int:
-        value = float(value)
-    right_type: bool = type(value) is key.type
-    if not right_type or (name == "prepare" and not all(map(str.strip, value.partition(":")))):
-        kind = "package.module:function" if right_type else _KINDS[key.type]
-        raise ConfigError(f"{source}: {name} is {shown(value)}; it takes {kind}")
-    if key.choices and value not in key.choices:
-        hint = nearest(value, dict.fromkeys(key.choices))
-        raise ConfigError(f"{source}: {name} is {shown(value)}{hint}; it takes one of {', '.join(key.choices)}")
-    _check_range(key, value, source)
-    if name == "role":
-        _refuse_reserved(value, f"{source}: role")
-    return value
-
-
-def _check_range(key: Key, value: Any, source: str) -> None:
-    if key.type is float and not value - value == 0:
-        raise ConfigError(f"{source}: {key.name} is {value!r}; it takes a finite number")
-    if key.minimum is not None and value < key.minimum:
-        raise ConfigError(f"{source}: {key.name} is {value!r}; the least it takes is {key.minimum:g}")
-
-
-def _refuse_reserved(role: str, what: str) -> None:
-    """Raises ConfigError for a name that PostgreSQL lets no role have, quoted or not."""
-    if role in ("", "public", "none") or role.startswith("pg_"):
-        raise ConfigError(f"{what} is {role!r}, which is no role that anybody can create; write another name")
-
-
-def _check_list(key: Key, value: Any, source: str) -> tuple[str, ...]:
-    if key.name == "metadata":
-        value = [value] if isinstance(value, str) else value
-    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
-        raise ConfigError(f"{source}: {key.name} is {shown(value)}; it takes a list of strings")
-    for role in value if key.name == "roles" else ():
-        _refuse_reserved(role, f"{source}: one of roles")
-    for name in value if key.name == "metadata" else ():
-        module, colon, attribute = name.partition(":")
-        if not colon or not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
-            raise ConfigError(f"{source}: metadata is {shown(name)}; it takes package.module:Base.metadata")
-    return tuple(value)
-
-
-def _check_table(key: Key, value: Any, source: str) -> Mapping[str, str | tuple[str, ...]]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{source}: {key.name} is {shown(value)}; it takes a table of names and values")
-    if key.name == "server":
-        from clonedb.settings.parameters import check_parameters
-
-        return check_parameters(value, source)
-    return MappingProxyType({str(name): _as_ini(item) for name, item in value.items()})
-
-
-def _check_templates(key: Key, value: Any, source: str) -> Mapping[str, Mapping[str, Any]]:
-    """Named templates: a table of tables, whose settings are those that a template is made of."""
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{source}: {key.name} is {shown(value)}; it takes a table of names and values")
-    checked: dict[str, Mapping[str, Any]] = {}
-    for name, table in value.items():
-        place = f"{source}.templates.{name}"
-        if name in ("default", "revision", "schema"):
-            raise ConfigError(f"{place}: {name!r} is a template of clonedb's own making; give this one another name")
-        if not isinstance(table, Mapping):
-            raise ConfigError(f"{place}: a named template is {shown(table)}; it takes a table of settings")
-        if unknown := sorted(table.keys() - TEMPLATE_KEYS):
-            hint = nearest(unknown[0], dict.fromkeys(TEMPLATE_KEYS))
-            takes = ", ".join(sorted(TEMPLATE_KEYS))
-            raise ConfigError(f"{place}: a template has no setting {unknown[0]!r}{hint}; it takes {takes}")
-        checked[name] = MappingProxyType({key: check(key, item, place) for key, item in table.items()})
-    return MappingProxyType(checked)
-
-
-def _as_ini(item: Any) -> str | tuple[str, ...]:
-    """An Alembic option as the text that an .ini file would hold; a list stays one, because no separator is known."""
-    if isinstance(item, bool):
-        return str(item).lower()
-    if isinstance(item, (list, tuple)):
-        return tuple(map(str, item))
-    return str(item)

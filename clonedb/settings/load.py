@@ -25,9 +25,10 @@ def load(
 ) -> Config:
     """The configuration of the project that `start` lies in; its directory is `otherwise` if nothing says which it is.
 
-    pyproject.toml's `[tool.clonedb]` (found upward from `start`), then CLONEDB_<KEY>, then `options`: keys as given on
-    a command line, those that are None not being given. TEST_DATABASE_URL is used when nothing else gives a url;
-    DATABASE_URL never is, because it is the application's.
+    pyproject.toml's `[tool.clonedb]` (found upward from `start`), then CLONEDB_<KEY>, then
+    `options`: keys as given on a command line, those that are None not being given.
+    TEST_DATABASE_URL is used when nothing else gives a url; DATABASE_URL never is, because it
+    is the application's.
 
     Raises ConfigError for an unknown key, a wrong type, or a file that is not TOML.
     """
@@ -40,6 +41,7 @@ def load(
     for name, value in (options or {}).items():
         if value is not None:
             config = config.replace(option_prefix + name.replace("_", "-"), **{name: value})
+
     if config.url is None and (url := os.environ.get("TEST_DATABASE_URL")):
         config = config.replace("TEST_DATABASE_URL", url=url)
     return config
@@ -48,8 +50,9 @@ def load(
 def _project(start: Path, otherwise: Path) -> tuple[Path, dict[str, Any], str]:
     """The project's directory, its [tool.clonedb] table, and how to name that place.
 
-    The nearest pyproject.toml with that table wins; else the nearest directory with an Alembic configuration; else
-    `otherwise`. The search ends at a directory that holds .git: what is above is another project's.
+    The nearest pyproject.toml with that table wins; else the nearest directory with an Alembic
+    configuration; else `otherwise`. The search ends at a directory that holds .git: what is
+    above is another project's.
     """
     with_alembic = None
     for directory in (start, *start.parents):
@@ -58,12 +61,20 @@ def _project(start: Path, otherwise: Path) -> tuple[Path, dict[str, Any], str]:
         if "clonedb" in tool:
             place = f"{file} [tool.clonedb]"
             if not isinstance(tool["clonedb"], dict):
-                raise ConfigError(f"{file}: tool.clonedb is {redact(repr(tool['clonedb']))}; it takes a table")
+                raise ConfigError(
+                    f"{file}: tool.clonedb is {redact(repr(tool['clonedb']))}; it takes a table"
+                )
+
             return directory, tool["clonedb"], place
-        if with_alembic is None and ("alembic" in tool or (directory / "alembic.ini").is_file()):
+
+        if with_alembic is None and (
+            "alembic" in tool or (directory / "alembic.ini").is_file()
+        ):
             with_alembic = directory
+
         if (directory / ".git").exists():
             break
+
     return with_alembic or otherwise, {}, ""
 
 
@@ -74,12 +85,14 @@ def _tool(file: Path) -> dict[str, Any]:
         return {}
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
+
     import tomllib  # 4 ms, which a project without such a file does not pay
 
     try:
         tool = tomllib.loads(text.decode()).get("tool", {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not TOML: {error}") from None
+
     return tool if isinstance(tool, dict) else {}
 
 
@@ -98,6 +111,10 @@ def _refuse_misspelt(known: set[str]) -> None:
         if variable.startswith("CLONEDB_") and variable not in known:
             import difflib
 
-            close = difflib.get_close_matches(variable[8:], [name[8:] for name in known], n=1, cutoff=0.8)
+            close = difflib.get_close_matches(
+                variable[8:], [name[8:] for name in known], n=1, cutoff=0.8
+            )
             if close:
-                raise ConfigError(f"unknown variable {variable!r} (did you mean 'CLONEDB_{close[0]}'?)")
+                raise ConfigError(
+                    f"unknown variable {variable!r} (did you mean 'CLONEDB_{close[0]}'?)"
+                )

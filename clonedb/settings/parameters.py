@@ -47,20 +47,28 @@ _OWN = frozenset(
 def check_parameters(value: Mapping[Any, Any], source: str) -> Mapping[str, str]:
     """The parameters as `postgres -c NAME=VALUE` takes them: true is `on`, a list is joined by commas.
 
-    Raises ConfigError for a name that PostgreSQL could not have, and for what clonedb sets itself. Whether there is a
-    parameter of that name, and what it takes, PostgreSQL says when it starts.
+    Raises ConfigError for a name that PostgreSQL could not have, and for what clonedb sets
+    itself. Whether there is a parameter of that name, and what it takes, PostgreSQL says when
+    it starts.
     """
     checked: dict[str, str] = {}
     for name, item in value.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ConfigError(f"{source}: server.{name} is not a name of a PostgreSQL parameter")
+            raise ConfigError(
+                f"{source}: server.{name} is not a name of a PostgreSQL parameter"
+            )
+
         if name.lower() in _OWN:
             raise ConfigError(f"{source}: server.{name} is clonedb's own to set; take it away")
-        if isinstance(item, Mapping):  # TOML reads an unquoted auto_explain.log_min_duration as a table in a table
+        if isinstance(
+            item, Mapping
+        ):  # TOML reads an unquoted auto_explain.log_min_duration as a table in a table
             nested = {f"{name}.{key}": part for key, part in item.items()}
             checked.update(check_parameters(nested, source))
             continue
+
         checked[name.lower()] = _written(item, f"{source}: server.{name}")
+
     return MappingProxyType(checked)
 
 

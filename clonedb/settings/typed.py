@@ -1,6 +1,7 @@
 """The settings as types: a type checker finds a misspelt keyword before the program runs.
 
-The table in `clonedb.settings.keys` decides what a setting takes; a test compares these types with it.
+The table in `clonedb.settings.keys` decides what a setting takes; a test compares these types
+with it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from typing import Literal, TypeAlias, TypedDict
 
 __all__ = ["Isolation", "Settings", "Strings", "TemplateSettings"]
 
-Isolation: TypeAlias = Literal["auto", "clone", "rollback", "truncate", "migrate", "worker", "readonly"]
+Isolation: TypeAlias = Literal[
+    "auto", "clone", "rollback", "truncate", "migrate", "worker", "readonly"
+]
 
 # not Sequence[str]: a text is one, and the settings refuse a text where they take a list
 Strings: TypeAlias = list[str] | tuple[str, ...]

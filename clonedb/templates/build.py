@@ -57,7 +57,8 @@ class _Filled:
 def build(server: Server, order: Order, *, progress: Progress) -> Metadata:
     """Build a template; the caller holds both locks. On any failure nothing is left.
 
-    Raises StaleError when the files are others by now, BuildError, MissingExtensionError or PermissionDeniedError.
+    Raises StaleError when the files are others by now, BuildError, MissingExtensionError or
+    PermissionDeniedError.
     """
     return _Build(server, order, progress).carry_out()
 
@@ -73,7 +74,9 @@ class _Build:
     def carry_out(self) -> Metadata:
         """Build under a private name and publish under the template's; on any failure nothing is left."""
         server, order, start = self.server, self.order, monotonic()
-        private = unfinished_name(server.config.prefix, order.wanted.digest, server.owner, server.next_number())
+        private = unfinished_name(
+            server.config.prefix, order.wanted.digest, server.owner, server.next_number()
+        )
         try:
             filled = self._fill(private)
             warnings = self._warnings(filled.built)
@@ -83,34 +86,48 @@ class _Build:
                 self.progress.warn(message)
             publish(server, private, order.name, metadata)
         except BaseException as error:
-            with contextlib.suppress(Exception):  # the first error is the one to see; gc drops what is left
+            with contextlib.suppress(
+                Exception
+            ):  # the first error is the one to see; gc drops what is left
                 server.run(drop, private)
+
             if isinstance(error, _UnfitError):
                 raise ServerError(f"{error}; run again to rebuild it") from error
             raise
+
         return metadata
 
     def _say_that_it_begins(self, why: str | None = None) -> None:
         reason = f", from nothing because {why}" if why else ""
-        self.progress.say(f"building template {self.order.name!r} on {self.server.about}{reason}")
+        self.progress.say(
+            f"building template {self.order.name!r} on {self.server.about}{reason}"
+        )
 
     def _why_from_nothing(self) -> str | None:
         """Why no layer is there to build upon; None where there cannot be one yet."""
         order = self.order
         if not order.layers:
             return "it is to be built anew"
-        return layers.why_none(self.server, order.recipe.key, order.config.template, order.wanted, order.step)
+        return layers.why_none(
+            self.server, order.recipe.key, order.config.template, order.wanted, order.step
+        )
 
     def _warnings(self, built: Built) -> list[str]:
         """What there is to warn of, when the files are still the same."""
         order = self.order
         written = order.edits.require_none_since(built.files)
-        return [*written, *unseen_files(order.recipe.rootdir, order.wanted, built.read), *built.warnings]
+        return [
+            *written,
+            *unseen_files(order.recipe.rootdir, order.wanted, built.read),
+            *built.warnings,
+        ]
 
     def _builder(self, private: str) -> contextlib.closing[Builder]:
         waiting = Blockers(self.server, private, alone=True)
         url = self.server.url(private)
-        found = self.order.recipe.builder(url, remedy=lambda: remedy(self.server), waiting=waiting)
+        found = self.order.recipe.builder(
+            url, remedy=lambda: remedy(self.server), waiting=waiting
+        )
         return contextlib.closing(found)
 
     def _fill(self, private: str) -> _Filled:
@@ -119,18 +136,26 @@ class _Build:
             if order.base is not None:
                 self._say_that_it_begins()
                 order.edits.require_none()
-                return self._filled(private, builder, order.base, f"it holds more than {order.step}s made")
+                return self._filled(
+                    private, builder, order.base, f"it holds more than {order.step}s made"
+                )
+
             builder.start()
             order.edits.require_none()
             wanted = self._history(private, builder)
             try:
-                if not isinstance(wanted, str) and (found := self._layered(private, builder, wanted)):
+                if not isinstance(wanted, str) and (
+                    found := self._layered(private, builder, wanted)
+                ):
                     return found
             except _UnfitError as error:
-                self.progress.say(f"{error}; building template {order.name!r} from the first {order.step} on")
+                self.progress.say(
+                    f"{error}; building template {order.name!r} from the first {order.step} on"
+                )
                 builder.close()
                 with self._builder(private) as fresh:
                     return self._from_nothing(private, fresh, wanted, instead_of=error.layer)
+
             self._say_that_it_begins(self._why_from_nothing())
             return self._from_nothing(private, builder, wanted)
 
@@ -144,7 +169,8 @@ class _Build:
     ) -> _Filled:
         """Fill an empty database; what comes of it says whether a layer that failed was to blame.
 
-        If not, what fails upon it is an error at once from then on: the whole history is not run again each time.
+        If not, what fails upon it is an error at once from then on: the whole history is not
+        run again each time.
         """
         self.server.run(drop, private)
         try:
@@ -153,8 +179,15 @@ class _Build:
             if instead_of is not None:
                 note(self.server, instead_of, proven=True)
             raise
+
         if instead_of is not None:
-            note(self.server, instead_of, layer="", unfit="what came after it failed, and not from nothing")
+            note(
+                self.server,
+                instead_of,
+                layer="",
+                unfit="what came after it failed, and not from nothing",
+            )
+
         return filled
 
     def _history(self, private: str, builder: Builder) -> layers.History | str:
@@ -172,34 +205,58 @@ class _Build:
             steps = builder.history(on_database)
         except NoHistoryError as error:
             return str(error)
+
         return layers.history(surroundings(self.order.wanted, self.order.sources), steps)
 
-    def _layered(self, private: str, builder: Builder, wanted: layers.History) -> _Filled | None:
+    def _layered(
+        self, private: str, builder: Builder, wanted: layers.History
+    ) -> _Filled | None:
         """Fill the database upon the deepest layer; None when there is none. Raises _UnfitError."""
         if not self.order.layers:
             return None
         for layer in layers.deepest(self.server, wanted):
             if not self.server.use(layer.name):  # another process is collecting it
                 continue
-            name, step, rest = self.order.name, self.order.step, wanted.steps[layer.metadata.depth :]
+            name, step, rest = (
+                self.order.name,
+                self.order.step,
+                wanted.steps[layer.metadata.depth :],
+            )
             all_of_them = counted(len(wanted.steps), step)
-            self.progress.say(f"building template {name!r} upon {layer.name!r}: {len(rest)} of {all_of_them}")
+            self.progress.say(
+                f"building template {name!r} upon {layer.name!r}: {len(rest)} of {all_of_them}"
+            )
             try:
                 filled = self._filled(private, builder, layer, wanted)
             except (BuildError, ServerError) as error:
                 if layer.metadata.proven and isinstance(error, MigrationError):
-                    self.progress.say(f"tried upon {layer.name!r} only; `clonedb build --force` begins from nothing")
+                    self.progress.say(
+                        f"tried upon {layer.name!r} only; `clonedb build --force` begins from nothing"
+                    )
                     raise
+
                 reason = str(error).partition("\n")[0]
-                raise _UnfitError(f"template {layer.name!r} cannot be built upon: {reason}", layer) from error
+                raise _UnfitError(
+                    f"template {layer.name!r} cannot be built upon: {reason}", layer
+                ) from error
+
             if filled.built.steps != rest:
-                raise _UnfitError(f"upon template {layer.name!r} other {step}s were run than there were to run", layer)
+                raise _UnfitError(
+                    f"upon template {layer.name!r} other {step}s were run than there were to run",
+                    layer,
+                )
+
             note_use(self.server, layer)
             return filled
+
         return None
 
     def _filled(
-        self, private: str, builder: Builder, below: TemplateRecord | None, history: layers.History | str
+        self,
+        private: str,
+        builder: Builder,
+        below: TemplateRecord | None,
+        history: layers.History | str,
     ) -> _Filled:
         server, config = self.server, self.order.config
         self._create(private, below)
@@ -210,7 +267,10 @@ class _Build:
             with contextlib.closing(server.connect(private)) as connection:
                 for extension in config.extensions:
                     sql.create_extension(connection, extension)
-        built = builder.build(upon=below.metadata.inputs if below else (), progress=self.progress)
+
+        built = builder.build(
+            upon=below.metadata.inputs if below else (), progress=self.progress
+        )
 
         def prepared(connect: Callable[[], Connection[Any]]) -> None:
             with contextlib.closing(connect()) as connection:
@@ -224,7 +284,9 @@ class _Build:
         try:
             create(self.server, self.order.config, private, below=below)
         except psycopg.errors.InvalidCatalogName as error:
-            raise _UnfitError(f"template {below.name if below else ''!r} was dropped meanwhile") from error
+            raise _UnfitError(
+                f"template {below.name if below else ''!r} was dropped meanwhile"
+            ) from error
 
     def _metadata(self, private: str, filled: _Filled, start: float) -> Metadata:
         order, built = self.order, filled.built
@@ -232,8 +294,12 @@ class _Build:
         below = filled.upon.metadata.version_tables if filled.upon else []
         own: list[list[str | None]] = [list(table) for table in built.version_tables]
         begun = filled.upon.metadata.depth if filled.upon else 0
-        unfit = layers.unfit(filled.history, built, order.recipe.words, described["settings"], begun=begun)
-        layer, depth = ("", 0) if unfit or isinstance(filled.history, str) else filled.history.last
+        unfit = layers.unfit(
+            filled.history, built, order.recipe.words, described["settings"], begun=begun
+        )
+        layer, depth = (
+            ("", 0) if unfit or isinstance(filled.history, str) else filled.history.last
+        )
         return Metadata(
             project=order.recipe.key,
             fingerprint=order.wanted.digest,

@@ -28,7 +28,9 @@ def templates(server: Server) -> list[TemplateRecord]:
     """All sealed templates under the configured prefix, the newest first."""
     found = server.run(sql.databases, server.config.prefix)
     known = [(d.name, Metadata.from_json(d.comment)) for d in found if d.is_template]
-    listed = [TemplateRecord(name, metadata) for name, metadata in known if metadata is not None]
+    listed = [
+        TemplateRecord(name, metadata) for name, metadata in known if metadata is not None
+    ]
     return sorted(listed, key=lambda template: template.metadata.made, reverse=True)
 
 

@@ -44,8 +44,14 @@ class Chain(NamedTuple):
 
     def find(self, server: Server) -> TemplateRecord | None:
         """The first template, if it is there and whole, whether or not those are that it was built upon."""
-        found = find(server, template_name(server.config.prefix, self.fingerprint(server).digest))
-        if found is None or what_is_lost(server, found) is not None or not server.use(found.name):
+        found = find(
+            server, template_name(server.config.prefix, self.fingerprint(server).digest)
+        )
+        if (
+            found is None
+            or what_is_lost(server, found) is not None
+            or not server.use(found.name)
+        ):
             return None
         note_use(server, found)
         return found

@@ -14,8 +14,8 @@ __all__ = ["Edits"]
 class Edits:
     """Looks at the files when a build begins and when it ends.
 
-    `look_again` reads them and takes the fingerprint anew. With `lenient` a file that was only written, and holds what
-    it held before, is no error.
+    `look_again` reads them and takes the fingerprint anew. With `lenient` a file that was only
+    written, and holds what it held before, is no error.
     """
 
     def __init__(
@@ -39,11 +39,13 @@ class Edits:
     def require_none_since(self, scripts: Sequence[Path]) -> list[str]:
         """Raises StaleError when a file was written since the build began; what there is to warn of.
 
-        A file that was changed and changed back has its digest again, and what was migrated may be another's. So may a
-        revision (of `scripts`, which were run) that is gone.
+        A file that was changed and changed back has its digest again, and what was migrated may
+        be another's. So may a revision (of `scripts`, which were run) that is gone.
         """
         now = self._look()
-        written = [path for path, stamp in now.items() if self._stamps.get(path, stamp) != stamp]
+        written = [
+            path for path, stamp in now.items() if self._stamps.get(path, stamp) != stamp
+        ]
         written += [str(path) for path in scripts if not path.exists()]
         if not written:
             return []
@@ -60,5 +62,7 @@ class Edits:
         sources, now = self._look_again()
         if now.digest != self._wanted.digest:
             changes = differences(self._wanted.abbreviated(), now)
-            raise StaleError(", ".join(f"{change.name!r} was {change.change}" for change in changes[:3]))
+            raise StaleError(
+                ", ".join(f"{change.name!r} was {change.change}" for change in changes[:3])
+            )
         return sources.stamps

@@ -10,7 +10,13 @@ from clonedb.errors import BuildError
 from clonedb.names import template_name
 from clonedb.postgres.server import Server
 from clonedb.progress import Progress
-from clonedb.project.fingerprint import Fingerprint, ServerFacts, Sources, StaleError, fingerprint
+from clonedb.project.fingerprint import (
+    Fingerprint,
+    ServerFacts,
+    Sources,
+    StaleError,
+    fingerprint,
+)
 from clonedb.project.recipe import Recipe
 from clonedb.quantities import counted
 from clonedb.settings.config import Config
@@ -31,10 +37,14 @@ def sources_of(recipe: Recipe) -> Sources:
     return recipe.inputs(state_dir(recipe.config) / "index")
 
 
-def fingerprint_on(server: Server, config: Config, sources: Sources, *, base: str | None = None) -> Fingerprint:
+def fingerprint_on(
+    server: Server, config: Config, sources: Sources, *, base: str | None = None
+) -> Fingerprint:
     """The fingerprint of a template on a server; `base` is that of the template it is built upon."""
     info = server.info
-    facts = ServerFacts(info.major, info.encoding, info.locale, "" if info.superuser else info.user)
+    facts = ServerFacts(
+        info.major, info.encoding, info.locale, "" if info.superuser else info.user
+    )
     return fingerprint(config, sources, facts, base=base)
 
 
@@ -50,21 +60,27 @@ def ensure(
 ) -> TemplateRecord:
     """The template that a recipe makes, built if it is not there; of any number of processes exactly one builds it.
 
-    `run` names the test run: a rebuild happens once for it, and a build that failed in it is not tried again by its
-    other workers, who get the error in a line. When `sources` were edited before they were used, or while they were, it
-    begins again with the new ones. With a `base` it begins with a copy of that; else with the deepest template that is
-    a beginning of the same history, and seeds with the template without them, unless it is a `rebuild`. Raises
+    `run` names the test run: a rebuild happens once for it, and a build that failed in it is
+    not tried again by its other workers, who get the error in a line. When `sources` were
+    edited before they were used, or while they were, it begins again with the new ones. With a
+    `base` it begins with a copy of that; else with the deepest template that is a beginning of
+    the same history, and seeds with the template without them, unless it is a `rebuild`. Raises
     BuildError, ServerError or LockTimeoutError.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         lenient = attempt == _ATTEMPTS
         try:
-            return _Attempt(server, recipe, sources, run, progress, rebuild, base, lenient).carry_out()
+            return _Attempt(
+                server, recipe, sources, run, progress, rebuild, base, lenient
+            ).carry_out()
         except StaleError as error:
             edit = str(error)
-            progress.say(f"{edit} before the template was ready; beginning again with what is there now")
+            progress.say(
+                f"{edit} before the template was ready; beginning again with what is there now"
+            )
             recipe = recipe.with_config(recipe.config)
             sources = sources_of(recipe)
+
     raise BuildError(
         f"{edit} while the template was being built, as something was each of the {_ATTEMPTS} times that it was tried;"
         " does a migration write among the files that the template is made of?"
@@ -92,7 +108,9 @@ class _Attempt:
         if (template := self._ready(name)) is not None:
             return _in_use(self.server, template)
         if self.recipe.config.frozen:
-            raise BuildError(_frozen(self.recipe.config, self.server, name, self._lost, anew=self.rebuild))
+            raise BuildError(
+                _frozen(self.recipe.config, self.server, name, self._lost, anew=self.rebuild)
+            )
         return self._build(name, wanted)
 
     def _build(self, name: str, wanted: Fingerprint) -> TemplateRecord:
@@ -109,9 +127,13 @@ class _Attempt:
                 return _in_use(server, template)
             queue.raise_if_failed()
             if self._lost:
-                progress.say(f"template {name!r} has lost {self._lost} in a crash of the server; building it anew")
+                progress.say(
+                    f"template {name!r} has lost {self._lost} in a crash of the server; building it anew"
+                )
+
             with queue.recorded():
                 metadata = build(server, self._order(name, wanted), progress=progress)
+
         steps = counted(metadata.revisions, recipe.words.step)
         progress.say(f"template {name!r} is ready: {steps} in {metadata.seconds:.1f} s")
         return _in_use(server, TemplateRecord(name, metadata, built=True))
@@ -128,7 +150,9 @@ class _Attempt:
             run=self.run,
             base=self.base or self._schema(),
             layers=not self.rebuild,
-            edits=Edits(wanted, self._look_again, rootdir=self.recipe.rootdir, lenient=self.lenient),
+            edits=Edits(
+                wanted, self._look_again, rootdir=self.recipe.rootdir, lenient=self.lenient
+            ),
         )
 
     def _fingerprint(self, sources: Sources) -> Fingerprint:
@@ -154,7 +178,12 @@ class _Attempt:
             return None
         recipe = self.recipe.with_config(config)
         return ensure(
-            self.server, recipe, sources_of(recipe), run=self.run, progress=self.progress, rebuild=self.rebuild
+            self.server,
+            recipe,
+            sources_of(recipe),
+            run=self.run,
+            progress=self.progress,
+            rebuild=self.rebuild,
         )
 
 
@@ -164,9 +193,12 @@ def _frozen(config: Config, server: Server, name: str, lost: str | None, *, anew
             f"template {name!r} is to be built anew, and nothing is built here because frozen is set"
             f" ({config.source('frozen')}); leave out one of the two"
         )
+
     named = (config.project_wide or config).templates
     which = f" --template {config.template}" if config.template in named else ""
-    state = f"has lost {lost} in a crash of {server.about}" if lost else f"is not on {server.about}"
+    state = (
+        f"has lost {lost} in a crash of {server.about}" if lost else f"is not on {server.about}"
+    )
     return (
         f"template {name!r} {state}, and it is not built here because frozen is set"
         f" ({config.source('frozen')}); run `clonedb{which} build` first"

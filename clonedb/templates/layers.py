@@ -1,9 +1,10 @@
 """Layers: sealed templates that a changed history can be built upon, because they are a beginning of it.
 
-What a recipe does to an empty database is a list of steps, one after the other: Alembic's revisions. A template is a
-beginning of that list when it was made by its first steps, in that order, from files of the same contents, amid the
-same surroundings (env.py, options, server). The order counts, and not only which revisions there are: two branches that
-change one table leave its columns in the order in which they came.
+What a recipe does to an empty database is a list of steps, one after the other: Alembic's
+revisions. A template is a beginning of that list when it was made by its first steps, in that
+order, from files of the same contents, amid the same surroundings (env.py, options, server).
+The order counts, and not only which revisions there are: two branches that change one table
+leave its columns in the order in which they came.
 """
 
 from __future__ import annotations
@@ -45,13 +46,19 @@ def history(surroundings: str, steps: Sequence[tuple[str, str]]) -> History:
 
 
 def unfit(
-    history: History | str, built: Built, words: Words, settings: Sequence[Sequence[str | None]], *, begun: int
+    history: History | str,
+    built: Built,
+    words: Words,
+    settings: Sequence[Sequence[str | None]],
+    *,
+    begun: int,
 ) -> str:
     """Why nothing may be built upon what steps made, because it would not be what it is from zero; '' if it may.
 
-    `history` is why there is none, if it is a text. `settings` are the database's own, and `begun` how many steps were
-    there already. A setting that a step gave to the database or left in its session holds in another session from the
-    start, or no longer: the steps after it would do something else. What was run must be what had been planned.
+    `history` is why there is none, if it is a text. `settings` are the database's own, and
+    `begun` how many steps were there already. A setting that a step gave to the database or
+    left in its session holds in another session from the start, or no longer: the steps after
+    it would do something else. What was run must be what had been planned.
     """
     if isinstance(history, str):
         return history
@@ -68,7 +75,10 @@ def deepest(server: Server, wanted: History) -> Iterator[TemplateRecord]:
     """The sealed templates that are a beginning of a history, the deepest first."""
     for template in _by_depth(server):
         metadata = template.metadata
-        fits = metadata.depth < len(wanted.digests) and wanted.digests[metadata.depth] == metadata.layer
+        fits = (
+            metadata.depth < len(wanted.digests)
+            and wanted.digests[metadata.depth] == metadata.layer
+        )
         if fits and what_is_lost(server, template) is None:
             yield template
 
@@ -78,19 +88,32 @@ def likeliest(server: Server, wanted: Fingerprint) -> TemplateRecord | None:
     inputs = {tuple(item) for item in wanted.abbreviated()}
     beside = {item for item in inputs if item[0] not in OF_STEPS}
     for template in _by_depth(server):
-        theirs = {(kind, name, digest) for kind, name, digest in template.metadata.inputs if kind != "target"}
+        theirs = {
+            (kind, name, digest)
+            for kind, name, digest in template.metadata.inputs
+            if kind != "target"
+        }
         if theirs <= inputs and {item for item in theirs if item[0] not in OF_STEPS} == beside:
             return template
     return None
 
 
-def why_none(server: Server, project: str, lane: str, wanted: Fingerprint, step: str) -> str | None:
+def why_none(
+    server: Server, project: str, lane: str, wanted: Fingerprint, step: str
+) -> str | None:
     """Why none of a project's templates is a beginning of what is wanted, by the newest one; None if it has none.
 
-    One of the same lane (the setting `template`) tells more than any other. `step` is the recipe's word for one.
+    One of the same lane (the setting `template`) tells more than any other. `step` is the
+    recipe's word for one.
     """
-    known = [found for found in templates(server) if found.metadata.project == project and _is_of_steps(found)]
-    newest = next((found for found in known if found.metadata.lane == lane), next(iter(known), None))
+    known = [
+        found
+        for found in templates(server)
+        if found.metadata.project == project and _is_of_steps(found)
+    ]
+    newest = next(
+        (found for found in known if found.metadata.lane == lane), next(iter(known), None)
+    )
     if newest is None:
         return None
     if newest.metadata.unfit:
@@ -102,7 +125,11 @@ def why_none(server: Server, project: str, lane: str, wanted: Fingerprint, step:
     named = [f"{_shown(change)} was {change.change}" for change in for_all or changes]
     if not named:
         return f"the {step}s are those of {newest.name!r} in another order"
-    return ", ".join(named[:3]) + (f" and {len(named) - 3} more" if len(named) > 3 else "") + f" since {newest.name!r}"
+    return (
+        ", ".join(named[:3])
+        + (f" and {len(named) - 3} more" if len(named) > 3 else "")
+        + f" since {newest.name!r}"
+    )
 
 
 def _shown(change: Difference) -> str:
@@ -117,5 +144,9 @@ def _is_of_steps(template: TemplateRecord) -> bool:
 
 def _by_depth(server: Server) -> list[TemplateRecord]:
     """Templates that something may be built upon; of several as deep the newest."""
-    found = [template for template in templates(server) if template.metadata.layer and template.metadata.depth > 0]
+    found = [
+        template
+        for template in templates(server)
+        if template.metadata.layer and template.metadata.depth > 0
+    ]
     return sorted(found, key=lambda template: template.metadata.depth, reverse=True)

@@ -36,17 +36,19 @@ _SHAPES: Mapping[Any, Callable[[Any], bool]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metadata:
-    """What a template's comment says of it; `seconds` its build took, `size` in bytes, `made` and `used` (last, to the
-    hour) in Unix time.
+    """What a template's comment says of it; `seconds` its build took, `size` in bytes, `made`
+    and `used` (last, to the hour) in Unix time.
 
-    `lane` is the setting `template`: each lane of a project keeps templates of its own. `version_tables` are those that
-    Alembic writes to, each with its schema or None. `inputs` are the fingerprint's, abbreviated; `settings` and
-    `grants` are the database's own, which CREATE DATABASE ... TEMPLATE does not copy, and `comment` the one that the
-    migrations left. `layer` is the digest of what was done to get there, `depth` revisions long, when something else
-    may be built upon the template; empty otherwise, and `unfit` says why. It is `proven` if what failed upon it failed
-    from nothing, too. `upon` names the template that this one was built upon. `unlogged` are the unlogged tables that
-    have rows and sequences that were used, which a crash of the server empties. `maker` is what made it, if that has no
-    revisions; `heads` are empty then, and `revisions` counts the steps of another kind.
+    `lane` is the setting `template`: each lane of a project keeps templates of its own.
+    `version_tables` are those that Alembic writes to, each with its schema or None. `inputs`
+    are the fingerprint's, abbreviated; `settings` and `grants` are the database's own, which
+    CREATE DATABASE ... TEMPLATE does not copy, and `comment` the one that the migrations left.
+    `layer` is the digest of what was done to get there, `depth` revisions long, when something
+    else may be built upon the template; empty otherwise, and `unfit` says why. It is `proven`
+    if what failed upon it failed from nothing, too. `upon` names the template that this one was
+    built upon. `unlogged` are the unlogged tables that have rows and sequences that were used,
+    which a crash of the server empties. `maker` is what made it, if that has no revisions;
+    `heads` are empty then, and `revisions` counts the steps of another kind.
     """
 
     project: str
@@ -76,7 +78,11 @@ class Metadata:
     @property
     def state(self) -> str:
         """What it holds, in words: `at 3f2a91`."""
-        return f"made by {self.maker}" if self.maker else f"at {', '.join(self.heads) or 'no revision'}"
+        return (
+            f"made by {self.maker}"
+            if self.maker
+            else f"at {', '.join(self.heads) or 'no revision'}"
+        )
 
     def to_json(self) -> str:
         """The comment's text."""
@@ -90,7 +96,11 @@ class Metadata:
             found = cls(**{**data, "heads": tuple(data["heads"])})
         except (ValueError, KeyError, TypeError, RecursionError):
             return None
-        return found if all(_SHAPES[each.type](getattr(found, each.name)) for each in fields(cls)) else None
+        return (
+            found
+            if all(_SHAPES[each.type](getattr(found, each.name)) for each in fields(cls))
+            else None
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ __all__ = ["Order"]
 class Order:
     """What is to be built: the template `name` for a fingerprint; `base` is what its configuration builds it upon.
 
-    With `layers`, a sealed template that is a beginning of the history is taken and only the rest is run.
+    With `layers`, a sealed template that is a beginning of the history is taken and only the
+    rest is run.
     """
 
     recipe: Recipe

@@ -39,7 +39,9 @@ class BuildQueue:
         """Wait for our turn to build; raises LockTimeoutError after lock_timeout seconds."""
         from filelock import FileLock, Timeout
 
-        os.close(self._files.open(self._lock_file, os.O_RDWR | os.O_CREAT))  # FileLock would follow a link
+        os.close(
+            self._files.open(self._lock_file, os.O_RDWR | os.O_CREAT)
+        )  # FileLock would follow a link
         lock = FileLock(self._files.path / self._lock_file, mode=0o600)
         try:
             lock.acquire(timeout=min(1.0, self._timeout))
@@ -55,6 +57,7 @@ class BuildQueue:
                     f"template {self._name!r} is still being built by {self._builder()}, after lock_timeout ="
                     f" {self._timeout:g} s; end that process if it hangs, or raise lock_timeout"
                 ) from None
+
         try:
             self._forget_old()
             self._write(self._builder_file, {"pid": getpid(), "since": now()})
@@ -62,8 +65,11 @@ class BuildQueue:
         finally:
             with contextlib.suppress(OSError):  # the state directory is being deleted
                 self._files.unlink(self._builder_file)
-                # a process that has it open and locks it now goes on beside the next one; the server's lock orders them
+
+                # a process that has it open and locks it now goes on beside the next one; the
+                # server's lock orders them
                 self._files.unlink(self._lock_file)
+
             lock.release()
 
     def _forget_old(self) -> None:
@@ -76,7 +82,9 @@ class BuildQueue:
     def raise_if_failed(self) -> None:
         """Raise the error of a build that failed in this run, or while we waited: trying again would only repeat it."""
         failure = self._read(self._failure_file)
-        if failure and (failure.get("run") == self._run or failure.get("when", 0) >= self._asked):
+        if failure and (
+            failure.get("run") == self._run or failure.get("when", 0) >= self._asked
+        ):
             raise BuildError(
                 f"template {self._name!r} could not be built in this run: {failure['message']}"
                 f" (pid {failure['pid']} shows it in full)"

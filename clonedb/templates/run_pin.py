@@ -17,15 +17,17 @@ _DAY = 86400.0  # seconds after which a run is over, whatever it was
 class RunPin:
     """The name of a run's template, left for the run's other workers in a small file.
 
-    A migration edited while a run is going must not give the workers that come to it later another schema than those
-    that came first: a run ends on the template it began with.
+    A migration edited while a run is going must not give the workers that come to it later
+    another schema than those that came first: a run ends on the template it began with.
     """
 
     def __init__(self, config: Config, run: str) -> None:
         from clonedb.embedded.places import state_files
 
         settings = [f"{name}={getattr(config, name)!r}" for name in KEYS]
-        key = hashlib.sha256(os.fsencode("\n".join([run, str(config.rootdir), *settings]))).hexdigest()[:24]
+        key = hashlib.sha256(
+            os.fsencode("\n".join([run, str(config.rootdir), *settings]))
+        ).hexdigest()[:24]
         self._files = state_files(config) / "runs"
         self._name = key
 

@@ -29,32 +29,45 @@ Described = dict[str, Any]  # the fields of Metadata that the server knows
 
 
 def create(
-    server: Server, config: Config, private: str, *, below: TemplateRecord | None = None, size: int = EMPTY
+    server: Server,
+    config: Config,
+    private: str,
+    *,
+    below: TemplateRecord | None = None,
+    size: int = EMPTY,
 ) -> None:
     """Create a database under a private name, empty or as a copy, and the roles that the configuration names.
 
-    `size` is how many bytes it will have at least, if it is no copy. Raises BuildError when the server cannot,
-    ServerError when there is no room in memory for it, and psycopg's InvalidCatalogName when there is nothing to copy
-    any more.
+    `size` is how many bytes it will have at least, if it is no copy. Raises BuildError when the
+    server cannot, ServerError when there is no room in memory for it, and psycopg's
+    InvalidCatalogName when there is nothing to copy any more.
     """
     import psycopg
 
     _create_roles(server, config)
     how, name = _strategy(server), below.name if below else None
     try:
-        with room_for(server, server, below.metadata.size if below else size, f"template {private!r}"):
+        with room_for(
+            server, server, below.metadata.size if below else size, f"template {private!r}"
+        ):
             if below is None:
                 server.run(create_empty, server, config, private)
             else:
                 server.run(sql.create_database, private, template=name, strategy=how)
-    except (psycopg.errors.DiskFull, psycopg.errors.ObjectInUse, psycopg.errors.InternalError) as error:
+    except (
+        psycopg.errors.DiskFull,
+        psycopg.errors.ObjectInUse,
+        psycopg.errors.InternalError,
+    ) as error:
         raise BuildError(
             f"{server.about} could not create a database: {' '.join(str(error).split())}; "
             "a full disk or a session on template1 are the usual reasons"
         ) from error
 
 
-def create_empty(connection: Connection[Any], server: Server, config: Config, name: str) -> None:
+def create_empty(
+    connection: Connection[Any], server: Server, config: Config, name: str
+) -> None:
     """Create a database that is no copy, in the configured locale; raises ConfigError for one that the server lacks."""
     import psycopg
 
@@ -95,7 +108,9 @@ def describe(server: Server, private: str) -> Described:
         return {
             "by": f"{getpass.getuser()} on {socket.gethostname()}, pid {getpid()}",
             "size": sql.database_size(connection, private),
-            "settings": [list(row) for row in properties.database_settings(connection, private)],
+            "settings": [
+                list(row) for row in properties.database_settings(connection, private)
+            ],
             "grants": None if grants is None else [list(row) for row in grants],
             "comment": found.comment if found else None,
         }
@@ -103,10 +118,13 @@ def describe(server: Server, private: str) -> Described:
     return server.run(look)
 
 
-def seal(server: Server, private: str, prepare: Callable[[Callable[[], Connection[Any]]], None]) -> list[list[str]]:
+def seal(
+    server: Server, private: str, prepare: Callable[[Callable[[], Connection[Any]]], None]
+) -> list[list[str]]:
     """Prepare a database, and leave `pg_internal.init`, which a FILE_COPY clone inherits: 4 ms a connection.
 
-    `prepare` gets what opens a connection to it. Returns the unlogged relations that have contents.
+    `prepare` gets what opens a connection to it. Returns the unlogged relations that have
+    contents.
     """
     server.run(sql.end_sessions, private)
     prepare(lambda: server.connect(private))
@@ -120,7 +138,9 @@ def publish(server: Server, private: str, name: str, metadata: Metadata) -> None
     """Close a finished database and give it its name; one of that name steps aside in the same transaction."""
     server.run(sql.comment, private, metadata.to_json())
     server.run(sql.seal, private)
-    aside = unfinished_name(server.config.prefix, metadata.fingerprint, server.owner, server.next_number())
+    aside = unfinished_name(
+        server.config.prefix, metadata.fingerprint, server.owner, server.next_number()
+    )
 
     def rename(connection: Connection[Any]) -> None:
         with connection.transaction():

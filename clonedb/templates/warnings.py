@@ -11,7 +11,11 @@ from clonedb.project.fingerprint import Fingerprint
 
 __all__ = ["remedy", "unseen_files"]
 
-_TOOLS = ("pyproject.toml", "setup.cfg", "tox.ini")  # libraries look there for settings of their own
+_TOOLS = (
+    "pyproject.toml",
+    "setup.cfg",
+    "tox.ini",
+)  # libraries look there for settings of their own
 
 
 def unseen_files(rootdir: Path, wanted: Fingerprint, read: Iterable[Path]) -> list[str]:
@@ -20,9 +24,13 @@ def unseen_files(rootdir: Path, wanted: Fingerprint, read: Iterable[Path]) -> li
     unseen = []
     for path in read:
         name = path.relative_to(rootdir).as_posix()
-        hidden = any(part.startswith(".") or part == "site-packages" for part in path.relative_to(rootdir).parts)
+        hidden = any(
+            part.startswith(".") or part == "site-packages"
+            for part in path.relative_to(rootdir).parts
+        )
         if name not in known and not hidden and name not in _TOOLS:
             unseen.append(name)
+
     if not unseen:
         return []
     listed = ", ".join(json.dumps(name) for name in unseen[:5])

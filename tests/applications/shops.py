@@ -135,5 +135,7 @@ def write_shop(project: Project, app: str) -> None:
     project.write("shop/app.py", app)
 
 
-SOMEBODYS = "postgresql+{driver}://shop:s3cret@db.example.invalid:5432/shop?application_name=shop"
+SOMEBODYS = (
+    "postgresql+{driver}://shop:s3cret@db.example.invalid:5432/shop?application_name=shop"
+)
 """The application's own database: no test may ever reach it, and no name server knows its host."""

@@ -77,7 +77,11 @@ def test_nothing_was_left_to_the_garbage_collector():
     ids=["strict-alone", "auto-n2", "anyio-n2"],
 )
 def test_requests_reach_the_tests_clone(
-    items: Project, clones: Callable[[], list[str]], driver: str, plugin: tuple[str, ...], distributed: tuple[str, ...]
+    items: Project,
+    clones: Callable[[], list[str]],
+    driver: str,
+    plugin: tuple[str, ...],
+    distributed: tuple[str, ...],
 ) -> None:
     """Fresh for each test, whatever loops the tests and their clients run on; no warning, nothing left connected."""
     write_shop(items, ASYNC_APP)

@@ -113,9 +113,13 @@ def documented():
 
 
 @pytest.mark.parametrize(
-    "options", [("-p", "no:xdist"), pytest.param((), marks=VARIANT), XDIST], ids=["no-xdist", "alone", "n2"]
+    "options",
+    [("-p", "no:xdist"), pytest.param((), marks=VARIANT), XDIST],
+    ids=["no-xdist", "alone", "n2"],
 )
-def test_every_test_has_a_clone(shop: Project, clones: Callable[[], list[str]], options: tuple[str, ...]) -> None:
+def test_every_test_has_a_clone(
+    shop: Project, clones: Callable[[], list[str]], options: tuple[str, ...]
+) -> None:
     """Functions, unittest's classes and doctests; the project's wider fixtures have the process's own."""
     shop.write("conftest.py", CONFTEST)
     shop.write("test_it.py", TESTS)
@@ -178,7 +182,9 @@ async def test_fresh(engine_of_the_session, scope, n):
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", pytest.param("psycopg", marks=VARIANT)])
-@pytest.mark.parametrize("distributed", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "n2"])
+@pytest.mark.parametrize(
+    "distributed", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "n2"]
+)
 def test_loops_of_any_scope(
     shop: Project, clones: Callable[[], list[str]], driver: str, distributed: tuple[str, ...]
 ) -> None:
@@ -222,7 +228,9 @@ def test_off(shop: Project) -> None:
 def test_without_routing(items: Project, clones: Callable[[], list[str]]) -> None:
     """Each test has a clone, and no other one is made for what would not be led there."""
     items.settings(autouse=True)
-    items.write("test_it.py", "def test_one(request): assert 'clonedb' in request.fixturenames\n")
+    items.write(
+        "test_it.py", "def test_one(request): assert 'clonedb' in request.fixturenames\n"
+    )
     assert "1 clone;" in run(items).demand().out
     assert clones() == []
 

@@ -66,16 +66,23 @@ def real(empty_database_url: str) -> DatabaseURL:
     return DatabaseURL.parse(empty_database_url).replace(driver=None)
 
 
-def test_drivers_do_not_reach_the_applications_database(items: Project, real: DatabaseURL) -> None:
+def test_drivers_do_not_reach_the_applications_database(
+    items: Project, real: DatabaseURL
+) -> None:
     """By whatever driver, with a clone and without one, and by another name of its host: refused with what to write."""
     items.settings(route=["SHOP_URL"])
-    items.write("test_it.py", TESTS.replace("{database}", str(real.database)).replace("{port}", str(real.port)))
+    items.write(
+        "test_it.py",
+        TESTS.replace("{database}", str(real.database)).replace("{port}", str(real.port)),
+    )
     url = real.render()
     items.pytest(SHOP_URL=url, REAL=url, HOST_NAME=socket.gethostname()).demand()
 
 
 @pytest.mark.parametrize("way", ["psycopg", "psycopg2", "asyncpg"])
-def test_migrations_reach_only_the_database_that_is_built(project: Project, real: DatabaseURL, way: str) -> None:
+def test_migrations_reach_only_the_database_that_is_built(
+    project: Project, real: DatabaseURL, way: str
+) -> None:
     """A revision that connects by itself is refused elsewhere, and led by the variable, in the form that it had."""
     project.write("connects.py", CONNECTS)
     project.revision(
@@ -90,7 +97,10 @@ def test_migrations_reach_only_the_database_that_is_built(project: Project, real
     )
     url = real.render()
     outcome = project.clonedb("build", DATABASE_URL=url, REAL=url).demand(1)
-    assert f"a connection to database {real.database!r} at localhost:{real.port} was refused" in outcome.err
+    assert (
+        f"a connection to database {real.database!r} at localhost:{real.port} was refused"
+        in outcome.err
+    )
     assert str(real.password) not in outcome.text
 
 
@@ -174,12 +184,17 @@ def test_and_is_put_back():
 
 
 @pytest.mark.parametrize("route", ["SHOP_URL", "*"])
-def test_without_a_database_variables_lead_nowhere(items: Project, real: DatabaseURL, route: str) -> None:
+def test_without_a_database_variables_lead_nowhere(
+    items: Project, real: DatabaseURL, route: str
+) -> None:
     """Each driver and program is refused, and shown what to do; settings read at import find a URL as it was."""
     items.settings(route=["SHOP_URL", route])
     items.write("test_it.py", NOWHERE.replace("{database}", str(real.database)))
     url = real.replace(query=(("application_name", "shop"),))
-    libpqs = {f"PG{name.upper()}": str(getattr(url, name)) for name in ("host", "port", "user", "password", "database")}
+    libpqs = {
+        f"PG{name.upper()}": str(getattr(url, name))
+        for name in ("host", "port", "user", "password", "database")
+    }
     shops = url.replace(user="shop", password="s3cret").render()
     items.pytest(**libpqs, SHOP_URL=shops, REAL=url.render()).demand()
 
@@ -200,5 +215,8 @@ def test_variables_that_say_where_clonedbs_server_is(items: Project, real: Datab
     """They are left alone where its URL has no host; the database is none."""
     items.settings(route=["SHOP_URL"], url="postgresql://")
     items.write("test_it.py", LIBPQS_SERVER)
-    libpqs = {f"PG{name.upper()}": str(getattr(real, name)) for name in ("host", "port", "user", "password")}
+    libpqs = {
+        f"PG{name.upper()}": str(getattr(real, name))
+        for name in ("host", "port", "user", "password")
+    }
     items.pytest(SHOP_URL="postgresql://far.invalid/shop", **libpqs).demand()

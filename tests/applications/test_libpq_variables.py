@@ -29,7 +29,11 @@ HOSTILE = {
     "PGOPTIONS": "-c role=nobody_of_that_name",
     "PGTZ": "Asia/Tokyo",
 }
-UNSEEN_BY_DRIVERS = {"PGSERVICE": "of_that_name_there_is_none", "PGTZ": "Nowhere/Never", "PGDATESTYLE": "never"}
+UNSEEN_BY_DRIVERS = {
+    "PGSERVICE": "of_that_name_there_is_none",
+    "PGTZ": "Nowhere/Never",
+    "PGDATESTYLE": "never",
+}
 
 TESTS = """
 import asyncio, os, subprocess, sys
@@ -102,7 +106,9 @@ def test_routed(clonedb):
 @pytest.fixture
 def zones(project: Project) -> Project:
     """A project whose rows show in which time zone they were migrated."""
-    project.revision("one", 'op.execute("create table item (id serial primary key, name text not null)")')
+    project.revision(
+        "one", 'op.execute("create table item (id serial primary key, name text not null)")'
+    )
     migrated = "insert into item (name) values ('seeded'), (current_setting('TimeZone'))"
     project.revision("two", f'op.execute("{migrated}")')
     return project
@@ -114,20 +120,34 @@ def test_the_shells_variables_do_not_matter(zones: Project) -> None:
     zones.pytest(**{**HOSTILE, **UNSEEN_BY_DRIVERS}).demand()
     assert (
         "2"
-        in zones.clonedb("psql", "--", "-Atc", "select count(*) from item", **{**HOSTILE, **UNSEEN_BY_DRIVERS})
+        in zones.clonedb(
+            "psql",
+            "--",
+            "-Atc",
+            "select count(*) from item",
+            **{**HOSTILE, **UNSEEN_BY_DRIVERS},
+        )
         .demand()
         .out
     )
     program = "import psycopg; print(psycopg.connect('').execute('select count(*) from item').fetchone())"
     assert (
-        "(2,)" in zones.clonedb("run", sys.executable, "-c", program, **{**HOSTILE, **UNSEEN_BY_DRIVERS}).demand().out
+        "(2,)"
+        in zones.clonedb(
+            "run", sys.executable, "-c", program, **{**HOSTILE, **UNSEEN_BY_DRIVERS}
+        )
+        .demand()
+        .out
     )
     zones.clonedb("export", "template.clonedb", **{**HOSTILE, **UNSEEN_BY_DRIVERS}).demand()
 
 
 def test_clonedbs_own_sessions_need_no_service(zones: Project) -> None:
     """What no parameter takes back is unset while clonedb connects; the tests keep their environment."""
-    zones.write("test_it.py", "import os\ndef test_it(clonedb): assert os.environ['PGTZ'] == 'Nowhere/Never'\n")
+    zones.write(
+        "test_it.py",
+        "import os\ndef test_it(clonedb): assert os.environ['PGTZ'] == 'Nowhere/Never'\n",
+    )
     zones.pytest(**UNSEEN_BY_DRIVERS).demand()
 
 
@@ -135,11 +155,15 @@ def test_routed_engines_do_not_mind(zones: Project) -> None:
     """An engine that is led to the clone is led past the variables, too."""
     zones.settings(route=["SHOP_URL"])
     zones.write("test_it.py", ROUTED)
-    mild = {name: HOSTILE[name] for name in ("PGSSLMODE", "PGHOSTADDR", "PGTARGETSESSIONATTRS")} | UNSEEN_BY_DRIVERS
+    mild = {
+        name: HOSTILE[name] for name in ("PGSSLMODE", "PGHOSTADDR", "PGTARGETSESSIONATTRS")
+    } | UNSEEN_BY_DRIVERS
     zones.pytest(SHOP_URL="postgresql+asyncpg://me@localhost/shop", **mild).demand()
 
 
-def test_what_the_environment_does_not_say_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_environment_does_not_say_is_not_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Without such variables URLs are as short as ever."""
     for name in [*os.environ]:
         if name.startswith("PG"):
@@ -152,9 +176,19 @@ def test_what_the_environment_does_not_say_is_not_answered(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("name", libpq_variables.SHAPING)
-def test_on_a_server_of_ones_own_they_are_in_the_fingerprint(items: Project, server_url: str, name: str) -> None:
+def test_on_a_server_of_ones_own_they_are_in_the_fingerprint(
+    items: Project, server_url: str, name: str
+) -> None:
     """There they may be meant, and another value gives another template."""
-    values = {"PGOPTIONS": "-c enable_sort=off", "PGTZ": "Asia/Tokyo", "PGDATESTYLE": "German", "PGGEQO": "off"}
+    values = {
+        "PGOPTIONS": "-c enable_sort=off",
+        "PGTZ": "Asia/Tokyo",
+        "PGDATESTYLE": "German",
+        "PGGEQO": "off",
+    }
     own = {"CLONEDB_URL": server_url}
     plain = items.clonedb("fingerprint", **own).demand().out
-    assert items.clonedb("fingerprint", **own, **{name: values.get(name, "LATIN1")}).demand().out != plain
+    assert (
+        items.clonedb("fingerprint", **own, **{name: values.get(name, "LATIN1")}).demand().out
+        != plain
+    )

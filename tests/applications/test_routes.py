@@ -45,13 +45,17 @@ def test_a_wider_fixture(company, clonedb):
 """
 
 
-@pytest.mark.parametrize("options", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "n2"])
+@pytest.mark.parametrize(
+    "options", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "n2"]
+)
 def test_outside_a_clone_it_is_refused(shop: Project, options: tuple[str, ...]) -> None:
     """Nobody's database is reached by a test that forgot the fixture; the message says what to write."""
     shop.write("test_it.py", REFUSED)
     outcome = run(shop, *options).demand(1)
     assert "1 passed, 1 error" in outcome.out.replace("1 failed, ", "")
-    message = "RoutingError: a connection to database 'shop' was refused: route = ['DATABASE_URL']"
+    message = (
+        "RoutingError: a connection to database 'shop' was refused: route = ['DATABASE_URL']"
+    )
     assert message in outcome.out
     assert "ask for the fixture `clonedb`" in outcome.out
     assert "autouse = true" in outcome.out
@@ -172,7 +176,11 @@ def test_below_again(of_the_module):
 def test_many_clones(shop: Project, clones: Callable[[], list[str]], route: str) -> None:
     """One after another, one above another and side by side: each engine reaches the one that it is meant to."""
     shop.settings(route=[route])
-    tests = MANY if route == "DATABASE_URL" else MANY.replace('os.environ["DATABASE_URL"]', repr(URL))
+    tests = (
+        MANY
+        if route == "DATABASE_URL"
+        else MANY.replace('os.environ["DATABASE_URL"]', repr(URL))
+    )
     shop.write("test_it.py", tests)
     assert "9 passed" in run(shop).demand().out
     assert clones() == []
@@ -192,7 +200,9 @@ def test_many_clones(shop: Project, clones: Callable[[], list[str]], route: str)
     ],
     ids=["not-set", "mysql", "sqlite"],
 )  # fmt: skip
-def test_what_cannot_be_routed(shop: Project, route: str, message: str, options: tuple[str, ...]) -> None:
+def test_what_cannot_be_routed(
+    shop: Project, route: str, message: str, options: tuple[str, ...]
+) -> None:
     """One line, before any test is run: tests that were to be routed and are not would reach somebody's database."""
     shop.settings(route=[route])
     shop.environment["MYSQL_URL"] = "mysql://me:s3cret@far/shop"
@@ -210,8 +220,13 @@ def test_what_cannot_be_routed(shop: Project, route: str, message: str, options:
 def test_told_elsewhere(shop: Project, told: str) -> None:
     """What the command line or the environment says of routing is as good as pyproject.toml."""
     shop.write("pyproject.toml", "")
-    shop.write("test_it.py", "from shop.app import engine\n\ndef test_one():\n    with engine.connect(): pass\n")
-    options = ("--clonedb-route", "DATABASE_URL", "--clonedb-autouse") if told == "options" else ()
+    shop.write(
+        "test_it.py",
+        "from shop.app import engine\n\ndef test_one():\n    with engine.connect(): pass\n",
+    )
+    options = (
+        ("--clonedb-route", "DATABASE_URL", "--clonedb-autouse") if told == "options" else ()
+    )
     if told == "variables":
         shop.environment |= {"CLONEDB_ROUTE": "DATABASE_URL", "CLONEDB_AUTOUSE": "true"}
     assert "1 passed" in run(shop, *options).demand().out
@@ -220,10 +235,10 @@ def test_told_elsewhere(shop: Project, told: str) -> None:
 def test_only_variables_are_variables(shop: Project) -> None:
     """ "*" and URLs are the names of none, neither while a template is built nor for `clonedb run`."""
     shop.settings(route=["*", URL, "DATABASE_URL"], salt="built for this test")
-    shop.revision("three", "assert [name for name in os.environ if '*' in name or '/' in name] == []")
-    program = (
-        "import os; print([name for name in os.environ if name == '*' or '://' in name], os.environ['DATABASE_URL'])"
+    shop.revision(
+        "three", "assert [name for name in os.environ if '*' in name or '/' in name] == []"
     )
+    program = "import os; print([name for name in os.environ if name == '*' or '://' in name], os.environ['DATABASE_URL'])"
     outcome = shop.clonedb("run", "python3", "-c", program).demand()
     assert outcome.out.startswith("[] postgresql+psycopg://")
 

@@ -42,7 +42,9 @@ def test_nothing_is_left():
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
-@pytest.mark.parametrize("distributed", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "n2"])
+@pytest.mark.parametrize(
+    "distributed", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "n2"]
+)
 def test_requests_reach_the_tests_clone(
     items: Project, clones: Callable[[], list[str]], driver: str, distributed: tuple[str, ...]
 ) -> None:

@@ -42,7 +42,9 @@ def test_a_benchmark_runs(tmp_path: Path, name: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "target" in done.stdout
     found = json.loads(file.read_text())
-    assert list(found["benchmarks"]) == [name]  # what another machine had found is not mixed with this one's
+    assert list(found["benchmarks"]) == [
+        name
+    ]  # what another machine had found is not mixed with this one's
     for table in found["benchmarks"][name]:
         assert all(one["samples"] for one in table["measurements"])
         assert any(one["target"] for one in table["measurements"])
@@ -68,13 +70,20 @@ def found_for(pictures: Any) -> dict[str, Any]:
         ]
         rows.append(ratio("one of the other", [1.0], [2.0], 1.0))
         for benchmark, words in picture.tables:
-            benchmarks.setdefault(benchmark, []).append(Table(f"{words}, of all", "", rows, chart).as_json())
-    versions = dict.fromkeys(("PostgreSQL", "Python", "sqlalchemy", "alembic", "psycopg", "pytest"), "1.2 (somewhere)")
+            benchmarks.setdefault(benchmark, []).append(
+                Table(f"{words}, of all", "", rows, chart).as_json()
+            )
+    versions = dict.fromkeys(
+        ("PostgreSQL", "Python", "sqlalchemy", "alembic", "psycopg", "pytest"),
+        "1.2 (somewhere)",
+    )
     machine = {"processor": "A processor", "cores": 3, "gibibytes": 5, "versions": versions}
     return {"date": "2026-01-02", "machine": machine, "benchmarks": benchmarks}
 
 
-@pytest.mark.parametrize("pictures", [PICTURES[:2], pytest.param(PICTURES, marks=VARIANT)], ids=["two", "all"])
+@pytest.mark.parametrize(
+    "pictures", [PICTURES[:2], pytest.param(PICTURES, marks=VARIANT)], ids=["two", "all"]
+)
 def test_pictures_are_drawn(tmp_path: Path, pictures: Sequence[Picture]) -> None:
     """Each picture is an SVG and a PNG, on light and on dark; whoever has nothing measured has no pictures."""
     files = list(draw(found_for(pictures), tmp_path))
@@ -92,7 +101,11 @@ def test_pictures_are_drawn(tmp_path: Path, pictures: Sequence[Picture]) -> None
 
 def test_the_readme_shows_pictures_that_are_there() -> None:
     """Every picture that the README shows is in the repository, with its other theme."""
-    shown = re.findall(r'(?:src|srcset)="(benchmarks/[^"]+)"', (CHECKOUT / "README.md").read_text())
+    shown = re.findall(
+        r'(?:src|srcset)="(benchmarks/[^"]+)"', (CHECKOUT / "README.md").read_text()
+    )
     assert shown
     assert [path for path in shown if not (CHECKOUT / path).is_file()] == []
-    assert {path.replace("-dark", "-light") for path in shown if "-dark" in path} == {p for p in shown if "-light" in p}
+    assert {path.replace("-dark", "-light") for path in shown if "-dark" in path} == {
+        p for p in shown if "-light" in p
+    }

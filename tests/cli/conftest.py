@@ -30,7 +30,9 @@ def make_state_dir() -> Path:
 def own_server(postgres_bin: str | None) -> Iterator[leases.Lease]:
     """The server that this worker's commands use."""
     directory = make_state_dir()
-    config = Config(rootdir=Path("/")).replace("tests", state_dir=str(directory), postgres_bin=postgres_bin)
+    config = Config(rootdir=Path("/")).replace(
+        "tests", state_dir=str(directory), postgres_bin=postgres_bin
+    )
     with leases.lease(config, binaries.choose(config, ())) as held:
         yield held
     leases.stop(config)

@@ -35,7 +35,9 @@ def test_a_first_revision_and_a_second(project: Project, admin_dsn: str, prefix:
     project.write("migrations/script.py.mako", MAKO)
     project.write(
         "migrations/env.py",
-        ENV_PY.replace("target_metadata = None", "import shop\n\ntarget_metadata = shop.metadata"),
+        ENV_PY.replace(
+            "target_metadata = None", "import shop\n\ntarget_metadata = shop.metadata"
+        ),
     )
     outcome = project.clonedb("alembic", "revision", "--autogenerate", "-m", "first").demand()
     (first,) = (project.directory / "migrations/versions").glob("*_first.py")
@@ -43,8 +45,13 @@ def test_a_first_revision_and_a_second(project: Project, admin_dsn: str, prefix:
     assert "op.create_table('item'" in first.read_text()
     assert databases(admin_dsn, f"{prefix}_c_") == []
 
-    project.write("shop.py", MODELS.replace('sa.Column("name"', 'sa.Column("price", sa.Integer), sa.Column("name"'))
-    project.clonedb("alembic", "-x", "tenant=test", "revision", "--autogenerate", "-m", "second").demand()
+    project.write(
+        "shop.py",
+        MODELS.replace('sa.Column("name"', 'sa.Column("price", sa.Integer), sa.Column("name"'),
+    )
+    project.clonedb(
+        "alembic", "-x", "tenant=test", "revision", "--autogenerate", "-m", "second"
+    ).demand()
     (second,) = (project.directory / "migrations/versions").glob("*_second.py")
     assert "op.add_column('item', sa.Column('price'" in second.read_text()
     assert "(head), second" in project.clonedb("alembic", "history").demand().out
@@ -52,9 +59,14 @@ def test_a_first_revision_and_a_second(project: Project, admin_dsn: str, prefix:
     assert databases(admin_dsn, f"{prefix}_c_") == []
 
 
-def test_alembics_own_errors(items: Project, cli: Command, clones: Callable[[], list[str]]) -> None:
+def test_alembics_own_errors(
+    items: Project, cli: Command, clones: Callable[[], list[str]]
+) -> None:
     """Are Alembic's, with its exit codes; the clone is dropped."""
-    assert "Can't locate revision identified by 'never'" in cli("alembic", "upgrade", "never", code=255).text
+    assert (
+        "Can't locate revision identified by 'never'"
+        in cli("alembic", "upgrade", "never", code=255).text
+    )
     refused = cli("alembic", "nonsense", code=2).err
     assert refused.startswith("usage: clonedb alembic [")
     assert "invalid choice: 'nonsense'" in refused

@@ -30,10 +30,15 @@ def prefix(shared_prefix: str) -> str:
     return f"{shared_prefix}_f{next(_numbers)}"
 
 
-def _changed(data: bytes, change: Callable[[dict[str, object]], None] | None, head: bytes = b"") -> bytes:
+def _changed(
+    data: bytes, change: Callable[[dict[str, object]], None] | None, head: bytes = b""
+) -> bytes:
     """An archive with another header."""
     written = io.BytesIO()
-    with tarfile.open(fileobj=io.BytesIO(data)) as old, tarfile.open(fileobj=written, mode="w:gz") as new:
+    with (
+        tarfile.open(fileobj=io.BytesIO(data)) as old,
+        tarfile.open(fileobj=written, mode="w:gz") as new,
+    ):
         for member in old:
             content = old.extractfile(member)
             assert content is not None
@@ -52,7 +57,10 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda data: b"", "damaged, or no archive"),
     "text": (lambda data: b"hello\n" * 100, "damaged, or no archive"),
     "half": (lambda data: data[: len(data) // 2], "damaged, or no archive"),
-    "a bit": (lambda data: data[:300] + bytes([data[300] ^ 64]) + data[301:], "damaged, or no archive"),
+    "a bit": (
+        lambda data: data[:300] + bytes([data[300] ^ 64]) + data[301:],
+        "damaged, or no archive",
+    ),
     "another tar": (lambda data: _tar("x"), "is no archive of clonedb's"),
     "compressed text": (lambda data: gzip.compress(b"hello" * 500), "damaged, or no archive"),
     "newer": (
@@ -63,10 +71,15 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         lambda data: _changed(data, lambda header: header.update({"clonedb archive": 2})),
         "exported by an older clonedb; export it anew",
     ),
-    "no parts": (lambda data: _changed(data, lambda header: header.update(parts=[[1]])), "damaged, or no archive"),
+    "no parts": (
+        lambda data: _changed(data, lambda header: header.update(parts=[[1]])),
+        "damaged, or no archive",
+    ),
     **{
         f"parts {text}": (
-            lambda data, text=text: _changed(data, lambda header: header.update(parts=json.loads(text))),  # type: ignore[misc]
+            lambda data, text=text: _changed(
+                data, lambda header: header.update(parts=json.loads(text))
+            ),  # type: ignore[misc]
             "damaged, or no archive",
         )
         for text in (
@@ -76,24 +89,38 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
                 "[[[0, -1], null]]",
                 "[[[0, 1.5], null]]",
             ),
-            *('[[["0", 1], null]]', "[[[0, 1, 2], null]]", "[[[0, 1], [5, 999999999]]]", "7", "{}"),
+            *(
+                '[[["0", 1], null]]',
+                "[[[0, 1, 2], null]]",
+                "[[[0, 1], [5, 999999999]]]",
+                "7",
+                "{}",
+            ),
             *('[[[0, 1], ["x"]]]', "[[[0, 1]]]", "[[[0, 1], 0]]", "[" * 500 + "]" * 500),
         )
     },
     "nested": (lambda data: _changed(data, None, b"[" * 100000), "damaged, or no archive"),
     "a size": (
         lambda data: _changed(
-            data, lambda header: header.update(metadata=str(header["metadata"]).replace('"size":', '"size":"x","x":'))
+            data,
+            lambda header: header.update(
+                metadata=str(header["metadata"]).replace('"size":', '"size":"x","x":')
+            ),
         ),
         "exported by another version of clonedb",
     ),
-    "a version": (lambda data: _changed(data, lambda header: header.update(postgresql="18")), "damaged, or no archive"),
+    "a version": (
+        lambda data: _changed(data, lambda header: header.update(postgresql="18")),
+        "damaged, or no archive",
+    ),
     "other rows": (
         lambda data: _changed(data, lambda header: header.update(contents="0" * 64)),
         "'contents.sql' in it is not what was written",
     ),
     "another clonedb's": (
-        lambda data: _changed(data, lambda header: header.update(metadata='{"clonedb": {"new": 1}}')),
+        lambda data: _changed(
+            data, lambda header: header.update(metadata='{"clonedb": {"new": 1}}')
+        ),
         "exported by another version of clonedb",
     ),
 }
@@ -106,7 +133,9 @@ def _tar(name: str) -> bytes:
     return written.getvalue()
 
 
-def test_files_that_are_not_what_they_should_be(items: Project, cli: Command, admin_dsn: str, prefix: str) -> None:
+def test_files_that_are_not_what_they_should_be(
+    items: Project, cli: Command, admin_dsn: str, prefix: str
+) -> None:
     """Each is refused in one message, before anything is made on the server."""
     cli("export", "template.clonedb")
     cli("drop", "--all")
@@ -115,7 +144,10 @@ def test_files_that_are_not_what_they_should_be(items: Project, cli: Command, ad
         (items.directory / "bad.clonedb").write_bytes(damage(data))
         refused = cli("import", "--trust", "bad.clonedb", code=1)
         assert re.search(message, refused.err), (name, refused.err)
-    assert "cannot be read: No such file or directory" in cli("import", "missing.clonedb", code=1).err
+    assert (
+        "cannot be read: No such file or directory"
+        in cli("import", "missing.clonedb", code=1).err
+    )
     assert databases(admin_dsn, prefix) == []
 
 
@@ -129,12 +161,18 @@ def test_archives_are_code(items: Project, cli: Command, admin_dsn: str, prefix:
     other = items.directory / "other.clonedb"
     other.write_bytes(_changed(file.read_bytes(), lambda header: None))
     refused = cli("import", "other.clonedb", code=1).err
-    assert "'other.clonedb' was not exported by this user on this machine, and an archive is code" in refused
+    assert (
+        "'other.clonedb' was not exported by this user on this machine, and an archive is code"
+        in refused
+    )
     assert f"it is sha256:{hashlib.sha256(other.read_bytes()).hexdigest()}; fetch it again" in (
         cli("import", "--digest", digest, "other.clonedb", code=1).err
     )
     assert databases(admin_dsn, prefix) == []
-    for arguments in (("--trust", "other.clonedb"), ("--digest", f"sha256:{digest}", "template.clonedb")):
+    for arguments in (
+        ("--trust", "other.clonedb"),
+        ("--digest", f"sha256:{digest}", "template.clonedb"),
+    ):
         assert "restored in" in cli("import", *arguments).out
         cli("drop", "--all")
     (items.directory / "fifo").symlink_to("pipe")

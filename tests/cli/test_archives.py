@@ -79,7 +79,8 @@ def test_there_and_back(rich: Project, cli: Command, admin_dsn: str, prefix: str
     (name,) = databases(admin_dsn, prefix)
     file = rich.directory / "template.clonedb"
     assert re.fullmatch(
-        rf"{file}: template {name}, \S+ [kM]B, sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}\n", built.out
+        rf"{file}: template {name}, \S+ [kM]B, sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}\n",
+        built.out,
     )
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     before = rich.run(sys.executable, "-c", LOOK).demand().out
@@ -91,8 +92,12 @@ def test_there_and_back(rich: Project, cli: Command, admin_dsn: str, prefix: str
     assert databases(admin_dsn, prefix) == [name]
     assert cli("build").out.startswith(f"{name}: already there")
     rich.revision("four", 'op.execute("drop table shop.part cascade")')
-    assert "of 4 revisions" not in cli("build").err  # a setting of the database makes it no layer
-    assert sorted(path.name for path in rich.directory.iterdir() if "clonedb" in path.name) == [file.name]
+    assert (
+        "of 4 revisions" not in cli("build").err
+    )  # a setting of the database makes it no layer
+    assert sorted(path.name for path in rich.directory.iterdir() if "clonedb" in path.name) == [
+        file.name
+    ]
 
 
 def test_a_restored_template_is_a_layer(items: Project, cli: Command) -> None:
@@ -104,20 +109,26 @@ def test_a_restored_template_is_a_layer(items: Project, cli: Command) -> None:
     assert ": 1 of 3 revisions" in cli("build").err
 
 
-def test_another_project_as_it_is(items: Project, cli: Command, admin_dsn: str, prefix: str) -> None:
+def test_another_project_as_it_is(
+    items: Project, cli: Command, admin_dsn: str, prefix: str
+) -> None:
     """Refused, with what differs; nothing is left."""
     cli("export", "template.clonedb")
     cli("drop", "--all")
     items.revision("three", "pass")
     items.revision("two", "pass", down="one")
     refused = cli("import", "template.clonedb", code=1)
-    assert "holds another template than the one of this project as it is: revision " in refused.err
+    assert (
+        "holds another template than the one of this project as it is: revision " in refused.err
+    )
     assert "revision 'migrations/versions/three.py' added" in refused.err
     assert "revision 'migrations/versions/two.py' changed" in refused.err
     assert databases(admin_dsn, prefix) == []
 
 
-def test_an_archive_that_cannot_be_written(items: Project, cli: Command, admin_dsn: str, prefix: str) -> None:
+def test_an_archive_that_cannot_be_written(
+    items: Project, cli: Command, admin_dsn: str, prefix: str
+) -> None:
     """No directory, or a full disk: one message, no file, no clone."""
     assert "there is no directory" in cli("export", "nowhere/template.clonedb", code=1).err
     cli("build")
@@ -141,17 +152,21 @@ def test_without_pg_dump(items: Project, cli: Command, tmp_path: Path) -> None:
     outcome = items.run(sys.executable, "-c", program, PATH=str(bin_directory))
     assert outcome.code == 1
     assert re.search(
-        r"there is no pg_dump of PostgreSQL \d+ here, .*; install it \(.*postgresql-client-\d+\)", outcome.err
+        r"there is no pg_dump of PostgreSQL \d+ here, .*; install it \(.*postgresql-client-\d+\)",
+        outcome.err,
     )
     assert not (items.directory / "x.clonedb").exists()
 
 
 @pytest.mark.campaign("kills")
 @pytest.mark.parametrize("command", ["export", "import"])
-def test_killed_at_any_time(items: Project, cli: Command, admin_dsn: str, prefix: str, command: str) -> None:
+def test_killed_at_any_time(
+    items: Project, cli: Command, admin_dsn: str, prefix: str, command: str
+) -> None:
     """kill -9 in the middle: no partial file, and no database after the next start."""
     items.revision(
-        "three", "op.execute(\"create table big as select n, repeat('x', 200) from generate_series(1, 60000) n\")"
+        "three",
+        "op.execute(\"create table big as select n, repeat('x', 200) from generate_series(1, 60000) n\")",
     )
     cli("export", "good.clonedb")
     if command == "import":
@@ -193,7 +208,9 @@ def test_export_while_it_is_built(items: Project, cli: Command, tmp_path: Path) 
         time.sleep(0.05)
     exporting = items.popen(*CLONEDB, "export", "template.clonedb")
     assert exporting.stderr is not None
-    assert any(f"is being built by pid {building.pid}" in line for line in exporting.stderr)  # it waits, and says so
+    assert any(
+        f"is being built by pid {building.pid}" in line for line in exporting.stderr
+    )  # it waits, and says so
     assert exporting.poll() is None
     (tmp_path / "go").touch()
     out, _ = exporting.communicate(timeout=60)
@@ -205,7 +222,8 @@ def test_export_while_it_is_built(items: Project, cli: Command, tmp_path: Path) 
 def test_interrupted(items: Project, cli: Command, admin_dsn: str, prefix: str) -> None:
     """Ctrl-C: exit code 130, no file, and no clone left."""
     items.revision(
-        "three", "op.execute(\"create table big as select n, repeat('x', 200) from generate_series(1, 90000) n\")"
+        "three",
+        "op.execute(\"create table big as select n, repeat('x', 200) from generate_series(1, 90000) n\")",
     )
     cli("build")
     process = subprocess.Popen(

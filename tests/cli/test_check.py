@@ -56,7 +56,17 @@ def test_sound_migrations(sound: Project, cli: Command, clones: Clones) -> None:
     assert out[0] == "heads     one: two"
     assert out[1] == "models    fit the migrated database"
     assert out[2].startswith("stairway  2 revisions up, down and up again in ")
-    assert out[3].split() == ["revision", "file", "message", "up", "down", "up", "again", "seconds", "result"]
+    assert out[3].split() == [
+        "revision",
+        "file",
+        "message",
+        "up",
+        "down",
+        "up",
+        "again",
+        "seconds",
+        "result",
+    ]
     assert out[4].split()[:2] == ["one", "migrations/versions/one.py"]
     assert out[4].endswith("  ok")
     assert out[-1] == "all is well"
@@ -77,7 +87,11 @@ def test_for_programs(sound: Project, cli: Command, clones: Clones) -> None:
     assert data["heads"] == {"ok": True, "revisions": ["two"]}
     assert data["models"] == {"ok": True, "differences": [], "not_compared": None}
     first, second = data["stairway"]["revisions"]
-    assert (first["revision"], first["result"], second["file"]) == ("one", "ok", "migrations/versions/two.py")
+    assert (first["revision"], first["result"], second["file"]) == (
+        "one",
+        "ok",
+        "migrations/versions/two.py",
+    )
     assert all(second[step] > 0 for step in ("up", "down", "again"))
     assert found(cli, "--no-stairway")["stairway"] is None
     assert clones() == []
@@ -100,10 +114,14 @@ def test_labelled_branches_stay_apart(sound: Project, cli: Command) -> None:
         path = sound.revision(name, "pass", down="two")
         path.write_text(path.read_text() + f"branch_labels = ('{name}_side',)\n")
     data = found(cli)
-    assert (data["heads"]["ok"], sorted(data["heads"]["revisions"])) == (True, ["left", "right"])
+    assert (data["heads"]["ok"], sorted(data["heads"]["revisions"])) == (
+        True,
+        ["left", "right"],
+    )
     assert len(data["stairway"]["revisions"]) == 4
     assert re.search(
-        r"heads     2, one for each branch: \w+ \((left|right)_side\), ", cli("check", "--no-stairway").out
+        r"heads     2, one for each branch: \w+ \((left|right)_side\), ",
+        cli("check", "--no-stairway").out,
     )
     sound.settings(target="left_side@head")
     data = found(cli)
@@ -117,7 +135,10 @@ def test_two_files_of_one_revision(sound: Project, cli: Command) -> None:
     path = sound.directory / "migrations/versions/two.py"
     path.with_name("zwei.py").write_text(path.read_text())
     out = cli("check", "--no-stairway", code=1).out
-    assert re.search(r"history   revision 'two' is in 2 files, '\S+' and '\S+', of which Alembic runs the last", out)
+    assert re.search(
+        r"history   revision 'two' is in 2 files, '\S+' and '\S+', of which Alembic runs the last",
+        out,
+    )
 
 
 def test_an_env_py_that_fails_is_told_once(sound: Project, cli: Command) -> None:
@@ -149,7 +170,8 @@ def test_no_models_are_no_failure(items: Project, cli: Command) -> None:
     items.write("migrations/env.py", ENV_PY.replace("target_metadata = None\n", empty))
     out = cli("check", "--no-stairway").out
     assert (
-        "has no table, so that nothing can be compared with it; import the modules there that define the models" in out
+        "has no table, so that nothing can be compared with it; import the modules there that define the models"
+        in out
     )
 
 
@@ -162,7 +184,10 @@ def test_a_downgrade_that_leaves_a_table_behind(sound: Project, clones: Clones) 
     assert "1 of them not as it should be" in outcome.out
     rows = {line.split()[0]: line for line in outcome.out.splitlines() if line.strip()}
     assert rows["four"].endswith("  ok")
-    assert "second upgrade of revision 'three' (migrations/versions/three.py:10) failed: DuplicateTable" in outcome.out
+    assert (
+        "second upgrade of revision 'three' (migrations/versions/three.py:10) failed: DuplicateTable"
+        in outcome.out
+    )
     assert "statement: create table left_over (id int)" in outcome.out
     assert "so the downgrade left something behind" in outcome.out
     assert clones() == []
@@ -181,7 +206,9 @@ def test_a_revision_without_a_downgrade(sound: Project, cli: Command) -> None:
     broken = "if not op.get_bind().exec_driver_sql('select 1').scalar() == 2:\n    raise RuntimeError('no')"
     sound.revision("five", "pass", broken)
     data = json.loads(sound.clonedb("check", "--json", "--allow-irreversible").demand(1).out)
-    results = {row["revision"]: (row["result"], row["ok"]) for row in data["stairway"]["revisions"]}
+    results = {
+        row["revision"]: (row["result"], row["ok"]) for row in data["stairway"]["revisions"]
+    }
     assert results["three"] == ("no downgrade", True)
     assert results["four"] == ("no downgrade", True)
     assert results["five"] == ("downgrade failed", False)
@@ -190,18 +217,27 @@ def test_a_revision_without_a_downgrade(sound: Project, cli: Command) -> None:
 def test_a_revision_that_does_not_go_up(sound: Project, clones: Clones) -> None:
     """There is no template to compare with, the revisions before are tried, and those after are counted."""
     path = sound.directory / "migrations/versions/two.py"
-    path.write_text(path.read_text().replace("upgrade():\n", "upgrade():\n    print('two says')\n"))
+    path.write_text(
+        path.read_text().replace("upgrade():\n", "upgrade():\n    print('two says')\n")
+    )
     sound.revision("three", 'print("three says")\nop.execute("create table item (id int)")')
     sound.revision("four", "pass")
     out = sound.clonedb("check").demand(1).out
-    assert "template  could not be built: revision 'three' (migrations/versions/three.py:11) failed" in out
+    assert (
+        "template  could not be built: revision 'three' (migrations/versions/three.py:11) failed"
+        in out
+    )
     assert out.partition("last output:\n")[2].splitlines()[0] == "  three says"
     assert "three: upgrade failed" in out
     assert "1 more not tried, because no way leads past 'three'" in out
     data = json.loads(sound.clonedb("check", "--json").demand(1).out)
     assert not data["template"]["ok"]
     assert data["heads"]["ok"] is None
-    assert [row["result"] for row in data["stairway"]["revisions"]] == ["ok", "ok", "upgrade failed"]
+    assert [row["result"] for row in data["stairway"]["revisions"]] == [
+        "ok",
+        "ok",
+        "upgrade failed",
+    ]
     assert data["stairway"]["not_tried"] == 1
     assert clones() == []
 
@@ -226,9 +262,13 @@ def test_a_named_template_upon_another(
     other = make_project("other")
     table = 'op.execute("create table part (id int primary key, item int references item)")'
     other.revision("first", table, 'op.execute("drop table part")')
-    other.write("migrations/env.py", ENV_PY.replace("=target_metadata", "=target_metadata, version_table='parts'"))
+    other.write(
+        "migrations/env.py",
+        ENV_PY.replace("=target_metadata", "=target_metadata, version_table='parts'"),
+    )
     sound.write(
-        "pyproject.toml", '[tool.clonedb.templates.parts]\nbase = "default"\nalembic_ini = "../other/alembic.ini"\n'
+        "pyproject.toml",
+        '[tool.clonedb.templates.parts]\nbase = "default"\nalembic_ini = "../other/alembic.ini"\n',
     )
     out = sound.clonedb("--template", "parts", "check").demand().out
     assert "heads     one: first" in out
@@ -244,14 +284,20 @@ def test_no_other_database_is_touched(sound: Project, cli: Command, admin_dsn: s
     theirs = psycopg.conninfo.make_conninfo(admin_dsn, dbname=name)
     try:
         with psycopg.connect(theirs, autocommit=True) as connection:
-            connection.execute("create table item (id int); create table alembic_version (version_num text)")
+            connection.execute(
+                "create table item (id int); create table alembic_version (version_num text)"
+            )
             connection.execute("insert into alembic_version values ('two')")
         keywords = psycopg.conninfo.conninfo_to_dict(theirs)
         query = f"host={keywords['host']}&port={keywords['port']}&user={keywords['user']}"
-        sound.write("alembic.ini", ALEMBIC_INI.replace("nobody@localhost:1/never", f"/{name}?{query}"))
+        sound.write(
+            "alembic.ini", ALEMBIC_INI.replace("nobody@localhost:1/never", f"/{name}?{query}")
+        )
         cli("check")
         with psycopg.connect(theirs, autocommit=True) as connection:
-            left = connection.execute("select version_num, (select count(*) from item) from alembic_version").fetchall()
+            left = connection.execute(
+                "select version_num, (select count(*) from item) from alembic_version"
+            ).fetchall()
             assert left == [("two", 0)]
     finally:
         with psycopg.connect(admin_dsn, autocommit=True) as connection:
@@ -259,9 +305,13 @@ def test_no_other_database_is_touched(sound: Project, cli: Command, admin_dsn: s
 
 
 @pytest.mark.parametrize("to", ["the command", "the group"])
-def test_ctrl_c_drops_the_database(sound: Project, admin_dsn: str, prefix: str, clones: Clones, to: str) -> None:
+def test_ctrl_c_drops_the_database(
+    sound: Project, admin_dsn: str, prefix: str, clones: Clones, to: str
+) -> None:
     """In the middle of a downgrade; one line is said, and the interpreter of env.py is gone too."""
-    sound.revision("three", "pass", "open('hangs', 'w').write(str(os.getpid())); time.sleep(600)")
+    sound.revision(
+        "three", "pass", "open('hangs', 'w').write(str(os.getpid())); time.sleep(600)"
+    )
     process = subprocess.Popen(
         [*CLONEDB, "check"],
         cwd=sound.directory,

@@ -28,7 +28,10 @@ def test_clone_prints_a_url_that_works(cli: Command, clones: Callable[[], list[s
     assert url.startswith("postgresql://postgres:")
     with psycopg.connect(url) as connection:
         assert connection.execute("select name from item").fetchall() == [("seeded",)]
-    assert "the embedded server stays up for 8 hours, until nothing is kept there, or until" in outcome.err
+    assert (
+        "the embedded server stays up for 8 hours, until nothing is kept there, or until"
+        in outcome.err
+    )
     assert "held for 8 hours" in cli("server", "status").out
     (name,) = clones()
     assert url.endswith(f"/{name}")
@@ -46,28 +49,41 @@ def test_clone_with_a_driver(cli: Command, clones: Callable[[], list[str]]) -> N
     assert sorted(url.rpartition("/")[2] for url in (first, second)) == clones()
 
 
-def test_run_gives_a_fresh_clone(cli: Command, items: Project, clones: Callable[[], list[str]]) -> None:
+def test_run_gives_a_fresh_clone(
+    cli: Command, items: Project, clones: Callable[[], list[str]]
+) -> None:
     """DATABASE_URL, every name that `route` lists and libpq's variables lead to it, and it is gone afterwards."""
     items.settings(route=["SHOP_DB"])
     outcome = cli("run", "--", *SHOW)
     url, shop, count = outcome.out.splitlines()
     assert url.startswith("postgresql://postgres:")
     assert (shop, count) == (url, "1")
-    before = {"DATABASE_URL": "postgresql+asyncpg://app@db/production", "SHOP_DB": "postgresql+psycopg2://db/shop"}
-    url, shop, count = cli("run", "--", *SHOW, **before, PGHOST="db.invalid", PGDATABASE="production").out.splitlines()
+    before = {
+        "DATABASE_URL": "postgresql+asyncpg://app@db/production",
+        "SHOP_DB": "postgresql+psycopg2://db/shop",
+    }
+    url, shop, count = cli(
+        "run", "--", *SHOW, **before, PGHOST="db.invalid", PGDATABASE="production"
+    ).out.splitlines()
     assert url.startswith("postgresql+asyncpg://postgres:")
     assert shop.startswith("postgresql+psycopg2://postgres:")
     assert url.rpartition("/")[2] == shop.rpartition("/")[2]
     assert count == "1"
     items.settings(driver="psycopg")
-    assert cli("run", *SHOW, DATABASE_URL="not a URL").out.startswith("postgresql+psycopg://postgres:")
+    assert cli("run", *SHOW, DATABASE_URL="not a URL").out.startswith(
+        "postgresql+psycopg://postgres:"
+    )
     assert clones() == []
 
 
 def test_run_leads_libpq_past_nothing(cli: Command, items: Project) -> None:
     """A service's host would win over PGHOST, and so would an address: both lead to somebody's application."""
     services = items.write("services", "[production]\nhost=db.invalid\ndbname=production\n")
-    elsewhere = {"PGSERVICEFILE": str(services), "PGSERVICE": "production", "PGHOSTADDR": "192.0.2.1"}
+    elsewhere = {
+        "PGSERVICEFILE": str(services),
+        "PGSERVICE": "production",
+        "PGHOSTADDR": "192.0.2.1",
+    }
     assert cli("run", "--", *SHOW, **elsewhere).out.splitlines()[-1] == "1"
     assert cli("psql", "--", "-Atc", "select count(*) from item", **elsewhere).out == "1\n"
 
@@ -99,7 +115,9 @@ def test_run_leaves_the_commands_options_alone(cli: Command) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_run_waits_for_its_command(items: Project, clones: Callable[[], list[str]], number: signal.Signals) -> None:
+def test_run_waits_for_its_command(
+    items: Project, clones: Callable[[], list[str]], number: signal.Signals
+) -> None:
     """SIGTERM is passed on, Ctrl-C reaches both: the command cleans up with its database still there."""
     script = """
 import os, signal, sys, time, psycopg
@@ -134,13 +152,18 @@ time.sleep(60)
     assert clones() == []
 
 
-def test_psql_without_a_name_opens_a_fresh_clone(cli: Command, clones: Callable[[], list[str]]) -> None:
+def test_psql_without_a_name_opens_a_fresh_clone(
+    cli: Command, clones: Callable[[], list[str]]
+) -> None:
     """It is dropped afterwards; psql's options stand after `--`, or alone, and its exit code is passed on."""
     query = "insert into item (name) values ('x'); select count(*) from item"
     for _ in range(2):
         assert cli("psql", "--", "-At", "-c", query).out.splitlines()[-1] == "2"
     assert cli("psql", "-Atc", query).out.splitlines()[-1] == "2"
-    assert "does not exist" in cli("psql", "--", "-v", "ON_ERROR_STOP=1", "-c", "select * from nothing", code=1).err
+    assert (
+        "does not exist"
+        in cli("psql", "--", "-v", "ON_ERROR_STOP=1", "-c", "select * from nothing", code=1).err
+    )
     assert clones() == []
 
 
@@ -150,17 +173,24 @@ def test_psql_with_a_name(cli: Command, clones: Callable[[], list[str]]) -> None
     cli("psql", name, "--", "-c", "insert into item (name) values ('by psql')")
     assert cli("psql", name, "-Atc", "select count(*) from item").out == "2\n"
     assert clones() == [name]
-    assert "was not made by clonedb" in cli("psql", "postgres", "--", "-c", "select 1", code=1).err
+    assert (
+        "was not made by clonedb" in cli("psql", "postgres", "--", "-c", "select 1", code=1).err
+    )
     cli("drop", name)
     assert f"there is no database {name!r} on embedded server" in cli("psql", name, code=1).err
     template = cli("build").out.partition(":")[0]
-    assert f"{template!r} is a template, which takes no connections" in cli("psql", template, code=1).err
+    assert (
+        f"{template!r} is a template, which takes no connections"
+        in cli("psql", template, code=1).err
+    )
 
 
 def test_no_psql_anywhere(cli: Command, server_url: str) -> None:
     """With another's server there are no binaries of clonedb's own: one message says what to install."""
     outcome = cli("--url", server_url, "psql", code=1, PATH="/nowhere")
-    assert outcome.err.endswith("no psql found; install PostgreSQL's client programs (postgresql-client)\n")
+    assert outcome.err.endswith(
+        "no psql found; install PostgreSQL's client programs (postgresql-client)\n"
+    )
 
 
 def test_drop_refuses_a_strangers_database(
@@ -170,20 +200,29 @@ def test_drop_refuses_a_strangers_database(
     strangers = ["postgres", f"{prefix}_c_abcdef_abcdefghij_1_000000", 'we"ird']
     with psycopg.connect(admin_dsn, autocommit=True) as connection:
         for name in strangers[1:]:
-            connection.execute(psycopg.sql.SQL("create database {}").format(psycopg.sql.Identifier(name)))
+            connection.execute(
+                psycopg.sql.SQL("create database {}").format(psycopg.sql.Identifier(name))
+            )
         kept = cli("clone").out.strip().rpartition("/")[2]
         for name in strangers:
-            assert f"database {name!r} was not made by clonedb" in cli("drop", kept, name, code=1).err
+            assert (
+                f"database {name!r} was not made by clonedb"
+                in cli("drop", kept, name, code=1).err
+            )
         cli("drop", kept, kept)
         cli("drop", "--all")
         left = {row[0] for row in connection.execute("select datname from pg_database")}
         assert {*strangers} < left
         for name in strangers[1:]:
-            connection.execute(psycopg.sql.SQL("drop database {}").format(psycopg.sql.Identifier(name)))
+            connection.execute(
+                psycopg.sql.SQL("drop database {}").format(psycopg.sql.Identifier(name))
+            )
     assert clones() == []
 
 
-def test_drop_all(cli: Command, items: Project, clones: Callable[[], list[str]], admin_dsn: str) -> None:
+def test_drop_all(
+    cli: Command, items: Project, clones: Callable[[], list[str]], admin_dsn: str
+) -> None:
     """Every clone and template of the project that nobody uses or has open, each named; another's of the same name stay."""
     made = [cli("clone").out.strip().rpartition("/")[2] for _ in range(2)]
     template = cli("build").out.partition(":")[0]
@@ -222,7 +261,9 @@ def test_drop_everything(cli: Command, items: Project, clones: Callable[[], list
     assert clones() == []
 
 
-def test_a_database_in_use_is_not_dropped(cli: Command, items: Project, clones: Callable[[], list[str]]) -> None:
+def test_a_database_in_use_is_not_dropped(
+    cli: Command, items: Project, clones: Callable[[], list[str]]
+) -> None:
     """Its owner is named, with its pid; `drop --all` leaves it and its template alone."""
     with running(items) as process:
         (name,) = clones()
@@ -230,20 +271,27 @@ def test_a_database_in_use_is_not_dropped(cli: Command, items: Project, clones: 
         assert f"database {name!r} is in use by clonedb on " in error
         assert f"pid {process.pid}, connected since " in error
         template = cli("build").out.partition(":")[0]
-        assert f"database {template!r} is in use by clonedb on " in cli("drop", template, code=1).err
+        assert (
+            f"database {template!r} is in use by clonedb on "
+            in cli("drop", template, code=1).err
+        )
         assert name not in cli("drop", "--all").out
         assert cli("build").out.startswith(f"{template}: already there")
         assert cli("gc", "--dry-run").out == "nothing is left over\n"
 
 
-def test_gc_drops_what_a_killed_process_left(cli: Command, items: Project, clones: Callable[[], list[str]]) -> None:
+def test_gc_drops_what_a_killed_process_left(
+    cli: Command, items: Project, clones: Callable[[], list[str]]
+) -> None:
     """`--dry-run` only names it; a database that is kept stays."""
     kept = cli("clone").out.strip().rpartition("/")[2]
     with running(items):
         (orphan,) = set(clones()) - {kept}
     line = f"{orphan}: its owner is gone\n"
     deadline = time.monotonic() + 10
-    while (out := cli("gc", "--dry-run").out) != f"would drop {line}":  # the server has to notice
+    while (
+        out := cli("gc", "--dry-run").out
+    ) != f"would drop {line}":  # the server has to notice
         assert time.monotonic() < deadline, out
     assert f"{orphan}  clone " in (listed := cli("list").out)
     assert "its owner is gone: clonedb gc drops it" in listed

@@ -41,7 +41,9 @@ def test_an_asynchronous_application(items: Project) -> None:
     items.write("shop/settings.py", SETTINGS)
     items.write("shop/database.py", ENGINE)
     items.write("tests/conftest.py", "import os\nurl = os.environ['TEST_DB_URL']\n")
-    outcome = items.clonedb("init", "--yes", POSTGRES_DSN="postgresql://shop@localhost/shop").demand()
+    outcome = items.clonedb(
+        "init", "--yes", POSTGRES_DSN="postgresql://shop@localhost/shop"
+    ).demand()
     assert table(items) == {"driver": "asyncpg", "route": ["POSTGRES_DSN"]}
     assert "POSTGRES_DSN, SHOP_DATABASE_URL, TEST_DB_URL" in outcome.out
     assert "ask for clonedb_async_session in a test" in outcome.out
@@ -61,7 +63,11 @@ def test_a_synchronous_project_keeps_its_file(items: Project) -> None:
     before = '[project]\nname = "shop"\nversion = "1"\ndependencies = ["psycopg2-binary>=2.9", "flask"]'
     items.write("pyproject.toml", before)
     items.clonedb("init", "--yes").demand()
-    assert (items.directory / "pyproject.toml").read_text().startswith(before + "\n\n[tool.clonedb]\n")
+    assert (
+        (items.directory / "pyproject.toml")
+        .read_text()
+        .startswith(before + "\n\n[tool.clonedb]\n")
+    )
     assert table(items) == {"driver": "psycopg2"}
 
 
@@ -106,7 +112,10 @@ def test_flask_migrates_layout(items: Project) -> None:
     wants = "raise RuntimeError('Working outside of application context.')  # as flask.current_app does\n"
     items.write("migrations/env.py", wants + ENV_PY)
     outcome = items.clonedb("init", "--yes").demand()
-    assert table(items) == {"alembic_ini": "migrations/alembic.ini", "alembic": {"script_location": "migrations"}}
+    assert table(items) == {
+        "alembic_ini": "migrations/alembic.ini",
+        "alembic": {"script_location": "migrations"},
+    }
     assert '# prepare = "package.module:function"' in outcome.out
     assert "hint: env.py expects what its application" in items.clonedb("build").demand(1).err
     items.write("migrations/env.py", ENV_PY)
@@ -126,7 +135,10 @@ def test_nothing_is_written_that_is_refused(items: Project) -> None:
     """Where there are no migrations, the places looked at are said, and no line is left."""
     (items.directory / "alembic.ini").unlink()
     (items.directory / "migrations/env.py").unlink()
-    assert "no Alembic migrations were found; looked at" in items.clonedb("init", "--yes").demand(1).err
+    assert (
+        "no Alembic migrations were found; looked at"
+        in items.clonedb("init", "--yes").demand(1).err
+    )
     assert not (items.directory / "pyproject.toml").exists()
 
 

@@ -33,14 +33,18 @@ def environment(environment: dict[str, str], unused_dir: Path) -> dict[str, str]
 
 def test_the_life_of_an_embedded_server(cli: Command, items: Project, unused_dir: Path) -> None:
     """None yet; up with a clone in it; stopped, its data there; up again; reset, and all is gone."""
-    assert cli("server", "status").out == f"no embedded server yet in {unused_dir}; the first use makes one\n"
+    assert (
+        cli("server", "status").out
+        == f"no embedded server yet in {unused_dir}; the first use makes one\n"
+    )
     assert cli("server", "stop").out == "no embedded server was running\n"
     assert cli("server", "reset").out == "there was no embedded server\n"
 
     url = cli("clone").out.strip()
     status = cli("server", "status").out
     found = re.fullmatch(
-        r"(\S+): PostgreSQL [\d.]+, running, pid \d+, port (\d+), held for 8 hours, [\d.]+ MB in (.+)\n", status
+        r"(\S+): PostgreSQL [\d.]+, running, pid \d+, port (\d+), held for 8 hours, [\d.]+ MB in (.+)\n",
+        status,
     )
     assert found, status
     name, port = found[1], found[2]
@@ -75,7 +79,9 @@ def test_the_demo(cli: Command, items: Project, unused_dir: Path) -> None:
     outcome = cli("demo", "-n", "2")
     assert re.search(r"^=+ \d+ passed in ", outcome.out, re.MULTILINE)
     assert "isolation 'clone' (CLONEDB_ISOLATION)" in outcome.out
-    assert re.search(r"clonedb: template '\w+' built in \d+\.\d s on embedded server", outcome.out)
+    assert re.search(
+        r"clonedb: template '\w+' built in \d+\.\d s on embedded server", outcome.out
+    )
     assert re.search(r"; \d+ clones; a test paid \d+\.\d ms \(median\)", outcome.out)
     assert (unused_dir / "servers").is_dir()
     again = cli("demo", "-n", "0", "--rebuild", "-k", "newest_revision", "-v")

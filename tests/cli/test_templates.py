@@ -28,7 +28,10 @@ def test_build_once(cli: Command, admin_dsn: str, items: Project, prefix: str) -
     """The first `build` builds and says so, the second finds it there, `--force` builds anew under the same name."""
     assert "no database of clonedb's on embedded server" in cli("list").out
     before = cli("status").out
-    assert "state     not built; the next test that asks for a database builds it, or `clonedb build`" in before
+    assert (
+        "state     not built; the next test that asks for a database builds it, or `clonedb build`"
+        in before
+    )
     assert f"project   project in {items.directory}" in before
     assert "server    embedded server (PostgreSQL " in before
     built = cli("build")
@@ -47,7 +50,9 @@ def test_build_once(cli: Command, admin_dsn: str, items: Project, prefix: str) -
     )
     listed = cli("list").out.splitlines()
     assert listed[0].split() == ["database", "kind", "size", "what"]
-    assert re.fullmatch(rf"{name} +template +\d+\.\d MB +project \(\w{{6}}\), at two *", listed[1])
+    assert re.fullmatch(
+        rf"{name} +template +\d+\.\d MB +project \(\w{{6}}\), at two *", listed[1]
+    )
     assert len(listed) == 2
 
 
@@ -55,7 +60,10 @@ def test_a_build_that_fails(admin_dsn: str, items: Project, prefix: str) -> None
     """Exit code 1, the migration's error in one message, and nothing on the server."""
     items.revision("bad", 'op.execute("create tabel oops (x int)")')
     outcome = items.clonedb("build").demand(1)
-    assert "clonedb: revision 'bad' (migrations/versions/bad.py:10) failed: SyntaxError" in outcome.err
+    assert (
+        "clonedb: revision 'bad' (migrations/versions/bad.py:10) failed: SyntaxError"
+        in outcome.err
+    )
     assert outcome.out == ""
     assert databases(admin_dsn, prefix) == []
     assert items.clonedb("run", "--", "echo", "not run").demand(1).out == ""
@@ -98,7 +106,9 @@ def test_a_fingerprint_is_the_same_on_every_machine(
     try:
         there = cli("-C", str(checkout), "fingerprint", **variables)
         assert there.out == digest
-        assert "preparing an embedded PostgreSQL" in there.err  # a cold machine, which says so where no key is
+        assert (
+            "preparing an embedded PostgreSQL" in there.err
+        )  # a cold machine, which says so where no key is
     finally:
         leases.stop(Config(rootdir=checkout).replace("the test", state_dir=str(state)))
         shutil.rmtree(state)
@@ -106,7 +116,9 @@ def test_a_fingerprint_is_the_same_on_every_machine(
 
 def test_a_fingerprint_that_cannot_be_told_is_no_key(items: Project) -> None:
     """`key=$(clonedb fingerprint)` fails, and nothing is printed that could be taken for one."""
-    outcome = items.clonedb("fingerprint", CLONEDB_URL="postgresql://nobody@127.0.0.1:1/").demand(1)
+    outcome = items.clonedb(
+        "fingerprint", CLONEDB_URL="postgresql://nobody@127.0.0.1:1/"
+    ).demand(1)
     assert outcome.out == ""
     assert outcome.err.startswith("clonedb: cannot connect to database 'postgres' of server ")
 
@@ -114,7 +126,8 @@ def test_a_fingerprint_that_cannot_be_told_is_no_key(items: Project) -> None:
 def test_two_imports_at_once(cli: Command, items: Project, admin_dsn: str, prefix: str) -> None:
     """One restores, the other waits for it and finds the template there; a third has nothing to do."""
     items.revision(
-        "three", "op.execute(\"create table big as select repeat('x', 99) t from generate_series(1, 90000)\")"
+        "three",
+        "op.execute(\"create table big as select repeat('x', 99) t from generate_series(1, 90000)\")",
     )
     cli("export", "template.clonedb")
     cli("drop", "--all")
@@ -134,15 +147,21 @@ def test_fingerprint_explained(cli: Command, items: Project) -> None:
     assert "there is no template of this project on the server yet" in explained
     cli("build")
     explained = cli("fingerprint", "--explain").out
-    assert re.search(r"^  [0-9a-f]{12}  revision   migrations/versions/one.py$", explained, re.MULTILINE)
+    assert re.search(
+        r"^  [0-9a-f]{12}  revision   migrations/versions/one.py$", explained, re.MULTILINE
+    )
     assert re.search(r"^  [0-9a-f]{12}  env        migrations/env.py$", explained, re.MULTILINE)
-    assert re.search(r"^the newest template, \w+, has this fingerprint$", explained, re.MULTILINE)
+    assert re.search(
+        r"^the newest template, \w+, has this fingerprint$", explained, re.MULTILINE
+    )
     items.revision("three", "pass")
     versions = items.directory / "migrations/versions"
     (versions / "two.py").write_text((versions / "two.py").read_text() + "\n# edited\n")
     (items.directory / "seed.sql").write_text("select 1;")
     items.settings(seed=["seed.sql"])
-    _, against, difference = cli("fingerprint", "--explain").out.partition("against the newest template, ")
+    _, against, difference = cli("fingerprint", "--explain").out.partition(
+        "against the newest template, "
+    )
     assert against
     changes = {tuple(line.split()) for line in difference.splitlines()[1:-1]}
     assert difference.splitlines()[-1].startswith(
@@ -170,8 +189,12 @@ def test_list_shows_what_each_database_is(cli: Command, items: Project) -> None:
     assert re.search(r"_c_\S+ +clone +\d+\.\d MB +its owner lives", during)
     assert re.search(r"_t_\S+ +template +\d+\.\d MB +project \(\w{6}\), at two, in use", during)
     after = cli("list").out
-    assert re.search(r"_c_\S+ +kept clone +\d+\.\d MB +project \(\w{6}\), test_it.py::test_kept", after)
-    assert re.search(r"_t_\S+ +template +\d+\.\d MB +project \(\w{6}\), at two *$", after, re.MULTILINE)
+    assert re.search(
+        r"_c_\S+ +kept clone +\d+\.\d MB +project \(\w{6}\), test_it.py::test_kept", after
+    )
+    assert re.search(
+        r"_t_\S+ +template +\d+\.\d MB +project \(\w{6}\), at two *$", after, re.MULTILINE
+    )
 
 
 def test_commands_without_a_project(cli: Command, items: Project) -> None:

@@ -53,14 +53,19 @@ def test_slots_outlive_their_session(opened: Open, admin_dsn: str) -> None:
 def test_who_waits_is_told_and_served(opened: Open) -> None:
     """A line a second says what is waited for; a clone that is dropped makes room."""
     lines: list[str] = []
-    holder, waiter = Cap(opened(max_clones=1).server), Cap(opened(max_clones=1).server, lines.append)
+    holder, waiter = (
+        Cap(opened(max_clones=1).server),
+        Cap(opened(max_clones=1).server, lines.append),
+    )
     slot = holder.try_take()
     assert slot is not None
     threading.Timer(1.6, holder.give, [slot]).start()
     start = time.monotonic()
     assert waiter.take(nothing) == slot
     assert 1.5 < time.monotonic() - start < 10
-    assert lines[0].startswith("waiting for room for a clone: 1 is in use, which is max_clones (")
+    assert lines[0].startswith(
+        "waiting for room for a clone: 1 is in use, which is max_clones ("
+    )
     assert lines[0].endswith("(1 s; lock_timeout = 600 s)")
     assert len(lines) < 10
 
@@ -70,7 +75,10 @@ def test_waiting_ends(opened: Open) -> None:
     holder = Cap(opened(max_clones=1).server)
     slot = holder.try_take()
     waiter = Cap(opened(max_clones=1, lock_timeout=0.3).server)
-    with pytest.raises(LockTimeoutError, match=r"(?s)1 is in use, which is max_clones .*raise it, run fewer workers"):
+    with pytest.raises(
+        LockTimeoutError,
+        match=r"(?s)1 is in use, which is max_clones .*raise it, run fewer workers",
+    ):
         waiter.take(nothing)
     holder.give(slot or 0)
     assert waiter.take(nothing) == slot
@@ -105,7 +113,9 @@ def wait_for_each_other(caps: Sequence[Cap]) -> list[str]:
             errors.append(error)
         cap.give(slot or 0)
 
-    threads = [threading.Thread(target=want, args=pair) for pair in zip(caps, slots, strict=True)]
+    threads = [
+        threading.Thread(target=want, args=pair) for pair in zip(caps, slots, strict=True)
+    ]
     for thread in threads:
         thread.start()
         time.sleep(0.2)
@@ -117,7 +127,9 @@ def wait_for_each_other(caps: Sequence[Cap]) -> list[str]:
 def test_all_who_have_one_wait_for_another(opened: Open) -> None:
     """Nobody would ever go on: one of them gets an error that says what to raise, and makes room for the other."""
     caps = [Cap(opened(max_clones=2).server) for _ in range(2)]
-    assert wait_for_each_other(caps) == ["raise max_clones above what the workers' tests hold at once"]
+    assert wait_for_each_other(caps) == [
+        "raise max_clones above what the workers' tests hold at once"
+    ]
 
 
 @pytest.fixture
@@ -126,7 +138,9 @@ def elsewhere(empty_database_url: str) -> str:
     return DatabaseURL.parse(empty_database_url).database or ""
 
 
-def test_slots_are_the_servers_in_every_maintenance_database(opened: Open, elsewhere: str) -> None:
+def test_slots_are_the_servers_in_every_maintenance_database(
+    opened: Open, elsewhere: str
+) -> None:
     """Processes that set different ones share the slots, although PostgreSQL has a lock of each database's own."""
     one = Cap(opened(max_clones=3).server)
     two = Cap(opened(max_clones=3, maintenance_database=elsewhere).server)
@@ -140,7 +154,10 @@ def test_slots_are_the_servers_in_every_maintenance_database(opened: Open, elsew
 
 def test_two_who_take_at_once_in_different_databases(opened: Open, elsewhere: str) -> None:
     """Neither gets the slot of the other."""
-    caps = [Cap(opened(max_clones=2, maintenance_database=name).server) for name in ("postgres", elsewhere)]
+    caps = [
+        Cap(opened(max_clones=2, maintenance_database=name).server)
+        for name in ("postgres", elsewhere)
+    ]
     with ThreadPoolExecutor(2) as threads:
         for _ in range(100):
             taken = list(threads.map(Cap.try_take, caps))
@@ -168,8 +185,13 @@ def test_those_who_wait_elsewhere_are_heard(opened: Open, elsewhere: str) -> Non
 
 def test_all_wait_for_another_in_different_databases(opened: Open, elsewhere: str) -> None:
     """One of them gets the error, and the other its clone."""
-    caps = [Cap(opened(max_clones=2, maintenance_database=name).server) for name in ("postgres", elsewhere)]
-    assert wait_for_each_other(caps) == ["raise max_clones above what the workers' tests hold at once"]
+    caps = [
+        Cap(opened(max_clones=2, maintenance_database=name).server)
+        for name in ("postgres", elsewhere)
+    ]
+    assert wait_for_each_other(caps) == [
+        "raise max_clones above what the workers' tests hold at once"
+    ]
 
 
 def test_what_was_made_ahead_gives_way(opened: Open, admin_dsn: str, prefix: str) -> None:
@@ -221,11 +243,14 @@ def test_databases_of_another_kind(opened: Open) -> None:
     """They take as much room as a clone, until they are dropped; one that could not be made takes none."""
     template = opened(max_clones=1)
     cap, other = Cap(template.server), Cap(opened(max_clones=1).server)
-    empty = cap.filled(cap.take(nothing), lambda: create_empty(template.server, template.server.config))
+    empty = cap.filled(
+        cap.take(nothing), lambda: create_empty(template.server, template.server.config)
+    )
     assert other.try_take() is None
     empty.drop()
     with pytest.raises(ZeroDivisionError):
         cap.filled(
-            cap.take(nothing), lambda: create_empty(template.server, template.server.config) if 1 // 0 else empty
+            cap.take(nothing),
+            lambda: create_empty(template.server, template.server.config) if 1 // 0 else empty,
         )
     assert other.try_take() == 0

@@ -43,32 +43,46 @@ def test_a_template_and_its_clones(items: Project, admin_dsn: str, prefix: str) 
             assert one(first, "select count(*) from item") == (2,)
             assert one(second, "select count(*) from item") == (1,)
             assert 0 < first.seconds < 5
-            assert DatabaseURL.parse(first.url) == DatabaseURL.parse(first.dsn).replace(driver="psycopg")
+            assert DatabaseURL.parse(first.url) == DatabaseURL.parse(first.dsn).replace(
+                driver="psycopg"
+            )
             secret = DatabaseURL.parse(first.dsn).password
             assert secret
             assert secret not in repr(first) + repr(template)
         assert databases(admin_dsn, prefix) == [template.name]
         first.drop()  # once more does nothing
     for use in (template.clone, template.database):
-        with pytest.raises(ServerError, match=r"was closed here; open it again with clonedb\.template\(\)"):
+        with pytest.raises(
+            ServerError, match=r"was closed here; open it again with clonedb\.template\(\)"
+        ):
             use()
     with clonedb.template(str(items.directory)) as again:
         assert again.name == template.name
         assert not again.record.built
 
 
-def test_settings_as_arguments(items: Project, prefix: str, server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_as_arguments(
+    items: Project, prefix: str, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The keys of [tool.clonedb], which win over every other place; a wrong one is an error that says so."""
     items.settings(target="base", isolation="worker")
     monkeypatch.setenv("CLONEDB_DRIVER", "psycopg2")
-    options: clonedb.Settings = {"target": "one", "driver": "asyncpg", "prefix": f"{prefix}_x", "url": server_url}
+    options: clonedb.Settings = {
+        "target": "one",
+        "driver": "asyncpg",
+        "prefix": f"{prefix}_x",
+        "url": server_url,
+    }
     with clonedb.template(items.directory, **options) as template, template.clone() as clone:
         assert template.heads == ("one",)
         assert clone.name.startswith(f"{prefix}_x_c_")
         assert clone.url.startswith("postgresql+asyncpg://")
         assert template.recipe.config.source("target") == "argument of clonedb.template()"
         assert not template.server.embedded
-    with pytest.raises(ConfigError, match=r"argument of clonedb.template\(\): unknown setting 'tagret' \(did you mean"):
+    with pytest.raises(
+        ConfigError,
+        match=r"argument of clonedb.template\(\): unknown setting 'tagret' \(did you mean",
+    ):
         clonedb.template(items.directory, tagret="one")  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match="strategy is 'copy'"):
         clonedb.template(items.directory, strategy="copy")  # type: ignore[arg-type]
@@ -103,7 +117,9 @@ def test_a_template_that_nobody_closes(items: Project) -> None:
         assert collected(template, left)
 
 
-def test_leaving_by_an_error_drops_the_clone_and_shows_the_error(items: Project, admin_dsn: str, prefix: str) -> None:
+def test_leaving_by_an_error_drops_the_clone_and_shows_the_error(
+    items: Project, admin_dsn: str, prefix: str
+) -> None:
     """An error in clean-up never hides the first one."""
     with clonedb.template(items.directory) as template:
         with pytest.raises(ZeroDivisionError), template.clone():
@@ -122,7 +138,9 @@ def test_a_template_that_somebody_dropped(items: Project, admin_dsn: str) -> Non
         with psycopg.connect(admin_dsn, autocommit=True) as connection:
             connection.execute(f'alter database "{template.name}" is_template false'.encode())
             connection.execute(f'drop database "{template.name}"'.encode())
-        with pytest.raises(ServerError, match=rf"{template.name}' is gone from .*; run again to rebuild it"):
+        with pytest.raises(
+            ServerError, match=rf"{template.name}' is gone from .*; run again to rebuild it"
+        ):
             template.clone()
         clone.drop()
         with pytest.raises(ServerError, match=rf"database '{clone.name}' is gone from"):
@@ -143,7 +161,9 @@ def _be_a_template(clone: clonedb.Clone, *, template: bool) -> None:
     """A database that is a template cannot be dropped."""
     value = str(template).lower()
     clone.server.run(
-        lambda connection: connection.execute(f'alter database "{clone.name}" is_template {value}'.encode())
+        lambda connection: connection.execute(
+            f'alter database "{clone.name}" is_template {value}'.encode()
+        )
     )
 
 
@@ -213,12 +233,18 @@ def test_asynchronous_engine(clonedb_async_engine):
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg"])
-@pytest.mark.parametrize("options", [pytest.param((), marks=VARIANT), ("--full-trace", "-vv")], ids=["long", "full"])
-def test_an_engine_that_cannot_connect_shows_no_password(items: Project, driver: str, options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "options", [pytest.param((), marks=VARIANT), ("--full-trace", "-vv")], ids=["long", "full"]
+)
+def test_an_engine_that_cannot_connect_shows_no_password(
+    items: Project, driver: str, options: tuple[str, ...]
+) -> None:
     """Not in SQLAlchemy's variables, nor the driver's, whatever pytest is asked to show."""
     items.settings(driver=driver)
     items.write("test_items.py", CLOSED)
-    outcome = items.pytest("--clonedb-keep=none", "--showlocals", "--tb=long", *options).demand(1)
+    outcome = items.pytest("--clonedb-keep=none", "--showlocals", "--tb=long", *options).demand(
+        1
+    )
     assert "5 failed" in outcome.out
     assert "not currently accepting connections" in outcome.out
     secret = (items.directory / "secret").read_text()
@@ -226,8 +252,12 @@ def test_an_engine_that_cannot_connect_shows_no_password(items: Project, driver:
     assert secret not in outcome.text
 
 
-@pytest.mark.parametrize("options", [("--tb=long",), ("--full-trace", "-vv")], ids=["long", "full"])
-def test_a_server_that_cannot_be_reached_shows_no_password(items: Project, options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "options", [("--tb=long",), ("--full-trace", "-vv")], ids=["long", "full"]
+)
+def test_a_server_that_cannot_be_reached_shows_no_password(
+    items: Project, options: tuple[str, ...]
+) -> None:
     """Nor is that of the server's own URL in a variable that pytest shows."""
     items.write("test_items.py", "def test_items(clonedb): pass")
     url = "postgresql://someone:verysecret@127.0.0.1:1/postgres"
@@ -249,7 +279,9 @@ def stranger() -> Iterator[tuple[int, list[bytes]]]:
                     connection.settimeout(10)
                     while len(connection.recv(4096)) == 8:  # SSLRequest, GSSENCRequest
                         connection.sendall(b"N")
-                    connection.sendall(b"R\x00\x00\x00\x08\x00\x00\x00\x03")  # AuthenticationCleartextPassword
+                    connection.sendall(
+                        b"R\x00\x00\x00\x08\x00\x00\x00\x03"
+                    )  # AuthenticationCleartextPassword
                     heard.append(connection.recv(4096))
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -275,9 +307,13 @@ def test_no_password_for_who_has_taken_the_port(
             lent.connect,
             clone.engine().connect,
             sa.create_engine(lent.url).connect,
-            lambda: asyncio.run(psycopg.AsyncConnection.connect(lent.url.replace("+psycopg", ""))),
+            lambda: asyncio.run(
+                psycopg.AsyncConnection.connect(lent.url.replace("+psycopg", ""))
+            ),
         ):
-            with pytest.raises((psycopg.OperationalError, sa.exc.OperationalError), match="scram-sha-256"):
+            with pytest.raises(
+                (psycopg.OperationalError, sa.exc.OperationalError), match="scram-sha-256"
+            ):
                 connect()
         for driver in ("asyncpg", "psycopg2", "pg8000"):
             monkeypatch.setattr(server, "public", server.public.replace(driver=driver))
@@ -286,5 +322,9 @@ def test_no_password_for_who_has_taken_the_port(
         monkeypatch.setattr(psycopg.pq, "version", lambda: 150012)
         monkeypatch.setattr(server, "public", server.public.replace(driver="psycopg"))
         assert "require_auth" not in lent.url
-        monkeypatch.setattr(server, "public", server.public.replace(port=server.lease.port if server.lease else 0))
+        monkeypatch.setattr(
+            server,
+            "public",
+            server.public.replace(port=server.lease.port if server.lease else 0),
+        )
     assert set(heard) == {b""}

@@ -67,10 +67,16 @@ def test_what_belongs_to_the_database_is_on_the_clones(project: Project, prefix:
             assert grants == [f"{role}=C*c/postgres"]
             assert comment == "the shop's"
             current = "select current_setting('app.tenant'), current_setting('search_path'), now()::date::text ~ '/'"
-            assert one(clone, current) == ('it\'s "one", really', '"My App", "odd, name", public', True)
+            assert one(clone, current) == (
+                'it\'s "one", really',
+                '"My App", "odd, name", public',
+                True,
+            )
 
 
-def test_a_role_may_not_connect_where_the_migrations_forbid_it(project: Project, prefix: str, admin_dsn: str) -> None:
+def test_a_role_may_not_connect_where_the_migrations_forbid_it(
+    project: Project, prefix: str, admin_dsn: str
+) -> None:
     """REVOKE CONNECT FROM PUBLIC and GRANT ... TO a role hold for real connections to a clone."""
     allowed, refused = f"{prefix}_in", f"{prefix}_out"
     project.revision(
@@ -98,9 +104,16 @@ def test_roles_are_created_when_they_are_missing(project: Project, prefix: str) 
     project.revision("one", grants)
     project.settings(roles=[role])
     for salt in ("first", "second"):
-        with clonedb.template(project.directory, salt=salt) as template, template.clone() as clone:
-            assert one(clone, f"select has_table_privilege('{role}', 'item', 'select')") == (True,)
-            assert one(clone, f"select rolcanlogin from pg_roles where rolname = '{role}'") == (False,)
+        with (
+            clonedb.template(project.directory, salt=salt) as template,
+            template.clone() as clone,
+        ):
+            assert one(clone, f"select has_table_privilege('{role}', 'item', 'select')") == (
+                True,
+            )
+            assert one(clone, f"select rolcanlogin from pg_roles where rolname = '{role}'") == (
+                False,
+            )
 
 
 def test_seeds(items: Project) -> None:
@@ -127,7 +140,9 @@ def test_seeds(items: Project) -> None:
                 connection.rollback()
         """,
     )
-    items.settings(seed=["seeds/first.sql", "shop.seeds:leaves_it_to_clonedb", "shop.seeds:Fill.commits"])
+    items.settings(
+        seed=["seeds/first.sql", "shop.seeds:leaves_it_to_clonedb", "shop.seeds:Fill.commits"]
+    )
     expected = (["100 %; $1", "without commit", "with commit"],)
     with clonedb.template(items.directory) as template, template.clone() as clone:
         assert one(clone, "select array_agg(what order by id) from log") == expected
@@ -136,11 +151,16 @@ def test_seeds(items: Project) -> None:
         assert again.name != template.name
     items.write("shop/later.py", "async def seed(connection):\n    raise AssertionError\n")
     items.settings(seed=["shop.later:seed"])
-    with pytest.raises(SeedError, match=r"seed 'shop.later:seed' failed: TypeError: this seed is a coroutine function"):
+    with pytest.raises(
+        SeedError,
+        match=r"seed 'shop.later:seed' failed: TypeError: this seed is a coroutine function",
+    ):
         clonedb.template(items.directory)
     items.settings(seed=["seeds/first.sql"])
     items.write("seeds/first.sql", "insert into nowhere values (1);")
-    with pytest.raises(SeedError, match=r"seed 'seeds/first.sql' \(seeds/first.sql:1\) failed: UndefinedTable"):
+    with pytest.raises(
+        SeedError, match=r"seed 'seeds/first.sql' \(seeds/first.sql:1\) failed: UndefinedTable"
+    ):
         clonedb.template(items.directory)
 
 
@@ -149,7 +169,10 @@ def test_extensions_are_there_before_the_migrations(project: Project) -> None:
     project.revision("one", 'op.execute("create table item (name citext)")')
     project.settings(extensions=["citext"])
     with clonedb.template(project.directory) as template, template.clone() as clone:
-        assert one(clone, "select 'A'::citext = 'a'::citext, count(*) from pg_extension") == (True, 2)
+        assert one(clone, "select 'A'::citext = 'a'::citext, count(*) from pg_extension") == (
+            True,
+            2,
+        )
 
 
 @pytest.mark.parametrize("strategy", ["auto", "wal_log", "file_copy"])
@@ -165,7 +188,9 @@ def test_the_strategy_is_chosen(items: Project, strategy: Any, admin_dsn: str) -
         with template.clone() as clone, clone.connect() as connection:
             connection.execute("create extension pg_walinspect")
             expected = "FILE_COPY" if strategy == "auto" else strategy.upper()
-            assert connection.execute(query.encode(), before).fetchall() == [(f"CREATE_{expected}",)]
+            assert connection.execute(query.encode(), before).fetchall() == [
+                (f"CREATE_{expected}",)
+            ]
             assert connection.execute("select count(*) from item").fetchone() == (1,)
 
 
@@ -222,14 +247,27 @@ LOCALE = "select datcollate, (select min(x) from unnest(array['b', 'A', 'a']) x)
 def test_the_locale_of_the_template(items: Project, admin_dsn: str) -> None:
     """Clones have it, and databases that no migration has run in; it is part of the fingerprint, and may be missing."""
     items.settings()
-    with clonedb.template(items.directory) as server_s, clonedb.template(items.directory, locale="C") as template:
+    with (
+        clonedb.template(items.directory) as server_s,
+        clonedb.template(items.directory, locale="C") as template,
+    ):
         assert template.fingerprint != server_s.fingerprint
-        with template.clone() as clone, create_empty(template.server, template.recipe.config) as empty:
+        with (
+            template.clone() as clone,
+            create_empty(template.server, template.recipe.config) as empty,
+        ):
             assert one(clone, LOCALE) == one(empty, LOCALE) == ("C", "A")
-    with pytest.raises(ConfigError, match=r"cannot make a database with locale 'xx_YY': .*`locale -a` lists"):
+    with pytest.raises(
+        ConfigError, match=r"cannot make a database with locale 'xx_YY': .*`locale -a` lists"
+    ):
         clonedb.template(items.directory, locale="xx_YY")
     with psycopg.connect(admin_dsn) as connection:
-        icu = connection.execute("select exists (select from pg_collation where collname = 'und-x-icu')").fetchone()
+        icu = connection.execute(
+            "select exists (select from pg_collation where collname = 'und-x-icu')"
+        ).fetchone()
     if icu == (True,):
-        with clonedb.template(items.directory, locale="icu:en-US") as template, template.clone() as clone:
+        with (
+            clonedb.template(items.directory, locale="icu:en-US") as template,
+            template.clone() as clone,
+        ):
             assert one(clone, LOCALE)[1] == "a"

@@ -34,7 +34,9 @@ def url(postgres_bin: str | None) -> Iterator[str]:
 @pytest.fixture
 def unknown(config: Config, url: str, tmp_path: Path) -> Iterator[Server]:
     """That server, with a state directory of the test's own."""
-    server = open_server(config.replace("the test", url=url, state_dir=str(tmp_path), isolation="clone"))
+    server = open_server(
+        config.replace("the test", url=url, state_dir=str(tmp_path), isolation="clone")
+    )
     yield server
     server.close()
 
@@ -58,14 +60,20 @@ def test_what_is_flushed(unknown: Server) -> None:
 
 def test_where_clones_are_rewound(config: Config, url: str, tmp_path: Path) -> None:
     """None goes through the WAL, which the other workers have to read."""
-    with contextlib.closing(open_server(config.replace("the test", url=url, state_dir=str(tmp_path)))) as server:
+    with contextlib.closing(
+        open_server(config.replace("the test", url=url, state_dir=str(tmp_path)))
+    ) as server:
         assert server.config.isolation == "auto"
-        assert {choose(server, template(size * MEGABYTE)) for size in (8, 80, 5000)} == {"file_copy"}
+        assert {choose(server, template(size * MEGABYTE)) for size in (8, 80, 5000)} == {
+            "file_copy"
+        }
 
 
 def test_what_is_said_counts(config: Config, url: str, tmp_path: Path) -> None:
     """The rule does not apply where `strategy` is set."""
-    said = config.replace("the test", url=url, state_dir=str(tmp_path), isolation="clone", strategy="file_copy")
+    said = config.replace(
+        "the test", url=url, state_dir=str(tmp_path), isolation="clone", strategy="file_copy"
+    )
     with contextlib.closing(open_server(said)) as server:
         assert choose(server, template(8 * MEGABYTE)) == "file_copy"
 
@@ -94,12 +102,15 @@ def _used(mount: Path) -> int:
     return (found.f_blocks - found.f_bfree) * found.f_frsize
 
 
-def test_a_clone_that_shares_the_template_s_blocks(items: Project, config: Config, reflinks: Path) -> None:
+def test_a_clone_that_shares_the_template_s_blocks(
+    items: Project, config: Config, reflinks: Path
+) -> None:
     """PostgreSQL 18 on xfs: a clone has the template's rows, takes no space, and is nobody else's when written to."""
     import clonedb
 
     items.revision(
-        "three", 'op.execute("create table big as select repeat(n::text, 99) t from generate_series(1, 60000) n")'
+        "three",
+        'op.execute("create table big as select repeat(n::text, 99) t from generate_series(1, 60000) n")',
     )
     state = reflinks / "state"
     settings: clonedb.Settings = {
@@ -115,7 +126,9 @@ def test_a_clone_that_shares_the_template_s_blocks(items: Project, config: Confi
             before = _used(reflinks)
             with opened.clone() as clone, opened.clone() as other:
                 assert _used(reflinks) - before < opened.record.metadata.size / 4
-                assert opened.server.run(lambda c: c.execute("show file_copy_method").fetchone()) == ("clone",)
+                assert opened.server.run(
+                    lambda c: c.execute("show file_copy_method").fetchone()
+                ) == ("clone",)
                 digest = "select count(*), sum(hashtext(t)) from big"
                 pristine = one(other, digest)
                 assert pristine[0] == 60000

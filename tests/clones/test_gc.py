@@ -57,7 +57,9 @@ def create(admin_dsn: str) -> Iterator[Callable[[str], str]]:
     with psycopg.connect(admin_dsn, autocommit=True) as connection:
 
         def make(name: str) -> str:
-            connection.execute(SQL("create database {} strategy file_copy").format(Identifier(name)))
+            connection.execute(
+                SQL("create database {} strategy file_copy").format(Identifier(name))
+            )
             names.append(name)
             return name
 
@@ -87,16 +89,26 @@ def until_noticed(server: Server, names: list[str]) -> None:
 
 
 def test_orphans_are_dropped_and_nothing_else(
-    items: Project, server: Server, left: Callable[[], list[str]], create: Callable[[str], str], prefix: str
+    items: Project,
+    server: Server,
+    left: Callable[[], list[str]],
+    create: Callable[[str], str],
+    prefix: str,
 ) -> None:
     """A killed process's clones go; a living one's stay, and so do the template and what only looks like ours."""
-    strangers = [create(f"{prefix}_c_abcdef_abcdefghij_1_000000"), create(f"{prefix}_t_production"), create(prefix)]
+    strangers = [
+        create(f"{prefix}_c_abcdef_abcdefghij_1_000000"),
+        create(f"{prefix}_t_production"),
+        create(prefix),
+    ]
     strangers.append(create(f"{prefix}x_c_abcdef"))
     with owner(items) as lives:
         with owner(items) as orphans:
             assert collect(server) == []
         until_noticed(server, orphans)
-        assert sorted(leftover.name for leftover in collect(server, dry_run=True)) == sorted(orphans)
+        assert sorted(leftover.name for leftover in collect(server, dry_run=True)) == sorted(
+            orphans
+        )
         assert {*orphans, *lives} < set(left())
         dropped = collect(server)
         assert sorted(leftover.name for leftover in dropped) == sorted(orphans)
@@ -106,17 +118,26 @@ def test_orphans_are_dropped_and_nothing_else(
         collect(server, everything=True)
         assert sorted(left()) == sorted([template, *lives, *strangers])
     until_noticed(server, lives)
-    assert {leftover.name for leftover in collect(server, everything=True)} == {template, *lives}
+    assert {leftover.name for leftover in collect(server, everything=True)} == {
+        template,
+        *lives,
+    }
     assert sorted(left()) == sorted(strangers)
 
 
 @pytest.mark.parametrize("lost", ["another maintenance database", "its session"])
 def test_a_living_owner_keeps_what_it_has(
-    items: Project, server: Server, left: Callable[[], list[str]], create: Callable[[str], str], lost: str
+    items: Project,
+    server: Server,
+    left: Callable[[], list[str]],
+    create: Callable[[str], str],
+    lost: str,
 ) -> None:
     """Locks are a database's: they count in any. A session that was ended is no dead process."""
     if lost == "another maintenance database":
-        items.environment["CLONEDB_MAINTENANCE_DATABASE"] = create(f"other{server.config.prefix}")
+        items.environment["CLONEDB_MAINTENANCE_DATABASE"] = create(
+            f"other{server.config.prefix}"
+        )
     with owner(items) as lives:
         (template,) = set(left()) - set(lives)
         if lost == "its session":
@@ -124,16 +145,23 @@ def test_a_living_owner_keeps_what_it_has(
             assert name
             assert name.owner
             (pid,) = server.run(locks.holders, [locks.owner_key(name.owner or "")])
-            server.run(lambda connection: connection.execute("select pg_terminate_backend(%s)", [pid]))
+            server.run(
+                lambda connection: connection.execute("select pg_terminate_backend(%s)", [pid])
+            )
             wait_until(lambda: not server.run(locks.holder, locks.use_key(template)))
         assert collect(server, everything=True) == []
-        assert {item.about for item in inventory(server) if item.kind == "clone"} == {"its owner lives"}
+        assert {item.about for item in inventory(server) if item.kind == "clone"} == {
+            "its owner lives"
+        }
         for each in (*lives, template):
             with pytest.raises(ServerError, match=f"database '{each}' is in use by "):
                 drop_one(server, each)
         assert sorted(left()) == sorted([template, *lives])
     until_noticed(server, lives)
-    assert {leftover.name for leftover in collect(server, everything=True)} == {template, *lives}
+    assert {leftover.name for leftover in collect(server, everything=True)} == {
+        template,
+        *lives,
+    }
 
 
 def test_a_lost_session_on_another_host(
@@ -148,7 +176,10 @@ def test_a_lost_session_on_another_host(
             pid = server.run(sql.own_pid)
             client.execute("select pg_terminate_backend(%s, 5000)", [pid])
             assert collect(other, refused=lambda leftover: refused.append(leftover.why)) == []
-            assert f"database '{clone.name}' is open in pid {client.info.backend_pid} " in refused[0]
+            assert (
+                f"database '{clone.name}' is open in pid {client.info.backend_pid} "
+                in refused[0]
+            )
             assert client.execute("select 1").fetchone() == (1,)
         assert server.run(sql.own_pid) != pid
         assert collect(other, refused=lambda leftover: refused.append(leftover.why)) == []
@@ -161,7 +192,10 @@ def test_a_lock_counts_in_every_database(server: Server, prefix: str) -> None:
     """Of those who take it in several databases one has it, or all who share it."""
     key = locks.owner_key(prefix)
     with contextlib.ExitStack() as stack:
-        here, there = (stack.enter_context(contextlib.closing(server.connect(n))) for n in ("postgres", "template1"))
+        here, there = (
+            stack.enter_context(contextlib.closing(server.connect(n)))
+            for n in ("postgres", "template1")
+        )
         assert locks.try_lock(there, key, shared=True)
         assert not locks.try_lock(here, key)
         assert locks.try_lock(here, key, shared=True)
@@ -191,7 +225,9 @@ def test_an_unfinished_template_goes_with_its_builder(
 def test_a_database_that_is_being_dropped_is_no_item(server: Server, prefix: str) -> None:
     """Its directory goes before its name does; PostgreSQL says NULL of its size then."""
     name = clone_name(prefix, "0" * 12, "a" * 10, 1)
-    strategy = "file_copy" if server.info.major >= 15 else None  # nothing of it waits in memory to be written
+    strategy = (
+        "file_copy" if server.info.major >= 15 else None
+    )  # nothing of it waits in memory to be written
     server.run(sql.create_database, name, strategy=strategy)
     row = server.run(lambda connection: connection.execute(OID, [name]).fetchone())
     assert row
@@ -206,13 +242,21 @@ def test_a_database_that_is_being_dropped_is_no_item(server: Server, prefix: str
         server.run(sql.drop_database, name)
 
 
-def test_only_the_templates_used_last_are_kept(items: Project, config: Config, server: Server, prefix: str) -> None:
+def test_only_the_templates_used_last_are_kept(
+    items: Project, config: Config, server: Server, prefix: str
+) -> None:
     """keep_templates counts by project and by last use; one in use stays whatever its age."""
-    settings = {name: getattr(config, name) for name in ("state_dir", "postgres_bin", "idle_timeout")}
+    settings = {
+        name: getattr(config, name) for name in ("state_dir", "postgres_bin", "idle_timeout")
+    }
     opened = []
     for number in range(3):
         template = clonedb.template(
-            items.directory, **settings, prefix=prefix, salt=f"{config.salt}{number}", keep_templates=9
+            items.directory,
+            **settings,
+            prefix=prefix,
+            salt=f"{config.salt}{number}",
+            keep_templates=9,
         )
         opened.append(template)
     names = [template.name for template in opened]
@@ -229,7 +273,9 @@ def test_only_the_templates_used_last_are_kept(items: Project, config: Config, s
         assert {item.name for item in inventory(other)} == {names[2]}
 
 
-def test_one_process_at_a_time_collects(server: Server, create: Callable[[str], str], prefix: str) -> None:
+def test_one_process_at_a_time_collects(
+    server: Server, create: Callable[[str], str], prefix: str
+) -> None:
     """The workers of a run begin all at once; the others leave it to the first. A look needs no turn."""
     orphan = create(clone_name(prefix, "0" * 64, "cccccccccc", 1))
     with contextlib.closing(server.connect("postgres")) as other:
@@ -240,7 +286,9 @@ def test_one_process_at_a_time_collects(server: Server, create: Callable[[str], 
     assert [leftover.name for leftover in collect(server)] == [orphan]
 
 
-def test_a_collection_ends_in_time(server: Server, create: Callable[[str], str], prefix: str) -> None:
+def test_a_collection_ends_in_time(
+    server: Server, create: Callable[[str], str], prefix: str
+) -> None:
     """What it could not do in `seconds` is left to the next."""
     for number in range(2):
         create(clone_name(prefix, "0" * 64, "dddddddddd", number))
@@ -248,7 +296,9 @@ def test_a_collection_ends_in_time(server: Server, create: Callable[[str], str],
     assert len(collect(server)) == 2
 
 
-def test_sessions_on_an_orphan_are_ended(server: Server, create: Callable[[str], str], prefix: str) -> None:
+def test_sessions_on_an_orphan_are_ended(
+    server: Server, create: Callable[[str], str], prefix: str
+) -> None:
     """A program that outlived its test keeps no database."""
     orphan = create(clone_name(prefix, "0" * 64, "eeeeeeeeee", 1))
     with contextlib.closing(server.connect(orphan)) as program:
@@ -260,10 +310,14 @@ def test_sessions_on_an_orphan_are_ended(server: Server, create: Callable[[str],
 def test_drop_one(items: Project, server: Server, left: Callable[[], list[str]]) -> None:
     """A named database goes unless its owner or somebody who clones it lives, who is named."""
     with owner(items) as lives:
-        with pytest.raises(ServerError, match=rf"database '{lives[0]}' is in use by clonedb on .*, pid \d+"):
+        with pytest.raises(
+            ServerError, match=rf"database '{lives[0]}' is in use by clonedb on .*, pid \d+"
+        ):
             drop_one(server, lives[0])
         (template,) = set(left()) - set(lives)
-        with pytest.raises(ServerError, match=rf"database '{template}' is in use by clonedb on .*, pid \d+"):
+        with pytest.raises(
+            ServerError, match=rf"database '{template}' is in use by clonedb on .*, pid \d+"
+        ):
             drop_one(server, template)
         assert sorted(left()) == sorted([template, *lives])
     until_noticed(server, lives)
@@ -276,7 +330,10 @@ def test_a_run_keeps_its_first_failures_and_older_runs_give_way(
     items: Project, config: Config, prefix: str, server: Server
 ) -> None:
     """keep_count for each project; what was made by hand and other projects' do not count."""
-    settings = {name: getattr(config, name) for name in ("state_dir", "postgres_bin", "salt", "idle_timeout")}
+    settings = {
+        name: getattr(config, name)
+        for name in ("state_dir", "postgres_bin", "salt", "idle_timeout")
+    }
 
     def kept(project: str, run: str, when: float, test: str | None = "a test") -> Kept:
         return Kept(project=project, run=run, when=when, test=test)
@@ -286,11 +343,17 @@ def test_a_run_keeps_its_first_failures_and_older_runs_give_way(
         by_hand.keep(kept("items", "0", 0.0, None))
         assert keep(other, kept("another", "0", 0.0))
         old = [template.clone() for _ in range(3)]
-        assert [keep(clone, kept("items", "1", when)) for when, clone in enumerate(old, 1)] == [True, True, False]
+        assert [keep(clone, kept("items", "1", when)) for when, clone in enumerate(old, 1)] == [
+            True,
+            True,
+            False,
+        ]
         assert [clone.kept for clone in old] == [True, True, False]
     with clonedb.template(items.directory, **settings, prefix=prefix, keep_count=2) as template:
         deadline = time.monotonic() + 10
-        while old[2].name in {item.name for item in inventory(server)}:  # an orphan: their owner's lock is free
+        while old[2].name in {
+            item.name for item in inventory(server)
+        }:  # an orphan: their owner's lock is free
             assert time.monotonic() < deadline
             collect(server)
         assert not enforce_retention(template.server, "items", "1")

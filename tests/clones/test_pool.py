@@ -73,7 +73,9 @@ def test_it_makes_no_more_than_it_pays(pool: Pool, admin_dsn: str, prefix: str) 
     assert len(clones(admin_dsn, prefix)) == len(used) + 2
 
 
-def test_it_makes_no_more_than_will_be_needed(template: clonedb.Template, admin_dsn: str, prefix: str) -> None:
+def test_it_makes_no_more_than_will_be_needed(
+    template: clonedb.Template, admin_dsn: str, prefix: str
+) -> None:
     """Where it is known how many tests there are, nothing is made ahead for those that never come."""
     pool = pool_of(template, total=lambda: 4)
     used = [pool.take(ahead=3) for _ in range(3)]
@@ -119,13 +121,24 @@ def test_the_first_error_of_dropping_is_told(opened: Open, admin_dsn: str) -> No
     pool = pool_of(template)
     used = [pool.take(ahead=1) for _ in range(3)]
     server = template.server
-    server.run(lambda connection: connection.execute(f'alter database "{used[1].name}" is_template true'))
+    server.run(
+        lambda connection: connection.execute(
+            f'alter database "{used[1].name}" is_template true'
+        )
+    )
     for clone in used:
         pool.drop(clone)
-    with pytest.raises(ServerError, match=r"could not drop a used clone .*cannot drop a template database.*clonedb gc"):
+    with pytest.raises(
+        ServerError,
+        match=r"could not drop a used clone .*cannot drop a template database.*clonedb gc",
+    ):
         pool.close()
     assert databases(admin_dsn, f"{server.config.prefix}_c_") == [used[1].name]
-    server.run(lambda connection: connection.execute(f'alter database "{used[1].name}" is_template false'))
+    server.run(
+        lambda connection: connection.execute(
+            f'alter database "{used[1].name}" is_template false'
+        )
+    )
     used[1].drop()
 
 

@@ -63,7 +63,10 @@ class Shop:
     @property
     def revisions(self) -> list[str]:
         """From the first to the head."""
-        return [script.revision for script in ScriptDirectory.from_config(self.config).walk_revisions()][::-1]
+        return [
+            script.revision
+            for script in ScriptDirectory.from_config(self.config).walk_revisions()
+        ][::-1]
 
     def upgrade(self, revision: str) -> None:
         command.upgrade(self.config, revision)
@@ -78,7 +81,9 @@ class Shop:
 
     def schema(self) -> set[str]:
         with self.engine.connect() as connection:
-            return {line for line in connection.scalars(SCHEMA) if "alembic_version" not in line}
+            return {
+                line for line in connection.scalars(SCHEMA) if "alembic_version" not in line
+            }
 
 
 @pytest.fixture
@@ -111,7 +116,10 @@ def test_the_models_alone_make_the_same_schema(shop: Shop) -> None:
     migrated = shop.schema()
     shop.downgrade("base")
     Base.metadata.create_all(shop.engine)
-    assert migrated - shop.schema() == {"function touch_updated_at", "trigger products_touch_updated_at"}
+    assert migrated - shop.schema() == {
+        "function touch_updated_at",
+        "trigger products_touch_updated_at",
+    }
     assert shop.schema() - migrated == set()
 
 
@@ -138,7 +146,9 @@ def test_the_whole_way_down_works_with_rows(shop: Shop) -> None:
     """Downgrades are tried on a shop in use, not on empty tables only."""
     shop.upgrade("head")
     add_product(shop, "Teapot", slug="teapot", category_id=1, status="published")
-    shop.run("INSERT INTO reviews (product_id, author, rating) SELECT id, 'Ada', 3.5 FROM products")
+    shop.run(
+        "INSERT INTO reviews (product_id, author, rating) SELECT id, 'Ada', 3.5 FROM products"
+    )
     for _ in shop.revisions:
         shop.downgrade("-1")
     assert shop.schema() == set()
@@ -156,7 +166,10 @@ def test_published_products_keep_being_published(shop: Shop) -> None:
     ]
     shop.run("UPDATE products SET status = 'retired' WHERE name = 'Milk jug'")
     shop.downgrade("0002")
-    assert shop.run("SELECT name, published FROM products ORDER BY number") == [("Teapot", True), ("Milk jug", False)]
+    assert shop.run("SELECT name, published FROM products ORDER BY number") == [
+        ("Teapot", True),
+        ("Milk jug", False),
+    ]
 
 
 def test_every_product_gets_a_slug_of_its_own(shop: Shop) -> None:
@@ -182,14 +195,18 @@ def test_every_product_gets_a_slug_of_its_own(shop: Shop) -> None:
         "reading-lamp-red--1005",
         "product",
     ]
-    assert [slug.partition("--")[0] for slug in slugs] == [store.slugify(name) for name in names]
+    assert [slug.partition("--")[0] for slug in slugs] == [
+        store.slugify(name) for name in names
+    ]
 
 
 def test_ratings_keep_their_value_and_round_on_the_way_back(shop: Shop) -> None:
     """0005 turns 4 into 4.0; its downgrade turns 4.5 into 5, which is still allowed."""
     shop.upgrade("0004")
     add_product(shop, "Teapot", slug="teapot")
-    shop.run("INSERT INTO reviews (product_id, author, rating) SELECT id, 'Ada', 4 FROM products")
+    shop.run(
+        "INSERT INTO reviews (product_id, author, rating) SELECT id, 'Ada', 4 FROM products"
+    )
     shop.upgrade("0005")
     assert shop.run("SELECT rating::text FROM reviews") == [("4.0",)]
     shop.run("UPDATE reviews SET rating = 4.5")
@@ -205,7 +222,9 @@ def test_categories_come_with_their_rows(shop: Shop) -> None:
     shop.upgrade("0007")
     rows = shop.run("SELECT id, name FROM categories ORDER BY id")
     assert rows == list(enumerate(store.CATEGORIES, start=1))
-    assert shop.run("SELECT c.name FROM products JOIN categories c ON c.id = category_id") == [("other",)]
+    assert shop.run("SELECT c.name FROM products JOIN categories c ON c.id = category_id") == [
+        ("other",)
+    ]
     assert shop.run("INSERT INTO categories (name) VALUES ('boats') RETURNING id") == [(6,)]
 
 
@@ -215,9 +234,9 @@ def test_the_time_of_change_starts_at_the_creation_and_follows_each_change(shop:
     add_product(shop, "Teapot", slug="teapot", category_id=1)
     shop.upgrade("0008")
     assert shop.run("SELECT updated_at = created_at FROM products") == [(True,)]
-    assert shop.run("UPDATE products SET price = 11 RETURNING updated_at = now(), updated_at > created_at") == [
-        (True, True)
-    ]
+    assert shop.run(
+        "UPDATE products SET price = 11 RETURNING updated_at = now(), updated_at > created_at"
+    ) == [(True, True)]
 
 
 def ini_with(url: str, ini: Path, directory: Path) -> Path:
@@ -243,14 +262,22 @@ def alembic(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("ini", [REPOSITORY / "alembic.ini", DEMO / "alembic.ini"], ids=["repository", "package"])
-def test_the_plain_alembic_command_works(shop: Shop, empty_database_url: str, tmp_path: Path, ini: Path) -> None:
+@pytest.mark.parametrize(
+    "ini", [REPOSITORY / "alembic.ini", DEMO / "alembic.ini"], ids=["repository", "package"]
+)
+def test_the_plain_alembic_command_works(
+    shop: Shop, empty_database_url: str, tmp_path: Path, ini: Path
+) -> None:
     """Both files lead to the same migrations, with their logging sections in use."""
     if not ini.exists():
         pytest.skip("the repository's alembic.ini is not installed")
-    done = alembic("-c", str(ini_with(empty_database_url, ini, tmp_path)), "upgrade", "head", cwd=tmp_path)
+    done = alembic(
+        "-c", str(ini_with(empty_database_url, ini, tmp_path)), "upgrade", "head", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
-    assert [line.partition(" -> ")[2][:4] for line in done.stderr.splitlines() if " -> " in line] == shop.revisions
+    assert [
+        line.partition(" -> ")[2][:4] for line in done.stderr.splitlines() if " -> " in line
+    ] == shop.revisions
     assert done.stderr.startswith("INFO  [alembic")
 
 
@@ -272,10 +299,14 @@ def test_the_migrations_can_be_printed_as_sql(shop: Shop, tmp_path: Path) -> Non
 def test_every_revision_tells_its_story(shop: Shop) -> None:
     """One line of history without branches: files begin with their revision and say what they do."""
     scripts = list(ScriptDirectory.from_config(shop.config).walk_revisions())
-    assert [script.revision for script in scripts] == [f"{number:04}" for number in range(len(scripts), 0, -1)]
+    assert [script.revision for script in scripts] == [
+        f"{number:04}" for number in range(len(scripts), 0, -1)
+    ]
     for script in scripts:
         assert Path(script.path).name.startswith(f"{script.revision}_")
-        assert f"Revision ID: {script.revision}" in (ast.get_docstring(ast.parse(Path(script.path).read_text())) or "")
+        assert f"Revision ID: {script.revision}" in (
+            ast.get_docstring(ast.parse(Path(script.path).read_text())) or ""
+        )
 
 
 def test_no_file_of_the_demo_holds_a_password() -> None:

@@ -26,11 +26,26 @@ from tests.differential.world import PARTS, available
 
 @click.command()
 @click.option("--programs", default=200, show_default=True, help="How many to run.")
-@click.option("--postgres", help="A major version that is installed, or the directory of its programs.")
-@click.option("--seed", type=int, help="The same number gives the same programs; a random one if not given.")
-@click.option("--jobs", default=len(os.sched_getaffinity(0)), show_default=True, help="Processes.")
-@click.option("--every", default=10, show_default=True, help="pg_dump and catalogs after each so many on a clone.")
-@click.option("--mix", type=click.Choice(list(MIXES)), help="What programs do: the fault's, or mixed.")
+@click.option(
+    "--postgres", help="A major version that is installed, or the directory of its programs."
+)
+@click.option(
+    "--seed",
+    type=int,
+    help="The same number gives the same programs; a random one if not given.",
+)
+@click.option(
+    "--jobs", default=len(os.sched_getaffinity(0)), show_default=True, help="Processes."
+)
+@click.option(
+    "--every",
+    default=10,
+    show_default=True,
+    help="pg_dump and catalogs after each so many on a clone.",
+)
+@click.option(
+    "--mix", type=click.Choice(list(MIXES)), help="What programs do: the fault's, or mixed."
+)
 @click.option(
     "--part",
     "parts",
@@ -38,13 +53,33 @@ from tests.differential.world import PARTS, available
     type=click.Choice(["all", *PARTS]),
     help="What the template has besides the ordinary tables; more than one may be given.",
 )
-@click.option("--without", multiple=True, type=click.Choice(list(PARTS)), help="All parts but this one.")
-@click.option("--chaos", type=click.Choice(CHAOS), help="Strangers, or crashes: the fault's, or none.")
+@click.option(
+    "--without", multiple=True, type=click.Choice(list(PARTS)), help="All parts but this one."
+)
+@click.option(
+    "--chaos", type=click.Choice(CHAOS), help="Strangers, or crashes: the fault's, or none."
+)
 @click.option("--keep-going", is_flag=True, help="Count differences, and show the first.")
-@click.option("--fault", type=click.Choice(sorted(FAULTS)), help="Break the undoing in a known way: must be found.")
-@click.option("--server", type=click.Choice(list(SERVERS)), help="Its settings: the fault's, or tuned.")
-@click.option("--shrink", "patience", default=60.0, show_default=True, help="Seconds to look for the least program.")
-@click.option("--complaints", is_flag=True, help="Show which statements failed, and programs that were refused.")
+@click.option(
+    "--fault",
+    type=click.Choice(sorted(FAULTS)),
+    help="Break the undoing in a known way: must be found.",
+)
+@click.option(
+    "--server", type=click.Choice(list(SERVERS)), help="Its settings: the fault's, or tuned."
+)
+@click.option(
+    "--shrink",
+    "patience",
+    default=60.0,
+    show_default=True,
+    help="Seconds to look for the least program.",
+)
+@click.option(
+    "--complaints",
+    is_flag=True,
+    help="Show which statements failed, and programs that were refused.",
+)
 def main(
     programs: int,
     postgres: str | None,
@@ -68,9 +103,18 @@ def main(
     found = template.binaries_of(postgres)
     pg_dump = template.pg_dump(found)
     shows = FAULTS[fault] if fault else Fault(contextlib.nullcontext)
-    mix, server, parts, chaos = mix or shows.mix, server or shows.server, parts or shows.parts, chaos or shows.chaos
+    mix, server, parts, chaos = (
+        mix or shows.mix,
+        server or shows.server,
+        parts or shows.parts,
+        chaos or shows.chaos,
+    )
     possible = available(found.extensions())
-    chosen = tuple(part for part in possible if part not in without and (without or "all" in parts or part in parts))
+    chosen = tuple(
+        part
+        for part in possible
+        if part not in without and (without or "all" in parts or part in parts)
+    )
     jobs = 1 if chaos == "crash" else jobs
     console.print(
         f"PostgreSQL {found.version} ({server}), {mix} with {', '.join(chosen) or 'no parts'}, chaos: {chaos},"
@@ -85,7 +129,9 @@ def main(
 
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(template.server(found, server))
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clonedb-differential-")))
+        directory = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="clonedb-differential-"))
+        )
         orders = Orders(
             url=url,
             directory=directory,
@@ -127,11 +173,20 @@ def show(tally: Tally, console: Console, *, complaints: bool = False) -> None:
             f"a clone served {statistics.median(tally.lives):.0f} programs (median), {max(tally.lives)} at most"
         )
     groups = sorted({group for group, _ in tally.statements})
-    parts = [(name, {key: n for key, n in tally.statements.items() if key[0] == name}) for name in groups]
-    each = ", ".join(f"{name} {share(counts):.0%} of {sum(counts.values())}" for name, counts in parts)
-    console.print(f"{share(tally.statements):.1%} of {tally.statements.total()} statements succeeded: {each}")
+    parts = [
+        (name, {key: n for key, n in tally.statements.items() if key[0] == name})
+        for name in groups
+    ]
+    each = ", ".join(
+        f"{name} {share(counts):.0%} of {sum(counts.values())}" for name, counts in parts
+    )
+    console.print(
+        f"{share(tally.statements):.1%} of {tally.statements.total()} statements succeeded: {each}"
+    )
     if tally.milliseconds:
-        console.print(f"undoing: median {statistics.median(tally.milliseconds):.2f} ms; {tally.dumps} times pg_dump")
+        console.print(
+            f"undoing: median {statistics.median(tally.milliseconds):.2f} ms; {tally.dumps} times pg_dump"
+        )
     if complaints:
         for reason, program in tally.examples.items():
             console.print(f"refused: {reason}\n{program}", markup=False, soft_wrap=True)

@@ -40,7 +40,10 @@ def strangers(dsn: str, number: int) -> Iterator[None]:
 
     def write() -> None:
         while not over.is_set():
-            with contextlib.suppress(psycopg.Error), psycopg.connect(dsn, autocommit=True) as connection:
+            with (
+                contextlib.suppress(psycopg.Error),
+                psycopg.connect(dsn, autocommit=True) as connection,
+            ):
                 connection.execute("; ".join(_WRITES[:3]).encode())
 
     threads = [threading.Thread(target=write) for _ in range(number)]
@@ -62,7 +65,10 @@ def late_stranger(dsn: str, random: Random) -> Iterator[None]:
 
     def write() -> None:
         time.sleep(delay)
-        with contextlib.suppress(psycopg.Error), psycopg.connect(dsn, autocommit=True) as connection:
+        with (
+            contextlib.suppress(psycopg.Error),
+            psycopg.connect(dsn, autocommit=True) as connection,
+        ):
             connection.execute(statement.encode())
 
     thread = threading.Thread(target=write)

@@ -26,7 +26,9 @@ def pg_dump(installation: Binaries) -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def opened(installation: Binaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Template]:
+def opened(
+    installation: Binaries, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Template]:
     """The template, on a server whose data nobody will miss."""
     with (
         template.server(installation) as url,

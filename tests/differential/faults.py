@@ -79,7 +79,9 @@ def _undoing(forget: Callable[[Written], None]) -> Iterator[None]:
 def _catalogs_unseen() -> Iterator[None]:
     """Whatever DDL left is taken for nothing."""
 
-    def look(_self: Undoing, _written: Written, known: facts.Facts, _since: Mark) -> facts.Facts:
+    def look(
+        _self: Undoing, _written: Written, known: facts.Facts, _since: Mark
+    ) -> facts.Facts:
         return known
 
     with mock.patch.object(Undoing, "look_at_catalogs", look):
@@ -127,9 +129,13 @@ def _unlogged_tail() -> Iterator[None]:
 def _unproven() -> Iterator[None]:
     """Rows are put back whatever is computed of them, and not compared with those that were read."""
     really = facts._table
-    insert = undo._STATEMENTS["insert"].replace("image operator(pg_catalog.*=) row({given})", "true")
+    insert = undo._STATEMENTS["insert"].replace(
+        "image operator(pg_catalog.*=) row({given})", "true"
+    )
     with (
-        mock.patch("clonedb.rewind.facts._table", lambda *given: replace(really(*given), computed=None)),
+        mock.patch(
+            "clonedb.rewind.facts._table", lambda *given: replace(really(*given), computed=None)
+        ),
         mock.patch("clonedb.rewind.undo._STATEMENTS", {**undo._STATEMENTS, "insert": insert}),
     ):
         yield
@@ -152,7 +158,10 @@ def _computed_anew() -> Iterator[None]:
 @contextlib.contextmanager
 def _text_only() -> Iterator[None]:
     """A row is taken for what its text says, and that as an array is read by default."""
-    with _settings("-c array_nulls=off"), mock.patch("clonedb.rewind.reference._SURVIVING", "(c.*)::text"):
+    with (
+        _settings("-c array_nulls=off"),
+        mock.patch("clonedb.rewind.reference._SURVIVING", "(c.*)::text"),
+    ):
         yield
 
 
@@ -166,7 +175,9 @@ def _late_number() -> Iterator[None]:
         *results, _ = answered(*given)
         return [*results, [results[0][0]]]
 
-    def look(self: Witness, oid: int, *more: Any, **keywords: Any) -> tuple[Written, Mark] | None:
+    def look(
+        self: Witness, oid: int, *more: Any, **keywords: Any
+    ) -> tuple[Written, Mark] | None:
         found = really(self, oid, *more, **keywords)
         if found is None:
             return None
@@ -174,7 +185,10 @@ def _late_number() -> Iterator[None]:
         assert row is not None
         return found[0], replace(found[1], xid=row[0], sessions=row[1])
 
-    with mock.patch.object(Witness, "look", look), mock.patch("clonedb.rewind.witness.answer", answer):
+    with (
+        mock.patch.object(Witness, "look", look),
+        mock.patch("clonedb.rewind.witness.answer", answer),
+    ):
         yield
 
 
@@ -207,7 +221,8 @@ def _functions_unseen() -> Iterator[None]:
     """A function that came and went has changed no setting of the sessions that are kept."""
     really = rewinder.Outcome
     with mock.patch(
-        "clonedb.rewind.rewinder.Outcome", lambda *given, **more: really(*given, **{**more, "reshaped": False})
+        "clonedb.rewind.rewinder.Outcome",
+        lambda *given, **more: really(*given, **{**more, "reshaped": False}),
     ):
         yield
 

@@ -57,7 +57,13 @@ PROFILES: Mapping[str, Mapping[str, int]] = MappingProxyType(
             **dict.fromkeys(PARTS, 40),
         },
         "plans": {"dml": 4, "transactions": 2, "session": 2, "plans": 40},
-        "calm": {"read": 6, "dml": 10, "sequences": 4, "transactions": 8, **dict.fromkeys(PARTS, 30)},
+        "calm": {
+            "read": 6,
+            "dml": 10,
+            "sequences": 4,
+            "transactions": 8,
+            **dict.fromkeys(PARTS, 30),
+        },
         "needless": {
             "read": 2,
             "dml": 20,
@@ -104,7 +110,15 @@ _TEXTS = (
     "z" * 3000,
     "null",
 )
-_FLOATS = ("'NaN'", "'-0'::float8", "'Infinity'", "1e-300", "0.30000000000000004", "1.0/3", "null")
+_FLOATS = (
+    "'NaN'",
+    "'-0'::float8",
+    "'Infinity'",
+    "1e-300",
+    "0.30000000000000004",
+    "1.0/3",
+    "null",
+)
 _DATES = ("2019-01-01", "2020-02-29", "2020-07-07", "2021-12-31", "2023-03-03")
 _PLACEHOLDER = re.compile(r"<([nislatmdf])>")
 
@@ -134,17 +148,25 @@ class Program:
         return "\n".join([*map(str, self.steps), f"  sessions: {', '.join(self.endings)}"])
 
 
-def draw_program(random: Random, mix: Mapping[str, int] = MIXED, parts: Collection[str] = ()) -> Program:
+def draw_program(
+    random: Random, mix: Mapping[str, int] = MIXED, parts: Collection[str] = ()
+) -> Program:
     """A program of one of the profiles in the mix, as often as it says, for a template with some parts."""
     (profile,) = random.choices(tuple(mix), tuple(mix.values()))
     steps = tuple(draw_step(random, profile, parts) for _ in range(random.randint(1, 12)))
-    endings: list[Ending] = random.choices(("commit", "close", "leave", "keep"), (6, 2, 3, 2), k=3)
+    endings: list[Ending] = random.choices(
+        ("commit", "close", "leave", "keep"), (6, 2, 3, 2), k=3
+    )
     return Program(steps, tuple(endings))
 
 
 def draw_step(random: Random, profile: str, parts: Collection[str] = ()) -> Step:
     """One step, whatever came before it: programs are shrunk by leaving some out."""
-    weights = {group: weight for group, weight in PROFILES[profile].items() if group not in PARTS or group in parts}
+    weights = {
+        group: weight
+        for group, weight in PROFILES[profile].items()
+        if group not in PARTS or group in parts
+    }
     (group,) = random.choices(tuple(weights), tuple(weights.values()))
     (session,) = random.choices((0, 1, 2), (6, 2, 1))
     return Step(session, *filled(random.choice(GROUPS[group]), random), group)
@@ -154,7 +176,9 @@ def filled(statement: Statement, random: Random) -> tuple[str, str | None]:
     """A statement with values in the places for them, and the data of a COPY FROM STDIN."""
     text, data = (statement, None) if isinstance(statement, str) else statement
     filled_text = _PLACEHOLDER.sub(lambda match: _VALUES[match[1]](random), text)
-    return filled_text, None if data is None else _PLACEHOLDER.sub(lambda match: _VALUES[match[1]](random), data)
+    return filled_text, None if data is None else _PLACEHOLDER.sub(
+        lambda match: _VALUES[match[1]](random), data
+    )
 
 
 _VALUES: Mapping[str, Callable[[Random], str]] = MappingProxyType(

@@ -61,7 +61,10 @@ _NEAREST = """
     from (select {expression} as v from only {table} order by ({expression})::text limit 40) v
          cross join lateral (select from only {table} order by ({expression}) {operator} v.v limit 5) m
 """
-_MOST = {True: 3000, False: 10}  # values looked up: where each finds few rows, and where it finds or reads many
+_MOST = {
+    True: 3000,
+    False: 10,
+}  # values looked up: where each finds few rows, and where it finds or reads many
 
 
 def connect(dsn: str) -> Connection[Any]:
@@ -76,7 +79,16 @@ def queries(connection: Connection[Any]) -> dict[str, sql.Composed]:
 
 
 def _queries(connection: Connection[Any]) -> Iterator[tuple[str, sql.Composed]]:
-    for index, schema, table, expression, predicate, lookup, few, distance in connection.execute(_INDEXES).fetchall():
+    for (
+        index,
+        schema,
+        table,
+        expression,
+        predicate,
+        lookup,
+        few,
+        distance,
+    ) in connection.execute(_INDEXES).fetchall():
         if lookup is None and distance is None:
             continue
         label = f"index {schema}.{index}"
@@ -97,7 +109,9 @@ def _queries(connection: Connection[Any]) -> Iterator[tuple[str, sql.Composed]]:
 
 def answer(connection: Connection[Any], asked: dict[str, sql.Composed]) -> dict[str, Any]:
     """How many rows each index finds, and a sum of hashes of what they hold."""
-    rows = connection.execute(sql.SQL(" union all ").join(sql.SQL("({})").format(one) for one in asked.values()))
+    rows = connection.execute(
+        sql.SQL(" union all ").join(sql.SQL("({})").format(one) for one in asked.values())
+    )
     return {label: (count, digest) for label, count, digest in rows}
 
 

@@ -39,10 +39,14 @@ class DifferenceError(AssertionError):
     """A rewound clone is not what a fresh one is; `life` are the programs that ran on it, the last one included."""
 
     def __init__(self, life: Sequence[Program], kind: str, text: str) -> None:
-        last = [f"program {number}:\n{program}" for number, program in enumerate(life, 1)][-_SHOWN:]
+        last = [f"program {number}:\n{program}" for number, program in enumerate(life, 1)][
+            -_SHOWN:
+        ]
         programs = "\n".join(last)
         before = f"{len(life) - _SHOWN} programs and " if len(life) > _SHOWN else ""
-        super().__init__(f"after {before}{programs}\nthe clone was {kind}, but differs from a fresh one:\n{text}")
+        super().__init__(
+            f"after {before}{programs}\nthe clone was {kind}, but differs from a fresh one:\n{text}"
+        )
         self.life = tuple(life)
 
 
@@ -69,7 +73,9 @@ class Tally:
     @property
     def programs(self) -> int:
         """How many ran."""
-        return self.untouched + self.rewound + self.refused.total() + self.refused_schema.total()
+        return (
+            self.untouched + self.rewound + self.refused.total() + self.refused_schema.total()
+        )
 
     def add(self, other: Tally) -> None:
         """Count another one's programs too."""
@@ -161,7 +167,9 @@ class Laboratory:
         if not compare:
             return str(outcome.kind)
         left = self._template.server.run(
-            lambda connection: connection.execute(_OURS, [clone.name, APPLICATION, renewal.pids]).fetchone()
+            lambda connection: connection.execute(
+                _OURS, [clone.name, APPLICATION, renewal.pids]
+            ).fetchone()
         )
         if left and left[0]:
             wrong.append(f"{left[0]} sessions are still connected")
@@ -178,7 +186,9 @@ class Laboratory:
             return
         chaos.crash(self._template.server)
         self._fresh.close()
-        self._fresh = self._stack.enter_context(contextlib.closing(state.connect(self._fresh_dsn)))
+        self._fresh = self._stack.enter_context(
+            contextlib.closing(state.connect(self._fresh_dsn))
+        )
         if self._rewinder.is_intact:
             self._compare("rewound before a crash of the server", [], whole=False)
         else:
@@ -230,7 +240,9 @@ class Laboratory:
         with contextlib.closing(state.connect(self._clone.dsn)) as connection:
             found = self._looker.look(connection, self._clone.dsn, whole=whole)
             names = self._looker.changed(found, whole=whole)
-            wrong += [self._looker.difference(name, found, self._fresh, connection) for name in names]
+            wrong += [
+                self._looker.difference(name, found, self._fresh, connection) for name in names
+            ]
         if whole and self._pg_dump is not None:
             self.tally.dumps += 1
             dumped = state.dump(self._pg_dump, self._clone.dsn)

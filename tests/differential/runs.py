@@ -42,11 +42,15 @@ class Orders:
     keep_going: bool
 
 
-def in_processes(orders: Orders, programs: int, jobs: int, report: Callable[[Tally], None]) -> tuple[Tally, str | None]:
+def in_processes(
+    orders: Orders, programs: int, jobs: int, report: Callable[[Tally], None]
+) -> tuple[Tally, str | None]:
     """All programs, by chunks; the first difference, which is returned as text, ends it if it is not to go on."""
     tally, first = Tally(), None
     size = orders.chunk
-    chunks: Iterator[range] = iter([range(n, min(n + size, programs)) for n in range(0, programs, size)])
+    chunks: Iterator[range] = iter(
+        [range(n, min(n + size, programs)) for n in range(0, programs, size)]
+    )
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         running: set[Future[tuple[Tally, str | None]]] = {
             pool.submit(run_chunk, orders, chunk) for chunk in islice(chunks, jobs)
@@ -84,10 +88,15 @@ def run_chunk(orders: Orders, numbers: Sequence[int]) -> tuple[Tally, str | None
                 if orders.keep_going:
                     first = first or _told(orders, number, error)
                     continue
-                tally = deepcopy(laboratory.tally)  # what is run from here on is none of the programs
+                tally = deepcopy(
+                    laboratory.tally
+                )  # what is run from here on is none of the programs
                 if orders.chaos == "none" and orders.patience:
                     shrunk = shrink(error, laboratory.fails, seconds=orders.patience)
-                    return tally, f"{_told(orders, number, error, whole=False)} shrunk:\n{shrunk}"
+                    return (
+                        tally,
+                        f"{_told(orders, number, error, whole=False)} shrunk:\n{shrunk}",
+                    )
                 return tally, _told(orders, number, error)
         laboratory.retire()
         return laboratory.tally, first
@@ -101,7 +110,11 @@ def _run(laboratory: Laboratory, orders: Orders, number: int) -> None:
         laboratory.run(program, compare=False, around=partial(late_stranger, random=random))
         laboratory.run(NOTHING)
         return
-    if laboratory.run(program) != "refused" and orders.chaos == "crash" and random.random() < _CRASHES:
+    if (
+        laboratory.run(program) != "refused"
+        and orders.chaos == "crash"
+        and random.random() < _CRASHES
+    ):
         laboratory.crash()
 
 

@@ -25,7 +25,10 @@ APPLICATION = "program"
 # A statement that meets another session's lock fails soon, and the program goes on.
 _OPTIONS = "-c lock_timeout=20 -c statement_timeout=5000 -c client_min_messages=error -c deadlock_timeout=1s"
 _COUNTS_NOTHING = "-c track_counts=off -c statement_timeout=20000 -c lock_timeout=1000 -c client_min_messages=error"
-_BY_HAND = ("maintenance", "statistics")  # groups in which VACUUM is a test's; in others it stands for autovacuum's
+_BY_HAND = (
+    "maintenance",
+    "statistics",
+)  # groups in which VACUUM is a test's; in others it stands for autovacuum's
 _ENDS_TRANSACTION = ("commit", "rollback", "prepare transaction")
 _NEEDS_TRANSACTION = (
     "savepoint",
@@ -85,7 +88,9 @@ class Sessions:
             if ending == "keep":
                 connection.rollback()
                 settings = self._traces[number].settings
-                renewal.begin(connection.pgconn, settings=settings, keep=_nothing, lose=connection.close)
+                renewal.begin(
+                    connection.pgconn, settings=settings, keep=_nothing, lose=connection.close
+                )
                 if not connection.closed:
                     continue
             if ending != "leave":
@@ -121,7 +126,9 @@ class Sessions:
         statement = step.statement.replace("<c>", self.name)
         try:
             if step.group not in _BY_HAND and statement.startswith(("vacuum", "analyze")):
-                with psycopg.connect(self.dsn, autocommit=True, options=_COUNTS_NOTHING) as connection:
+                with psycopg.connect(
+                    self.dsn, autocommit=True, options=_COUNTS_NOTHING
+                ) as connection:
                     connection.execute(statement.encode())
                 self.outcomes[step.group, "succeeded"] += 1
                 return
@@ -129,7 +136,9 @@ class Sessions:
             status = connection.info.transaction_status
             if status == TransactionStatus.IDLE and statement.startswith(_NEEDS_TRANSACTION):
                 connection.execute("begin")
-            if status == TransactionStatus.INERROR and not statement.startswith((*_ENDS_TRANSACTION, "rollback to")):
+            if status == TransactionStatus.INERROR and not statement.startswith(
+                (*_ENDS_TRANSACTION, "rollback to")
+            ):
                 connection.execute("rollback")  # as a test's framework would
             self._traces[step.session].hear(statement)
             with self._wandering() if statement.startswith(_CALL) else contextlib.nullcontext():
@@ -153,7 +162,9 @@ class Sessions:
     def _session(self, number: int) -> Connection[Any]:
         connection = self._open.get(number)
         if connection is None or connection.closed:
-            connection = psycopg.connect(self.dsn, autocommit=True, options=_OPTIONS, application_name=APPLICATION)
+            connection = psycopg.connect(
+                self.dsn, autocommit=True, options=_OPTIONS, application_name=APPLICATION
+            )
             self._open[number] = connection
         return connection
 
@@ -169,13 +180,21 @@ def _stale_plans(connection: Connection[Any]) -> list[str]:
     if connection.execute("select to_regproc('moment')").fetchone() != (None,):
         held.append(_FUNCTION)
     answers = [(text, connection.execute(text, prepare=True).fetchone()) for text in held]
-    return [f"plan of {text.decode()} gives {found}, not {now}" for text, found in answers if found != now]
+    return [
+        f"plan of {text.decode()} gives {found}, not {now}"
+        for text, found in answers
+        if found != now
+    ]
 
 
-def _execute(connection: Connection[Any], statement: str, data: str | None, *, prepare: bool) -> None:
+def _execute(
+    connection: Connection[Any], statement: str, data: str | None, *, prepare: bool
+) -> None:
     with connection.cursor() as cursor:
         if not statement.startswith("copy "):
-            cursor.execute(statement.encode(), prepare=prepare and statement.startswith("select "))
+            cursor.execute(
+                statement.encode(), prepare=prepare and statement.startswith("select ")
+            )
             return
         with cursor.copy(statement.encode()) as copy:
             if data is None:

@@ -42,13 +42,19 @@ def _shorter(life: Life) -> Iterator[Life]:
         size *= 2
     for part in (2, 4):
         size = max(1, len(life) // part)
-        yield from (life[:start] + life[start + size :] for start in range(0, len(life) - 1, size))
+        yield from (
+            life[:start] + life[start + size :] for start in range(0, len(life) - 1, size)
+        )
     yield from (_without(life, index) for index in range(len(life) - 1))
     for index, program in enumerate(life):
         yield from (
-            (*life[:index], replace(program, steps=steps), *life[index + 1 :]) for steps in _fewer(program.steps)
+            (*life[:index], replace(program, steps=steps), *life[index + 1 :])
+            for steps in _fewer(program.steps)
         )
-        yield from ((*life[:index], replace(program, endings=ends), *life[index + 1 :]) for ends in _plainer(program))
+        yield from (
+            (*life[:index], replace(program, endings=ends), *life[index + 1 :])
+            for ends in _plainer(program)
+        )
 
 
 def _without(items: Sequence[Program], index: int) -> Life:

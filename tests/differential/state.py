@@ -45,7 +45,9 @@ _VOLATILE: Mapping[str, frozenset[str]] = {
     "pg_index": frozenset({"indcheckxmin"}),
 }
 _LEFT_OUT = ("pg_statistic", "pg_statistic_ext_data")
-_ONLY = {"pg_namespace": " where nspname !~ '^pg_(toast_)?temp_'"}  # which stay when the temporary tables are gone
+_ONLY = {
+    "pg_namespace": " where nspname !~ '^pg_(toast_)?temp_'"
+}  # which stay when the temporary tables are gone
 _DEAR = ("all of catalog ", "index ")
 
 # XML and aclitem have no binary form, or one that loses what was said before the first element.
@@ -125,17 +127,27 @@ class Looker:
     def changed(self, found: Look, *, whole: bool) -> list[str]:
         """What is not as in a fresh clone."""
         names = found.changed(self.expected)
-        return names if whole else [name for name in names if not name.startswith(_DEAR) and name in found.digests]
+        return (
+            names
+            if whole
+            else [
+                name for name in names if not name.startswith(_DEAR) and name in found.digests
+            ]
+        )
 
-    def difference(self, name: str, found: Look, fresh: Connection[Any], rewound: Connection[Any]) -> str:
+    def difference(
+        self, name: str, found: Look, fresh: Connection[Any], rewound: Connection[Any]
+    ) -> str:
         """What the two databases hold of something that is not the same: the lines that only one of them has."""
         if name.startswith("index "):
-            return (
-                f"{name}\n    finds {found.digests.get(name)}, but {self.expected.digests.get(name)} in a fresh clone"
-            )
+            return f"{name}\n    finds {found.digests.get(name)}, but {self.expected.digests.get(name)} in a fresh clone"
         lines = [_lines(connection, name, self._images) for connection in (fresh, rewound)]
         only = [(lines[0] - lines[1]).elements(), (lines[1] - lines[0]).elements()]
-        told = [f"{sign} {line[:200]}" for sign, more in zip("-+", only, strict=True) for line in more]
+        told = [
+            f"{sign} {line[:200]}"
+            for sign, more in zip("-+", only, strict=True)
+            for line in more
+        ]
         return "\n".join([name, *(f"    {line}" for line in sorted(told)[:12])])
 
 
@@ -150,7 +162,9 @@ def _images(connection: Connection[Any]) -> dict[tuple[str, str], sql.Composed]:
     }
 
 
-def _contents(images: Mapping[tuple[str, str], sql.Composed], relations: list[Any]) -> Iterator[sql.Composed]:
+def _contents(
+    images: Mapping[tuple[str, str], sql.Composed], relations: list[Any]
+) -> Iterator[sql.Composed]:
     """Queries for how many rows there are, and a sum of hashes in which their order does not count.
 
     Rows are compared by their types' binary forms, which lose nothing, and by their text only where a type has none.
@@ -159,19 +173,27 @@ def _contents(images: Mapping[tuple[str, str], sql.Composed], relations: list[An
         image, label = images.get((schema, name), sql.SQL("")), f"rows of {schema}.{name}"
         if kind == "S":
             image, label = sql.SQL("t.last_value, t.is_called"), f"sequence {schema}.{name}"
-        yield sql.SQL(_SUM).format(label=sql.Literal(label), image=image, table=sql.Identifier(schema, name))
-    for name in ("pg_largeobject", "pg_largeobject_metadata", "pg_default_acl"):
-        yield sql.SQL("select {}, count(*), sum(hashtextextended(t::text, 0)) from {} t").format(
-            sql.Literal(f"catalog {name}"), sql.Identifier("pg_catalog", name)
+        yield sql.SQL(_SUM).format(
+            label=sql.Literal(label), image=image, table=sql.Identifier(schema, name)
         )
+    for name in ("pg_largeobject", "pg_largeobject_metadata", "pg_default_acl"):
+        yield sql.SQL(
+            "select {}, count(*), sum(hashtextextended(t::text, 0)) from {} t"
+        ).format(sql.Literal(f"catalog {name}"), sql.Identifier("pg_catalog", name))
 
 
 def _catalogs(connection: Connection[Any]) -> sql.Composed:
     parts = []
     for name, columns in connection.execute(_CATALOGS, [list(_LEFT_OUT)]).fetchall():
-        kept = [sql.Identifier(column) for column in columns if column not in _VOLATILE.get(name, ())]
+        kept = [
+            sql.Identifier(column)
+            for column in columns
+            if column not in _VOLATILE.get(name, ())
+        ]
         parts.append(
-            sql.SQL("select {}, count(*), sum(hashtextextended(row({})::text, 0)) from {}{}").format(
+            sql.SQL(
+                "select {}, count(*), sum(hashtextextended(row({})::text, 0)) from {}{}"
+            ).format(
                 sql.Literal(f"all of catalog {name}"),
                 sql.SQL(", ").join(kept),
                 sql.Identifier("pg_catalog", name),
@@ -186,24 +208,37 @@ def _digests(connection: Connection[Any], query: sql.Composed) -> dict[str, Any]
 
 
 def _shared(connection: Connection[Any]) -> dict[str, Any]:
-    row = connection.execute("select oid, datname from pg_database where datname = current_database()").fetchone()
+    row = connection.execute(
+        "select oid, datname from pg_database where datname = current_database()"
+    ).fetchone()
     assert row is not None
     statements = {
         name: sql.SQL(query).format(oid=sql.Literal(row[0]), name=sql.Literal(row[1]))
         for name, query in _SHARED.items()
     }
-    return {name: sorted(map(repr, connection.execute(query).fetchall())) for name, query in statements.items()}
+    return {
+        name: sorted(map(repr, connection.execute(query).fetchall()))
+        for name, query in statements.items()
+    }
 
 
-def _lines(connection: Connection[Any], name: str, images: Mapping[tuple[str, str], sql.Composed]) -> Counter[str]:
+def _lines(
+    connection: Connection[Any], name: str, images: Mapping[tuple[str, str], sql.Composed]
+) -> Counter[str]:
     schema, _, table = name.removeprefix("rows of ").removeprefix("sequence ").partition(".")
     if name.startswith("rows of "):
         image = images.get((schema, table), sql.SQL(""))
-        query = sql.SQL("select row({})::text from only {} t").format(image, sql.Identifier(schema, table))
+        query = sql.SQL("select row({})::text from only {} t").format(
+            image, sql.Identifier(schema, table)
+        )
     elif name.startswith("sequence "):
-        query = sql.SQL("select row(last_value, is_called)::text from {} t").format(sql.Identifier(schema, table))
+        query = sql.SQL("select row(last_value, is_called)::text from {} t").format(
+            sql.Identifier(schema, table)
+        )
     elif " " in name and "catalog" in name:
-        query = sql.SQL("select t::text from {} t").format(sql.Identifier("pg_catalog", name.rpartition(" ")[2]))
+        query = sql.SQL("select t::text from {} t").format(
+            sql.Identifier("pg_catalog", name.rpartition(" ")[2])
+        )
     elif name == "relations":
         return Counter(repr(row) for row in connection.execute(_RELATIONS))
     else:
@@ -217,7 +252,9 @@ def _lines(connection: Connection[Any], name: str, images: Mapping[tuple[str, st
 def dump(program: Path, dsn: str) -> list[str]:
     """What pg_dump writes, the rows of each table in order."""
     command = [str(program), "--no-sync", f"--dbname={dsn}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=_environment())
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=120, env=_environment()
+    )
     if done.returncode != 0:
         raise RuntimeError(f"pg_dump failed: {done.stderr}")
     return list(_in_order(done.stdout))
@@ -232,7 +269,9 @@ def _in_order(text: str) -> Iterator[str]:
     rows: list[str] | None = None
     for line in text.split("\n"):
         if rows is None:
-            if line.startswith(("\\restrict", "\\unrestrict", "--")):  # a random word each time; comments
+            if line.startswith(
+                ("\\restrict", "\\unrestrict", "--")
+            ):  # a random word each time; comments
                 continue
             yield line
             if line.startswith("COPY ") and line.endswith("FROM stdin;"):

@@ -38,7 +38,11 @@ SERVERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "tuned": TUNED,
         "stock": _STOCK,
-        "stock with checkpoints": {**_STOCK, "checkpoint_timeout": "30s", "wal_keep_size": "256MB"},
+        "stock with checkpoints": {
+            **_STOCK,
+            "checkpoint_timeout": "30s",
+            "wal_keep_size": "256MB",
+        },
         # each flush of WAL takes 10 ms, in which strangers may come
         "slow": {"commit_delay": "10000", "commit_siblings": "0", "autovacuum": "off"},
     }
@@ -64,7 +68,9 @@ def binaries_of(wanted: str | None) -> Binaries:
 def pg_dump(server: Binaries) -> Path | None:
     """A pg_dump that can read a server: its own, or that of another installation at least as new; wheels may lack it."""
     found, _ = binaries.find(Config(rootdir=Path.cwd()))
-    newer = sorted((one for one in found if one.major >= server.major), key=lambda one: one.major)
+    newer = sorted(
+        (one for one in found if one.major >= server.major), key=lambda one: one.major
+    )
     programs = (one.program("pg_dump") for one in (server, *newer))
     return next((program for program in programs if program is not None), None)
 
@@ -78,7 +84,11 @@ def memory() -> Path:
 @contextlib.contextmanager
 def server(found: Binaries, kind: str = "tuned", *, checksums: bool = False) -> Iterator[str]:
     """A server that allows prepared transactions: its URL. Only the tuned one never has checksums."""
-    settings = {**SERVERS[kind], "max_prepared_transactions": "20", "allow_in_place_tablespaces": "on"}
+    settings = {
+        **SERVERS[kind],
+        "max_prepared_transactions": "20",
+        "allow_in_place_tablespaces": "on",
+    }
     initdb = ["--data-checksums"] if checksums else []
     if kind == "tuned" and found.major >= 18 and not checksums:
         initdb = ["--no-data-checksums"]

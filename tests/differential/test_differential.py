@@ -45,10 +45,14 @@ def _look_for_differences(laboratory: Laboratory, life: list[Program]) -> None:
         laboratory.run(program)
 
 
-@pytest.mark.parametrize("lives", [4, pytest.param(18, marks=pytest.mark.campaign("differential"))])
+@pytest.mark.parametrize(
+    "lives", [4, pytest.param(18, marks=pytest.mark.campaign("differential"))]
+)
 def test_rewound_clones_equal_fresh_ones(laboratory: Laboratory, lives: int) -> None:
     """Programs, several in a row on each of some clones; `python -m tests.differential` runs thousands."""
-    settings(_SETTINGS, max_examples=lives)(given(life=LIVES)(_look_for_differences))(laboratory)
+    settings(_SETTINGS, max_examples=lives)(given(life=LIVES)(_look_for_differences))(
+        laboratory
+    )
     tally = laboratory.tally
     assert tally.programs >= 4 * lives - 2
     assert tally.dumps > 0 or laboratory.dumps_nothing
@@ -69,10 +73,16 @@ def test_programs_do_what_they_say(laboratory: Laboratory) -> None:
 
 def test_a_seed_gives_the_same_programs() -> None:
     """So that a difference can be found again."""
-    assert draw_program(Random("1 2")) == draw_program(Random("1 2")) != draw_program(Random("1 3"))
+    assert (
+        draw_program(Random("1 2"))
+        == draw_program(Random("1 2"))
+        != draw_program(Random("1 3"))
+    )
 
 
-def test_a_difference_is_shown_with_the_program(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_difference_is_shown_with_the_program(
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What failed can be read, and run again: the statements, the table, the rows."""
     from tests.differential.laboratory import DifferenceError
 

@@ -26,12 +26,16 @@ _AT_ONCE = 3
     ]
 )
 def either(
-    request: pytest.FixtureRequest, installation: Binaries, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    installation: Binaries,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Template]:
     """The template on a tuned server, and on one with PostgreSQL's own settings, where reads write hint bits."""
     tuned = request.param == "tuned"
     with (
-        template.server(installation, "tuned" if tuned else "stock", checksums=not tuned) as url,
+        template.server(
+            installation, "tuned" if tuned else "stock", checksums=not tuned
+        ) as url,
         template.opened(url, tmp_path_factory.mktemp("either")) as found,
     ):
         yield found
@@ -43,18 +47,29 @@ def test_programs_that_read_are_not_undone(either: Template) -> None:
     with Laboratory(either, pg_dump=None) as laboratory:
         for statement in GROUPS["read"]:
             step = Step(0, *filled(statement, random), "read")
-            assert laboratory.run(Program((step,), ("commit", "leave", "keep"))) == "untouched", statement
+            assert (
+                laboratory.run(Program((step,), ("commit", "leave", "keep"))) == "untouched"
+            ), statement
         for _ in range(10):
             steps = tuple(draw_step(random, "reads") for _ in range(8))
-            assert laboratory.run(Program(steps, ("leave", "keep", "close"))) == "untouched", steps
+            assert laboratory.run(Program(steps, ("leave", "keep", "close"))) == "untouched", (
+                steps
+            )
 
 
 def test_ordinary_statements_take_no_new_clone(laboratory: Laboratory) -> None:
     """Each statement of the ordinary groups, few at a time: none is refused, whatever became of it."""
     random = Random("ordinary")
-    statements = [(group, *filled(statement, random)) for group in _ORDINARY for statement in GROUPS[group]]
+    statements = [
+        (group, *filled(statement, random))
+        for group in _ORDINARY
+        for statement in GROUPS[group]
+    ]
     for start in range(0, len(statements), _AT_ONCE):
-        steps = tuple(Step(0, text, data, group) for group, text, data in statements[start : start + _AT_ONCE])
+        steps = tuple(
+            Step(0, text, data, group)
+            for group, text, data in statements[start : start + _AT_ONCE]
+        )
         laboratory.run(Program(steps, ("commit",) * 3))
     assert laboratory.tally.refused.total() == 0, laboratory.tally.examples
 
@@ -69,9 +84,13 @@ def test_an_ordinary_suite_keeps_its_clone(laboratory: Laboratory) -> None:
     assert laboratory.tally.refused.total() == 0, laboratory.tally.examples
 
 
-def test_other_databases_change_nothing(opened: Template, laboratory: Laboratory, pg_dump: Path | None) -> None:
+def test_other_databases_change_nothing(
+    opened: Template, laboratory: Laboratory, pg_dump: Path | None
+) -> None:
     """What another worker does to its clone, drops, and makes is not undone here."""
-    reading = Program((Step(0, "select * from account", None, "read"),), ("commit", "close", "keep"))
+    reading = Program(
+        (Step(0, "select * from account", None, "read"),), ("commit", "close", "keep")
+    )
     laboratory.run(reading)
     with opened.clone() as other, other.connect(autocommit=True) as connection:
         for statement in (

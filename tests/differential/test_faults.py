@@ -24,7 +24,12 @@ _WITHIN = 200
 _WITHIN_WORLD = 500
 
 _PLAIN = [name for name, fault in FAULTS.items() if fault == Fault(fault.broken)]
-_QUICK = ("skip-table", "skip-sequence", "unlogged-tail", "text-only")  # the others are a campaign
+_QUICK = (
+    "skip-table",
+    "skip-sequence",
+    "unlogged-tail",
+    "text-only",
+)  # the others are a campaign
 
 
 def _cases(*, plain: bool) -> list[ParameterSet]:

@@ -16,19 +16,27 @@ from tests.differential.chaos import late_stranger, strangers
 from tests.differential.grammar import Program, Step, draw_program
 from tests.differential.laboratory import NOTHING, Laboratory
 
-_LARGE = Program((Step(0, "delete from large where id % 5 = 1", None, "bulk"),), ("commit",) * 3)
+_LARGE = Program(
+    (Step(0, "delete from large where id % 5 = 1", None, "bulk"),), ("commit",) * 3
+)
 _READING = Program(
     (
         Step(0, "select * from account", None, "read"),
-        Step(0, "select pg_logical_emit_message(true, 'program', 'x')", None, "harmless"),  # WAL that has to be flushed
+        Step(
+            0, "select pg_logical_emit_message(true, 'program', 'x')", None, "harmless"
+        ),  # WAL that has to be flushed
     ),
     ("commit", "close", "leave"),
 )
-_WRITING = Program((Step(0, "update account set name = 'other' where id < 9", None, "dml"),), ("commit",) * 3)
+_WRITING = Program(
+    (Step(0, "update account set name = 'other' where id < 9", None, "dml"),), ("commit",) * 3
+)
 
 
 @pytest.fixture(scope="module")
-def slow(installation: Binaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Template]:
+def slow(
+    installation: Binaries, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Template]:
     """The template on a server whose every flush of WAL takes a while, in which others may come."""
     with (
         template.server(installation, "slow") as url,
@@ -37,7 +45,9 @@ def slow(installation: Binaries, tmp_path_factory: pytest.TempPathFactory) -> It
         yield found
 
 
-@pytest.mark.parametrize("times", [3, pytest.param(12, marks=pytest.mark.campaign("differential"))])
+@pytest.mark.parametrize(
+    "times", [3, pytest.param(12, marks=pytest.mark.campaign("differential"))]
+)
 def test_an_intruder_leaves_nothing_behind(laboratory: Laboratory, times: int) -> None:
     """The clone is refused, or the undoing after it, without intruders, finds what they wrote."""
     for _ in range(times):
@@ -53,7 +63,9 @@ def test_a_late_stranger_leaves_nothing_behind(slow: Template) -> None:
     random = Random("late")
     with Laboratory(slow, pg_dump=None, every=1000) as laboratory:
         for _ in range(40):
-            laboratory.run(_READING, compare=False, around=partial(late_stranger, random=random))
+            laboratory.run(
+                _READING, compare=False, around=partial(late_stranger, random=random)
+            )
             laboratory.run(NOTHING)
 
 

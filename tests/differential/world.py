@@ -25,7 +25,11 @@ class Part:
 
 def available(extensions: Collection[str]) -> tuple[str, ...]:
     """The names of the parts that a server with these extensions can have."""
-    return tuple(name for name, part in PARTS.items() if part.extension is None or part.extension in extensions)
+    return tuple(
+        name
+        for name, part in PARTS.items()
+        if part.extension is None or part.extension in extensions
+    )
 
 
 def seeds(parts: Collection[str]) -> list[Path]:
@@ -176,7 +180,10 @@ _TABLES_OF_EXTENSIONS = {
         "insert into hotel (room, during) values (<n>, '[2030-01-01,2030-01-02)')",
     ),
     "hstore": _by_id("pairs", "data = data || hstore('new', <t>)", "datas = array[data]"),
-    "bloom": (*_by_id("filter", "a = a + 1", "c = <t>"), "insert into filter (a, c) values (<n>, <t>)"),
+    "bloom": (
+        *_by_id("filter", "a = a + 1", "c = <t>"),
+        "insert into filter (a, c) values (<n>, <t>)",
+    ),
     "ltree": _by_id("tree", "path = path || 'x'", "paths = paths || 'c.d'::ltree"),
 }
 

@@ -75,14 +75,30 @@ class Sandbox:
         return running
 
     def user(
-        self, *, limit: int = 0, forks: int = 0, account: int | None = None, python: str = sys.executable
+        self,
+        *,
+        limit: int = 0,
+        forks: int = 0,
+        account: int | None = None,
+        python: str = sys.executable,
     ) -> subprocess.Popen[str]:
         """Start a process that takes a lease."""
         values = {name: getattr(self.config, name) for name in ("state_dir", "idle_timeout")}
-        wish = {"config": values, "limit": limit, "forks": forks, "directory": str(self.binaries.directory)}
+        wish = {
+            "config": values,
+            "limit": limit,
+            "forks": forks,
+            "directory": str(self.binaries.directory),
+        }
         wish |= {"source": self.binaries.source, "version": self.binaries.version}
         process = subprocess.Popen(
-            [python, "-S", "-c", USER, json.dumps(wish)],  # -S: it needs nothing of site-packages
+            [
+                python,
+                "-S",
+                "-c",
+                USER,
+                json.dumps(wish),
+            ],  # -S: it needs nothing of site-packages
             env={**os.environ, "PYTHONPATH": str(PROJECT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -119,7 +135,9 @@ def make_sandbox(postgres_bin: str | None) -> Sandbox:
     roomy = os.access(memory, os.W_OK | os.X_OK) and shutil.disk_usage(memory).free > 1 << 30
     directory = Path(tempfile.mkdtemp(prefix="clonedb-state-", dir=memory if roomy else None))
     directory.chmod(0o711 if ROOT else 0o700)
-    config = Config(rootdir=Path("/")).replace("the test", state_dir=str(directory), postgres_bin=postgres_bin)
+    config = Config(rootdir=Path("/")).replace(
+        "the test", state_dir=str(directory), postgres_bin=postgres_bin
+    )
     config = config.replace("the test", idle_timeout=0.3)
     return Sandbox(config, choose(config, ()))
 

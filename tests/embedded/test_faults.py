@@ -19,7 +19,17 @@ from clonedb.embedded.servers import servers
 from clonedb.errors import ServerError
 from clonedb.postgres.roles import prepare_role
 from clonedb.postgres.servers import open_server
-from tests.embedded.sandbox import ROOT, Sandbox, accepts, answer, by_loopback, by_socket, is_alive, query, wait_until
+from tests.embedded.sandbox import (
+    ROOT,
+    Sandbox,
+    accepts,
+    answer,
+    by_loopback,
+    by_socket,
+    is_alive,
+    query,
+    wait_until,
+)
 
 
 def test_users_killed_leave_no_server(sandbox: Sandbox) -> None:
@@ -35,7 +45,9 @@ def test_users_killed_leave_no_server(sandbox: Sandbox) -> None:
     assert "database system is shut down" in sandbox.place.log.read_text()
 
 
-def test_a_killed_keeper_takes_its_server_along_and_the_next_lease_recovers(sandbox: Sandbox) -> None:
+def test_a_killed_keeper_takes_its_server_along_and_the_next_lease_recovers(
+    sandbox: Sandbox,
+) -> None:
     """kill -9 of the keeper: no postgres is orphaned, and the data are there again."""
     with sandbox.lease() as first:
         with psycopg.connect(by_socket(first), options="-c synchronous_commit=on") as session:
@@ -54,8 +66,12 @@ def test_a_killed_postgres_is_started_again_by_the_next_lease(sandbox: Sandbox) 
     """kill -9 of postgres while idle: its keeper clears up and goes, also with a session in a long query."""
     with sandbox.lease() as first:
         with psycopg.connect(by_socket(first), autocommit=True) as session:
-            session.execute("create function spin() returns void language plpgsql as 'begin loop end loop; end'")
-            session.pgconn.send_query(b"select spin()")  # a backend that never looks whether postgres lives
+            session.execute(
+                "create function spin() returns void language plpgsql as 'begin loop end loop; end'"
+            )
+            session.pgconn.send_query(
+                b"select spin()"
+            )  # a backend that never looks whether postgres lives
             running = sandbox.running()
             os.kill(running.pid, signal.SIGKILL)
             wait_until(lambda: not is_alive(running.pid))
@@ -132,7 +148,9 @@ def test_files_that_a_dead_server_left(sandbox: Sandbox) -> None:
     leases.stop(sandbox.config)
     sandbox.place.file("stale").rename(sandbox.place.file("ready"))
     # postgres itself would refuse to start: "Is another postmaster (PID ...) running?"
-    (sandbox.place.data / "postmaster.pid").write_text(f"{os.getppid()}\n{sandbox.place.data}\n")
+    (sandbox.place.data / "postmaster.pid").write_text(
+        f"{os.getppid()}\n{sandbox.place.data}\n"
+    )
     with sandbox.lease() as lease:
         assert lease.started
         assert query(lease, "select 1") == 1
@@ -156,12 +174,18 @@ def test_each_start_makes_a_new_password(sandbox: Sandbox) -> None:
         with sandbox.lease() as lease:
             assert lease.password != old
             psycopg.connect(by_loopback(lease, lease.password)).close()
-            with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            with pytest.raises(
+                psycopg.OperationalError, match="password authentication failed"
+            ):
                 psycopg.connect(by_loopback(lease, old))
             role = by_loopback(lease, old).replace("user=postgres", "user=tester")
-            with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            with pytest.raises(
+                psycopg.OperationalError, match="password authentication failed"
+            ):
                 psycopg.connect(role)
-            with contextlib.closing(open_server(sandbox.config.replace("the test", role="tester"))) as server:
+            with contextlib.closing(
+                open_server(sandbox.config.replace("the test", role="tester"))
+            ) as server:
                 prepare_role(server)
             psycopg.connect(role.replace(old, lease.password)).close()
             leases.stop(sandbox.config)
@@ -223,7 +247,9 @@ def test_a_full_disk_in_initdb(empty: Sandbox) -> None:
     user = empty.user(limit=4 << 20, forks=7)
     errors = [str(answer(user)["error"]) for _ in range(8)]
     assert len(set(errors)) == 1
-    assert re.search(r"(?s)initdb of PostgreSQL \d+ failed; the log .* ends:.*File too large", errors[0])
+    assert re.search(
+        r"(?s)initdb of PostgreSQL \d+ failed; the log .* ends:.*File too large", errors[0]
+    )
     assert empty.place.log.read_text().count("File too large") < 8
     assert not empty.place.file("data.new").exists()
     with empty.lease() as lease:
@@ -232,8 +258,13 @@ def test_a_full_disk_in_initdb(empty: Sandbox) -> None:
 
 def test_a_server_that_cannot_start(sandbox: Sandbox) -> None:
     """The error shows what postgres said last, and no keeper stays."""
-    (sandbox.place.data / "postgresql.conf").write_text("superuser_reserved_connections = 400\n")
-    with pytest.raises(ServerError, match=r"(?s)ended before it accepted connections; the log .*superuser_reserved"):
+    (sandbox.place.data / "postgresql.conf").write_text(
+        "superuser_reserved_connections = 400\n"
+    )
+    with pytest.raises(
+        ServerError,
+        match=r"(?s)ended before it accepted connections; the log .*superuser_reserved",
+    ):
         sandbox.lease()
     wait_until(lambda: not is_alive(sandbox.place.keeper()["pid"]))
     assert not Path(sandbox.place.read("socket")).exists()
@@ -245,13 +276,18 @@ def test_a_hung_keeper_is_named(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatc
     with sandbox.lease():
         running = sandbox.running()
         os.kill(running.keeper, signal.SIGSTOP)
-        with pytest.raises(ServerError, match=f"waited 0.5 s .* keeper is pid {running.keeper}.*{sandbox.place.log}"):
+        with pytest.raises(
+            ServerError,
+            match=f"waited 0.5 s .* keeper is pid {running.keeper}.*{sandbox.place.log}",
+        ):
             leases.stop(sandbox.config)
         os.kill(running.pid, signal.SIGKILL)  # ... which the keeper cannot notice
         wait_until(lambda: not is_alive(running.pid))
         monkeypatch.setattr(watchdog, "PATIENCE", 30)
         monkeypatch.setattr(leases, "UNREACHABLE", 0.5)
-        with pytest.raises(ServerError, match=f"does not answer.*keeper is pid {running.keeper}"):
+        with pytest.raises(
+            ServerError, match=f"does not answer.*keeper is pid {running.keeper}"
+        ):
             sandbox.lease()
         os.kill(running.keeper, signal.SIGCONT)
         with sandbox.lease() as again:
@@ -269,16 +305,22 @@ def test_a_hung_starter_is_named(sandbox: Sandbox, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ServerError, match=r"waited 1.3 s .*started by pid 4711"):
         sandbox.lease(progress=lines.append)
     os.close(start)
-    assert lines == [f"waiting for the embedded server {sandbox.place.name!r}, which another process starts or stops"]
+    assert lines == [
+        f"waiting for the embedded server {sandbox.place.name!r}, which another process starts or stops"
+    ]
 
 
 @pytest.mark.skipif(not ROOT, reason="only root can give a directory away")
-def test_a_socket_directory_of_somebody_else_is_not_trusted(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_directory_of_somebody_else_is_not_trusted(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever owns it could answer in the server's place."""
     monkeypatch.setattr(leases, "UNREACHABLE", 0.2)
     with sandbox.lease() as lease:
         os.chown(lease.socket_dir, 12345, 12345)
-        with pytest.raises(ServerError, match=f"does not answer on its socket in '{lease.socket_dir}'"):
+        with pytest.raises(
+            ServerError, match=f"does not answer on its socket in '{lease.socket_dir}'"
+        ):
             sandbox.lease()
         assert accepts(lease.port)
 

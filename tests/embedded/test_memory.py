@@ -17,7 +17,9 @@ from tests.embedded.sandbox import Sandbox
 from tests.mounts import tmpfs
 
 SHM = Path("/dev/shm")
-needs_shm = pytest.mark.skipif(not os.access(SHM, os.W_OK), reason="this system has no /dev/shm to write to")
+needs_shm = pytest.mark.skipif(
+    not os.access(SHM, os.W_OK), reason="this system has no /dev/shm to write to"
+)
 
 
 @pytest.fixture
@@ -33,7 +35,10 @@ def in_memory(empty: Sandbox) -> Iterator[Config]:
 
 def test_disk_is_disk() -> None:
     """`data = "disk"` never goes to memory."""
-    assert memory_base(Config(rootdir=Path("/")).replace("test", data="disk"), Path("/state")) is None
+    assert (
+        memory_base(Config(rootdir=Path("/")).replace("test", data="disk"), Path("/state"))
+        is None
+    )
 
 
 @needs_shm
@@ -61,7 +66,9 @@ def test_a_server_in_memory_is_listed_and_deleted(in_memory: Config) -> None:
 
     with leases.lease(in_memory, binaries.choose(in_memory, ())) as lease:
         assert lease.data_dir.is_relative_to(SHM)
-        assert [one.state for one in servers(in_memory) if one.directory.is_relative_to(SHM)] == ["running"]
+        assert [
+            one.state for one in servers(in_memory) if one.directory.is_relative_to(SHM)
+        ] == ["running"]
     place = ServerDirectory.of(in_memory, lease.binaries)
     reset(in_memory)
     assert not place.directory.exists()
@@ -97,7 +104,11 @@ VERSION_1 = {"proc__self__cgroup": "5:cpu:/x\n4:memory:/docker/4f\n0::/\n"}
 STAT = "anon 5\ninactive_file 1073741824\ntotal_inactive_file 1073741824\n"
 CONTAINERS = {
     "no container": ({}, 8.0, True),
-    "its own root": ({"proc__self__cgroup": "0::/\n", "sys__fs__cgroup__memory.max": f"{6 * GB}\n"}, 3.0, True),
+    "its own root": (
+        {"proc__self__cgroup": "0::/\n", "sys__fs__cgroup__memory.max": f"{6 * GB}\n"},
+        3.0,
+        True,
+    ),
     "the parent's limit": (
         {
             **VERSION_2,
@@ -108,7 +119,11 @@ CONTAINERS = {
         False,
     ),
     "no limit": ({**VERSION_2, "sys__fs__cgroup__of__tests__memory.max": "max\n"}, 8.0, True),
-    "version 1": ({**VERSION_1, "sys__fs__cgroup__memory__memory.limit_in_bytes": f"{3 * GB}\n"}, 1.5, False),
+    "version 1": (
+        {**VERSION_1, "sys__fs__cgroup__memory__memory.limit_in_bytes": f"{3 * GB}\n"},
+        1.5,
+        False,
+    ),
     "nearly used up": (
         {
             **VERSION_2,
@@ -132,7 +147,9 @@ CONTAINERS = {
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_the_share_is_of_what_the_container_may_have(machine: Machine, tmp_path: Path, name: str) -> None:
+def test_the_share_is_of_what_the_container_may_have(
+    machine: Machine, tmp_path: Path, name: str
+) -> None:
     """Half of the machine's memory, or of the least limit of a control group; `auto` wants 2 GB of that, and 4 to spare."""
     files, limit, wanted = CONTAINERS[name]
     root = machine(*OF_16, **files)
@@ -142,7 +159,9 @@ def test_the_share_is_of_what_the_container_may_have(machine: Machine, tmp_path:
         assert found is not None
         assert found.limit == limit * GB
         assert found.left == found.limit * 7 // 8 - found.used
-        assert (memory_base(config, tmp_path / "state", shm=there, root=root) is not None) == wanted
+        assert (
+            memory_base(config, tmp_path / "state", shm=there, root=root) is not None
+        ) == wanted
 
 
 def test_a_small_file_system_is_the_limit(machine: Machine, tmp_path: Path) -> None:
@@ -180,9 +199,7 @@ def test_a_server_for_which_there_is_no_room(empty: Sandbox) -> None:
 
     with tmpfs("50m") as there:
         config = empty.config.replace("test", state_dir=str(there / "state"))
-        message = (
-            r"no room in memory for a server in '.*': files there take \d MB of the 50 MB they may, and a new one takes"
-        )
+        message = r"no room in memory for a server in '.*': files there take \d MB of the 50 MB they may, and a new one takes"
         with pytest.raises(ServerError, match=message):
             leases.lease(config, binaries.choose(config, ()))
         assert list(there.glob("state/servers/*/data*")) == []

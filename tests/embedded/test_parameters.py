@@ -16,7 +16,9 @@ from tests.projects import Project
 
 
 def _with(sandbox: Sandbox, **parameters: Any) -> Sandbox:
-    return dataclasses.replace(sandbox, config=sandbox.config.replace("the test", server=parameters))
+    return dataclasses.replace(
+        sandbox, config=sandbox.config.replace("the test", server=parameters)
+    )
 
 
 def _shown(sandbox: Sandbox, *names: str) -> list[str]:
@@ -27,12 +29,22 @@ def _shown(sandbox: Sandbox, *names: str) -> list[str]:
 def test_another_table_is_another_server(empty: Sandbox) -> None:
     """With what the table says, whatever clonedb's own choice is; and it is found again by the same table."""
     changed = _with(empty, fsync=True, work_mem="7MB", max_connections=42, **{"app.a": "1"})
-    assert _shown(changed, "fsync", "work_mem", "max_connections", "app.a") == ["on", "7MB", "42", "1"]
+    assert _shown(changed, "fsync", "work_mem", "max_connections", "app.a") == [
+        "on",
+        "7MB",
+        "42",
+        "1",
+    ]
     assert _shown(empty, "fsync", "max_connections") == ["off", "300"]
     assert changed.place.name.startswith(f"{empty.place.name}-with-")
-    assert {status.name for status in leases.servers(empty.config)} == {empty.place.name, changed.place.name}
+    assert {status.name for status in leases.servers(empty.config)} == {
+        empty.place.name,
+        changed.place.name,
+    }
 
-    again = _with(empty, **{"app.a": "1", "max_connections": "42", "work_mem": "7MB", "FSYNC": "on"})
+    again = _with(
+        empty, **{"app.a": "1", "max_connections": "42", "work_mem": "7MB", "FSYNC": "on"}
+    )
     assert again.place == changed.place
 
 
@@ -47,12 +59,20 @@ def test_the_version_of_a_stopped_server_is_told(empty: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"no_such_parameter": "1"}, 'unrecognized configuration parameter "no_such_parameter"'),
+        (
+            {"no_such_parameter": "1"},
+            'unrecognized configuration parameter "no_such_parameter"',
+        ),
         ({"work_mem": "much"}, 'invalid value for parameter "work_mem": "much"'),
-        ({"shared_preload_libraries": ["no_such_library"]}, 'could not access file "no_such_library"'),
+        (
+            {"shared_preload_libraries": ["no_such_library"]},
+            'could not access file "no_such_library"',
+        ),
     ],
 )
-def test_postgresql_says_what_it_refuses(empty: Sandbox, parameters: dict[str, Any], words: str) -> None:
+def test_postgresql_says_what_it_refuses(
+    empty: Sandbox, parameters: dict[str, Any], words: str
+) -> None:
     """And the error where it was written."""
     refused = _with(empty, **parameters)
     for _ in range(2):
@@ -62,7 +82,10 @@ def test_postgresql_says_what_it_refuses(empty: Sandbox, parameters: dict[str, A
         assert "server in [tool.clonedb]" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["port", "Data_Directory", "listen_addresses", "hba_file", "unix_socket_directories"])
+@pytest.mark.parametrize(
+    "name",
+    ["port", "Data_Directory", "listen_addresses", "hba_file", "unix_socket_directories"],
+)
 def test_what_clonedb_sets_is_refused(sandbox: Sandbox, name: str) -> None:
     """Where the server is and who may enter cannot be chosen."""
     with pytest.raises(ConfigError, match=rf"the test: server\.{name} is clonedb's own to set"):
@@ -77,7 +100,9 @@ def test_what_clonedb_sets_is_refused(sandbox: Sandbox, name: str) -> None:
         ({"work_mem": None}, r"server\.work_mem is None; a parameter takes a string"),
     ],
 )
-def test_what_no_parameter_can_be(sandbox: Sandbox, parameters: dict[str, Any], message: str) -> None:
+def test_what_no_parameter_can_be(
+    sandbox: Sandbox, parameters: dict[str, Any], message: str
+) -> None:
     """A mistake is told before a server is started."""
     with pytest.raises(ConfigError, match=message):
         _with(sandbox, **parameters)
@@ -89,7 +114,10 @@ def test_what_was_prepared_survives_a_restart(empty: Sandbox) -> None:
         connection.execute("create table t (a int)")
         connection.execute("prepare transaction 'left'")
     leases.stop(empty.config)
-    with empty.lease() as lease, contextlib.closing(psycopg.connect(by_socket(lease))) as connection:
+    with (
+        empty.lease() as lease,
+        contextlib.closing(psycopg.connect(by_socket(lease))) as connection,
+    ):
         assert connection.execute("select gid from pg_prepared_xacts").fetchall() == [("left",)]
 
 
@@ -117,7 +145,9 @@ def test_two_phases_and_a_table_in_pyproject(project: Project) -> None:
     project.revision("one", "op.execute('create table thing (a int)')")
     project.write("test_it.py", TESTS)
     file = project.directory / "pyproject.toml"
-    lines = '\n[tool.clonedb.server]\nwork_mem = "6MB"\nauto_explain.log_nested_statements = true\n'
+    lines = (
+        '\n[tool.clonedb.server]\nwork_mem = "6MB"\nauto_explain.log_nested_statements = true\n'
+    )
     file.write_text((file.read_text() if file.exists() else "[tool.clonedb]\n") + lines)
     outcome = project.pytest().demand()
     assert "3 passed" in outcome.out

@@ -54,12 +54,16 @@ def test_a_state_directory_is_made_private(empty: Sandbox) -> None:
 
 def test_a_relative_state_directory_starts_in_the_project(empty: Sandbox) -> None:
     """As every path of the configuration."""
-    config = Config(rootdir=Path(empty.config.state_dir or "")).replace("the test", state_dir="here")
+    config = Config(rootdir=Path(empty.config.state_dir or "")).replace(
+        "the test", state_dir="here"
+    )
     assert state_dir(config) == config.rootdir / "here"
 
 
 @pytest.mark.parametrize("problem", ["symbolic link", "no directory", "others may write"])
-def test_a_state_directory_that_is_not_ours_alone_is_refused(private: Path, problem: str) -> None:
+def test_a_state_directory_that_is_not_ours_alone_is_refused(
+    private: Path, problem: str
+) -> None:
     """A link, a file, or what others may write to: they would decide what the server is made of."""
     path = private / "state"
     if problem == "symbolic link":
@@ -69,7 +73,9 @@ def test_a_state_directory_that_is_not_ours_alone_is_refused(private: Path, prob
     else:
         path.mkdir()
         path.chmod(0o777)
-    with pytest.raises(ServerError, match=rf"will not keep files in .*{problem}.*CLONEDB_STATE_DIR"):
+    with pytest.raises(
+        ServerError, match=rf"will not keep files in .*{problem}.*CLONEDB_STATE_DIR"
+    ):
         state_dir(configured(path))
 
 
@@ -95,7 +101,9 @@ def test_root_keeps_its_state_in_the_system_s_cache_directory() -> None:
 
 
 @pytest.mark.parametrize("cache", ["/somewhere", "/some where/deep/", "", "relative", None])
-def test_the_default_is_what_platformdirs_says(monkeypatch: pytest.MonkeyPatch, cache: str | None) -> None:
+def test_the_default_is_what_platformdirs_says(
+    monkeypatch: pytest.MonkeyPatch, cache: str | None
+) -> None:
     """Worked out without importing it."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("HOME", "/home/somebody")
@@ -106,7 +114,9 @@ def test_the_default_is_what_platformdirs_says(monkeypatch: pytest.MonkeyPatch, 
     assert places.default_state_dir() == platformdirs.user_cache_path("clonedb")
 
 
-def test_places_are_named_by_who_built_the_binaries_and_their_major_version(empty: Sandbox) -> None:
+def test_places_are_named_by_who_built_the_binaries_and_their_major_version(
+    empty: Sandbox,
+) -> None:
     """One for every wheel and for the system's, however they were found; one for every other directory."""
 
     def name(directory: str, source: str, version: str) -> str:
@@ -121,7 +131,9 @@ def test_places_are_named_by_who_built_the_binaries_and_their_major_version(empt
 
 
 @needs_root
-def test_root_runs_postgres_as_whoever_called_sudo(empty: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_runs_postgres_as_whoever_called_sudo(
+    empty: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else as postgres, else as nobody; and as the owner of the data when there are data."""
     monkeypatch.delenv("SUDO_UID", raising=False)
     usual = account_for(empty.place)
@@ -147,8 +159,12 @@ def test_root_s_own_binaries_are_brought_within_reach(empty: Sandbox, private: P
     if not (prefix / "share").exists():
         pytest.skip("these binaries are in several trees")
     tree = private / package.name / prefix.name
-    shutil.copytree(prefix, tree, ignore=shutil.ignore_patterns("include", "doc"), copy_function=_copy)
-    if (libraries := package.with_name(f"{package.name}.libs")).exists():  # where auditwheel puts them
+    shutil.copytree(
+        prefix, tree, ignore=shutil.ignore_patterns("include", "doc"), copy_function=_copy
+    )
+    if (
+        libraries := package.with_name(f"{package.name}.libs")
+    ).exists():  # where auditwheel puts them
         shutil.copytree(libraries, private / libraries.name)
     (tree / "share").chmod(0o700)
     empty.binaries = empty.binaries._replace(directory=tree / "bin")
@@ -160,7 +176,9 @@ def test_root_s_own_binaries_are_brought_within_reach(empty: Sandbox, private: P
         assert empty.place.directory in copy.parents
         assert _modes(private) == before
         leases.stop(empty.config)
-        (tree / "bin" / "new").write_bytes((tree / "bin" / "postgres").read_bytes())  # a newer build in its place
+        (tree / "bin" / "new").write_bytes(
+            (tree / "bin" / "postgres").read_bytes()
+        )  # a newer build in its place
         (tree / "bin" / "new").chmod(0o755)
         (tree / "bin" / "new").rename(tree / "bin" / "postgres")
         with empty.lease():
@@ -180,10 +198,14 @@ def _modes(directory: Path) -> dict[str, int]:
 
 
 @needs_root
-def test_a_state_directory_that_the_account_cannot_reach_is_an_error(private: Path, empty: Sandbox) -> None:
+def test_a_state_directory_that_the_account_cannot_reach_is_an_error(
+    private: Path, empty: Sandbox
+) -> None:
     """The message names the directory in the way, the account and the remedy; its mode stays."""
     inside = dataclasses.replace(empty, config=configured(private / "state"), processes=[])
-    with pytest.raises(ServerError, match=rf"(?s)cannot pass {str(private)!r}.*CLONEDB_STATE_DIR"):
+    with pytest.raises(
+        ServerError, match=rf"(?s)cannot pass {str(private)!r}.*CLONEDB_STATE_DIR"
+    ):
         inside.lease()
     assert stat.S_IMODE(private.stat().st_mode) == 0o700
 
@@ -192,12 +214,16 @@ def test_a_state_directory_that_the_account_cannot_reach_is_an_error(private: Pa
 def test_an_ordinary_user_runs_the_server_as_itself(empty: Sandbox) -> None:
     """No account is changed: data, socket and processes are the user's."""
     python = next(filter(_is_within_reach, (sys.executable, "/usr/bin/python3")), None)
-    if python is None or not _is_within_reach(str(empty.binaries.directory / "postgres"), "--version"):
+    if python is None or not _is_within_reach(
+        str(empty.binaries.directory / "postgres"), "--version"
+    ):
         pytest.skip("no Python or no PostgreSQL that an ordinary user can run")
     os.chown(empty.config.state_dir or "", NOBODY, NOBODY)
     user = empty.user(account=NOBODY, python=python)
     assert answer(user).get("error") is None
-    running = Running.of(json.loads(empty.place.file("ready").read_text()))  # root itself does not look in there
+    running = Running.of(
+        json.loads(empty.place.file("ready").read_text())
+    )  # root itself does not look in there
     assert running is not None
     with pytest.raises(ServerError, match=f"it belongs to uid {NOBODY}"):
         empty.place.running()
@@ -217,7 +243,13 @@ def _is_within_reach(program: str, *arguments: str) -> bool:
     with contextlib.suppress(OSError):
         command = [program, *(arguments or ("-S", "-c", question))]
         done = subprocess.run(
-            command, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/", capture_output=True, check=False
+            command,
+            user=NOBODY,
+            group=NOBODY,
+            extra_groups=[],
+            cwd="/",
+            capture_output=True,
+            check=False,
         )
         return done.returncode == 0
     return False

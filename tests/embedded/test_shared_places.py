@@ -99,13 +99,19 @@ def automatic(ours: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 
 
 @pytest.fixture
-def plant(automatic: Config, ours: Path, bystander: subprocess.Popen[bytes]) -> Iterator[Callable[[str], Path]]:
+def plant(
+    automatic: Config, ours: Path, bystander: subprocess.Popen[bytes]
+) -> Iterator[Callable[[str], Path]]:
     """A function by which another account takes the name of the directory in memory first."""
     base = SHM / f"clonedb-{os.geteuid()}-{zlib.crc32(os.fsencode(ours / 'state')):08x}"
     with contextlib.ExitStack() as stack:
 
         def taken(kind: str) -> Path:
-            stack.enter_context(as_nobody(PLANT, kind, str(base), str(ours / "kept"), str(bystander.pid), host()))
+            stack.enter_context(
+                as_nobody(
+                    PLANT, kind, str(base), str(ours / "kept"), str(bystander.pid), host()
+                )
+            )
             return base
 
         yield taken
@@ -113,7 +119,9 @@ def plant(automatic: Config, ours: Path, bystander: subprocess.Popen[bytes]) -> 
 
 
 @needs_root
-@pytest.mark.skipif(not os.access(SHM, os.W_OK), reason="this system has no /dev/shm to write to")
+@pytest.mark.skipif(
+    not os.access(SHM, os.W_OK), reason="this system has no /dev/shm to write to"
+)
 @pytest.mark.parametrize("kind", ["directory", "link", "FIFO"])
 def test_a_strangers_place_in_memory(
     plant: Callable[[str], Path],
@@ -129,14 +137,20 @@ def test_a_strangers_place_in_memory(
     assert reset(automatic) == []
     shown = CliRunner().invoke(main, ["-C", str(ours), "server", "status"])
     assert shown.exit_code == 0
-    assert shown.output.startswith(f"no data in memory: will not keep files in {str(base)!r}: it ")
+    assert shown.output.startswith(
+        f"no data in memory: will not keep files in {str(base)!r}: it "
+    )
     assert bystander.poll() is None
     assert (ours / "kept").read_text() == "ours"
     assert memory_base(automatic, ours / "state") is None
-    problem = {"directory": f"it belongs to uid {NOBODY}", "link": "it is a symbolic link", "FIFO": "it is a FIFO"}[
-        kind
-    ]
-    assert places.data_about(automatic).endswith(f" (will not keep files in {str(base)!r}: {problem})")
+    problem = {
+        "directory": f"it belongs to uid {NOBODY}",
+        "link": "it is a symbolic link",
+        "FIFO": "it is a FIFO",
+    }[kind]
+    assert places.data_about(automatic).endswith(
+        f" (will not keep files in {str(base)!r}: {problem})"
+    )
     with pytest.raises(ServerError, match=f"{base}.*{problem}; set state_dir"):
         servers(automatic.replace("test", data="memory"))
     assert base.lstat().st_uid == NOBODY
@@ -174,7 +188,9 @@ def test_a_name_that_a_stopped_server_left(sandbox: Sandbox, ours: Path) -> None
 
 
 @needs_root
-def test_the_servers_account_does_not_lead_root(sandbox: Sandbox, bystander: subprocess.Popen[bytes]) -> None:
+def test_the_servers_account_does_not_lead_root(
+    sandbox: Sandbox, bystander: subprocess.Popen[bytes]
+) -> None:
     """Root's server runs as another account, which owns the data: a FIFO there hangs nobody, a pid there is no order."""
     with sandbox.lease():
         running = sandbox.running()
@@ -196,7 +212,9 @@ def problems(directory: Path) -> dict[str, Callable[[], object]]:
         "a FIFO": lambda: os.mkfifo(directory / "name"),
         "a socket": lambda: socket.socket(socket.AF_UNIX).bind(str(directory / "name")),
         "a directory": (directory / "name").mkdir,
-        "others may write to it": lambda: os.chmod(os.open(directory / "name", os.O_CREAT), 0o666),  # noqa: PTH101
+        "others may write to it": lambda: os.chmod(  # noqa: PTH101
+            os.open(directory / "name", os.O_CREAT), 0o666
+        ),
     }
 
 
@@ -301,7 +319,10 @@ def test_a_strangers_socket_in_the_place_of_a_stopped_servers(sandbox: Sandbox) 
         leases.stop(sandbox.config)
         wait_until(lambda: not path.parent.exists())
         try:
-            with as_nobody(LISTEN, str(path)), pytest.raises(ServerError, match=r"requirepeer.*nobody"):
+            with (
+                as_nobody(LISTEN, str(path)),
+                pytest.raises(ServerError, match=r"requirepeer.*nobody"),
+            ):
                 server.connect("postgres")
         finally:
             subprocess.run(["rm", "-rf", path.parent], check=True)

@@ -20,7 +20,11 @@ def test_templates_of_one_configuration_share_a_server(config: Config) -> None:
     """Whatever makes their templates; it is open until both have closed it."""
     servers = Servers()
     first = servers.open(config)
-    second = servers.open(config.replace("the test", target="one", seed=["a.sql"], locale="C").of_revision("one", "x"))
+    second = servers.open(
+        config.replace("the test", target="one", seed=["a.sql"], locale="C").of_revision(
+            "one", "x"
+        )
+    )
     assert second is first
     first.close()
     assert second.rows("select 1") == [(1,)]
@@ -30,7 +34,10 @@ def test_templates_of_one_configuration_share_a_server(config: Config) -> None:
         assert third is not first
 
 
-@pytest.mark.parametrize("settings", [{"role": "reader"}, {"keep": "none"}, {"prefix": "other"}, {"lock_timeout": 7.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"role": "reader"}, {"keep": "none"}, {"prefix": "other"}, {"lock_timeout": 7.0}],
+)
 def test_another_setting_means_another_server(config: Config, settings: dict[str, Any]) -> None:
     """Each setting that does not make a template is the server's."""
     servers = Servers()
@@ -44,10 +51,18 @@ def test_another_setting_means_another_server(config: Config, settings: dict[str
 
 def test_a_server_does_not_carry_a_templates_configuration(config: Config) -> None:
     """What uses it there would take another template's, silently."""
-    settings: dict[str, Any] = {"target": "one", "seed": ["a.sql"], "extensions": ["citext"], "salt": "x", "x": ["y"]}
+    settings: dict[str, Any] = {
+        "target": "one",
+        "seed": ["a.sql"],
+        "extensions": ["citext"],
+        "salt": "x",
+        "x": ["y"],
+    }
     with contextlib.closing(Servers().open(config.replace("the test", **settings))) as server:
         carried = {
-            name for name in TEMPLATE_KEYS if getattr(server.config, name) != getattr(Config(config.rootdir), name)
+            name
+            for name in TEMPLATE_KEYS
+            if getattr(server.config, name) != getattr(Config(config.rootdir), name)
         }
         assert carried == set()
         assert not TEMPLATE_KEYS & server.config.sources.keys()
@@ -82,7 +97,9 @@ def test_sessions(clonedb_dsn):
 """
 
 
-def test_a_run_has_one_session_with_the_server_whatever_templates_it_has(items: Project) -> None:
+def test_a_run_has_one_session_with_the_server_whatever_templates_it_has(
+    items: Project,
+) -> None:
     """The default one, a named one, one at a revision, and a database in which nothing was made."""
     items.settings(templates={"early": {"target": "one"}})
     items.write("test_it.py", SESSIONS)

@@ -44,7 +44,10 @@ def test_a_stopped_process_of_the_server_stops_no_drop_for_ever(
         with contextlib.closing(server.connect("template1")) as other:
             os.kill(other.info.backend_pid, signal.SIGSTOP)
             try:
-                with pytest.raises(ServerError, match=r"could not be dropped within 1 s: the server waits for one"):
+                with pytest.raises(
+                    ServerError,
+                    match=r"could not be dropped within 1 s: the server waits for one",
+                ):
                     clone.drop()
             finally:
                 os.kill(other.info.backend_pid, signal.SIGCONT)
@@ -52,7 +55,9 @@ def test_a_stopped_process_of_the_server_stops_no_drop_for_ever(
         assert server.run(sql.find_database, clone.name) is None
 
 
-def test_a_lease_file_that_a_stopped_process_holds(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_file_that_a_stopped_process_holds(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process that was stopped while it looked at a lease keeps it locked: the wait has a limit and names the file."""
     monkeypatch.setattr(local_leases, "_LIMIT", 0.2)
     leases = state_files(sandbox.config) / "leases"
@@ -62,7 +67,8 @@ def test_a_lease_file_that_a_stopped_process_holds(sandbox: Sandbox, monkeypatch
     ours = LocalLeases(sandbox.config)
     try:
         with pytest.raises(
-            ServerError, match=r"waited 0\.2 s for the lock on '.+/leases/owner', which another process"
+            ServerError,
+            match=r"waited 0\.2 s for the lock on '.+/leases/owner', which another process",
         ):
             ours.take("owner")
     finally:
@@ -73,7 +79,9 @@ def test_a_lease_file_that_a_stopped_process_holds(sandbox: Sandbox, monkeypatch
     assert not local_leases.is_leased(sandbox.config, "owner")
 
 
-def test_an_answer_that_does_not_come(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_does_not_come(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process of the server that was stopped answers nothing: the wait has a limit and names the process."""
     monkeypatch.setattr(message, "LIMIT", 0.2)
     with (
@@ -82,7 +90,10 @@ def test_an_answer_that_does_not_come(sandbox: Sandbox, monkeypatch: pytest.Monk
     ):
         os.kill(other.info.backend_pid, signal.SIGSTOP)
         try:
-            with pytest.raises(ServerError, match=f"process {other.info.backend_pid} has not answered for 0.2 s"):
+            with pytest.raises(
+                ServerError,
+                match=f"process {other.info.backend_pid} has not answered for 0.2 s",
+            ):
                 message.ask(other.pgconn, ["select 1"])
         finally:
             os.kill(other.info.backend_pid, signal.SIGCONT)

@@ -51,7 +51,9 @@ class Program:
         try:
             out, err = self.process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGABRT)  # PYTHONFAULTHANDLER says where it hangs
+            os.killpg(
+                self.process.pid, signal.SIGABRT
+            )  # PYTHONFAULTHANDLER says where it hangs
             out, err = self.process.communicate()
             raise AssertionError(f"it did not end within {timeout} s\n{out}\n{err}") from None
         return Outcome(self.process.returncode, out, err)
@@ -97,7 +99,8 @@ def _left(project: Project, dsn: str) -> list[str]:
     left = [f"process {pid}: {_command(pid)}" for pid in processes_of(project)]
     with psycopg.connect(dsn, autocommit=True) as connection:
         found = connection.execute(
-            "select datname, datistemplate from pg_database where starts_with(datname, %s) order by 1", [prefix]
+            "select datname, datistemplate from pg_database where starts_with(datname, %s) order by 1",
+            [prefix],
         )
         left += [f"database {name}" for name, is_template in found if not is_template]
         sessions = connection.execute(

@@ -80,7 +80,10 @@ def test_no_room_for_the_archive(items: Project, admin_dsn: str, prefix: str) ->
     with tmpfs("400k") as small:
         (small / "template.clonedb").write_text("what was there")
         outcome = items.clonedb("export", str(small / "template.clonedb")).demand(1)
-        assert f"'{small}/template.clonedb' cannot be written: No space left on device" in outcome.err
+        assert (
+            f"'{small}/template.clonedb' cannot be written: No space left on device"
+            in outcome.err
+        )
         assert [path.name for path in small.iterdir()] == ["template.clonedb"]
         assert (small / "template.clonedb").read_text() == "what was there"
     for size in ("400k", "4M"):  # no room for the dump, or for what is made of it
@@ -98,7 +101,9 @@ def test_no_room_for_the_archive(items: Project, admin_dsn: str, prefix: str) ->
     demand_nothing_left(items, admin_dsn)
 
 
-def test_interrupted_while_it_is_restored(items: Project, archive: Path, start: Start, admin_dsn: str) -> None:
+def test_interrupted_while_it_is_restored(
+    items: Project, archive: Path, start: Start, admin_dsn: str
+) -> None:
     """Ctrl-C while tables are filled: exit code 130 at once, and nothing is left."""
     program = start(items, *CLONEDB, "import", str(archive))
     _wait_until_filled(admin_dsn, items)
@@ -110,7 +115,9 @@ def test_interrupted_while_it_is_restored(items: Project, archive: Path, start: 
     assert "restored in" in items.clonedb("import", str(archive)).demand().out
 
 
-def test_killed_while_it_is_restored(items: Project, archive: Path, start: Start, admin_dsn: str) -> None:
+def test_killed_while_it_is_restored(
+    items: Project, archive: Path, start: Start, admin_dsn: str
+) -> None:
     """kill -9 while tables are filled: the next start leaves nothing of it."""
     program = start(items, *CLONEDB, "import", str(archive))
     _wait_until_filled(admin_dsn, items)
@@ -132,15 +139,21 @@ def _wait_until_filled(dsn: str, project: Project) -> None:
             select count(*) from pg_stat_activity
             where starts_with(datname, %s) and query like '%%INSERT INTO%%' and state = 'active'
         """
-        while connection.execute(query, [project.environment["CLONEDB_PREFIX"]]).fetchone() == (0,):
+        while connection.execute(query, [project.environment["CLONEDB_PREFIX"]]).fetchone() == (
+            0,
+        ):
             assert time.monotonic() < deadline
             time.sleep(0.005)
 
 
-def test_restored_by_two_at_once(items: Project, archive: Path, start: Start, admin_dsn: str) -> None:
+def test_restored_by_two_at_once(
+    items: Project, archive: Path, start: Start, admin_dsn: str
+) -> None:
     """One restores it, the other waits and finds it."""
     programs = [start(items, *CLONEDB, "import", str(archive)) for _ in range(2)]
-    said = sorted(program.outcome().demand().out.partition(": ")[2].split(",")[0] for program in programs)
+    said = sorted(
+        program.outcome().demand().out.partition(": ")[2].split(",")[0] for program in programs
+    )
     assert said[0] == "already there"
     assert said[1].startswith("restored in ")
     demand_nothing_left(items, admin_dsn)
@@ -148,7 +161,12 @@ def test_restored_by_two_at_once(items: Project, archive: Path, start: Start, ad
 
 def test_what_the_server_refuses(items: Project, archive: Path, admin_dsn: str) -> None:
     """One of many things at once: the first error is the one that is shown, and nothing is left."""
-    _forge(archive, lambda contents: contents.replace(b"CREATE TABLE public.t17 (", b"CREATE TABLX public.t17 ("))
+    _forge(
+        archive,
+        lambda contents: contents.replace(
+            b"CREATE TABLE public.t17 (", b"CREATE TABLX public.t17 ("
+        ),
+    )
     outcome = items.clonedb("import", "--trust", str(archive)).demand(1)
     assert "cannot be restored on embedded server (PostgreSQL " in outcome.err
     assert 'syntax error at or near "TABLX"' in outcome.err
@@ -162,9 +180,15 @@ def _forge(path: Path, change: Callable[[bytes], bytes]) -> None:
         found = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
     contents = change(found["contents.sql"])
     assert contents != found["contents.sql"]
-    header = {**json.loads(found["clonedb.json"]), "contents": hashlib.sha256(contents).hexdigest()}
+    header = {
+        **json.loads(found["clonedb.json"]),
+        "contents": hashlib.sha256(contents).hexdigest(),
+    }
     with contextlib.closing(tarfile.open(path, "w:gz")) as tar:
-        for name, content in {"clonedb.json": json.dumps(header).encode(), "contents.sql": contents}.items():
+        for name, content in {
+            "clonedb.json": json.dumps(header).encode(),
+            "contents.sql": contents,
+        }.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))

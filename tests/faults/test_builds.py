@@ -51,14 +51,19 @@ def test_item(clonedb_connection, number):
 
 
 @pytest.mark.parametrize("number", [12, pytest.param(64, marks=pytest.mark.campaign("kills"))])
-def test_many_processes_at_once_on_an_empty_server(alone: Project, sandbox: Sandbox, start: Start, number: int) -> None:
+def test_many_processes_at_once_on_an_empty_server(
+    alone: Project, sandbox: Sandbox, start: Start, number: int
+) -> None:
     """One of them starts the server, one builds, and all get the same template."""
     counter = alone.directory / "count"
     alone.revision("three", COUNT)
     ready = alone.write("ready", "")
     with alone.write("gate", "").open() as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)
-        programs = [start(alone, sys.executable, "-c", AT_ONCE, COUNT=str(counter)) for _ in range(number)]
+        programs = [
+            start(alone, sys.executable, "-c", AT_ONCE, COUNT=str(counter))
+            for _ in range(number)
+        ]
         wait_until(lambda: ready.stat().st_size == number, 60)
     names = {program.outcome().demand().out for program in programs}
     assert len(names) == 1
@@ -128,7 +133,8 @@ def test_a_builder_beyond_lock_timeout_on_this_machine(
     builder.wait_for(tmp_path / "hangs")
     outcome = project.clonedb("build", CLONEDB_LOCK_TIMEOUT="0.5").demand(1)
     assert re.search(
-        rf"is still being built by pid {builder.process.pid} since \d+ s, after lock_timeout = 0.5 s; end", outcome.err
+        rf"is still being built by pid {builder.process.pid} since \d+ s, after lock_timeout = 0.5 s; end",
+        outcome.err,
     )
     assert "Traceback" not in outcome.err
     builder.interrupt()
@@ -153,17 +159,24 @@ def test_a_builder_beyond_lock_timeout_on_another_machine(
     )
     builder.wait_for(tmp_path / "hangs")
     outcome = project.clonedb(
-        "build", CLONEDB_LOCK_TIMEOUT="1.5", CLONEDB_URL=server_url, CLONEDB_STATE_DIR=str(there)
+        "build",
+        CLONEDB_LOCK_TIMEOUT="1.5",
+        CLONEDB_URL=server_url,
+        CLONEDB_STATE_DIR=str(there),
     ).demand(1)
     who = rf"clonedb build on \S+, pid {builder.process.pid}, connected since \d+ s"
     assert re.search(rf"is being built by {who}; waiting", outcome.err)
-    assert re.search(rf"is still being built by {who}, after lock_timeout = 1.5 s; end", outcome.err)
+    assert re.search(
+        rf"is still being built by {who}, after lock_timeout = 1.5 s; end", outcome.err
+    )
     builder.interrupt()
     builder.outcome()
     demand_nothing_left(project, admin_dsn)
 
 
-def test_a_failed_migration_runs_once_for_all_workers(project: Project, admin_dsn: str, counter: Path) -> None:
+def test_a_failed_migration_runs_once_for_all_workers(
+    project: Project, admin_dsn: str, counter: Path
+) -> None:
     """Under -n 4 one worker shows the error in full, the others in a line."""
     project.items()
     project.revision("three", COUNT + 'op.execute("select 1 / 0")')
@@ -173,11 +186,16 @@ def test_a_failed_migration_runs_once_for_all_workers(project: Project, admin_ds
     assert "4 errors" in outcome.out
     assert outcome.text.count("Traceback (most recent call last)") == 1
     assert outcome.text.count("statement: select 1 / 0") == 1
-    lines = re.findall(r"^BuildError: template .* could not be built in this run: (.*)$", outcome.out, re.MULTILINE)
+    lines = re.findall(
+        r"^BuildError: template .* could not be built in this run: (.*)$",
+        outcome.out,
+        re.MULTILINE,
+    )
     assert len(lines) == 3
     for line in lines:
         assert re.fullmatch(
-            r"revision 'three' .* failed: DivisionByZero: division by zero \(pid \d+ shows it in full\)", line
+            r"revision 'three' .* failed: DivisionByZero: division by zero \(pid \d+ shows it in full\)",
+            line,
         )
     demand_nothing_left(project, admin_dsn)
     assert not databases(admin_dsn, project.environment["CLONEDB_PREFIX"])
@@ -193,7 +211,9 @@ def test_the_run_after_a_failed_one_tries_again(project: Project, counter: Path)
     assert count(counter) == 2
 
 
-def test_rebuild_happens_once_for_a_run(project: Project, admin_dsn: str, counter: Path) -> None:
+def test_rebuild_happens_once_for_a_run(
+    project: Project, admin_dsn: str, counter: Path
+) -> None:
     """`--clonedb-rebuild` with -n 4 builds the template anew, once."""
     project.items()
     project.revision("three", COUNT)
@@ -205,7 +225,9 @@ def test_rebuild_happens_once_for_a_run(project: Project, admin_dsn: str, counte
     assert len(databases(admin_dsn, project.environment["CLONEDB_PREFIX"])) == 1
 
 
-def test_a_rebuild_disturbs_nobody_who_clones(items: Project, start: Start, admin_dsn: str) -> None:
+def test_a_rebuild_disturbs_nobody_who_clones(
+    items: Project, start: Start, admin_dsn: str
+) -> None:
     """`clonedb build --force` while others clone: each clone comes of the old template or of the new one."""
     items.clonedb("build").demand()
     cloning = [start(items, sys.executable, "-c", CLONE_IN_A_LOOP) for _ in range(2)]
@@ -223,7 +245,9 @@ def test_a_rebuild_disturbs_nobody_who_clones(items: Project, start: Start, admi
 def test_who_has_read_a_role_and_goes_on_is_no_obstacle(items: Project, admin_dsn: str) -> None:
     """Nothing that a build does locks what all databases share: it would wait, and with it each new connection."""
     with psycopg.connect(admin_dsn) as reader:
-        reader.execute("select count(*) from pg_authid, pg_database, pg_auth_members, pg_db_role_setting")
+        reader.execute(
+            "select count(*) from pg_authid, pg_database, pg_auth_members, pg_db_role_setting"
+        )
         reader.execute("set lock_timeout = '1s'")
         items.clonedb("build").demand()
         reader.execute("select count(*) from pg_shdepend, pg_tablespace")

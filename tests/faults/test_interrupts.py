@@ -34,7 +34,9 @@ def clones(project: Project, dsn: str) -> list[str]:
 
 
 @pytest.mark.parametrize("body", [HANG, HANG_IN_SQL], ids=["python", "sql"])
-def test_ctrl_c_during_clonedb_build(project: Project, start: Start, admin_dsn: str, tmp_path: Path, body: str) -> None:
+def test_ctrl_c_during_clonedb_build(
+    project: Project, start: Start, admin_dsn: str, tmp_path: Path, body: str
+) -> None:
     """The command ends with 130 and one line, the unfinished database is gone, and the next build works."""
     project.items()
     project.revision("three", body)
@@ -50,7 +52,9 @@ def test_ctrl_c_during_clonedb_build(project: Project, start: Start, admin_dsn: 
     assert "built in" in project.clonedb("build").demand().out
 
 
-def test_ctrl_c_while_waiting_for_a_builder(project: Project, start: Start, admin_dsn: str, tmp_path: Path) -> None:
+def test_ctrl_c_while_waiting_for_a_builder(
+    project: Project, start: Start, admin_dsn: str, tmp_path: Path
+) -> None:
     """Who waits may go; who builds is not disturbed."""
     project.items()
     project.revision("three", HANG)
@@ -69,7 +73,9 @@ def test_ctrl_c_while_waiting_for_a_builder(project: Project, start: Start, admi
     demand_nothing_left(project, admin_dsn)
 
 
-@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["plain", "xdist"])
+@pytest.mark.parametrize(
+    "arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["plain", "xdist"]
+)
 def test_ctrl_c_in_pytest_during_the_build(
     project: Project, start: Start, admin_dsn: str, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
@@ -88,7 +94,9 @@ def test_ctrl_c_in_pytest_during_the_build(
     assert "2 passed" in project.run(*PYTEST, *arguments).demand().out
 
 
-@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["plain", "xdist"])
+@pytest.mark.parametrize(
+    "arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["plain", "xdist"]
+)
 def test_ctrl_c_during_a_test(
     items: Project, start: Start, admin_dsn: str, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
@@ -106,7 +114,9 @@ def test_ctrl_c_during_a_test(
     demand_nothing_left(items, admin_dsn)
 
 
-def test_pytest_killed_in_a_test(items: Project, start: Start, admin_dsn: str, tmp_path: Path) -> None:
+def test_pytest_killed_in_a_test(
+    items: Project, start: Start, admin_dsn: str, tmp_path: Path
+) -> None:
     """kill -9: its clone is gone after the next run."""
     items.write("test_items.py", TWO_TESTS)
     run = start(items, *PYTEST, SLEEP=str(tmp_path / "sleeps"))
@@ -138,7 +148,9 @@ def test_a_worker_killed_in_a_test(items: Project, admin_dsn: str) -> None:
 
 
 @pytest.mark.campaign("kills")
-def test_a_whole_xdist_run_killed(items: Project, start: Start, admin_dsn: str, tmp_path: Path) -> None:
+def test_a_whole_xdist_run_killed(
+    items: Project, start: Start, admin_dsn: str, tmp_path: Path
+) -> None:
     """kill -9 of controller and workers: the next run collects what they left."""
     items.write("test_items.py", TWO_TESTS)
     run = start(items, *PYTEST, "-n", "2", SLEEP=str(tmp_path / "sleeps"))

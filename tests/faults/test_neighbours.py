@@ -55,11 +55,15 @@ def template_of(outcome: Outcome) -> str:
     return found[1]
 
 
-def test_two_projects_at_once(make_project: Callable[[str], Project], start: Start, admin_dsn: str) -> None:
+def test_two_projects_at_once(
+    make_project: Callable[[str], Project], start: Start, admin_dsn: str
+) -> None:
     """Each builds its own template on the one server, and each test finds its own project's table."""
     shop, blog = make_project("shop"), make_project("blog")
     for project, table in ((shop, "product"), (blog, "post")):
-        project.revision("one", f'op.execute("create table {table} (id serial primary key, name text)")')
+        project.revision(
+            "one", f'op.execute("create table {table} (id serial primary key, name text)")'
+        )
         project.revision("two", f"op.execute(\"insert into {table} (name) values ('seeded')\")")
         project.write("test_it.py", INSERTS.format(table=table))
     runs = [start(project, *PYTEST, "-n", "2") for project in (shop, blog)]
@@ -87,7 +91,9 @@ def test_two_worktrees_share_one_template(
     assert len(templates(trees[0], admin_dsn)) == 1
 
 
-def test_two_runs_of_a_project_at_once(project: Project, start: Start, admin_dsn: str, counter: Path) -> None:
+def test_two_runs_of_a_project_at_once(
+    project: Project, start: Start, admin_dsn: str, counter: Path
+) -> None:
     """Their tests do not see each other's rows, and the first that ends takes nothing away from the other."""
     project.items()
     project.revision("three", COUNT)
@@ -116,7 +122,9 @@ def test_a_migration_edited_while_a_run_is_going(items: Project, admin_dsn: str)
     demand_nothing_left(items, admin_dsn)
 
 
-def test_a_migration_edited_while_it_is_built(project: Project, start: Start, admin_dsn: str, tmp_path: Path) -> None:
+def test_a_migration_edited_while_it_is_built(
+    project: Project, start: Start, admin_dsn: str, tmp_path: Path
+) -> None:
     """What was read at two times is never sealed as one template: the build begins again with the new files."""
     project.items()
     project.revision("three", HANG.replace("time.sleep(60)", "time.sleep(1)"))
@@ -126,7 +134,10 @@ def test_a_migration_edited_while_it_is_built(project: Project, start: Start, ad
     edited = project.directory / "migrations/versions/four.py"
     edited.write_text(edited.read_text().replace("before", "afterwards"))
     outcome = builder.outcome().demand()
-    assert "'migrations/versions/four.py' was changed before the template was ready; beginning again" in outcome.err
+    assert (
+        "'migrations/versions/four.py' was changed before the template was ready; beginning again"
+        in outcome.err
+    )
     demand_nothing_left(project, admin_dsn)
     assert len(templates(project, admin_dsn)) == 1
     look = "import os, psycopg; psycopg.connect(os.environ['DATABASE_URL']).execute('select from afterwards')"
@@ -135,16 +146,21 @@ def test_a_migration_edited_while_it_is_built(project: Project, start: Start, ad
 
 def test_a_migration_that_writes_among_its_files(project: Project, admin_dsn: str) -> None:
     """What would never come to rest is an error after three attempts, which names the file."""
-    project.revision("one", 'with open("migrations/log", "a") as file:\n    file.write("ran\\n")')
+    project.revision(
+        "one", 'with open("migrations/log", "a") as file:\n    file.write("ran\\n")'
+    )
     outcome = project.clonedb("build").demand(1)
     assert (
-        "'migrations/log' was changed while the template was being built, as something was each of the 3" in outcome.err
+        "'migrations/log' was changed while the template was being built, as something was each of the 3"
+        in outcome.err
     )
     demand_nothing_left(project, admin_dsn)
     assert not templates(project, admin_dsn)
 
 
-def test_workers_that_began_beside_an_edit_agree(project: Project, admin_dsn: str, tmp_path: Path) -> None:
+def test_workers_that_began_beside_an_edit_agree(
+    project: Project, admin_dsn: str, tmp_path: Path
+) -> None:
     """Of two workers, one builds the old template and the other, after an edit, the new one: both use the same."""
     project.items()
     project.revision("three", HANG.replace("time.sleep(60)", "time.sleep(1)"))

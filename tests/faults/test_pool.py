@@ -76,11 +76,15 @@ def clones(project: Project, dsn: str) -> list[str]:
     return databases(dsn, f"{project.environment['CLONEDB_PREFIX']}_c_")
 
 
-def test_killed_while_pooling(pooling: Project, start: Start, admin_dsn: str, tmp_path: Path) -> None:
+def test_killed_while_pooling(
+    pooling: Project, start: Start, admin_dsn: str, tmp_path: Path
+) -> None:
     """kill -9 with a clone in use and one made ahead: the next run drops both."""
     run = start(pooling, *PYTEST, HANG=str(tmp_path / "hangs"))
     run.wait_for(tmp_path / "hangs")
-    assert len(clones(pooling, admin_dsn)) == 2  # one is left to come, so that one is made ahead and no more
+    assert (
+        len(clones(pooling, admin_dsn)) == 2
+    )  # one is left to come, so that one is made ahead and no more
     run.kill()
     run.outcome()
     assert len(clones(pooling, admin_dsn)) == 2
@@ -101,13 +105,23 @@ def test_interrupted_while_pooling(
     demand_nothing_left(pooling, admin_dsn)
 
 
-def test_the_server_restarted_while_pooling(alone: Project, sandbox: Sandbox, prefix: str) -> None:
+def test_the_server_restarted_while_pooling(
+    alone: Project, sandbox: Sandbox, prefix: str
+) -> None:
     """While it is gone the test gets the error that it would have got without a pool; after it, a clone at once."""
     lease = sandbox.lease()
-    with psycopg.connect(by_socket(lease)) as connection:  # a role of its own: that of the lease gets a new password
+    with psycopg.connect(
+        by_socket(lease)
+    ) as connection:  # a role of its own: that of the lease gets a new password
         connection.execute("create role pooling superuser login password 'SECRET'")
-    url = DatabaseURL(driver="psycopg", user="pooling", password="SECRET", host="127.0.0.1", port=lease.port)
-    settings: clonedb.Settings = {"url": url.render(), "prefix": prefix, "state_dir": str(sandbox.config.state_dir)}
+    url = DatabaseURL(
+        driver="psycopg", user="pooling", password="SECRET", host="127.0.0.1", port=lease.port
+    )
+    settings: clonedb.Settings = {
+        "url": url.render(),
+        "prefix": prefix,
+        "state_dir": str(sandbox.config.state_dir),
+    }
     dsn = url.replace(driver=None, database="postgres").render()
     with clonedb.template(alone.directory, **settings) as template:
         pool = Pool(template.server, template.record, Cap(template.server))
@@ -115,7 +129,9 @@ def test_the_server_restarted_while_pooling(alone: Project, sandbox: Sandbox, pr
         wait_until(lambda: len(databases(dsn, f"{prefix}_c_")) == 3)
         running = sandbox.running()
         with psycopg.connect(dsn) as connection:
-            backends = [pid for (pid,) in connection.execute("select pid from pg_stat_activity")]
+            backends = [
+                pid for (pid,) in connection.execute("select pid from pg_stat_activity")
+            ]
         os.kill(running.pid, signal.SIGKILL)
         # a backend answers on until it notices that its postmaster is gone
         wait_until(lambda: not any(map(is_alive, [running.pid, *backends])))
@@ -137,12 +153,27 @@ def test_the_server_restarted_while_pooling(alone: Project, sandbox: Sandbox, pr
             assert databases(dsn, f"{prefix}_c_") == []
 
 
-def test_no_more_connections_while_pooling(alone: Project, sandbox: Sandbox, prefix: str) -> None:
+def test_no_more_connections_while_pooling(
+    alone: Project, sandbox: Sandbox, prefix: str
+) -> None:
     """The thread gets none: clones are made on the spot, and used ones dropped when there is room for it again."""
     with sandbox.lease() as lease:
-        url = DatabaseURL(driver="psycopg", user=lease.user, password=lease.password, host="127.0.0.1", port=lease.port)
-        settings: clonedb.Settings = {"url": url.render(), "prefix": prefix, "state_dir": str(sandbox.config.state_dir)}
-        with clonedb.template(alone.directory, **settings) as template, contextlib.ExitStack() as crowd:
+        url = DatabaseURL(
+            driver="psycopg",
+            user=lease.user,
+            password=lease.password,
+            host="127.0.0.1",
+            port=lease.port,
+        )
+        settings: clonedb.Settings = {
+            "url": url.render(),
+            "prefix": prefix,
+            "state_dir": str(sandbox.config.state_dir),
+        }
+        with (
+            clonedb.template(alone.directory, **settings) as template,
+            contextlib.ExitStack() as crowd,
+        ):
             dsn = url.replace(driver=None, database="postgres").render()
             pool = Pool(template.server, template.record, Cap(template.server))
 
@@ -160,7 +191,9 @@ def test_no_more_connections_while_pooling(alone: Project, sandbox: Sandbox, pre
             time.sleep(0.3)
             assert there() == {dropped.name, *(clone.name for clone in used)}
             crowd.close()
-            wait_until(lambda: dropped.name not in there() and len(there()) == 4)  # and one is made ahead
+            wait_until(
+                lambda: dropped.name not in there() and len(there()) == 4
+            )  # and one is made ahead
             used.append(pool.take(ahead=1))
             assert one(used[-1], "select count(*) from item") == (1,)
             for clone in used:
@@ -187,11 +220,16 @@ def test_a_full_disk_while_pooling(
             prefix = template.server.config.prefix
             wait_until(lambda: len(template.server.run(sql.databases, prefix)) == 4)
             with (disk / "filler").open("wb") as filler:
-                while shutil.disk_usage(disk).free > 4 << 20:  # with none at all the server could write no WAL
+                while (
+                    shutil.disk_usage(disk).free > 4 << 20
+                ):  # with none at all the server could write no WAL
                     filler.write(bytes(1 << 20))
                     filler.flush()
             used.append(pool.take(ahead=1))  # which was made ahead
-            with pytest.raises(ServerError, match=r"could not make clone .*No space left|no room in memory for clone"):
+            with pytest.raises(
+                ServerError,
+                match=r"could not make clone .*No space left|no room in memory for clone",
+            ):
                 pool.take(ahead=1)
             (disk / "filler").unlink()
             used += [pool.take(ahead=1) for _ in range(3)]
@@ -205,7 +243,9 @@ def test_a_full_disk_while_pooling(
         leases.stop(Config(rootdir=items.directory).replace("the test", **settings))
 
 
-@pytest.mark.parametrize("isolation", ["clone", pytest.param("auto", marks=VARIANT), "truncate"])
+@pytest.mark.parametrize(
+    "isolation", ["clone", pytest.param("auto", marks=VARIANT), "truncate"]
+)
 def test_fewer_clones_than_workers(items: Project, admin_dsn: str, isolation: str) -> None:
     """Three workers with room for one clone: each goes on in its turn, and there are never two."""
     items.write("test_it.py", CROWD)
@@ -218,8 +258,14 @@ def test_fewer_clones_than_workers(items: Project, admin_dsn: str, isolation: st
 @pytest.mark.parametrize("isolation", ["auto", "clone", "truncate", "readonly", "migrate"])
 def test_what_is_kept_takes_no_room_from_tests(items: Project, isolation: str) -> None:
     """With room for one clone, the test after a failed one has its own."""
-    items.write("test_it.py", "def test_one(clonedb): assert 0\n\ndef test_two(clonedb): pass\n")
-    items.environment |= {"CLONEDB_ISOLATION": isolation, "CLONEDB_MAX_CLONES": "1", "CLONEDB_LOCK_TIMEOUT": "5"}
+    items.write(
+        "test_it.py", "def test_one(clonedb): assert 0\n\ndef test_two(clonedb): pass\n"
+    )
+    items.environment |= {
+        "CLONEDB_ISOLATION": isolation,
+        "CLONEDB_MAX_CLONES": "1",
+        "CLONEDB_LOCK_TIMEOUT": "5",
+    }
     try:
         assert "1 failed, 1 passed" in items.run(*PYTEST).demand(1).out
     finally:
@@ -252,7 +298,10 @@ def test_a_test_that_wants_more_than_there_may_be(items: Project, admin_dsn: str
         """,
     )
     outcome = items.run(*PYTEST, CLONEDB_MAX_CLONES="1", CLONEDB_KEEP="none").demand(1)
-    assert "all who have one wait for another; raise max_clones above what the workers' tests hold" in outcome.out
+    assert (
+        "all who have one wait for another; raise max_clones above what the workers' tests hold"
+        in outcome.out
+    )
     assert "waiting for room for a clone" not in outcome.err
     assert "1 failed, 1 passed" in outcome.out
     demand_nothing_left(items, admin_dsn)

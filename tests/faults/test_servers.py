@@ -55,7 +55,11 @@ def template(items: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[cloned
 def test_the_server_killed_between_runs(tested: Project, sandbox: Sandbox, victim: str) -> None:
     """kill -9 while nobody uses it: the next run starts it again, and the template is still there."""
     running = sandbox.running()
-    pids = {"postgres": [running.pid], "keeper": [running.keeper], "both": [running.keeper, running.pid]}[victim]
+    pids = {
+        "postgres": [running.pid],
+        "keeper": [running.keeper],
+        "both": [running.keeper, running.pid],
+    }[victim]
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     outcome = tested.run(*PYTEST).demand()
@@ -65,7 +69,9 @@ def test_the_server_killed_between_runs(tested: Project, sandbox: Sandbox, victi
 
 
 @pytest.mark.parametrize("victim", ["postgres", "keeper"])
-def test_the_server_killed_in_a_run(tested: Project, sandbox: Sandbox, start: Start, victim: str) -> None:
+def test_the_server_killed_in_a_run(
+    tested: Project, sandbox: Sandbox, start: Start, victim: str
+) -> None:
     """kill -9 while a test is idle: that run ends with an error that says so, the next one works."""
     run = start(tested, *PYTEST, PAUSE="1")
     run.wait_for(tested.directory / "paused")
@@ -76,7 +82,9 @@ def test_the_server_killed_in_a_run(tested: Project, sandbox: Sandbox, start: St
     outcome = run.outcome(30).demand(1)
     assert "ServerError: " in outcome.out
     assert "ended; run again, and it is started anew. Its log" in " ".join(outcome.out.split())
-    assert "stopping: postgres ended" in outcome.out or "immediate shutdown" in outcome.out  # the log's words
+    assert (
+        "stopping: postgres ended" in outcome.out or "immediate shutdown" in outcome.out
+    )  # the log's words
     assert "password" not in outcome.out
     assert "Traceback" not in outcome.text
     assert "2 passed" in tested.run(*PYTEST).demand().out
@@ -93,7 +101,9 @@ def test_the_state_directory_removed_between_runs(tested: Project, sandbox: Sand
     wait_until(lambda: not is_alive(running.pid))
 
 
-def test_the_state_directory_removed_in_a_run(tested: Project, sandbox: Sandbox, start: Start) -> None:
+def test_the_state_directory_removed_in_a_run(
+    tested: Project, sandbox: Sandbox, start: Start
+) -> None:
     """That run ends with an error that says so, the next one works."""
     run = start(tested, *PYTEST, PAUSE="1")
     run.wait_for(tested.directory / "paused")
@@ -108,7 +118,9 @@ def test_the_state_directory_removed_in_a_run(tested: Project, sandbox: Sandbox,
     demand_nothing_left(tested, sandbox_dsn(sandbox))
 
 
-def test_the_maintenance_session_ended_in_a_run(template: clonedb.Template, admin_dsn: str) -> None:
+def test_the_maintenance_session_ended_in_a_run(
+    template: clonedb.Template, admin_dsn: str
+) -> None:
     """pg_terminate_backend: the next clone is made on a new session, which holds the owner's lock at once again."""
     server = template.server
     with psycopg.connect(admin_dsn, autocommit=True) as admin:
@@ -141,7 +153,10 @@ def test_every_session_ended_in_a_run(items: Project, admin_dsn: str) -> None:
             assert ended[0] >= 1  # the pool has a session of its own
         """,
     )
-    assert "3 passed" in items.run(*PYTEST, "--clonedb-isolation=clone", ADMIN=admin_dsn).demand().out
+    assert (
+        "3 passed"
+        in items.run(*PYTEST, "--clonedb-isolation=clone", ADMIN=admin_dsn).demand().out
+    )
     demand_nothing_left(items, admin_dsn)
 
 
@@ -197,23 +212,30 @@ def test_the_template_dropped_by_hand_in_a_run(items: Project, admin_dsn: str) -
     demand_nothing_left(items, admin_dsn)
 
 
-def test_a_session_on_the_template(template: clonedb.Template, admin_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_on_the_template(
+    template: clonedb.Template, admin_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While somebody is connected to it nothing can be cloned; the error says who, and cloning works when he is gone."""
-    monkeypatch.setattr(clone, "_PATIENCE", 1.0)  # 10 s, and PostgreSQL itself waits 5 s each time
+    monkeypatch.setattr(
+        clone, "_PATIENCE", 1.0
+    )  # 10 s, and PostgreSQL itself waits 5 s each time
     with psycopg.connect(admin_dsn, autocommit=True) as admin:
         admin.execute(f'alter database "{template.name}" allow_connections true'.encode())
     dsn = admin_dsn.replace("dbname=postgres", f"dbname={template.name} application_name=nosy")
     with psycopg.connect(dsn) as nosy:
         pid = nosy.info.backend_pid
         with pytest.raises(
-            TemplateInUseError, match=rf"{template.name}.* sessions: pid {pid} \(nosy\) of postgres; end"
+            TemplateInUseError,
+            match=rf"{template.name}.* sessions: pid {pid} \(nosy\) of postgres; end",
         ):
             template.clone()
     with template.clone() as db, db.connect() as connection:
         assert connection.execute("select count(*) from item").fetchone() == (1,)
 
 
-def test_a_server_that_went_away_for_good(alone: Project, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_went_away_for_good(
+    alone: Project, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process that keeps a template open gets a ServerError for each clone, within connect_timeout."""
     for name, value in alone.environment.items():
         if name.startswith("CLONEDB_"):
@@ -223,7 +245,9 @@ def test_a_server_that_went_away_for_good(alone: Project, sandbox: Sandbox, monk
         os.kill(running.pid, signal.SIGKILL)
         wait_until(lambda: not is_alive(running.keeper))
         for _ in range(2):
-            with pytest.raises(ServerError, match="cannot connect to database 'postgres' of embedded server"):
+            with pytest.raises(
+                ServerError, match="cannot connect to database 'postgres' of embedded server"
+            ):
                 template.clone()
 
 

@@ -52,7 +52,10 @@ def opened(cache: Project, sandbox: Sandbox) -> Open:
         said = Said()
         base = sandbox.config
         names = ("state_dir", "postgres_bin", "idle_timeout")
-        values = {name: getattr(base, name) for name in names} | {"salt": "unlogged", **settings}
+        values = {name: getattr(base, name) for name in names} | {
+            "salt": "unlogged",
+            **settings,
+        }
         config = Config(rootdir=cache.directory).replace("the test", **values)
         return open_template(config, progress=said), said.messages
 
@@ -87,7 +90,10 @@ def test_a_template_that_lost_rows_is_built_anew(opened: Open) -> None:
         again, said = opened()
         with again:
             assert again.record.built
-            assert any("has lost the rows of its unlogged relation 'public.cache'" in line for line in said)
+            assert any(
+                "has lost the rows of its unlogged relation 'public.cache'" in line
+                for line in said
+            )
             assert rows(again) == (2,)
             third, said = opened()
             with third:
@@ -103,7 +109,8 @@ def test_a_crash_in_a_run_gives_no_empty_tables(opened: Open) -> None:
         assert rows(template) == (2,)
         crash(template)
         with pytest.raises(
-            ServerError, match=r"has lost the rows of its unlogged relation 'public.cache', as .* again"
+            ServerError,
+            match=r"has lost the rows of its unlogged relation 'public.cache', as .* again",
         ):
             template.clone()
 
@@ -112,7 +119,11 @@ def test_no_clone_that_lost_rows_is_handed_on(opened: Open) -> None:
     """Neither one that was brought back before the crash, in whatever way, nor one that was made ahead."""
     template, _ = opened()
     lost = r"has lost the rows of its unlogged relation 'public.cache', as .* again"
-    with template, contextlib.closing(pool_of(template)) as pool, contextlib.closing(template.supply()) as supply:
+    with (
+        template,
+        contextlib.closing(pool_of(template)) as pool,
+        contextlib.closing(template.supply()) as supply,
+    ):
         modes = [supply.isolation(name) for name in ("truncate", "rollback", "auto")]
         for mode in modes:
             mode.release(mode.acquire())
@@ -135,7 +146,9 @@ def test_nothing_is_built_upon_what_lost_rows(opened: Open, cache: Project) -> N
     with template:
         assert rows(template) == (2,)
         crash(template)
-        with pytest.raises(BuildError, match=r"has lost the rows of .* in a crash of .* because frozen is set"):
+        with pytest.raises(
+            BuildError, match=r"has lost the rows of .* in a crash of .* because frozen is set"
+        ):
             opened(frozen=True)
         cache.revision("four", "pass")
         later, said = opened()

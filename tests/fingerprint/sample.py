@@ -70,7 +70,9 @@ class Sample:
     def config(self) -> Config:
         return Config(rootdir=self.rootdir).replace("test", **self.settings)
 
-    def fingerprint(self, *, server: ServerFacts = SERVER, index_dir: Path | None = None) -> Fingerprint:
+    def fingerprint(
+        self, *, server: ServerFacts = SERVER, index_dir: Path | None = None
+    ) -> Fingerprint:
         return fingerprint(self.config, find_recipe(self.config).inputs(index_dir), server)
 
     def write(self, name: str, text: str) -> None:
@@ -91,7 +93,9 @@ def changed(sample: Sample, change: Change) -> set[Shown]:
     before = sample.fingerprint()
     change(sample)
     after = sample.fingerprint()
-    found: set[Shown] = {(d.change, d.kind, d.name) for d in differences(before.abbreviated(), after)}
+    found: set[Shown] = {
+        (d.change, d.kind, d.name) for d in differences(before.abbreviated(), after)
+    }
     assert bool(found) == (before.digest != after.digest)
     return found
 

@@ -42,7 +42,9 @@ def test_a_touch_changes_nothing(sample: Sample, tmp_path: Path) -> None:
     assert sample.fingerprint(index_dir=tmp_path / "index") == before
 
 
-def test_moving_the_checkout_changes_nothing(sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moving_the_checkout_changes_nothing(
+    sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another directory, a link to it, and another current directory give the same fingerprint."""
     before = sample.fingerprint()
     copy = Sample(tmp_path / "a" / "copy with spaces", sample.settings)
@@ -57,7 +59,9 @@ def test_moving_the_checkout_changes_nothing(sample: Sample, tmp_path: Path, mon
     assert link.fingerprint() == before
 
 
-def test_migrations_reached_through_a_link_have_the_same_names(sample: Sample, tmp_path: Path) -> None:
+def test_migrations_reached_through_a_link_have_the_same_names(
+    sample: Sample, tmp_path: Path
+) -> None:
     """The project's directory by one path, the migrations by another: the files are still the project's."""
     before = sample.fingerprint()
     link = tmp_path / "link"
@@ -89,10 +93,19 @@ print(json.dumps([digest, sorted(opened), sorted(heavy)]))
 """
 
 
-def run(sample: Sample, *arguments: str, **environment: str) -> tuple[str, list[str], list[str]]:
+def run(
+    sample: Sample, *arguments: str, **environment: str
+) -> tuple[str, list[str], list[str]]:
     """The digest, the project's files that were opened, and heavy modules loaded, in an interpreter of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(sample.rootdir), json.dumps(sample.settings), *arguments],
+        [
+            sys.executable,
+            "-c",
+            PROGRAM,
+            str(sample.rootdir),
+            json.dumps(sample.settings),
+            *arguments,
+        ],
         env={**os.environ, **environment},
         cwd="/",
         capture_output=True,
@@ -109,7 +122,10 @@ def test_the_process_does_not_matter(sample: Sample) -> None:
     sample.write("migrations/sql/größe.sql", "SELECT 1")
     here = sample.fingerprint().digest
 
-    assert run(sample, PYTHONHASHSEED="1", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")[0] == here
+    assert (
+        run(sample, PYTHONHASHSEED="1", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")[0]
+        == here
+    )
     path = os.pathsep.join([str(sample.rootdir / "shop"), *sys.path])
     digest, _, modules = run(sample, PYTHONHASHSEED="2", LC_ALL="C.UTF-8", PYTHONPATH=path)
     assert (digest, modules) == (here, [])
@@ -140,7 +156,9 @@ INPUTS = st.lists(
 
 
 @given(INPUTS, INPUTS, st.sampled_from([12, 64]))
-def test_differences_are_empty_only_for_equal_inputs(old: list[Input], new: list[Input], length: int) -> None:
+def test_differences_are_empty_only_for_equal_inputs(
+    old: list[Input], new: list[Input], length: int
+) -> None:
     """Whatever the order and however short the stored digests are; each difference is named once."""
     after = Fingerprint("", tuple(new))
     found = differences([(item.kind, item.name, item.digest[:length]) for item in old], after)
@@ -151,4 +169,6 @@ def test_differences_are_empty_only_for_equal_inputs(old: list[Input], new: list
     for difference in found:
         was = any((item.kind, item.name) == (difference.kind, difference.name) for item in old)
         now = any((item.kind, item.name) == (difference.kind, difference.name) for item in new)
-        assert difference.change == ("changed" if was and now else "added" if now else "removed")
+        assert difference.change == (
+            "changed" if was and now else "added" if now else "removed"
+        )

@@ -67,11 +67,15 @@ class GitHub:
         return self.ran
 
     def _job(self, job: dict[str, Any], known: dict[str, str]) -> None:
-        machine = Machine(self.project, Path(tempfile.mkdtemp(prefix="machine-", dir=self.directory)))
+        machine = Machine(
+            self.project, Path(tempfile.mkdtemp(prefix="machine-", dir=self.directory))
+        )
         self.machines.append(machine.state)
         to_be_cached = {}
         for step in job["steps"]:
-            values = {name: _filled(value, known) for name, value in step.get("with", {}).items()}
+            values = {
+                name: _filled(value, known) for name, value in step.get("with", {}).items()
+            }
             path = machine.checkout / values.get("path", "")
             match step.get("uses", "").partition("@")[0]:
                 case "actions/checkout":
@@ -84,10 +88,14 @@ class GitHub:
                 case "actions/upload-artifact":
                     self.artifacts[values["name"]] = path.read_bytes()
                 case "actions/download-artifact":
-                    (machine.checkout / "template.clonedb").write_bytes(self.artifacts[values["name"]])
+                    (machine.checkout / "template.clonedb").write_bytes(
+                        self.artifacts[values["name"]]
+                    )
                 case "":
                     self._step(machine, step, known)
-        self.cache |= {key: path.read_bytes() for key, path in to_be_cached.items()}  # after the job's last step
+        self.cache |= {
+            key: path.read_bytes() for key, path in to_be_cached.items()
+        }  # after the job's last step
 
     def _step(self, machine: Machine, step: dict[str, Any], known: dict[str, str]) -> None:
         script = _filled(step["run"], known)
@@ -120,7 +128,9 @@ class Machine:
 
     def run(self, script: str) -> Outcome:
         """Run a script as a step is run that names no shell."""
-        return ran(["bash", "-e", "-c", script], cwd=self.checkout, environment=self.environment)
+        return ran(
+            ["bash", "-e", "-c", script], cwd=self.checkout, environment=self.environment
+        )
 
 
 def _filled(text: str, known: dict[str, str]) -> str:
@@ -151,7 +161,10 @@ def commands(ran: list[tuple[str, Outcome]]) -> list[str]:
 
 def test_the_workflow_follows_github_s_rules(workflow: dict[Any, Any]) -> None:
     """Jobs have a runner and steps; a step runs or uses one thing; what is named in an expression is there by then."""
-    assert workflow.keys() == {True, "jobs"}  # YAML 1.1, which this parser reads, takes `on` for a truth value
+    assert workflow.keys() == {
+        True,
+        "jobs",
+    }  # YAML 1.1, which this parser reads, takes `on` for a truth value
     for name, job in workflow["jobs"].items():
         assert job.keys() <= {"needs", "runs-on", "strategy", "steps"}, name
         assert job["runs-on"] == "ubuntu-latest"
@@ -163,7 +176,9 @@ def test_the_workflow_follows_github_s_rules(workflow: dict[Any, Any]) -> None:
             texts = [step.get("run", ""), *map(str, step.get("with", {}).values())]
             assert {found for text in texts for found in EXPRESSION.findall(text)} <= known
             if "uses" in step:
-                action, version = re.fullmatch(r"(actions/[\w-]+)@(v\d+)", step["uses"]).groups()  # type: ignore[union-attr]
+                action, version = re.fullmatch(
+                    r"(actions/[\w-]+)@(v\d+)", step["uses"]
+                ).groups()  # type: ignore[union-attr]
                 assert step.get("with", {}).keys() <= ACTIONS[action], version
             if "id" in step:
                 written = re.findall(r'echo "(\w+)=.*GITHUB_OUTPUT', step["run"])
@@ -175,7 +190,10 @@ def test_the_workflow_is_run(github: GitHub, workflow: dict[Any, Any]) -> None:
     changed migration has another key, and what is damaged in the cache is built anew.
     """
     first = github.run(workflow, "template", "tests")
-    template, shard = ["key=$(clonedb fingerprint)", "clonedb import"], ["clonedb import", "pytest -n"]
+    template, shard = (
+        ["key=$(clonedb fingerprint)", "clonedb import"],
+        ["clonedb import", "pytest -n"],
+    )
     assert commands(first) == [*template, *shard, *shard]
     assert "building template" in first[1][1].err
     for script, outcome in first[2:]:
@@ -206,7 +224,9 @@ def test_a_file_that_does_not_fit(github: GitHub, workflow: dict[Any, Any]) -> N
     github.run(workflow, "template")
     (stale,) = github.cache.values()
     github.project.revision("three", 'op.execute("alter table item add column price int")')
-    machine = Machine(github.project, Path(tempfile.mkdtemp(prefix="machine-", dir=github.directory)))
+    machine = Machine(
+        github.project, Path(tempfile.mkdtemp(prefix="machine-", dir=github.directory))
+    )
     github.machines.append(machine.state)
     shutil.copytree(github.project.directory, machine.checkout)
     (machine.checkout / "template.clonedb").write_bytes(stale)
@@ -219,5 +239,8 @@ def test_a_file_that_does_not_fit(github: GitHub, workflow: dict[Any, Any]) -> N
         refused.err,
     )
     shard = machine.run(_filled(tests, {"matrix.shard": "tests/api"})).demand(1)
-    assert "it is not built here because frozen is set (--clonedb-frozen); run `clonedb build` first" in shard.out
+    assert (
+        "it is not built here because frozen is set (--clonedb-frozen); run `clonedb build` first"
+        in shard.out
+    )
     assert "building template" not in shard.text

@@ -118,7 +118,11 @@ async def test_creating_by_the_application(session_manager, clonedb_url):
 
 def guide(name: str) -> dict[str, str]:
     """The code of one guide, by language."""
-    text = README.read_text(encoding="utf-8").partition(f"<!-- guide: {name} -->")[2].partition("<!-- end -->")[0]
+    text = (
+        README.read_text(encoding="utf-8")
+        .partition(f"<!-- guide: {name} -->")[2]
+        .partition("<!-- end -->")[0]
+    )
     return {match[1]: match[2] for match in re.finditer(r"```(\w+)\n(.*?)```", text, re.DOTALL)}
 
 
@@ -130,7 +134,9 @@ def test_a_guide_fits_on_a_screen(name: str) -> None:
     assert text[start + 1 :].partition("\n### ")[0].partition("\n## ")[0].count("\n") <= 50
 
 
-@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"]
+)
 def test_from_db_session(items: Project, arguments: tuple[str, ...]) -> None:
     """An engine bound at import, a fixture `db_session`, tests that never asked for a database."""
     code = guide("db_session")
@@ -139,21 +145,28 @@ def test_from_db_session(items: Project, arguments: tuple[str, ...]) -> None:
     items.write("shop/database.py", DATABASE)
     items.write("test_shop.py", TESTS)
     url = "postgresql+psycopg://shop@localhost:1/shop"
-    outcome = items.pytest("-W", "error", *arguments, DATABASE_URL=url, PYTHONPATH=os.fspath(items.directory)).demand()
+    outcome = items.pytest(
+        "-W", "error", *arguments, DATABASE_URL=url, PYTHONPATH=os.fspath(items.directory)
+    ).demand()
     assert "5 passed" in outcome.out
 
 
-@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"]
+)
 def test_from_asynchronous_fixtures(items: Project, arguments: tuple[str, ...]) -> None:
     """A session manager built on `clonedb_url`, and the application's own, which was made at import."""
     code = guide("asynchronous")
     items.environment["PYTEST_ADDOPTS"] = (
-        lean_pytest("asyncio") + " --asyncio-mode=auto -o asyncio_default_fixture_loop_scope=function"
+        lean_pytest("asyncio")
+        + " --asyncio-mode=auto -o asyncio_default_fixture_loop_scope=function"
     )
     items.write("pyproject.toml", code["toml"])
     items.write("conftest.py", code["python"])
     items.write("shop/database.py", ASYNC_DATABASE)
     items.write("test_shop.py", ASYNC_TESTS)
     url = "postgresql+asyncpg://shop@localhost:1/shop"
-    outcome = items.pytest("-W", "error", *arguments, POSTGRES_DSN=url, PYTHONPATH=os.fspath(items.directory)).demand()
+    outcome = items.pytest(
+        "-W", "error", *arguments, POSTGRES_DSN=url, PYTHONPATH=os.fspath(items.directory)
+    ).demand()
     assert "4 passed" in outcome.out

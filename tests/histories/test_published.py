@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.published import HISTORIES, Environment, InstallationError, NotInstalledError, install
+from benchmarks.published import (
+    HISTORIES,
+    Environment,
+    InstallationError,
+    NotInstalledError,
+    install,
+)
 from tests.histories.usage import HEADS_AND_TABLES, Usage, metadata_of
 
 OPTUNA = """
@@ -109,14 +115,22 @@ def test_an_edited_revision_is_built_anew(copy: tuple[Usage, Path], admin_dsn: s
     """A statement added to the newest revision gives another template, whose clones have what it made."""
     usage, directory = copy
     usage.clonedb("build")
-    head = re.compile(rf"""^revision(: str)? = ["']{re.escape(usage.environment.history.head)}["']""", re.MULTILINE)
+    head = re.compile(
+        rf"""^revision(: str)? = ["']{re.escape(usage.environment.history.head)}["']""",
+        re.MULTILINE,
+    )
     (newest,) = (path for path in directory.rglob("*.py") if head.search(path.read_text()))
     with newest.open("a") as file:
-        file.write("\n\nbefore = upgrade\n\n\ndef upgrade():\n    before()\n    op.execute('create table edited ()')\n")
+        file.write(
+            "\n\nbefore = upgrade\n\n\ndef upgrade():\n    before()\n    op.execute('create table edited ()')\n"
+        )
     usage.clonedb("build")
     assert "edited" in json.loads(usage.on_a_clone(HEADS_AND_TABLES).out)["tables"]
     old, new = metadata_of(admin_dsn, usage.prefix)
-    changed = {(kind, name) for kind, name, _ in set(map(tuple, new.inputs)) - set(map(tuple, old.inputs))}
+    changed = {
+        (kind, name)
+        for kind, name, _ in set(map(tuple, new.inputs)) - set(map(tuple, old.inputs))
+    }
     assert changed == {("revision", newest.relative_to(usage.directory).as_posix())}
 
 
@@ -130,7 +144,17 @@ def test_parallel_tests_store_rows(usage: Usage) -> None:
         usage.variables[variable] = "postgresql+asyncpg://nobody@127.0.0.1:1/never"
     for isolation in ("clone", "auto"):
         option = f"--clonedb-isolation={isolation}"
-        ran = usage.run("-m", "pytest", "-n", "2", "-p", "no:cacheprovider", "-q", "--clonedb-report", option).demand()
+        ran = usage.run(
+            "-m",
+            "pytest",
+            "-n",
+            "2",
+            "-p",
+            "no:cacheprovider",
+            "-q",
+            "--clonedb-report",
+            option,
+        ).demand()
         assert "6 passed" in ran.out
     # optuna's storage makes a table that its migrations do not make
     assert ("not rewound" in ran.out) == (name == "optuna"), ran.out
@@ -148,13 +172,17 @@ def test_every_distribution_is_pinned() -> None:
     """The pins name one version of each, the history's own among them."""
     assert {history.name for history in HISTORIES} == set(TESTS)
     for history in HISTORIES:
-        pins = [line for line in history.pins.read_text().splitlines() if not line.startswith("#")]
+        pins = [
+            line for line in history.pins.read_text().splitlines() if not line.startswith("#")
+        ]
         assert f"{history.name}=={history.version}" in pins
         assert all(re.fullmatch(r"[\w.-]+==[\w.]+( ; .*)?", pin) for pin in pins)
 
 
 @pytest.mark.campaign("histories")
-def test_an_installation_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installation_that_fails_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a package index the error has pip's words and the way to leave these tests out; nothing counts as done."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("CLONEDB_TEST_OFFLINE", raising=False)

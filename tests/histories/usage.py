@@ -24,7 +24,9 @@ print(json.dumps({"heads": sum(heads, ()), "tables": sum(tables, ())}))
 class Usage:
     """A directory with a project in it, and the variables its programs get."""
 
-    def __init__(self, environment: Environment, directory: Path, variables: Mapping[str, str]) -> None:
+    def __init__(
+        self, environment: Environment, directory: Path, variables: Mapping[str, str]
+    ) -> None:
         self.environment = environment
         self.directory = directory
         self.variables = dict(environment.variables(variables, directory))
@@ -54,5 +56,9 @@ def metadata_of(dsn: str, prefix: str) -> list[Metadata]:
         " where datistemplate and starts_with(datname::text, %s)"
     )
     with psycopg.connect(dsn) as connection:
-        found = [Metadata.from_json(row[0]) for row in connection.execute(query, [f"{prefix}_"])]
-    return sorted((metadata for metadata in found if metadata), key=lambda metadata: metadata.made)
+        found = [
+            Metadata.from_json(row[0]) for row in connection.execute(query, [f"{prefix}_"])
+        ]
+    return sorted(
+        (metadata for metadata in found if metadata), key=lambda metadata: metadata.made
+    )

@@ -75,9 +75,15 @@ class Marked(CloneEach):
 
 # the name of the mode, where those of the others are
 ROWS = {
-    "clonedb/isolation/modes.py": ('        "clone": ', '        "marked": ("marked", "Marked"),\n        "clone": '),
+    "clonedb/isolation/modes.py": (
+        '        "clone": ',
+        '        "marked": ("marked", "Marked"),\n        "clone": ',
+    ),
     "clonedb/settings/keys.py": ('ISOLATIONS = ("auto", ', 'ISOLATIONS = ("auto", "marked", '),
-    "clonedb/settings/typed.py": ('Literal["auto", "clone", ', 'Literal["auto", "marked", "clone", '),
+    "clonedb/settings/typed.py": (
+        'Literal["auto", "clone", ',
+        'Literal["auto", "marked", "clone", ',
+    ),
 }
 
 TESTS = """
@@ -169,7 +175,11 @@ def test_without_fixtures(clonedb_template):
 def test_a_mode_whose_connections_are_of_another_kind_is_one_file(shop: Project) -> None:
     """Each fixture and `template.database()` gives what the mode says; no other code of the package knows of it."""
     changed = shop.directory / "changed"
-    shutil.copytree(ROOT / "clonedb", changed / "clonedb", ignore=shutil.ignore_patterns("demo", "__pycache__"))
+    shutil.copytree(
+        ROOT / "clonedb",
+        changed / "clonedb",
+        ignore=shutil.ignore_patterns("demo", "__pycache__"),
+    )
     (changed / "clonedb/isolation/marked.py").write_text(MODE, encoding="utf-8")
     for name, (found, replacement) in ROWS.items():
         text = (changed / name).read_text(encoding="utf-8")
@@ -178,18 +188,34 @@ def test_a_mode_whose_connections_are_of_another_kind_is_one_file(shop: Project)
     shop.starts_anew = True
     shop.leave_coverage()
     shop.environment["PYTHONPATH"] = str(changed)
-    shop.environment["PYTEST_ADDOPTS"] = lean_pytest("asyncio") + " -o asyncio_default_fixture_loop_scope=function"
+    shop.environment["PYTEST_ADDOPTS"] = (
+        lean_pytest("asyncio") + " -o asyncio_default_fixture_loop_scope=function"
+    )
     shop.environment["APP_URL"] = "postgresql://somebody@database.invalid/application"
     shop.settings(route=["APP_URL"])
     shop.write("test_it.py", TESTS)
     outcome = shop.pytest("--clonedb-isolation=marked", "-W", "error").demand(1)
     assert "1 failed, 14 passed" in outcome.out
-    assert "test_it.py::test_it_fails looked for what is not in a marked database" in outcome.out
+    assert (
+        "test_it.py::test_it_fails looked for what is not in a marked database" in outcome.out
+    )
 
 
 def test_the_files_of_that_mode_are_those_that_contributing_names() -> None:
     """And no others of the package."""
-    told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("\n## Adding an isolation mode\n")[2]
+    told = (
+        (ROOT / "CONTRIBUTING.md")
+        .read_text(encoding="utf-8")
+        .partition("\n## Adding an isolation mode\n")[2]
+    )
     told = told.partition("\n## ")[0]
-    named = {word for word in told.replace("`", " ").split() if word.startswith("clonedb/") and word.endswith(".py")}
-    assert named - {"clonedb/isolation/NAME.py", "clonedb/isolation/mode.py", "clonedb/clones/database.py"} == set(ROWS)
+    named = {
+        word
+        for word in told.replace("`", " ").split()
+        if word.startswith("clonedb/") and word.endswith(".py")
+    }
+    assert named - {
+        "clonedb/isolation/NAME.py",
+        "clonedb/isolation/mode.py",
+        "clonedb/clones/database.py",
+    } == set(ROWS)

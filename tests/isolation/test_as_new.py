@@ -7,7 +7,9 @@ import pytest
 from tests.projects import Project
 from tests.pytest_plugin.plugins import STRICT, run
 
-APPLICATION = "import os, sqlalchemy as sa\nengine = sa.create_engine(os.environ['DATABASE_URL'])\n"
+APPLICATION = (
+    "import os, sqlalchemy as sa\nengine = sa.create_engine(os.environ['DATABASE_URL'])\n"
+)
 
 HOLDERS = """
 import psycopg, pytest, sqlalchemy as sa

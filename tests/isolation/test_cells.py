@@ -96,7 +96,12 @@ def test_cell(clonedb, clonedb_session, isolation, number, part):
 
 def cells() -> Iterator[tuple[str, str, str]]:
     """Isolation, subject and cell of the README's table, footnotes left out."""
-    table = README.partition("<!-- cells -->\n")[2].partition("<!-- end -->")[0].strip().splitlines()
+    table = (
+        README.partition("<!-- cells -->\n")[2]
+        .partition("<!-- end -->")[0]
+        .strip()
+        .splitlines()
+    )
     head, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in table)
     for subject, *row in lines:
         for isolation, cell in zip(head[1:], row, strict=True):
@@ -115,7 +120,9 @@ def test_every_subject_is_measured() -> None:
     assert list(dict.fromkeys(subject for _, subject, _ in cells())) == list(SUBJECTS)
 
 
-def test_every_cell_holds(project: Project, prefix: str, admin_dsn: str, server_major: int) -> None:
+def test_every_cell_holds(
+    project: Project, prefix: str, admin_dsn: str, server_major: int
+) -> None:
     """What is found out about each isolation and each subject is what the README says."""
     project.revision("one", SCHEMA, DOWN)
     said = {(isolation, subject): cell for isolation, subject, cell in cells()}
@@ -123,21 +130,27 @@ def test_every_cell_holds(project: Project, prefix: str, admin_dsn: str, server_
         said["readonly", "large objects"] = "new clone"
     isolations = list(dict.fromkeys(isolation for isolation, _ in said))
     project.write(
-        "test_it.py", TESTS.format(isolations=isolations, subjects=list(SUBJECTS.values()), role=f"{prefix}_role")
+        "test_it.py",
+        TESTS.format(
+            isolations=isolations, subjects=list(SUBJECTS.values()), role=f"{prefix}_role"
+        ),
     )
     try:
         project.pytest("-x").demand()
     finally:
         with psycopg.connect(admin_dsn, autocommit=True) as connection:
             roles = connection.execute(
-                "select rolname from pg_roles where starts_with(rolname, %s)", [f"{prefix}_role"]
+                "select rolname from pg_roles where starts_with(rolname, %s)",
+                [f"{prefix}_role"],
             )
             for (name,) in roles.fetchall():
                 connection.execute(SQL("drop role {}").format(Identifier(name)))
     names = list(SUBJECTS)
     found = {
         (isolation, names[number]): cell
-        for isolation, number, cell in json.loads((project.directory / "measured.json").read_text())
+        for isolation, number, cell in json.loads(
+            (project.directory / "measured.json").read_text()
+        )
     }
     for key, cell in found.items():
         if key[0] in ("auto", "clone") and cell == "new clone":  # there it is no news

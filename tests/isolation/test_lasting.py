@@ -123,13 +123,19 @@ def test_nothing_is_left_to_the_garbage_collector():
 )
 
 
-@pytest.mark.parametrize(("driver", "isolation"), [("psycopg", "auto"), ("psycopg2", "auto"), ("psycopg", "truncate")])
+@pytest.mark.parametrize(
+    ("driver", "isolation"),
+    [("psycopg", "auto"), ("psycopg2", "auto"), ("psycopg", "truncate")],
+)
 def test_an_applications_connections(items: Project, driver: str, isolation: str) -> None:
     """They stay, and the next test finds nothing on them; one that cannot be made as new is another one."""
     items.environment["CLONEDB_ISOLATION"] = isolation
     items.settings(route=["DATABASE_URL"])
     items.environment["DATABASE_URL"] = f"postgresql+{driver}://shop@db.example.invalid/shop"
-    items.write("shop.py", "import os, sqlalchemy as sa\nengine = sa.create_engine(os.environ['DATABASE_URL'])\n")
+    items.write(
+        "shop.py",
+        "import os, sqlalchemy as sa\nengine = sa.create_engine(os.environ['DATABASE_URL'])\n",
+    )
     items.write("test_it.py", SYNC)
     run(items).demand()
 
@@ -247,12 +253,18 @@ def engine(clonedb):
 @pytest.mark.parametrize(
     ("driver", "routed", "isolation"),
     [
-        *((driver, routed, "auto") for driver in ("asyncpg", "psycopg") for routed in (False, True)),
+        *(
+            (driver, routed, "auto")
+            for driver in ("asyncpg", "psycopg")
+            for routed in (False, True)
+        ),
         ("asyncpg", True, "truncate"),
         ("psycopg", False, "truncate"),
     ],
 )
-def test_asynchronous_connections(items: Project, driver: str, isolation: str, *, routed: bool) -> None:
+def test_asynchronous_connections(
+    items: Project, driver: str, isolation: str, *, routed: bool
+) -> None:
     """Those whose loop outlives the test stay, and the next test finds nothing on them; others end with their loop."""
     items.environment["CLONEDB_ISOLATION"] = isolation
     items.settings(driver=driver, **({"route": ["DATABASE_URL"]} if routed else {}))

@@ -93,7 +93,9 @@ def test_so_do_asynchronous_ones(number, restarted, clonedb_async_session):
 
 
 @pytest.mark.parametrize("isolation", ["auto", "truncate", "clone", "worker"])
-def test_sessions_that_ended_between_tests(items: Project, isolation: str, admin_dsn: str) -> None:
+def test_sessions_that_ended_between_tests(
+    items: Project, isolation: str, admin_dsn: str
+) -> None:
     """No fixture hands out a connection that the server has ended meanwhile."""
     items.environment |= {"CLONEDB_ISOLATION": isolation, "ADMIN": admin_dsn}
     items.write("test_it.py", RESTARTED)
@@ -148,7 +150,10 @@ def test_functions_that_make_settings(items: Project, *, of_library: bool) -> No
     library = "alter extension citext add function any_setting(text);" if of_library else ""
     items.revision("three", f"op.execute('''{FUNCTIONS}{library}''')", "pass")
     call = "select 1" if of_library else "select any_setting('app' || '.tenant')"
-    items.write("test_it.py", STAYS.replace("CALL", call).replace("PIDS", "1" if of_library else "n + 1"))
+    items.write(
+        "test_it.py",
+        STAYS.replace("CALL", call).replace("PIDS", "1" if of_library else "n + 1"),
+    )
     run(items).demand()
 
 

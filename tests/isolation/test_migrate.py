@@ -20,7 +20,9 @@ def test_writes(clonedb, clonedb_session, number):
 """
 
 
-@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"]
+)
 def test_each_test_is_migrated_for(items: Project, arguments: tuple[str, ...]) -> None:
     """What the tests before wrote went away with its tables."""
     items.revision("three", "pass")
@@ -29,7 +31,16 @@ def test_each_test_is_migrated_for(items: Project, arguments: tuple[str, ...]) -
     outcome = items.pytest("--clonedb-isolation=migrate", "-s", *arguments).demand()
     assert "3 passed" in outcome.out
     if not arguments:
-        assert len({line.rpartition("database ")[2] for line in outcome.out.splitlines() if "database " in line}) == 1
+        assert (
+            len(
+                {
+                    line.rpartition("database ")[2]
+                    for line in outcome.out.splitlines()
+                    if "database " in line
+                }
+            )
+            == 1
+        )
 
 
 def test_a_downgrade_that_leaves_something(items: Project) -> None:
@@ -79,11 +90,18 @@ def test_it(clonedb, clonedb_connection, statement, again, part):
 
 def test_what_is_not_of_the_migrations_is_brought_back_too(items: Project) -> None:
     """Rows and sequences of the template that this one is built upon, and settings: by a new database."""
-    items.settings(templates={"reports": {"base": "default", "alembic_ini": "reports.ini"}}, template="reports")
+    items.settings(
+        templates={"reports": {"base": "default", "alembic_ini": "reports.ini"}},
+        template="reports",
+    )
     items.write("reports.ini", ALEMBIC_INI.replace("/migrations", "/reports"))
     version_table = "connection=connection, version_table='reports_version',"
     items.write("reports/env.py", ENV_PY.replace("connection=connection,", version_table))
-    report = _one("drop table report").replace("item", "report").replace("name text not null", "name text")
+    report = (
+        _one("drop table report")
+        .replace("item", "report")
+        .replace("name text not null", "name text")
+    )
     items.write("reports/versions/one.py", report)
     items.write("test_it.py", UPON)
     items.pytest("--clonedb-isolation=migrate").demand()
@@ -146,6 +164,9 @@ def test_a_downgrade_that_leaves_other_things_than_tables(items: Project) -> Non
         "pass",
     )
     items.write("migrations/versions/one.py", _one("drop table item"))
-    items.write("test_it.py", "def test_it(clonedb):\n    clonedb.connect().execute('create domain d as int')\n")
+    items.write(
+        "test_it.py",
+        "def test_it(clonedb):\n    clonedb.connect().execute('create domain d as int')\n",
+    )
     outcome = items.pytest("--clonedb-isolation=migrate").demand(1)
     assert "left extension citext, function f(), schema away, type mood behind" in outcome.out

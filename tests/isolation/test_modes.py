@@ -22,7 +22,10 @@ from tests.projects import Project, databases, one
 @pytest.fixture
 def template(items: Project, config: Config, prefix: str) -> Iterator[clonedb.Template]:
     """The project's template on the run's server."""
-    settings = {name: getattr(config, name) for name in ("state_dir", "postgres_bin", "salt", "idle_timeout")}
+    settings = {
+        name: getattr(config, name)
+        for name in ("state_dir", "postgres_bin", "salt", "idle_timeout")
+    }
     with clonedb.template(items.directory, **settings, prefix=prefix) as opened:
         yield opened
 
@@ -108,7 +111,11 @@ def limited(name: str) -> list[str]:
 @pytest.mark.parametrize("deed", [renamed, dropped, made_again, closed, limited])
 @pytest.mark.parametrize("isolation", ["auto", "clone", "truncate", "worker", "readonly"])
 def test_a_test_that_does_away_with_its_database(
-    supply: Supply, isolation: str, deed: Callable[[str], list[str]], admin_dsn: str, prefix: str
+    supply: Supply,
+    isolation: str,
+    deed: Callable[[str], list[str]],
+    admin_dsn: str,
+    prefix: str,
 ) -> None:
     """The next test gets another one, and nothing is left behind, whatever its name is by now."""
     before = databases(admin_dsn, prefix)
@@ -116,7 +123,10 @@ def test_a_test_that_does_away_with_its_database(
     clone = mode.acquire()
     with psycopg.connect(admin_dsn, autocommit=True) as admin:
         for statement in deed(clone.name):
-            admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [clone.name])
+            admin.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s",
+                [clone.name],
+            )
             admin.execute(statement.encode())
     mode.release(clone)
     following = mode.acquire()

@@ -114,7 +114,9 @@ NOT_PUT_BACK = (
 )
 
 
-@pytest.mark.parametrize(("statements", "same"), [(PUT_BACK, True), (NOT_PUT_BACK, False)], ids=["can", "cannot"])
+@pytest.mark.parametrize(
+    ("statements", "same"), [(PUT_BACK, True), (NOT_PUT_BACK, False)], ids=["can", "cannot"]
+)
 def test_what_is_put_back_and_what_costs_a_new_clone(
     project: Project, statements: tuple[str, ...], *, same: bool
 ) -> None:
@@ -122,7 +124,10 @@ def test_what_is_put_back_and_what_costs_a_new_clone(
     project.revision("one", ODD)
     project.write("test_it.py", KINDS.format(statements=statements, same=same))
     project.pytest(
-        "--clonedb-isolation=truncate", "--clonedb-report", "-W", "ignore::clonedb.LeakedConnectionWarning"
+        "--clonedb-isolation=truncate",
+        "--clonedb-report",
+        "-W",
+        "ignore::clonedb.LeakedConnectionWarning",
     ).demand()
 
 
@@ -187,7 +192,9 @@ def test_other(clonedb_connection): pass
 def test_an_index_in_which_deleted_rows_leave_traces(project: Project, admin_dsn: str) -> None:
     """After many deleted rows pgvector's hnsw finds fewer of those that are there, so that the clone is a new one."""
     with psycopg.connect(admin_dsn) as connection:
-        if not connection.execute("select 1 from pg_available_extensions where name = 'vector'").fetchone():
+        if not connection.execute(
+            "select 1 from pg_available_extensions where name = 'vector'"
+        ).fetchone():
             pytest.skip("this server has no extension vector")
     project.revision(
         "one",

@@ -32,10 +32,14 @@ def test_writes_fail_with_the_servers_own_error_and_the_tests_id(shop: Project) 
     assert "2 failed" in outcome.out
     assert "cannot execute INSERT in a read-only transaction" in outcome.out
     assert (
-        "test_it.py::test_writes wrote to a readonly database; a test that writes needs isolation='auto'" in outcome.out
+        "test_it.py::test_writes wrote to a readonly database; a test that writes needs isolation='auto'"
+        in outcome.out
     )
     assert "test_it.py::test_writes_by_an_orm wrote to a readonly database" in outcome.out
-    assert "a database under isolation 'readonly' cannot be seeded for each test, as seed() would" in outcome.out
+    assert (
+        "a database under isolation 'readonly' cannot be seeded for each test, as seed() would"
+        in outcome.out
+    )
 
 
 BY_ITSELF = """
@@ -96,9 +100,12 @@ def test_what_is_written_nevertheless_costs_a_new_clone_and_a_warning(shop: Proj
     outcome = shop.pytest("--clonedb-isolation=readonly").demand()
     assert "10 passed, 4 warnings" in outcome.out
     assert (
-        "ReadonlyWarning: rows of public.item, public.log were written although isolation is 'readonly'" in outcome.out
+        "ReadonlyWarning: rows of public.item, public.log were written although isolation is 'readonly'"
+        in outcome.out
     )
     assert "ReadonlyWarning: a large object was written although" in outcome.out
     assert "test_it.py::test_off[insert into item (name) values ('x')-writes]" in outcome.out
-    outcome = shop.pytest("--clonedb-isolation=readonly", "-W", "error::clonedb.ReadonlyWarning").demand(1)
+    outcome = shop.pytest(
+        "--clonedb-isolation=readonly", "-W", "error::clonedb.ReadonlyWarning"
+    ).demand(1)
     assert "10 passed, 4 errors" in outcome.out

@@ -85,14 +85,17 @@ def test_auto_goes_on_with_its_own(clonedb):
 
 
 @pytest.mark.usefixtures("own_server")
-@pytest.mark.parametrize("arguments", [(), ("-n", "2", "--dist", "loadfile")], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "arguments", [(), ("-n", "2", "--dist", "loadfile")], ids=["alone", "xdist"]
+)
 def test_one_clone_goes_from_test_to_test(shop: Project, arguments: tuple[str, ...]) -> None:
     """The same URL and the same open connections, each as good as new; DDL costs a new clone."""
     shop.write("test_it.py", TESTS)
     outcome = shop.pytest("-W", "error", "--clonedb-report", *arguments).demand()
     assert "14 passed" in outcome.out
     assert (
-        "after their tests 4 rewound, 8 only read, 1 not rewound, so that the next test got a new clone" in outcome.out
+        "after their tests 4 rewound, 8 only read, 1 not rewound, so that the next test got a new clone"
+        in outcome.out
     )
     assert "  1 not rewound: a catalog was written (DDL)" in outcome.out
     assert "; 3 clones;" in outcome.out
@@ -118,7 +121,9 @@ def test_sqlalchemy(clonedb_session, way):
 
 
 @pytest.mark.parametrize("hidden", [False, True])
-def test_a_setting_of_nobodys_is_not_there_for_the_next_test(shop: Project, *, hidden: bool) -> None:
+def test_a_setting_of_nobodys_is_not_there_for_the_next_test(
+    shop: Project, *, hidden: bool
+) -> None:
     """RESET would leave '' where a new session has NULL, also if a function of the project's made the setting."""
     call = "select 1"
     if hidden:
@@ -131,7 +136,9 @@ def test_a_setting_of_nobodys_is_not_there_for_the_next_test(shop: Project, *, h
     shop.pytest("-W", "error").demand()
 
 
-def test_a_server_that_cannot_be_read(shop: Project, server_url: str, admin_dsn: str, prefix: str) -> None:
+def test_a_server_that_cannot_be_read(
+    shop: Project, server_url: str, admin_dsn: str, prefix: str
+) -> None:
     """A role that is no superuser gets a clone for every test, and is told once."""
     from clonedb.url import DatabaseURL
 
@@ -139,10 +146,13 @@ def test_a_server_that_cannot_be_read(shop: Project, server_url: str, admin_dsn:
     with psycopg.connect(admin_dsn, autocommit=True) as connection:
         connection.execute(f"create role {role} login createdb password 'x'")
         try:
-            shop.environment["CLONEDB_URL"] = DatabaseURL.parse(server_url).replace(user=role, password="x").render()
+            shop.environment["CLONEDB_URL"] = (
+                DatabaseURL.parse(server_url).replace(user=role, password="x").render()
+            )
             shop.environment["CLONEDB_PREFIX"] = f"{prefix}_p"
             shop.write(
-                "test_it.py", "import pytest\n@pytest.mark.parametrize('n', range(3))\ndef test_it(clonedb, n): pass\n"
+                "test_it.py",
+                "import pytest\n@pytest.mark.parametrize('n', range(3))\ndef test_it(clonedb, n): pass\n",
             )
             outcome = shop.pytest("-n", "2").demand()
             assert outcome.out.count("no rewinding, every test got a new clone: role") == 1
@@ -152,7 +162,9 @@ def test_a_server_that_cannot_be_read(shop: Project, server_url: str, admin_dsn:
             connection.execute(f"drop role {role}")
 
 
-def test_a_failed_tests_database_is_kept_as_it_left_it(shop: Project, clones: Callable[[], list[str]]) -> None:
+def test_a_failed_tests_database_is_kept_as_it_left_it(
+    shop: Project, clones: Callable[[], list[str]]
+) -> None:
     """Keeping wins over rewinding; the next test gets another."""
     shop.write(
         "test_it.py",

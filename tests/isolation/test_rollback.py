@@ -104,14 +104,29 @@ async def test_the_next_has_the_templates_rows(clonedb_async_session):
 """
 
 
-@pytest.mark.parametrize("arguments", [pytest.param((), marks=VARIANT), ("-n", "2")], ids=["alone", "xdist"])
-def test_sessions_commit_and_lose_it_at_the_end(shop: Project, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [pytest.param((), marks=VARIANT), ("-n", "2")], ids=["alone", "xdist"]
+)
+def test_sessions_commit_and_lose_it_at_the_end(
+    shop: Project, arguments: tuple[str, ...]
+) -> None:
     """Several sessions of a test share the one transaction; one clone serves all tests."""
     shop.write("test_it.py", SYNC)
-    outcome = shop.pytest("--clonedb-isolation=rollback", "-s", "-W", "error", *arguments).demand()
+    outcome = shop.pytest(
+        "--clonedb-isolation=rollback", "-s", "-W", "error", *arguments
+    ).demand()
     assert "4 passed" in outcome.out
     if not arguments:
-        assert len({line.rpartition("database ")[2] for line in outcome.out.splitlines() if "database " in line}) == 1
+        assert (
+            len(
+                {
+                    line.rpartition("database ")[2]
+                    for line in outcome.out.splitlines()
+                    if "database " in line
+                }
+            )
+            == 1
+        )
 
 
 def test_whoever_leaves_the_transaction_is_told(shop: Project) -> None:
@@ -130,26 +145,49 @@ def test_whoever_leaves_the_transaction_is_told(shop: Project) -> None:
         "PASSED test_it.py::test_the_next_has_the_templates_rows",
     ):
         assert line in outcome.out, line
-    assert "clonedb_engine opens connections of its own; under isolation 'rollback'" in outcome.out
+    assert (
+        "clonedb_engine opens connections of its own; under isolation 'rollback'" in outcome.out
+    )
     assert "test_it.py::test_second_connection opened a second connection" in outcome.out
     assert "a commit of the outer transaction was refused" in outcome.out
     assert "'commit' ended the outer transaction" in outcome.out
-    assert "the test ended its outer transaction, by a way that SQLAlchemy does not see" in outcome.out
+    assert (
+        "the test ended its outer transaction, by a way that SQLAlchemy does not see"
+        in outcome.out
+    )
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
-@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"]
+)
 def test_asynchronous_sessions(shop: Project, arguments: tuple[str, ...], driver: str) -> None:
     """The same on the test's loop; the fixtures that cannot hold one transaction say so."""
-    shop.environment["PYTEST_ADDOPTS"] = lean_pytest("asyncio") + " -o asyncio_default_fixture_loop_scope=function"
+    shop.environment["PYTEST_ADDOPTS"] = (
+        lean_pytest("asyncio") + " -o asyncio_default_fixture_loop_scope=function"
+    )
     shop.write("test_it.py", ASYNC)
     outcome = shop.pytest(
-        "--clonedb-isolation=rollback", f"--clonedb-driver={driver}", "-rA", "-W", "error", *arguments
+        "--clonedb-isolation=rollback",
+        f"--clonedb-driver={driver}",
+        "-rA",
+        "-W",
+        "error",
+        *arguments,
     ).demand(1)
     assert "4 passed" in outcome.out
-    assert "clonedb_async_engine opens connections of its own; under isolation 'rollback'" in outcome.out
-    assert "clonedb_async_connection opens a connection of its own; under isolation 'rollback'" in outcome.out
-    assert "a test asks for a synchronous and an asynchronous session, which are two connections" in outcome.out
+    assert (
+        "clonedb_async_engine opens connections of its own; under isolation 'rollback'"
+        in outcome.out
+    )
+    assert (
+        "clonedb_async_connection opens a connection of its own; under isolation 'rollback'"
+        in outcome.out
+    )
+    assert (
+        "a test asks for a synchronous and an asynchronous session, which are two connections"
+        in outcome.out
+    )
     assert "'commit' ended the outer transaction" in outcome.out
 
 
@@ -234,7 +272,9 @@ async def test_it(clonedb_async_session, number):
 
 def test_an_asynchronous_tests_sequences_are_set_back(shop: Project) -> None:
     """When the server has rolled back what its connection did, which was closed with the loop."""
-    shop.environment["PYTEST_ADDOPTS"] = lean_pytest("asyncio") + " -o asyncio_default_fixture_loop_scope=function"
+    shop.environment["PYTEST_ADDOPTS"] = (
+        lean_pytest("asyncio") + " -o asyncio_default_fixture_loop_scope=function"
+    )
     shop.write("test_it.py", ASYNC_SEQUENCE)
     outcome = shop.pytest("--clonedb-isolation=rollback").demand()
     assert "1 clone" in outcome.out

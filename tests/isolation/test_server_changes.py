@@ -129,11 +129,15 @@ def name(prefix: str, admin_dsn: str, items: Project) -> Iterator[str]:
 def roles(dsn: str, name: str) -> list[str]:
     """The rest of the names of those roles that begin so."""
     with psycopg.connect(dsn) as connection:
-        found = connection.execute("select rolname from pg_roles where starts_with(rolname, %s) order by 1", [name])
+        found = connection.execute(
+            "select rolname from pg_roles where starts_with(rolname, %s) order by 1", [name]
+        )
         return [role.removeprefix(f"{name}_") for (role,) in found]
 
 
-@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"]
+)
 def test_what_tests_make_is_undone(
     items: Project,
     name: str,
@@ -149,7 +153,14 @@ def test_what_tests_make_is_undone(
     items.write("test_it.py", TESTS + BESIDE)
     outcome = items.pytest("-p", "no:randomly", *arguments).demand()
     assert "Warning" not in outcome.out
-    assert roles(admin_dsn, name) == ["built", "configured", "old", "old_gw0", "old_gw1", "others"]
+    assert roles(admin_dsn, name) == [
+        "built",
+        "configured",
+        "old",
+        "old_gw0",
+        "old_gw1",
+        "others",
+    ]
 
 
 def test_one_test_alone(items: Project, name: str, admin_dsn: str) -> None:
@@ -164,13 +175,21 @@ def test_a_database_that_is_kept(items: Project, name: str, admin_dsn: str) -> N
     items.write("test_it.py", KEPT)
     outcome = items.pytest("-p", "no:randomly").demand(1)
     assert "2 failed, 1 passed, 1 warning" in outcome.out
-    assert f"test_it.py::test_fails_and_needs_it made role '{name}_needed' on embedded server" in outcome.out
-    assert f'(role "{name}_needed" cannot be dropped because some objects depend on it: ' in outcome.out
+    assert (
+        f"test_it.py::test_fails_and_needs_it made role '{name}_needed' on embedded server"
+        in outcome.out
+    )
+    assert (
+        f'(role "{name}_needed" cannot be dropped because some objects depend on it: '
+        in outcome.out
+    )
     assert roles(admin_dsn, name) == ["needed", "old", "old_gw0", "old_gw1"]
     items.clonedb("drop", "--all").demand()
 
 
-def test_somebody_elses_server(items: Project, name: str, admin_dsn: str, server_url: str) -> None:
+def test_somebody_elses_server(
+    items: Project, name: str, admin_dsn: str, server_url: str
+) -> None:
     """Nothing is undone, as others may want it; a warning has the test's name, and says how to undo it."""
     items.environment["CLONEDB_URL"] = server_url
     items.write("test_it.py", ELSEWHERE)
@@ -181,6 +200,9 @@ def test_somebody_elses_server(items: Project, name: str, admin_dsn: str, server
         f" '{name}_new' on server '" in outcome.out
     )
     assert f'alter role "{name}_old" reset "work_mem"; drop role "{name}_new"' in outcome.out
-    assert f"ServerChangedWarning: test_it.py::test_strict made role '{name}_strict' on server" in outcome.out
+    assert (
+        f"ServerChangedWarning: test_it.py::test_strict made role '{name}_strict' on server"
+        in outcome.out
+    )
     assert "SECRET" not in outcome.text
     assert roles(admin_dsn, name) == ["new", "old", "old_gw0", "old_gw1", "strict"]

@@ -42,7 +42,9 @@ def test_after_that_there_is_a_new_clone(clonedb):
 """
 
 
-@pytest.mark.parametrize("arguments", [pytest.param((), marks=VARIANT), ("-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "arguments", [pytest.param((), marks=VARIANT), ("-n", "2")], ids=["alone", "xdist"]
+)
 def test_the_templates_rows_are_back(shop: Project, arguments: tuple[str, ...]) -> None:
     """Rows, generated columns, identities, partitions and cycles are the template's, and no trigger has fired."""
     shop.write("test_it.py", TESTS)
@@ -100,7 +102,9 @@ def test_sessions_stay_open(shop: Project) -> None:
     assert "2 clones" in outcome.out
 
 
-def test_without_the_right_to_silence_triggers(shop: Project, server_url: str, admin_dsn: str, prefix: str) -> None:
+def test_without_the_right_to_silence_triggers(
+    shop: Project, server_url: str, admin_dsn: str, prefix: str
+) -> None:
     """A role that is no superuser is told what to grant, and is content when it has that."""
     import psycopg
 
@@ -111,7 +115,9 @@ def test_without_the_right_to_silence_triggers(shop: Project, server_url: str, a
         connection.execute(f"create role {role} login createdb password 'x'")
         major = connection.info.server_version // 10000
     try:
-        shop.environment["CLONEDB_URL"] = DatabaseURL.parse(server_url).replace(user=role, password="x").render()
+        shop.environment["CLONEDB_URL"] = (
+            DatabaseURL.parse(server_url).replace(user=role, password="x").render()
+        )
         shop.environment["CLONEDB_PREFIX"] = f"{prefix}_l"
         shop.write("test_it.py", "def test_it(clonedb): pass\n")
         outcome = shop.pytest("--clonedb-isolation=truncate").demand(1)

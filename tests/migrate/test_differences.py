@@ -44,23 +44,32 @@ def library(project: Project) -> Project:
     """Models of books and their authors, and a migration that made something else."""
     project.write("models.py", MODELS)
     project.write("alembic.ini", ALEMBIC_INI + "prepend_sys_path = .\n")
-    project.write("migrations/env.py", ENV_PY.replace("= None", "= __import__('models').metadata"))
+    project.write(
+        "migrations/env.py", ENV_PY.replace("= None", "= __import__('models').metadata")
+    )
     project.revision("one", TABLES)
     return project
 
 
 def with_models(env_py: str, options: str = "") -> str:
     """env.py with the models, and options for context.configure()."""
-    return env_py.replace("target_metadata=target_metadata", "target_metadata=target_metadata" + options)
+    return env_py.replace(
+        "target_metadata=target_metadata", "target_metadata=target_metadata" + options
+    )
 
 
-def test_every_kind_of_difference_is_a_line(library: Project, migrator: Migrators, url: DatabaseURL) -> None:
+def test_every_kind_of_difference_is_a_line(
+    library: Project, migrator: Migrators, url: DatabaseURL
+) -> None:
     """Tables, columns, types, defaults, nullability, indexes and constraints, on both sides."""
     migrations = migrator()
     migrations.upgrade(url)
     library.write(
         "migrations/env.py",
-        with_models((library.directory / "migrations/env.py").read_text(), ", compare_server_default=True"),
+        with_models(
+            (library.directory / "migrations/env.py").read_text(),
+            ", compare_server_default=True",
+        ),
     )
     assert sorted(migrations.differences(url)) == sorted(
         [
@@ -80,7 +89,9 @@ def test_every_kind_of_difference_is_a_line(library: Project, migrator: Migrator
     )
 
 
-def test_nothing_is_said_of_models_that_fit(library: Project, migrator: Migrators, url: DatabaseURL, ask: Ask) -> None:
+def test_nothing_is_said_of_models_that_fit(
+    library: Project, migrator: Migrators, url: DatabaseURL, ask: Ask
+) -> None:
     """And nothing is written to the database."""
     library.revision(
         "two",
@@ -94,7 +105,9 @@ def test_nothing_is_said_of_models_that_fit(library: Project, migrator: Migrator
     assert ask("select count(*) from pg_tables where schemaname = 'public'") == [(2,)]
 
 
-def test_what_env_py_leaves_out_is_left_out(library: Project, migrator: Migrators, url: DatabaseURL) -> None:
+def test_what_env_py_leaves_out_is_left_out(
+    library: Project, migrator: Migrators, url: DatabaseURL
+) -> None:
     """include_object, and a hook that empties the list, have their effect as under `alembic check`."""
     env_py = (library.directory / "migrations/env.py").read_text()
     only_tables = ", include_object=lambda thing, name, kind, reflected, other: kind == 'table' and name != 'book'"
@@ -102,7 +115,9 @@ def test_what_env_py_leaves_out_is_left_out(library: Project, migrator: Migrator
     migrations = migrator()
     migrations.upgrade(url)
     assert migrations.differences(url) == ["add table 'author'", "remove table 'shelf'"]
-    hook = ", process_revision_directives=lambda context, revision, directives: directives.clear()"
+    hook = (
+        ", process_revision_directives=lambda context, revision, directives: directives.clear()"
+    )
     library.write("migrations/env.py", with_models(env_py, hook))
     assert migrations.differences(url) == []
 
@@ -110,9 +125,13 @@ def test_what_env_py_leaves_out_is_left_out(library: Project, migrator: Migrator
 def test_a_schema_is_named(library: Project, migrator: Migrators, url: DatabaseURL) -> None:
     """Where the table is not in the schema that needs no name."""
     library.write(
-        "models.py", 'import sqlalchemy as sa\nmetadata = sa.MetaData(schema="shop")\nsa.Table("a", metadata)'
+        "models.py",
+        'import sqlalchemy as sa\nmetadata = sa.MetaData(schema="shop")\nsa.Table("a", metadata)',
     )
-    library.revision("two", 'op.execute("drop table book, shelf; create schema shop; create table shop.b (id int)")')
+    library.revision(
+        "two",
+        'op.execute("drop table book, shelf; create schema shop; create table shop.b (id int)")',
+    )
     env_py = (library.directory / "migrations/env.py").read_text()
     library.write("migrations/env.py", with_models(env_py, ", include_schemas=True"))
     migrations = migrator()
@@ -126,24 +145,32 @@ def test_env_py_without_models(project: Project, migrator: Migrators, url: Datab
     migrations = migrator()
     migrations.upgrade(url)
     with pytest.raises(
-        NoModelsError, match=r"env.py' gives Alembic no models .* write target_metadata = Base.metadata"
+        NoModelsError,
+        match=r"env.py' gives Alembic no models .* write target_metadata = Base.metadata",
     ):
         migrations.differences(url)
 
 
-def test_an_asynchronous_env_py_is_compared(library: Project, migrator: Migrators, url: DatabaseURL) -> None:
+def test_an_asynchronous_env_py_is_compared(
+    library: Project, migrator: Migrators, url: DatabaseURL
+) -> None:
     """In the connection that env.py makes."""
-    library.write("alembic.ini", ALEMBIC_INI.replace("+psycopg", "+asyncpg") + "prepend_sys_path = .\n")
+    library.write(
+        "alembic.ini", ALEMBIC_INI.replace("+psycopg", "+asyncpg") + "prepend_sys_path = .\n"
+    )
     configured = "target_metadata=__import__('models').metadata"
     library.write(
-        "migrations/env.py", ASYNC_ENV_PY.replace("connection=connection", f"connection=connection, {configured}")
+        "migrations/env.py",
+        ASYNC_ENV_PY.replace("connection=connection", f"connection=connection, {configured}"),
     )
     migrations = migrator()
     migrations.upgrade(url)
     assert "add table 'author'" in migrations.differences(url)
 
 
-def test_a_database_below_the_heads_is_not_compared(library: Project, migrator: Migrators, url: DatabaseURL) -> None:
+def test_a_database_below_the_heads_is_not_compared(
+    library: Project, migrator: Migrators, url: DatabaseURL
+) -> None:
     """What would be found there is what the other revisions do."""
     with pytest.raises(MigrationError, match="Target database is not up to date"):
         migrator().differences(url)

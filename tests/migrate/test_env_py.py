@@ -82,31 +82,46 @@ def test_every_driver_is_routed(items: Project, driver: str) -> None:
     assert ask(items, "select count(*) from item") == "1"
 
 
-def test_an_engine_with_a_creator_of_its_own_is_refused(items: Project, server_url: str) -> None:
+def test_an_engine_with_a_creator_of_its_own_is_refused(
+    items: Project, server_url: str
+) -> None:
     """creator= escapes routing: it is refused when it reaches another database, and nothing is migrated there."""
     before = f"import psycopg\nmake = lambda: psycopg.connect({server_url.replace('+psycopg', '') + '/postgres'!r})"
     items.write(
-        "migrations/env.py", OWN_ENGINE.format(before=before, url="'postgresql+psycopg://', creator=make", options="")
+        "migrations/env.py",
+        OWN_ENGINE.format(
+            before=before, url="'postgresql+psycopg://', creator=make", options=""
+        ),
     )
     outcome = items.clonedb("build")
     assert outcome.code == 1
     assert re.search(
-        r"a connection to database 'postgres' at \S+ was refused: it is not the one being built", outcome.text
+        r"a connection to database 'postgres' at \S+ was refused: it is not the one being built",
+        outcome.text,
     )
 
 
 def test_a_url_from_an_unset_environment_variable(items: Project) -> None:
     """`os.environ["DATABASE_URL"]` works without the variable being set, and with it leading elsewhere."""
     items.write(
-        "migrations/env.py", OWN_ENGINE.format(before="import os", url="os.environ['DATABASE_URL']", options="")
+        "migrations/env.py",
+        OWN_ENGINE.format(before="import os", url="os.environ['DATABASE_URL']", options=""),
     )
     assert ask(items, "select count(*) from item") == "1"
-    assert items.clonedb("build", "--force", DATABASE_URL="postgresql+psycopg2://app:x@db.invalid/production").code == 0
+    assert (
+        items.clonedb(
+            "build", "--force", DATABASE_URL="postgresql+psycopg2://app:x@db.invalid/production"
+        ).code
+        == 0
+    )
 
 
 def test_a_url_from_a_variable_that_route_names(items: Project) -> None:
     """Any other variable is named by `route`; without it, the error says so."""
-    items.write("migrations/env.py", OWN_ENGINE.format(before="import os", url="os.environ['SHOP_DB']", options=""))
+    items.write(
+        "migrations/env.py",
+        OWN_ENGINE.format(before="import os", url="os.environ['SHOP_DB']", options=""),
+    )
     outcome = items.clonedb("build")
     assert outcome.code == 1
     assert 'add route = ["SHOP_DB"] to [tool.clonedb]' in outcome.text
@@ -129,7 +144,10 @@ def test_a_settings_class_that_checks_its_url(items: Project) -> None:
         """,
     )
     before = "from shop.settings import settings"
-    items.write("migrations/env.py", OWN_ENGINE.format(before=before, url="str(settings.database_url)", options=""))
+    items.write(
+        "migrations/env.py",
+        OWN_ENGINE.format(before=before, url="str(settings.database_url)", options=""),
+    )
     assert ask(items, "select count(*) from item") == "1"
 
 
@@ -147,7 +165,10 @@ def test_an_env_py_that_insists_on_its_configuration_file(project: Project) -> N
 def test_alembic_configured_in_pyproject_only(items: Project) -> None:
     """[tool.alembic] in pyproject.toml, as Alembic 1.16 and newer write it."""
     (items.directory / "alembic.ini").unlink()
-    items.write("pyproject.toml", '[tool.alembic]\nscript_location = "%(here)s/migrations"\nprepend_sys_path = ["."]\n')
+    items.write(
+        "pyproject.toml",
+        '[tool.alembic]\nscript_location = "%(here)s/migrations"\nprepend_sys_path = ["."]\n',
+    )
     before = "url = context.config.get_main_option('sqlalchemy.url')"
     items.write("migrations/env.py", OWN_ENGINE.format(before=before, url="url", options=""))
     assert ask(items, "select count(*) from item") == "1"
@@ -183,7 +204,9 @@ def test_timeouts_and_an_advisory_lock_of_its_own(items: Project) -> None:
             connection.execute(text("select pg_advisory_unlock(4711)"))
         """,
     )
-    assert ask(items, "select count(*), current_setting('statement_timeout') from item") == "1|0"
+    assert (
+        ask(items, "select count(*), current_setting('statement_timeout') from item") == "1|0"
+    )
 
 
 def test_an_env_py_that_demands_a_connection(items: Project) -> None:
@@ -206,7 +229,10 @@ def test_an_env_py_that_demands_a_connection(items: Project) -> None:
 def test_x_arguments_reach_env_py(items: Project) -> None:
     """`x = [...]` is alembic's -x, and part of the fingerprint."""
     before = "assert context.get_x_argument(as_dictionary=True) == {'tenant': 'one', 'colour': 'red'}"
-    items.write("migrations/env.py", ENV_PY.replace("config = context.config", f"config = context.config\n{before}"))
+    items.write(
+        "migrations/env.py",
+        ENV_PY.replace("config = context.config", f"config = context.config\n{before}"),
+    )
     assert items.clonedb("build").code == 1
     items.settings(x=["tenant=one", "colour=red"])
     assert ask(items, "select count(*) from item") == "1"
@@ -243,18 +269,23 @@ def test_a_version_table_of_another_name_in_another_schema(items: Project) -> No
 def test_target_stops_where_it_says(items: Project) -> None:
     """`target` may be any revision."""
     items.settings(target="one")
-    assert ask(items, "select version_num, (select count(*) from item) from alembic_version") == "one|0"
+    assert (
+        ask(items, "select version_num, (select count(*) from item) from alembic_version")
+        == "one|0"
+    )
 
 
 def test_concurrent_index_in_an_autocommit_block(items: Project) -> None:
     """autocommit_block() works: no transaction is put around the migrations."""
     items.revision(
-        "three", 'with op.get_context().autocommit_block():\n    op.execute("create index concurrently on item (name)")'
+        "three",
+        'with op.get_context().autocommit_block():\n    op.execute("create index concurrently on item (name)")',
     )
     items.write(
         "migrations/env.py",
         ENV_PY.replace(
-            "target_metadata=target_metadata", "target_metadata=target_metadata, transaction_per_migration=True"
+            "target_metadata=target_metadata",
+            "target_metadata=target_metadata, transaction_per_migration=True",
         ),
     )
     assert ask(items, "select count(*) from pg_indexes where tablename = 'item'") == "2"

@@ -25,9 +25,13 @@ from clonedb.migrate.inside.failure import NotMigratedError, describe, error_fro
 Failing = Callable[..., dict[str, Any]]
 
 
-def described(error: BaseException, rootdir: Path, secrets: tuple[str, ...] = ()) -> dict[str, Any]:
+def described(
+    error: BaseException, rootdir: Path, secrets: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """What crosses the process border: the data must survive JSON."""
-    data: dict[str, Any] = json.loads(json.dumps(describe(error, {"rootdir": str(rootdir), "secrets": list(secrets)})))
+    data: dict[str, Any] = json.loads(
+        json.dumps(describe(error, {"rootdir": str(rootdir), "secrets": list(secrets)}))
+    )
     return data
 
 
@@ -36,7 +40,9 @@ def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Failing:
     """Runs lines as a file of the user's project, in the directory most projects have, and describes what they raise."""
     monkeypatch.delenv("SHOP_URL", raising=False)
 
-    def run(lines: str, *, path: str = "alembic/versions/one.py", secrets: tuple[str, ...] = ()) -> dict[str, Any]:
+    def run(
+        lines: str, *, path: str = "alembic/versions/one.py", secrets: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(textwrap.dedent(lines).lstrip("\n"))
@@ -51,10 +57,19 @@ def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Failing:
 
 
 def event(
-    data: Mapping[str, Any], phase: str = "revision", name: str | None = "one", path: Path | None = None
+    data: Mapping[str, Any],
+    phase: str = "revision",
+    name: str | None = "one",
+    path: Path | None = None,
 ) -> dict[str, Any]:
     """A `failed` event as the migrating interpreter sends it."""
-    return {"event": "failed", "phase": phase, "name": name, "path": str(path) if path else None, **data}
+    return {
+        "event": "failed",
+        "phase": phase,
+        "name": name,
+        "path": str(path) if path else None,
+        **data,
+    }
 
 
 def message_of(
@@ -62,7 +77,9 @@ def message_of(
 ) -> tuple[type, str]:
     """The class of the error that a user gets, and its text."""
     error = error_from(failed, output=output, rootdir=rootdir, remedy=remedy)
-    assert isinstance(error, (errors.BuildError, errors.MissingExtensionError, errors.PermissionDeniedError))
+    assert isinstance(
+        error, (errors.BuildError, errors.MissingExtensionError, errors.PermissionDeniedError)
+    )
     return type(error), str(error)
 
 
@@ -71,16 +88,23 @@ def test_missing_environment_variable(failing: Failing, tmp_path: Path) -> None:
     data = failing('import os\n\nurl = os.environ["SHOP_URL"]\n', path="alembic/env.py")
     assert data["type"] == "KeyError"
     assert data["message"] == "'SHOP_URL' is not set"
-    assert data["hint"] == "if 'SHOP_URL' holds the URL of the database, add route = [\"SHOP_URL\"] to [tool.clonedb]"
+    assert (
+        data["hint"]
+        == "if 'SHOP_URL' holds the URL of the database, add route = [\"SHOP_URL\"] to [tool.clonedb]"
+    )
     assert data["line"] == [str(tmp_path / "alembic/env.py"), 3]
     kind, text = message_of(event(data, "env.py", None), tmp_path)
     assert kind is errors.MigrationError
-    assert text.startswith("migrating (env.py) failed: KeyError: 'SHOP_URL' is not set\nhint: if 'SHOP_URL' holds")
+    assert text.startswith(
+        "migrating (env.py) failed: KeyError: 'SHOP_URL' is not set\nhint: if 'SHOP_URL' holds"
+    )
     assert f'File "{tmp_path}/alembic/env.py", line 3, in <module>' in text
     assert failing('{}["SHOP_URL"]\n')["hint"] is None  # the user's own KeyError
 
 
-def test_settings_that_pydantic_refuses(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_pydantic_refuses(
+    failing: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A missing setting is named; the others' values, which pydantic shortens to half a password, are not shown."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://me:abcdefghijklmnopqrstuvwxyz@/app")
     data = failing("""
@@ -96,15 +120,21 @@ def test_settings_that_pydantic_refuses(failing: Failing, monkeypatch: pytest.Mo
     assert data["type"] == "ValidationError"
     assert data["message"].startswith("Settings.database_url: Input should be a valid URL")
     assert data["message"].endswith("Settings.secret_key: Field required")
-    assert data["hint"].startswith("if a missing setting is the URL of the database, name its environment variable")
+    assert data["hint"].startswith(
+        "if a missing setting is the URL of the database, name its environment variable"
+    )
     assert not any(part in json.dumps(data) for part in ("abc", "xyz", "pydantic/main.py"))
 
 
-def test_driver_that_is_not_installed(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_driver_that_is_not_installed(
+    failing: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The hint names the driver, and the setting that takes another one."""
     monkeypatch.setitem(sys.modules, "psycopg2", None)  # as if it were not there
     for driver in ("psycopg2", "pg8000"):
-        data = failing(f'import sqlalchemy\n\nsqlalchemy.create_engine("postgresql+{driver}://me:SECRET@localhost/")\n')
+        data = failing(
+            f'import sqlalchemy\n\nsqlalchemy.create_engine("postgresql+{driver}://me:SECRET@localhost/")\n'
+        )
         assert data["type"] == "ModuleNotFoundError"
         assert data["hint"] == (
             f'the URL asks for the driver {driver}, which is not installed; install it or set driver = "psycopg"'
@@ -154,7 +184,10 @@ def test_own_error_after_one_of_the_database(failing: Failing) -> None:
         except psycopg.Error:
             raise ValueError("cannot merge the customers")
     """)
-    assert data["message"] == "cannot merge the customers (after UniqueViolation: duplicate key value)"
+    assert (
+        data["message"]
+        == "cannot merge the customers (after UniqueViolation: duplicate key value)"
+    )
     assert (data["type"], data["sqlstate"]) == ("ValueError", "23505")
 
 
@@ -171,7 +204,9 @@ def test_frames_of_libraries_are_left_out(failing: Failing, tmp_path: Path) -> N
     """)
     assert data["type"] == "OperationalError"
     assert "Background on this error" not in data["message"]
-    assert data["traceback"].count("versions/one.py") == data["traceback"].count("File ") - 1 == 2  # and this file's
+    assert (
+        data["traceback"].count("versions/one.py") == data["traceback"].count("File ") - 1 == 2
+    )  # and this file's
     assert "site-packages" not in data["traceback"]
     assert data["line"] == [str(tmp_path / "alembic/versions/one.py"), 5]
     assert "SECRET" not in json.dumps(data)
@@ -215,8 +250,12 @@ def test_neighbour_directory_is_not_the_project(failing: Failing, tmp_path: Path
     assert failing("1 / 0\n", path=".venv/lib/site-packages/other/one.py")["line"] is None
 
 
-def _database_error(sqlstate: str, message: str, statement: str = "create extension x") -> sqlalchemy.exc.DBAPIError:
-    return sqlalchemy.exc.ProgrammingError(statement, {}, psycopg.errors.lookup(sqlstate)(message))
+def _database_error(
+    sqlstate: str, message: str, statement: str = "create extension x"
+) -> sqlalchemy.exc.DBAPIError:
+    return sqlalchemy.exc.ProgrammingError(
+        statement, {}, psycopg.errors.lookup(sqlstate)(message)
+    )
 
 
 @pytest.mark.parametrize(
@@ -233,18 +272,27 @@ def test_missing_extension(tmp_path: Path, sqlstate: str, message: str) -> None:
     """Both of PostgreSQL's complaints name the extension; the remedy for this server follows."""
     data = described(_database_error(sqlstate, message), tmp_path, ("postgres",))
     assert data["sqlstate"] == sqlstate
-    kind, text = message_of(event(data, path=tmp_path / "versions/one.py"), tmp_path, remedy="use PostGIS's image")
+    kind, text = message_of(
+        event(data, path=tmp_path / "versions/one.py"), tmp_path, remedy="use PostGIS's image"
+    )
     assert kind is errors.MissingExtensionError
-    assert text == f"revision 'one' (versions/one.py) needs the extension 'postgis': {message}; use PostGIS's image"
+    assert (
+        text
+        == f"revision 'one' (versions/one.py) needs the extension 'postgis': {message}; use PostGIS's image"
+    )
 
 
 def test_statement_is_shown_once_and_shortened(tmp_path: Path) -> None:
     """The statement that failed is shown, not all of a long one, and not half a secret at its end."""
     statement = "select 1 /* " + "x" * 1480 + "SECRETSECRET */"
-    data = described(_database_error("42P01", "no such table", statement), tmp_path, ("SECRETSECRET",))
+    data = described(
+        _database_error("42P01", "no such table", statement), tmp_path, ("SECRETSECRET",)
+    )
     kind, text = message_of(event(data), tmp_path)
     assert kind is errors.MigrationError
-    assert text.startswith("revision 'one' failed: UndefinedTable: no such table\nstatement: select 1 /* xxx")
+    assert text.startswith(
+        "revision 'one' failed: UndefinedTable: no such table\nstatement: select 1 /* xxx"
+    )
     assert "SECR" not in text
     assert len(text) < 1700
 
@@ -267,7 +315,9 @@ def test_kinds_of_errors(tmp_path: Path, phase: str, sqlstate: str, kind: type) 
     assert found is kind
     assert ("the server's disk is full" in text) == (sqlstate == "53100")
     assert text.startswith(
-        "seed 'shop.sql' failed: " if phase == "seed" else ("revision 'shop.sql'", "migrating (env.py)")
+        "seed 'shop.sql' failed: "
+        if phase == "seed"
+        else ("revision 'shop.sql'", "migrating (env.py)")
     )
 
 
@@ -286,30 +336,44 @@ def test_exit_of_env_py_is_a_failure(failing: Failing, tmp_path: Path) -> None:
     output = "".join(f"line {number}\n" for number in range(1, 21))
     _, text = message_of(event(data, "env.py", None), tmp_path, output=output)
     assert text.startswith("migrating (env.py) failed: SystemExit: no message\n")
-    assert text.endswith("last output:\n" + "\n".join(f"  line {number}" for number in range(13, 21)))
+    assert text.endswith(
+        "last output:\n" + "\n".join(f"  line {number}" for number in range(13, 21))
+    )
 
 
 @settings(max_examples=150, deadline=None, database=None)
-@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="*"), max_size=12), st.booleans())
+@given(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="*"), max_size=12),
+    st.booleans(),
+)
 def test_no_secret_is_left(middle: str, nested: bool) -> None:  # noqa: FBT001 - hypothesis gives it
     """A server's password is in no part of the data, as it is or as a URL holds it, whatever characters it has."""
     secret = f"QZ{middle}QZJXWVKQZJXW"
     try:
         try:
-            raise ValueError(f"{secret} and postgresql://me:{quote(secret)}@localhost/ and x{quote(secret, safe='')}")  # noqa: TRY301
+            raise ValueError(  # noqa: TRY301
+                f"{secret} and postgresql://me:{quote(secret)}@localhost/ and x{quote(secret, safe='')}"
+            )
         except ValueError as error:
             if not nested:
                 raise
-            raise _database_error("42501", f"password={secret}", f"select '{secret}'") from error
+            raise _database_error(
+                "42501", f"password={secret}", f"select '{secret}'"
+            ) from error
     except Exception as error:  # noqa: BLE001 - either
         data = described(error, Path("/project"), (secret,))
     assert [
-        name for name, value in data.items() if isinstance(value, str) and ("JXW" in value or secret in value)
+        name
+        for name, value in data.items()
+        if isinstance(value, str) and ("JXW" in value or secret in value)
     ] == []
 
 
 def test_plain_password_leaves_words_alone() -> None:
     """With the password `postgres`, which every second CI has, messages stay readable."""
     text = "postgresql://postgres:postgres@localhost/ has no /usr/share/postgresql; password: postgres"
-    assert scrub(text, ["postgres"]) == "postgresql://***:***@localhost/ has no /usr/share/postgresql; password: ***"
+    assert (
+        scrub(text, ["postgres"])
+        == "postgresql://***:***@localhost/ has no /usr/share/postgresql; password: ***"
+    )
     assert scrub("anything", [""]) == "anything"

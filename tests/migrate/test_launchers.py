@@ -54,7 +54,10 @@ def test_an_env_py_that_can_do_without_makes_its_own_engine(
     """As under the alembic command: some want an Engine there, some a Connection, some an AsyncEngine."""
     project.revision("one", TABLE)
     lines = "assert config.attributes.get('connection', None) is None\n"
-    project.write("migrations/env.py", ENV_PY.replace("target_metadata = None\n", f"target_metadata = None\n{lines}"))
+    project.write(
+        "migrations/env.py",
+        ENV_PY.replace("target_metadata = None\n", f"target_metadata = None\n{lines}"),
+    )
     assert migrated(migrator(), url) == ("one",)
 
 
@@ -89,17 +92,25 @@ def context(config):
 """
 
 
-def test_prepare_is_called_before_env_py(project: Project, migrator: Migrators, url: DatabaseURL, ask: Ask) -> None:
+def test_prepare_is_called_before_env_py(
+    project: Project, migrator: Migrators, url: DatabaseURL, ask: Ask
+) -> None:
     """With Alembic's Config, each time; what it returns is a context around env.py, if it is one."""
     project.revision("one", TABLE, 'op.execute("drop table item")')
     project.write("app.py", PREPARE)
     needs = "assert config.db_url\nassert config.get_main_option('prepared') == 'yes'\n"
-    project.write("migrations/env.py", ENV_PY.replace("target_metadata = None\n", f"target_metadata = None\n{needs}"))
+    project.write(
+        "migrations/env.py",
+        ENV_PY.replace("target_metadata = None\n", f"target_metadata = None\n{needs}"),
+    )
     with migrator(prepare="app:configure").session(url) as session:
         assert session.upgrade().heads == ("one",)
         assert session.downgrade().heads == ()
     needs = "import app\nassert app.App.context.endswith('migrations')\n"
-    project.write("migrations/env.py", ENV_PY.replace("target_metadata = None\n", f"target_metadata = None\n{needs}"))
+    project.write(
+        "migrations/env.py",
+        ENV_PY.replace("target_metadata = None\n", f"target_metadata = None\n{needs}"),
+    )
     assert migrated(migrator(prepare="app:context"), url) == ("one",)
 
 
@@ -107,8 +118,14 @@ def test_prepare_is_called_before_env_py(project: Project, migrator: Migrators, 
     ("prepare", "message"),
     [
         ("app", "prepare is 'app'; it takes package.module:function"),
-        ("nowhere:configure", "prepare = 'nowhere:configure' failed: ModuleNotFoundError: No module named 'nowhere'"),
-        ("app:nothing", "prepare = 'app:nothing' failed: AttributeError: module 'app' has no attribute 'nothing'"),
+        (
+            "nowhere:configure",
+            "prepare = 'nowhere:configure' failed: ModuleNotFoundError: No module named 'nowhere'",
+        ),
+        (
+            "app:nothing",
+            "prepare = 'app:nothing' failed: AttributeError: module 'app' has no attribute 'nothing'",
+        ),
         ("app:broken", "prepare = 'app:broken' failed: ValueError: no"),
     ],
 )
@@ -121,19 +138,33 @@ def test_a_prepare_that_fails_is_named(
         migrated(migrator(prepare=prepare), url)
 
 
-def test_the_options_of_the_alembic_command(project: Project, migrator: Migrators, url: DatabaseURL) -> None:
+def test_the_options_of_the_alembic_command(
+    project: Project, migrator: Migrators, url: DatabaseURL
+) -> None:
     """`config.cmd_opts` is what Alembic parses from `alembic upgrade heads`, and from what else is done."""
     project.revision("one", TABLE, 'op.execute("drop table item")')
     seen = "options = config.cmd_opts\nprint(options.cmd[0].__name__, vars(options).get('revision'), options.x, options.name, options.config, file=open('seen', 'a'))\n"
     seen = seen.replace("'seen'", repr(str(project.directory / "seen")))
-    project.write("migrations/env.py", ENV_PY.replace("target_metadata = None\n", f"target_metadata = None\n{seen}"))
+    project.write(
+        "migrations/env.py",
+        ENV_PY.replace("target_metadata = None\n", f"target_metadata = None\n{seen}"),
+    )
     with migrator(x=["tenant=1"]).session(url) as session:
         session.migrate("heads", ())
         session.downgrade("-1")
         session.current()
-    said = [line.split(maxsplit=2) for line in (project.directory / "seen").read_text().splitlines()]
-    assert [line[:2] for line in said] == [["upgrade", "heads"], ["downgrade", "-1"], ["current", "None"]]
-    assert all(line[2].startswith("['tenant=1'] alembic ") and "alembic.ini" in line[2] for line in said)
+    said = [
+        line.split(maxsplit=2) for line in (project.directory / "seen").read_text().splitlines()
+    ]
+    assert [line[:2] for line in said] == [
+        ["upgrade", "heads"],
+        ["downgrade", "-1"],
+        ["current", "None"],
+    ]
+    assert all(
+        line[2].startswith("['tenant=1'] alembic ") and "alembic.ini" in line[2]
+        for line in said
+    )
 
 
 def test_another_database_system_is_refused_before_anything_is_written(
@@ -149,14 +180,17 @@ def test_another_database_system_is_refused_before_anything_is_written(
     )
     with pytest.raises(MigrationError) as error:
         migrated(migrator(), url)
-    assert f"connects to sqlite ('sqlite:///{file}') and not to PostgreSQL; nothing was migrated there" in str(
-        error.value
+    assert (
+        f"connects to sqlite ('sqlite:///{file}') and not to PostgreSQL; nothing was migrated there"
+        in str(error.value)
     )
     assert 'Add route = ["APP_DB"] to [tool.clonedb]' in str(error.value)
     assert file.read_bytes() == b""
 
 
-def test_a_listener_that_provides_a_token(project: Project, migrator: Migrators, url: DatabaseURL) -> None:
+def test_a_listener_that_provides_a_token(
+    project: Project, migrator: Migrators, url: DatabaseURL
+) -> None:
     """An engine of env.py that puts a password and sslmode into each connection reaches the database being built."""
     project.revision("one", TABLE)
     project.write(
@@ -184,13 +218,21 @@ def test_the_projects_own_driver(
     project: Project, migrator: Migrators, required: str, url_option: str, expected: str
 ) -> None:
     """What env.py reads names the driver that the project requires, unless the URL in its place names one."""
-    project.write("pyproject.toml", f'[project]\nname = "items"\ndependencies = ["sqlalchemy", "{required}"]\n')
-    project.write("alembic.ini", f"[alembic]\nscript_location = migrations\nsqlalchemy.url = {url_option}\n")
+    project.write(
+        "pyproject.toml",
+        f'[project]\nname = "items"\ndependencies = ["sqlalchemy", "{required}"]\n',
+    )
+    project.write(
+        "alembic.ini",
+        f"[alembic]\nscript_location = migrations\nsqlalchemy.url = {url_option}\n",
+    )
     setup = migrator()._setup(DatabaseURL.parse("postgresql://me@host/built"))
     assert setup["env_url"] == f"postgresql+{expected}://me@host/built"
 
 
-def test_revisions_that_are_missing_are_counted_once(project: Project, migrator: Migrators, url: DatabaseURL) -> None:
+def test_revisions_that_are_missing_are_counted_once(
+    project: Project, migrator: Migrators, url: DatabaseURL
+) -> None:
     """Those that ran and were not committed are missing, too."""
     project.revision("one", TABLE)
     project.revision("two", "pass")
@@ -200,19 +242,28 @@ def test_revisions_that_are_missing_are_counted_once(project: Project, migrator:
         "connection = create_engine('postgresql+psycopg://').connect()\nconnection.begin()\n"
         + RUN.replace("run_migrations()", "run_migrations()\nconnection.rollback()"),
     )
-    with pytest.raises(VerificationError, match=r"2 of 2 revisions up to 'heads' are missing \(one, two\)"):
+    with pytest.raises(
+        VerificationError, match=r"2 of 2 revisions up to 'heads' are missing \(one, two\)"
+    ):
         migrated(migrator(), url)
 
 
-def test_a_missing_revision_is_named_with_its_file(project: Project, migrator: Migrators, url: DatabaseURL) -> None:
+def test_a_missing_revision_is_named_with_its_file(
+    project: Project, migrator: Migrators, url: DatabaseURL
+) -> None:
     """Alembic says a KeyError."""
     project.revision("one", TABLE)
     path = project.revision("two", "pass", down="gone")
-    with pytest.raises(MigrationError, match=rf"revision 'two' \({re.escape(str(path))}\) comes after 'gone', which"):
+    with pytest.raises(
+        MigrationError,
+        match=rf"revision 'two' \({re.escape(str(path))}\) comes after 'gone', which",
+    ):
         migrated(migrator(), url)
 
 
-def test_two_files_with_one_id_are_named(project: Project, migrator: Migrators, url: DatabaseURL) -> None:
+def test_two_files_with_one_id_are_named(
+    project: Project, migrator: Migrators, url: DatabaseURL
+) -> None:
     """Alembic runs one of them."""
     first = project.revision("one", TABLE)
     second = project.directory / "migrations/versions/zwei.py"

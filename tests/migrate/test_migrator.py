@@ -23,7 +23,11 @@ Migrators = Callable[..., AlembicMigrator]
 def three(project: Project) -> Project:
     """Three revisions, each of which makes a table of its name and drops it again."""
     for name in ("one", "two", "three"):
-        project.revision(name, f'op.execute("create table {name} (id int)")', f'op.execute("drop table {name}")')
+        project.revision(
+            name,
+            f'op.execute("create table {name} (id int)")',
+            f'op.execute("drop table {name}")',
+        )
     return project
 
 
@@ -33,7 +37,11 @@ def test_up_and_down(three: Project, migrator: Migrators, url: DatabaseURL, ask:
     assert migrations.current(url) == ()
     assert ask("select count(*) from pg_tables where tablename = 'alembic_version'") == [(0,)]
     up = migrations.upgrade(url, "two")
-    assert (up.heads, up.revisions, up.version_tables) == (("two",), ("one", "two"), (("alembic_version", None),))
+    assert (up.heads, up.revisions, up.version_tables) == (
+        ("two",),
+        ("one", "two"),
+        (("alembic_version", None),),
+    )
     assert migrations.current(url) == ("two",)
     assert migrations.upgrade(url).revisions == ("three",)
     down = migrations.downgrade(url, "one")
@@ -55,11 +63,15 @@ def test_relative_revisions(three: Project, migrator: Migrators, url: DatabaseUR
         assert session.downgrade("-1").heads == ("two",)
         assert session.downgrade("-2").heads == ()
         assert session.upgrade("base").revisions == ()
-        with pytest.raises(MigrationError, match="Relative revision -1 didn't produce 1 migrations"):
+        with pytest.raises(
+            MigrationError, match="Relative revision -1 didn't produce 1 migrations"
+        ):
             session.downgrade("-1")
 
 
-def test_an_asynchronous_env_py_goes_up_and_down(three: Project, migrator: Migrators, url: DatabaseURL) -> None:
+def test_an_asynchronous_env_py_goes_up_and_down(
+    three: Project, migrator: Migrators, url: DatabaseURL
+) -> None:
     """asyncio.run() in env.py, several times in one interpreter."""
     three.write("migrations/env.py", ASYNC_ENV_PY)
     three.write("alembic.ini", ALEMBIC_INI.replace("+psycopg", "+asyncpg"))
@@ -69,9 +81,16 @@ def test_an_asynchronous_env_py_goes_up_and_down(three: Project, migrator: Migra
         assert session.current() == ("two",)
 
 
-def test_several_heads_and_a_merge_point(three: Project, migrator: Migrators, url: DatabaseURL) -> None:
+def test_several_heads_and_a_merge_point(
+    three: Project, migrator: Migrators, url: DatabaseURL
+) -> None:
     """A merge point's parents come back when it is undone."""
-    three.revision("side", 'op.execute("create table side (id int)")', 'op.execute("drop table side")', down="one")
+    three.revision(
+        "side",
+        'op.execute("create table side (id int)")',
+        'op.execute("drop table side")',
+        down="one",
+    )
     three.revision("merged", "pass", down=("three", "side"))
     with migrator().session(url) as session:
         assert session.upgrade().heads == ("merged",)
@@ -80,7 +99,9 @@ def test_several_heads_and_a_merge_point(three: Project, migrator: Migrators, ur
         assert session.downgrade().heads == ()
 
 
-def test_env_py_that_does_not_commit_is_found_out(three: Project, migrator: Migrators, url: DatabaseURL) -> None:
+def test_env_py_that_does_not_commit_is_found_out(
+    three: Project, migrator: Migrators, url: DatabaseURL
+) -> None:
     """Down and by relative revisions too, where no target says what should be left."""
     migrations = migrator()
     migrations.upgrade(url)
@@ -91,11 +112,16 @@ def test_env_py_that_does_not_commit_is_found_out(three: Project, migrator: Migr
         ),
     )
     for target in ("two", "-1"):
-        with pytest.raises(VerificationError, match=r"'alembic_version' holds three and not two; does env.py commit"):
+        with pytest.raises(
+            VerificationError,
+            match=r"'alembic_version' holds three and not two; does env.py commit",
+        ):
             migrations.downgrade(url, target)
 
 
-def test_a_failing_downgrade_is_shown_as_one(three: Project, migrator: Migrators, url: DatabaseURL) -> None:
+def test_a_failing_downgrade_is_shown_as_one(
+    three: Project, migrator: Migrators, url: DatabaseURL
+) -> None:
     """Revision, direction, file, line and statement; the interpreter goes on."""
     three.revision("four", "pass", 'op.execute("drop table never")')
     with migrator().session(url) as session:
@@ -105,13 +131,19 @@ def test_a_failing_downgrade_is_shown_as_one(three: Project, migrator: Migrators
         assert session.current() == ("four",)
         assert session.downgrade("four").revisions == ()
     first, *details = str(caught.value).splitlines()
-    assert first.startswith("downgrade of revision 'four' (migrations/versions/four.py:14) failed: UndefinedTable:")
+    assert first.startswith(
+        "downgrade of revision 'four' (migrations/versions/four.py:14) failed: UndefinedTable:"
+    )
     assert "statement: drop table never" in details
     assert any("four.py" in line for line in details)
 
 
 def test_a_database_that_others_migrated_is_taken_further(
-    three: Project, migrator: Migrators, make_project: Callable[[str], Project], url: DatabaseURL, ask: Ask
+    three: Project,
+    migrator: Migrators,
+    make_project: Callable[[str], Project],
+    url: DatabaseURL,
+    ask: Ask,
 ) -> None:
     """Other migrations with a version table of their own were there first: only the rest is run, and only its seeds."""
     base = make_project("base")
@@ -119,11 +151,14 @@ def test_a_database_that_others_migrated_is_taken_further(
     base.write(
         "migrations/env.py",
         ENV_PY.replace(
-            "target_metadata=target_metadata", "target_metadata=target_metadata, version_table='base_version'"
+            "target_metadata=target_metadata",
+            "target_metadata=target_metadata, version_table='base_version'",
         ),
     )
     base.write("seed.sql", "insert into item (name) values ('base');")
-    three.write("seed.sql", "insert into item (name) values ('rest'); insert into three values (3);")
+    three.write(
+        "seed.sql", "insert into item (name) values ('rest'); insert into three values (3);"
+    )
     config = Config(rootdir=base.directory).replace("tests", seed=["seed.sql"])
     first = AlembicMigrator(config, find_project(config)).migrate(url)
     assert (first.heads, first.version_tables) == (("two",), (("base_version", None),))
@@ -133,9 +168,9 @@ def test_a_database_that_others_migrated_is_taken_further(
     rest = migrator(seed=["seed.sql"]).migrate(url)
     assert (rest.revisions, rest.heads) == (("three",), ("three",))
     assert rest.version_tables == (("alembic_version", None),)
-    assert ask("select string_agg(name, ' ' order by id), (select count(*) from three) from item") == [
-        ("seeded base rest", 1)
-    ]
+    assert ask(
+        "select string_agg(name, ' ' order by id), (select count(*) from three) from item"
+    ) == [("seeded base rest", 1)]
     assert ask("select version_num from base_version") == [("two",)]
 
 
@@ -147,7 +182,10 @@ def test_a_version_table_with_others_revisions_is_explained(
     migrations.upgrade(url)
     for path in (three.directory / "migrations/versions").glob("t*.py"):
         path.unlink()
-    with pytest.raises(MigrationError, match=r"Can't locate revision identified by 'three'[^~]*version_table of their"):
+    with pytest.raises(
+        MigrationError,
+        match=r"Can't locate revision identified by 'three'[^~]*version_table of their",
+    ):
         migrations.upgrade(url)
 
 
@@ -172,5 +210,7 @@ def test_seeds_alone(three: Project, migrator: Migrators, url: DatabaseURL, ask:
     assert ask("select id from one order by 1") == [(1,), (2,)]
     assert migrations.current(url) == ("one",)
     three.write("wrong.sql", "insert into never values (1)")
-    with pytest.raises(SeedError, match=r"seed 'wrong.sql' \(wrong.sql:1\) failed: UndefinedTable"):
+    with pytest.raises(
+        SeedError, match=r"seed 'wrong.sql' \(wrong.sql:1\) failed: UndefinedTable"
+    ):
         migrations.seed(url, ["wrong.sql"])

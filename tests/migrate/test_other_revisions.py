@@ -13,7 +13,10 @@ def test_revisions_that_the_fingerprint_cannot_know_are_told(items: Project) -> 
     choose = f"config = context.config\ncontext.script.version_locations = [{elsewhere!r}]"
     items.write("migrations/env.py", ENV_PY.replace("config = context.config", choose))
     told = items.clonedb("build").demand().err
-    assert f"env.py migrated with revisions in {elsewhere!r}, which is not a version location" in told
+    assert (
+        f"env.py migrated with revisions in {elsewhere!r}, which is not a version location"
+        in told
+    )
     assert "version_locations under [tool.clonedb.alembic]" in told
     items.settings()
     with (items.directory / "pyproject.toml").open("a") as file:

@@ -76,7 +76,11 @@ def test_one_interpreter_serves_several_requests(
 
 @pytest.mark.usefixtures("started_interpreters")
 def test_it_is_as_a_child_of_the_caller(
-    project: Project, migrator: Migrators, url: DatabaseURL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project,
+    migrator: Migrators,
+    url: DatabaseURL,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It has the caller's environment, sys.path, directory and umask."""
     elsewhere, report = tmp_path / "elsewhere", tmp_path / "report.json"
@@ -96,7 +100,9 @@ def test_it_is_as_a_child_of_the_caller(
 
 
 @pytest.mark.usefixtures("started_interpreters")
-def test_files_and_environment_left_open_do_not_add_up(project: Project, migrator: Migrators, url: DatabaseURL) -> None:
+def test_files_and_environment_left_open_do_not_add_up(
+    project: Project, migrator: Migrators, url: DatabaseURL
+) -> None:
     """A closed session gives back every descriptor it took."""
     project.revision("one", "pass")
     migrations = migrator()
@@ -109,7 +115,9 @@ def test_files_and_environment_left_open_do_not_add_up(project: Project, migrato
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
-@pytest.mark.parametrize("then", ["time.sleep(600)", "session.downgrade()"], ids=["idle", "at work"])
+@pytest.mark.parametrize(
+    "then", ["time.sleep(600)", "session.downgrade()"], ids=["idle", "at work"]
+)
 def test_it_dies_with_the_process_that_asked(
     project: Project, url: DatabaseURL, ask: Ask, then: str, number: signal.Signals
 ) -> None:
@@ -144,9 +152,14 @@ def test_an_abandoned_stairway_ends_its_interpreter(
     assert not is_there(int(str(pid)))
 
 
-def test_an_interpreter_that_ends_by_itself_is_told_of(project: Project, migrator: Migrators, url: DatabaseURL) -> None:
+def test_an_interpreter_that_ends_by_itself_is_told_of(
+    project: Project, migrator: Migrators, url: DatabaseURL
+) -> None:
     """What it printed last is in the message, and the next request has a new one."""
-    project.revision("one", "print('last words', flush=True); os._exit(3) if os.path.exists('fatal') else None")
+    project.revision(
+        "one",
+        "print('last words', flush=True); os._exit(3) if os.path.exists('fatal') else None",
+    )
     fatal = Path("fatal").absolute()
     assert not fatal.exists()
     path = project.directory / "migrations/versions/one.py"
@@ -154,11 +167,15 @@ def test_an_interpreter_that_ends_by_itself_is_told_of(project: Project, migrato
     path.write_text(path.read_text().replace("'fatal'", repr(str(flag))))
     with migrator().session(url) as session:
         with pytest.raises(
-            MigrationError, match=r"ended without a word \(exit status 3\); its last output:\nlast words"
+            MigrationError,
+            match=r"ended without a word \(exit status 3\); its last output:\nlast words",
         ):
             session.upgrade()
         path.write_text(path.read_text().replace("os._exit(3)", "os.kill(os.getpid(), 9)"))
-        with pytest.raises(MigrationError, match=r"\(killed by SIGKILL, as the kernel does when memory is short\)"):
+        with pytest.raises(
+            MigrationError,
+            match=r"\(killed by SIGKILL, as the kernel does when memory is short\)",
+        ):
             session.upgrade()
         flag.unlink()
         assert session.upgrade().heads == ("one",)
@@ -168,7 +185,9 @@ def test_output_of_one_request_is_not_shown_with_another(
     project: Project, migrator: Migrators, url: DatabaseURL
 ) -> None:
     """An error's last output is that of the step that failed."""
-    project.revision("one", "print('of the first', flush=True)", "raise ValueError('of the second')")
+    project.revision(
+        "one", "print('of the first', flush=True)", "raise ValueError('of the second')"
+    )
     with migrator().session(url) as session:
         session.upgrade()
         with pytest.raises(MigrationError, match="of the second") as caught:
@@ -176,7 +195,9 @@ def test_output_of_one_request_is_not_shown_with_another(
     assert "of the first" not in str(caught.value)
 
 
-def test_whoever_waits_may_look_why(project: Project, migrator: Migrators, url: DatabaseURL) -> None:
+def test_whoever_waits_may_look_why(
+    project: Project, migrator: Migrators, url: DatabaseURL
+) -> None:
     """A request that hears nothing for a second asks; what that raises ends it."""
     project.revision("one", "time.sleep(600)")
     migrations = migrator()
@@ -195,7 +216,9 @@ def test_an_open_transaction_of_a_failed_run_blocks_nothing(
     project: Project, migrator: Migrators, url: DatabaseURL
 ) -> None:
     """The connection of an env.py that does not close it is not kept alive by the error."""
-    project.revision("one", "op.execute('create table one (id int)')", "op.execute('drop table never')")
+    project.revision(
+        "one", "op.execute('create table one (id int)')", "op.execute('drop table never')"
+    )
     project.write(
         "migrations/env.py",
         """
@@ -220,7 +243,9 @@ def test_an_env_py_that_insists_on_a_connection_gets_a_new_one_each_time(
     project: Project, migrator: Migrators, url: DatabaseURL
 ) -> None:
     """And the last is closed by then: a transaction left open in it would block the tables."""
-    project.revision("one", "op.execute('create table one (id int)')", "op.execute('drop table one')")
+    project.revision(
+        "one", "op.execute('create table one (id int)')", "op.execute('drop table one')"
+    )
     project.write(
         "migrations/env.py",
         """
@@ -239,21 +264,27 @@ def test_an_env_py_that_insists_on_a_connection_gets_a_new_one_each_time(
             assert session.downgrade().heads == ()
 
 
-def test_a_temporary_alembic_ini_is_not_left(project: Project, migrator: Migrators, url: DatabaseURL) -> None:
+def test_a_temporary_alembic_ini_is_not_left(
+    project: Project, migrator: Migrators, url: DatabaseURL
+) -> None:
     """For a project configured in pyproject.toml; a killed interpreter has no time to clean up."""
     project.revision("one", "pass")
     (project.directory / "alembic.ini").unlink()
     project.write("pyproject.toml", '[tool.alembic]\nscript_location = "migrations"\n')
     program = "import tempfile; print(tempfile.gettempdir())"
     place = Path(
-        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout.strip()
     )
     before = set(place.glob("clonedb-*.ini"))
     migrator().upgrade(url)
     assert set(place.glob("clonedb-*.ini")) <= before
 
 
-def test_what_was_printed_before_a_failure_is_shown(project: Project, migrator: Migrators, url: DatabaseURL) -> None:
+def test_what_was_printed_before_a_failure_is_shown(
+    project: Project, migrator: Migrators, url: DatabaseURL
+) -> None:
     """Also when the interpreter dies at once, with what Python had not written yet; an error without a text has a cause."""
     raises = "try:\n    {}['length']\nexcept KeyError as error:\n    raise sa.exc.InvalidRequestError from error"
     with migrator().session(url) as session:
@@ -264,12 +295,15 @@ def test_what_was_printed_before_a_failure_is_shown(project: Project, migrator: 
         session.close()
         project.revision("one", 'print("the last word")\nos._exit(3)', down=None)
         with pytest.raises(
-            MigrationError, match=r"ended without a word \(exit status 3\); its last output:\nthe last word$"
+            MigrationError,
+            match=r"ended without a word \(exit status 3\); its last output:\nthe last word$",
         ):
             session.upgrade()
 
 
-def test_a_plan_loads_nothing_where_the_migrations_run(project: Project, migrator: Migrators, url: DatabaseURL) -> None:
+def test_a_plan_loads_nothing_where_the_migrations_run(
+    project: Project, migrator: Migrators, url: DatabaseURL
+) -> None:
     """Alembic loads revisions after env.py; those loaded for a plan are loaded elsewhere, and it ends with us."""
     project.write("shop/__init__.py", "count = 0\n")
     project.revision("one", 'op.execute(f"create table loaded_{shop.count} ()")')
@@ -283,12 +317,18 @@ def test_a_plan_loads_nothing_where_the_migrations_run(project: Project, migrato
         connection.execute("select from loaded_1")
 
 
-def test_a_plan_ends_with_the_process_that_asked(project: Project, migrator: Migrators, url: DatabaseURL) -> None:
+def test_a_plan_ends_with_the_process_that_asked(
+    project: Project, migrator: Migrators, url: DatabaseURL
+) -> None:
     """A revision that hangs while it is loaded is not left behind."""
     pid = project.directory / "pid"
     path = project.revision("one", "pass")
-    path.write_text(f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n")
-    program = WAITING.replace('session.upgrade()\nprint("up", flush=True)\n', "").format(then='session.plan("heads")')
+    path.write_text(
+        f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n"
+    )
+    program = WAITING.replace('session.upgrade()\nprint("up", flush=True)\n', "").format(
+        then='session.plan("heads")'
+    )
     process = project.popen(sys.executable, "-c", program, url.render())
     while not pid.exists() or not pid.read_text():
         time.sleep(0.01)

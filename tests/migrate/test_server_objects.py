@@ -30,7 +30,9 @@ def role(prefix: str, admin_dsn: str) -> Iterator[str]:
 def elsewhere(role: str, admin_dsn: str) -> Iterator[str]:
     """Another database in which the role has a privilege, as in a template that was built before."""
     with psycopg.connect(admin_dsn, autocommit=True) as connection:
-        connection.execute(f'create role "{role}"; grant usage on schema public to "{role}"'.encode())
+        connection.execute(
+            f'create role "{role}"; grant usage on schema public to "{role}"'.encode()
+        )
         yield role
         connection.execute(f'revoke usage on schema public from "{role}"'.encode())
 
@@ -53,7 +55,9 @@ def test_a_role_that_another_build_made(
         (stair,) = session.stairway()
     assert stair.failed is None, stair.error
     with psycopg.connect(url.replace(driver=None).render()) as connection:
-        assert connection.execute("select count(*) from pg_roles where rolname = %s", [role]).fetchone() == (1,)
+        assert connection.execute(
+            "select count(*) from pg_roles where rolname = %s", [role]
+        ).fetchone() == (1,)
 
 
 def test_what_a_history_gets_wrong_about_its_role(
@@ -75,7 +79,9 @@ def test_what_a_history_gets_wrong_about_its_role(
             session.downgrade()
 
 
-def test_the_database_that_env_py_makes(project: Project, migrator: Migrators, url: DatabaseURL, prefix: str) -> None:
+def test_the_database_that_env_py_makes(
+    project: Project, migrator: Migrators, url: DatabaseURL, prefix: str
+) -> None:
     """The one being built stands in for it, so that none is left on the server; and none is dropped."""
     project.revision("one", 'op.execute("create table item (id int)")')
     project.write(
@@ -89,7 +95,8 @@ def test_the_database_that_env_py_makes(project: Project, migrator: Migrators, u
         assert session.upgrade().heads == ("one",)
     with psycopg.connect(url.replace(driver=None).render()) as connection:
         rows = connection.execute(
-            "select datname from pg_database where datname in ('postgres', %s)", [f"{prefix}_stray"]
+            "select datname from pg_database where datname in ('postgres', %s)",
+            [f"{prefix}_stray"],
         )
         assert rows.fetchall() == [("postgres",)]
 
@@ -112,5 +119,7 @@ def test_only_statements_about_roles_are_changed() -> None:
     left.append("do $$ begin create role a; end $$")
     assert [shared(statement, set()) for statement in left] == left
     created = {"Read ers", "a", "b"}
-    assert "rolname in ('if', 'exists', 'a', 'Read ers')" in shared('drop role if exists A, "Read ers"', created)
+    assert "rolname in ('if', 'exists', 'a', 'Read ers')" in shared(
+        'drop role if exists A, "Read ers"', created
+    )
     assert created == {"b"}

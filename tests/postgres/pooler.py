@@ -84,19 +84,26 @@ class Pooler:
                 b"integer_datetimes": b"on",
             }.items()
         )
-        client.sendall(_AUTHENTICATED + status + b"K" + struct.pack("!iii", 12, 2**31 - 1, 0) + _IDLE)
+        client.sendall(
+            _AUTHENTICATED + status + b"K" + struct.pack("!iii", 12, 2**31 - 1, 0) + _IDLE
+        )
         return parameters[b"database"].decode()
 
     def _take(self, database: str) -> socket.socket:
         free = self._free.setdefault(database, [])
         while free:
             session = free.pop()
-            if not select.select([session], [], [], 0)[0]:  # what the server has ended can be read
+            if not select.select([session], [], [], 0)[
+                0
+            ]:  # what the server has ended can be read
                 return session
         session = socket.socket(socket.AF_UNIX)
         self._sessions.append(session)
         session.connect(self._path)
-        start = struct.pack("!i", 0x30000) + f"user\0{self._user}\0database\0{database}\0\0".encode()
+        start = (
+            struct.pack("!i", 0x30000)
+            + f"user\0{self._user}\0database\0{database}\0\0".encode()
+        )
         session.sendall(struct.pack("!i", len(start) + 4) + start)
         while (message := _message(session))[:1] != b"Z":
             if message[:1] == b"E":

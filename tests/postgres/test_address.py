@@ -28,7 +28,14 @@ SHOP = Address(frozenset({("localhost", "5433")}), "shop")
         (["dbname=other"], {"dbname": "shop"}),
         ([], {"dsn": "postgresql://somebody@127.0.0.1/shop?application_name=x"}),
         ([], {"conninfo": "dbname=shop", "host": None}),
-        ([], {"dsn": "postgresql://somebody@127.0.0.1:1/other", "port": 5433, "database": "shop"}),
+        (
+            [],
+            {
+                "dsn": "postgresql://somebody@127.0.0.1:1/other",
+                "port": 5433,
+                "database": "shop",
+            },
+        ),
     ],
 )
 def test_same_place(positional: list[Any], keywords: dict[str, Any]) -> None:
@@ -38,7 +45,12 @@ def test_same_place(positional: list[Any], keywords: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "keywords",
-    [{"dbname": "shop", "port": 5432}, {"dbname": "shop2"}, {"dbname": "shop", "host": "db.example"}, {}],
+    [
+        {"dbname": "shop", "port": 5432},
+        {"dbname": "shop2"},
+        {"dbname": "shop", "host": "db.example"},
+        {},
+    ],
 )
 def test_another_place(keywords: dict[str, Any]) -> None:
     """Another port, database or host is somewhere else."""
@@ -61,23 +73,49 @@ def test_one_of_several_hosts() -> None:
             "psycopg",
             ["host=far dbname=shop application_name=x", 1],
             {"sslmode": "verify-full", "options": "-c jit=off", "prepare_threshold": 0},
-            {"application_name": "x", "options": "-c jit=off", "prepare_threshold": 0, "dbname": "clone"},
+            {
+                "application_name": "x",
+                "options": "-c jit=off",
+                "prepare_threshold": 0,
+                "dbname": "clone",
+            },
         ),
-        ("psycopg2", [], {"dsn": "dbname=shop", "service": "shop", "connect_timeout": 3}, {"connect_timeout": 3}),
+        (
+            "psycopg2",
+            [],
+            {"dsn": "dbname=shop", "service": "shop", "connect_timeout": 3},
+            {"connect_timeout": 3},
+        ),
         (
             "asyncpg",
             [],
-            {"dsn": "postgresql://far/shop?application_name=x", "ssl": True, "server_settings": {"jit": "off"}},
+            {
+                "dsn": "postgresql://far/shop?application_name=x",
+                "ssl": True,
+                "server_settings": {"jit": "off"},
+            },
             {"server_settings": {"application_name": "x", "jit": "off"}, "database": "clone"},
         ),
-        ("pg8000", [], {"unix_sock": "/tmp/x", "application_name": "x"}, {"application_name": "x"}),
+        (
+            "pg8000",
+            [],
+            {"unix_sock": "/tmp/x", "application_name": "x"},
+            {"application_name": "x"},
+        ),
     ],
 )
-def test_redirected(driver: str, positional: list[Any], keywords: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_redirected(
+    driver: str, positional: list[Any], keywords: dict[str, Any], expected: dict[str, Any]
+) -> None:
     """Only the place and who connects are changed: what else the caller wanted stays."""
     port = 5433 if driver in ("asyncpg", "pg8000") else "5433"
     name = "database" if driver in ("asyncpg", "pg8000") else "dbname"
-    redirect(DatabaseURL.parse("postgresql://us:pw@127.0.0.1:5433/clone"), driver, positional, keywords)
+    redirect(
+        DatabaseURL.parse("postgresql://us:pw@127.0.0.1:5433/clone"),
+        driver,
+        positional,
+        keywords,
+    )
     place = {"host": "127.0.0.1", "port": port, "user": "us", "password": "pw", name: "clone"}
     assert keywords == {**place, **expected}
     assert positional in ([], [1])

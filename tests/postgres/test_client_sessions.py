@@ -20,7 +20,9 @@ def connected(listener: socket.socket, port: int = 0) -> tuple[socket.socket, so
 def test_a_port_that_was_used_with_another_server() -> None:
     """Connections with others that ended a moment ago are not taken for that of the session, wherever they are listed."""
     with contextlib.ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(7)]
+        listeners = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(7)
+        ]
         port = 0
         for listener in listeners[:-1]:
             client, server = connected(listener, port)

@@ -51,7 +51,10 @@ class Machine:
 
     def crash(self) -> None:
         """Kill a session, after which the server ends all others and recovers."""
-        with contextlib.suppress(psycopg.OperationalError), psycopg.connect(self.url, dbname="postgres") as victim:
+        with (
+            contextlib.suppress(psycopg.OperationalError),
+            psycopg.connect(self.url, dbname="postgres") as victim,
+        ):
             os.kill(victim.info.backend_pid, signal.SIGKILL)
             victim.execute("select")
 
@@ -91,7 +94,9 @@ def test_a_server_that_is_started_again_is_waited_for(machine: Machine, config: 
         found = threads.submit(server.run, sql.server_info)
         wait_until(lambda: bool(machine.said))
         account = {"user": owner.st_uid, "group": owner.st_gid} if os.geteuid() == 0 else {}
-        with subprocess.Popen(command, cwd="/", stderr=subprocess.DEVNULL, **account) as process:  # type: ignore[call-overload]
+        with subprocess.Popen(
+            command, cwd="/", stderr=subprocess.DEVNULL, **account
+        ) as process:  # type: ignore[call-overload]
             try:
                 assert found.result(60) == server.info
             finally:
@@ -110,7 +115,9 @@ def test_a_server_that_stays_away_is_waited_for_once(machine: Machine, config: C
     assert len(machine.said) == 1
 
 
-@pytest.mark.parametrize("wrong", ["postgresql://nobody@127.0.0.1:1/", "postgresql://nobody@/?host=/nowhere"])
+@pytest.mark.parametrize(
+    "wrong", ["postgresql://nobody@127.0.0.1:1/", "postgresql://nobody@/?host=/nowhere"]
+)
 def test_a_wrong_url_fails_at_once(config: Config, wrong: str) -> None:
     """Nothing is waited for that was never there."""
     said: list[str] = []
@@ -122,22 +129,33 @@ def test_a_wrong_url_fails_at_once(config: Config, wrong: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1", "EUC_JP"])
-def test_servers_of_other_encodings(postgres_bin: str | None, config: Config, encoding: str) -> None:
+def test_servers_of_other_encodings(
+    postgres_bin: str | None, config: Config, encoding: str
+) -> None:
     """All that clonedb reads arrives as text: templates are made, cloned, rewound and collected."""
     with ordinary_server(postgres_bin, encoding=encoding) as url:
         server = open_server(config.replace("the test", url=url))
         with contextlib.closing(server):
             assert server.info.encoding == encoding
             assert why_not(server) is None
-            template = make_template(server, "create table item (name text); insert into item values ('a')", "0" * 64)
-            with contextlib.closing(Pristine(server, template)) as pristine, create(server, template) as clone:
+            template = make_template(
+                server, "create table item (name text); insert into item values ('a')", "0" * 64
+            )
+            with (
+                contextlib.closing(Pristine(server, template)) as pristine,
+                create(server, template) as clone,
+            ):
                 rewinder = Rewinder(clone, pristine)
                 with clone.connect(client_encoding="SQL_ASCII", autocommit=True) as left_open:
                     left_open.execute(b"insert into item values ('b') -- \xc3\xa9")
                 assert rewinder.rewind().kind == "rewound"
                 rewinder.close()
-                with contextlib.closing(clone.connect(client_encoding="SQL_ASCII", autocommit=True)) as left_open:
-                    left_open.execute(b"select 1 -- \xc3\xff" if encoding == "SQL_ASCII" else b"select 1")
+                with contextlib.closing(
+                    clone.connect(client_encoding="SQL_ASCII", autocommit=True)
+                ) as left_open:
+                    left_open.execute(
+                        b"select 1 -- \xc3\xff" if encoding == "SQL_ASCII" else b"select 1"
+                    )
                     (session,) = clone.end_sessions()
                     assert session.statement.startswith("select 1")
             assert collect(server) == []

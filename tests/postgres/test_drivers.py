@@ -38,9 +38,14 @@ def run(program: str) -> None:
     ],
 )
 @pytest.mark.parametrize("order", ["imported, watched", "watched, imported"])
-def test_a_driver_is_watched_whenever_it_is_imported(driver: str, connect: str, order: str) -> None:
+def test_a_driver_is_watched_whenever_it_is_imported(
+    driver: str, connect: str, order: str
+) -> None:
     """No driver is imported for that, and none is watched any more in the end."""
-    steps = {"imported": f"import {driver}", "watched": f"before = {driver!r} in sys.modules; watched.install()"}
+    steps = {
+        "imported": f"import {driver}",
+        "watched": f"before = {driver!r} in sys.modules; watched.install()",
+    }
     first, second = order.split(", ")
     run(
         f"""
@@ -127,7 +132,11 @@ else:
     )
 
 
-@pytest.mark.parametrize("module", ["None", "types.ModuleType('psycopg2')", "unittest.mock.MagicMock()"])
+@pytest.mark.parametrize(
+    "module", ["None", "types.ModuleType('psycopg2')", "unittest.mock.MagicMock()"]
+)
 def test_what_a_project_puts_in_the_place_of_a_driver_is_left_alone(module: str) -> None:
     """It may say that there is none, or be a mock."""
-    run(f"import types, unittest.mock\nsys.modules['psycopg2'] = {module}\nwatched.install()\nwatched.uninstall()\n")
+    run(
+        f"import types, unittest.mock\nsys.modules['psycopg2'] = {module}\nwatched.install()\nwatched.uninstall()\n"
+    )

@@ -79,7 +79,9 @@ def by_url_later(clone: Clone) -> Any:
     """An asynchronous engine that is made from the URL."""
 
     async def query() -> Any:
-        async with create_async_engine(clone.url, poolclass=sa.NullPool).connect() as connection:
+        async with create_async_engine(
+            clone.url, poolclass=sa.NullPool
+        ).connect() as connection:
             return (await connection.execute(sa.text(QUERY))).one()
 
     return run(query)
@@ -161,7 +163,9 @@ WAYS = {
 
 
 @pytest.fixture
-def open_with(config: Config, lease: Lease, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
+def open_with(
+    config: Config, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Server]]:
     """A function that opens the run's server where the shell has set some variables."""
     del lease
     servers = []
@@ -179,7 +183,9 @@ def open_with(config: Config, lease: Lease, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("name", VARIABLES)
 @pytest.mark.parametrize("way", WAYS)
-def test_the_shells_variable_does_not_matter(open_with: Callable[..., Server], name: str, way: str) -> None:
+def test_the_shells_variable_does_not_matter(
+    open_with: Callable[..., Server], name: str, way: str
+) -> None:
     """To no driver, by whatever it is handed; and the process keeps it."""
     driver, query = WAYS[way]
     server = open_with(driver, **{name: VARIABLES[name]})
@@ -188,7 +194,9 @@ def test_the_shells_variable_does_not_matter(open_with: Callable[..., Server], n
     assert os.environ[name] == VARIABLES[name]
 
 
-def test_what_a_test_sets_is_meant(open_with: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_test_sets_is_meant(
+    open_with: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only the values that the shell had are unset."""
     server = open_with("psycopg", PGTZ="Nowhere/Never")
     with create_empty(server, server.config) as clone:

@@ -74,7 +74,10 @@ def test_a_test_that_writes_too_much(items: Project, small: Path) -> None:
 def write_until_refused(clone: Clone | Database) -> None:
     """Write rows until the server ends the session, which it has to do."""
     deadline = time.monotonic() + 60
-    with contextlib.suppress(psycopg.OperationalError), clone.connect(autocommit=True) as connection:
+    with (
+        contextlib.suppress(psycopg.OperationalError),
+        clone.connect(autocommit=True) as connection,
+    ):
         while time.monotonic() < deadline:
             connection.execute(WRITE)
     assert time.monotonic() < deadline
@@ -98,8 +101,12 @@ def test_without_pytest(items: Project, small: Path) -> None:
 def test_a_machine_without_memory_to_spare(tmp_path: Path) -> None:
     """What counts is also what other programs have left: the kernel asks nobody whose the memory is."""
     (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/meminfo").write_text(f"MemTotal: {16 * MB} kB\nMemFree: 1 kB\nMemAvailable: {MB} kB\n")
+    (tmp_path / "proc/meminfo").write_text(
+        f"MemTotal: {16 * MB} kB\nMemFree: 1 kB\nMemAvailable: {MB} kB\n"
+    )
     assert not is_nearly_full(Memory(8 * 1024 * MB, 0), root=tmp_path)
     assert is_nearly_full(Memory(8 * 1024 * MB, 8 * 1024 * MB - 500 * MB), root=tmp_path)
-    (tmp_path / "proc/meminfo").write_text(f"MemTotal: {16 * MB} kB\nMemFree: 1 kB\nMemAvailable: {MB // 4} kB\n")
+    (tmp_path / "proc/meminfo").write_text(
+        f"MemTotal: {16 * MB} kB\nMemFree: 1 kB\nMemAvailable: {MB // 4} kB\n"
+    )
     assert is_nearly_full(Memory(8 * 1024 * MB, 0), root=tmp_path)

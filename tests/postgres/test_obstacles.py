@@ -27,7 +27,9 @@ SUBSCRIBE = "create subscription news connection 'host=/nowhere dbname=x' public
 @pytest.fixture(scope="module")
 def url(postgres_bin: str | None) -> Iterator[str]:
     """A server with prepared transactions and logical replication."""
-    with ordinary_server(postgres_bin, "max_prepared_transactions=4", "wal_level=logical", "fsync=off") as found:
+    with ordinary_server(
+        postgres_bin, "max_prepared_transactions=4", "wal_level=logical", "fsync=off"
+    ) as found:
         yield found
 
 
@@ -44,7 +46,12 @@ def make(server: Server) -> Iterator[Callable[[], str]]:
     names = []
 
     def create() -> str:
-        name = clone_name(server.config.prefix, "0" * 12, f"aaaaaaa{secrets.token_hex(2)[:3]}".replace("0", "z"), 1)
+        name = clone_name(
+            server.config.prefix,
+            "0" * 12,
+            f"aaaaaaa{secrets.token_hex(2)[:3]}".replace("0", "z"),
+            1,
+        )
         server.run(sql.create_database, name)
         names.append(name)
         with server.connect(name) as connection:
@@ -64,7 +71,9 @@ def there(server: Server, name: str) -> bool:
 def prepare(server: Server, name: str) -> None:
     """Leave a prepared transaction, whose name has to be quoted."""
     with server.connect(name) as connection:
-        connection.execute("begin; insert into item values (1); prepare transaction 'it''s mine'")
+        connection.execute(
+            "begin; insert into item values (1); prepare transaction 'it''s mine'"
+        )
 
 
 def drop(server: Server, name: str) -> None:
@@ -80,7 +89,9 @@ def test_prepared_transactions_are_rolled_back(server: Server, make: Callable[[]
         connection.execute("begin; insert into item values (1); prepare transaction 'theirs'")
     drop(server, name)
     assert not there(server, name)
-    left = server.run(lambda connection: connection.execute("select gid from pg_prepared_xacts").fetchall())
+    left = server.run(
+        lambda connection: connection.execute("select gid from pg_prepared_xacts").fetchall()
+    )
     assert left == [("theirs",)]
 
 
@@ -109,11 +120,17 @@ def test_logical_slots_go_with_the_database(server: Server, make: Callable[[], s
 
 
 @pytest.mark.parametrize("closing", ["allow_connections false", "connection limit 0"])
-def test_a_database_that_its_test_closed(server: Server, make: Callable[[], str], closing: str) -> None:
+def test_a_database_that_its_test_closed(
+    server: Server, make: Callable[[], str], closing: str
+) -> None:
     """It is opened again for what has to be done in it."""
     name = make()
     prepare(server, name)
-    server.run(lambda connection: connection.execute(SQL(f"alter database {{}} {closing}").format(Identifier(name))))
+    server.run(
+        lambda connection: connection.execute(
+            SQL(f"alter database {{}} {closing}").format(Identifier(name))
+        )
+    )
     drop(server, name)
     assert not there(server, name)
 
@@ -127,8 +144,14 @@ def test_a_read_only_database_of_another_role(server: Server, make: Callable[[],
     with server.connect("postgres") as connection:
         connection.execute("drop role if exists nobody_special")
         connection.execute("create role nobody_special")
-        for setting in ("default_transaction_read_only = on", "role = nobody_special", "search_path = nowhere"):
-            connection.execute(SQL(f"alter database {{}} set {setting}").format(Identifier(name)))
+        for setting in (
+            "default_transaction_read_only = on",
+            "role = nobody_special",
+            "search_path = nowhere",
+        ):
+            connection.execute(
+                SQL(f"alter database {{}} set {setting}").format(Identifier(name))
+            )
         drop(server, name)
         connection.execute("drop role nobody_special")
     assert not there(server, name)
@@ -146,7 +169,9 @@ def test_gc_clears_what_a_dead_process_left(server: Server, make: Callable[[], s
     """`clonedb list` promises it, and it is done."""
     name = make()
     prepare(server, name)
-    assert [item.about for item in inventory(server)] == ["its owner is gone: clonedb gc drops it"]
+    assert [item.about for item in inventory(server)] == [
+        "its owner is gone: clonedb gc drops it"
+    ]
     assert [leftover.name for leftover in collect(server)] == [name]
     assert inventory(server) == []
 
@@ -159,13 +184,21 @@ def test_what_cannot_be_dropped_is_said_with_the_reason(
     with server.connect("postgres") as connection:
         connection.execute("create role modest login createdb")
     try:
-        with contextlib.closing(open_server(config.replace("t", url=url.replace("postgres@", "modest@")))) as modest:
+        with contextlib.closing(
+            open_server(config.replace("t", url=url.replace("postgres@", "modest@")))
+        ) as modest:
             (item,) = inventory(modest)
-            assert item.about == "its owner is gone, and clonedb gc cannot drop it: it belongs to role postgres"
+            assert (
+                item.about
+                == "its owner is gone, and clonedb gc cannot drop it: it belongs to role postgres"
+            )
             refused: list[Leftover] = []
             assert collect(modest, refused=refused.append) == []
             assert refused == [Leftover(name, f"must be owner of database {name}")]
-            with pytest.raises(ServerError, match=f"database '{name}' cannot be dropped: must be owner of database"):
+            with pytest.raises(
+                ServerError,
+                match=f"database '{name}' cannot be dropped: must be owner of database",
+            ):
                 drop_one(modest, name)
     finally:
         with server.connect("postgres") as connection:
@@ -173,7 +206,9 @@ def test_what_cannot_be_dropped_is_said_with_the_reason(
     assert there(server, name)
 
 
-def test_a_renamed_database_is_found_by_its_number(server: Server, make: Callable[[], str]) -> None:
+def test_a_renamed_database_is_found_by_its_number(
+    server: Server, make: Callable[[], str]
+) -> None:
     """And what was made under its name meanwhile goes with it."""
     name = make()
     oid = server.run(sql.database_oid, name)

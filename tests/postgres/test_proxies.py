@@ -30,18 +30,27 @@ def tested(items: Project) -> Project:
 
 
 @pytest.mark.parametrize("command", ["list", "fingerprint"])
-def test_shared_sessions_are_refused_at_once(items: Project, lease: Lease, command: str) -> None:
+def test_shared_sessions_are_refused_at_once(
+    items: Project, lease: Lease, command: str
+) -> None:
     """Transaction pooling: locks would belong to nobody, whatever is done."""
     with pooled(lease, "transaction") as url:
         text = items.clonedb(command, CLONEDB_URL=url).demand(1).text
-    assert "is behind a proxy that shares sessions (PgBouncer with pool_mode = transaction?)" in text
+    assert (
+        "is behind a proxy that shares sessions (PgBouncer with pool_mode = transaction?)"
+        in text
+    )
     assert "Traceback" not in text
 
 
 @pytest.mark.parametrize("isolation", ["auto", "clone", "truncate"])
-def test_session_pooling(tested: Project, lease: Lease, prefix: str, admin_dsn: str, isolation: str) -> None:
+def test_session_pooling(
+    tested: Project, lease: Lease, prefix: str, admin_dsn: str, isolation: str
+) -> None:
     """Tests pass, and nobody is blamed for the sessions that a pooler keeps open."""
     with pooled(lease, "session") as url:
-        outcome = tested.pytest("-W", "error", f"--clonedb-isolation={isolation}", CLONEDB_URL=url).demand()
+        outcome = tested.pytest(
+            "-W", "error", f"--clonedb-isolation={isolation}", CLONEDB_URL=url
+        ).demand()
         assert "3 passed" in outcome.out
     assert [name for name in databases(admin_dsn, prefix) if "_t_" not in name] == []

@@ -215,12 +215,16 @@ def test_rows_and_tables_of_ones_own(clonedb_connection, number):
 
 
 @pytest.mark.parametrize("isolation", ["auto", "clone"])
-def test_more_workers_than_there_is_room_for(items: Project, config: Config, isolation: str) -> None:
+def test_more_workers_than_there_is_room_for(
+    items: Project, config: Config, isolation: str
+) -> None:
     """They wait for each other's clones, and all pass; at no moment do files take more than their share."""
     items.write("test_it.py", TESTS)
     with tmpfs("90m") as directory:
         state = directory / "state"
-        run = items.popen(*PYTEST, "-n", "4", "--clonedb-isolation", isolation, CLONEDB_STATE_DIR=str(state))
+        run = items.popen(
+            *PYTEST, "-n", "4", "--clonedb-isolation", isolation, CLONEDB_STATE_DIR=str(state)
+        )
         most = 0
         while run.poll() is None:
             there = os.statvfs(directory)

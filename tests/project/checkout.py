@@ -14,14 +14,21 @@ from clonedb.settings.config import Config
 
 Write = Callable[[dict[str, str]], Path]
 
-ENVIRONMENT = {"migrations/env.py": "", "migrations/versions/a.py": "", "lib/x.py": "", "more/versions/b.py": ""}
+ENVIRONMENT = {
+    "migrations/env.py": "",
+    "migrations/versions/a.py": "",
+    "lib/x.py": "",
+    "more/versions/b.py": "",
+}
 
 
 def configured(rootdir: Path, **settings: Any) -> Config:
     return Config(rootdir=rootdir).replace("test", **settings)
 
 
-def as_alembic_sees(rootdir: Path, *, ini: Path | None, toml: Path | None, section: str = "alembic") -> Project:
+def as_alembic_sees(
+    rootdir: Path, *, ini: Path | None, toml: Path | None, section: str = "alembic"
+) -> Project:
     """What Alembic makes of the same files, as far as it says; sys.path and the modules it imported are put back."""
     from alembic.config import Config as AlembicConfig
     from alembic.script import ScriptDirectory

@@ -43,7 +43,10 @@ def test_alembic_is_asked_once_for_the_same_contents(
     (other / "migrations/env.py").touch()
     (other / "alembic.ini").write_text(INI)
     found = find_project(Config(rootdir=other))
-    assert (found.options["data"], found.version_locations) == (f"{other}/data", (other / "more",))
+    assert (found.options["data"], found.version_locations) == (
+        f"{other}/data",
+        (other / "more",),
+    )
 
 
 @pytest.mark.parametrize("change", ["ini", "setting", "section", "table"])
@@ -51,7 +54,9 @@ def test_alembic_is_asked_again_when_its_answer_may_be_another(
     write: Write, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An edit that leaves the size, another setting, section or table; but no other line of pyproject.toml."""
-    rootdir = write({**ENVIRONMENT, "alembic.ini": INI, "pyproject.toml": "[project]\nname = 'a'\n"})
+    rootdir = write(
+        {**ENVIRONMENT, "alembic.ini": INI, "pyproject.toml": "[project]\nname = 'a'\n"}
+    )
     config = Config(rootdir=rootdir)
     find_project(config)
     forbid(monkeypatch)

@@ -33,9 +33,15 @@ INI = {
 
 
 @pytest.mark.parametrize("text", INI.values(), ids=INI)
-def test_an_ini_file_is_read_as_alembic_reads_it(write: Write, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ini_file_is_read_as_alembic_reads_it(
+    write: Write, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Locations, separators, interpolation and booleans of alembic.ini come out as in Alembic."""
-    package = {"shop/__init__.py": "", "shop/database/migrations/env.py": "", "shop/database/more/c.py": ""}
+    package = {
+        "shop/__init__.py": "",
+        "shop/database/migrations/env.py": "",
+        "shop/database/more/c.py": "",
+    }
     rootdir = write({**ENVIRONMENT, **package, "alembic.ini": text})
     monkeypatch.syspath_prepend(str(rootdir))
     monkeypatch.delitem(sys.modules, "shop", raising=False)
@@ -71,7 +77,9 @@ def test_what_alembic_init_wrote_is_read_as_alembic_reads_it(write: Write, path:
 def test_a_separator_counts_where_it_separates(write: Write) -> None:
     """With version_locations Alembic refuses such a value, and so do we, in its words."""
     (old,) = [path for path in BY_ALEMBIC_INIT if path.stem == "alembic-1.13.3"]
-    text = old.read_text().replace("prepend_sys_path", "version_locations = migrations/versions\nprepend_sys_path", 1)
+    text = old.read_text().replace(
+        "prepend_sys_path", "version_locations = migrations/versions\nprepend_sys_path", 1
+    )
     rootdir = write({**ENVIRONMENT, "alembic.ini": text})
 
     with pytest.raises(
@@ -83,9 +91,15 @@ def test_a_separator_counts_where_it_separates(write: Write) -> None:
 
 def test_the_pyproject_toml_of_alembic_init_is_read_as_alembic_reads_it(write: Write) -> None:
     """`alembic init -t pyproject` leaves no options in alembic.ini."""
-    text = Path(__file__).with_name("alembic_init").joinpath("pyproject-1.20.1.toml").read_text()
-    rootdir = write({**ENVIRONMENT, "pyproject.toml": text, "alembic.ini": "[loggers]\nkeys = root\n"})
-    expected = as_alembic_sees(rootdir, ini=rootdir / "alembic.ini", toml=rootdir / "pyproject.toml")
+    text = (
+        Path(__file__).with_name("alembic_init").joinpath("pyproject-1.20.1.toml").read_text()
+    )
+    rootdir = write(
+        {**ENVIRONMENT, "pyproject.toml": text, "alembic.ini": "[loggers]\nkeys = root\n"}
+    )
+    expected = as_alembic_sees(
+        rootdir, ini=rootdir / "alembic.ini", toml=rootdir / "pyproject.toml"
+    )
 
     project = find_project(Config(rootdir=rootdir))
 
@@ -98,12 +112,17 @@ def test_the_pyproject_toml_of_alembic_init_is_read_as_alembic_reads_it(write: W
 def test_a_list_in_the_setting_alembic_is_a_list(write: Write, separator: str | None) -> None:
     """Whatever separator the .ini file has for its own texts; `%(here)s` is the file's directory."""
     chosen = f"path_separator = {separator}\n" if separator else ""
-    rootdir = write({**ENVIRONMENT, "alembic.ini": f"[alembic]\nscript_location = migrations\n{chosen}"})
+    rootdir = write(
+        {**ENVIRONMENT, "alembic.ini": f"[alembic]\nscript_location = migrations\n{chosen}"}
+    )
     locations = ["migrations/versions", "%(here)s/more/versions"]
 
     project = find_project(configured(rootdir, alembic={"version_locations": locations}))
 
-    assert project.version_locations == (rootdir / "migrations" / "versions", rootdir / "more" / "versions")
+    assert project.version_locations == (
+        rootdir / "migrations" / "versions",
+        rootdir / "more" / "versions",
+    )
 
 
 TOML = {
@@ -116,17 +135,27 @@ TOML = {
 
 
 @pytest.mark.parametrize("text", TOML.values(), ids=TOML)
-@pytest.mark.parametrize("ini", [None, "[alembic]\nversion_locations = migrations/versions\nversion_table = mine\n"])
-def test_pyproject_fills_in_what_the_ini_file_lacks(write: Write, text: str, ini: str | None) -> None:
+@pytest.mark.parametrize(
+    "ini", [None, "[alembic]\nversion_locations = migrations/versions\nversion_table = mine\n"]
+)
+def test_pyproject_fills_in_what_the_ini_file_lacks(
+    write: Write, text: str, ini: str | None
+) -> None:
     """[tool.alembic] is read as Alembic reads it, alone and beside an alembic.ini, whose options win."""
     pyproject = f'[project]\nname = "shop"\n[tool.alembic]\n{text}\n'
-    rootdir = write({**ENVIRONMENT, "pyproject.toml": pyproject, **({"alembic.ini": ini} if ini else {})})
+    rootdir = write(
+        {**ENVIRONMENT, "pyproject.toml": pyproject, **({"alembic.ini": ini} if ini else {})}
+    )
     found_ini = rootdir / "alembic.ini" if ini else None
     expected = as_alembic_sees(rootdir, ini=found_ini, toml=rootdir / "pyproject.toml")
 
     project = find_project(Config(rootdir=rootdir))
 
-    assert (project.ini, project.toml, project.name) == (found_ini, rootdir / "pyproject.toml", "shop")
+    assert (project.ini, project.toml, project.name) == (
+        found_ini,
+        rootdir / "pyproject.toml",
+        "shop",
+    )
     assert project.script_location == expected.script_location
     assert project.version_locations == expected.version_locations
     assert project.recursive == expected.recursive
@@ -135,12 +164,16 @@ def test_pyproject_fills_in_what_the_ini_file_lacks(write: Write, text: str, ini
 
 def test_another_section_is_read_when_it_is_named(write: Write) -> None:
     """alembic_section is alembic's -n."""
-    rootdir = write({**ENVIRONMENT, "alembic.ini": "[alembic]\n[orders]\nscript_location = migrations\n"})
+    rootdir = write(
+        {**ENVIRONMENT, "alembic.ini": "[alembic]\n[orders]\nscript_location = migrations\n"}
+    )
 
     project = find_project(configured(rootdir, alembic_section="orders"))
 
     assert (project.section, project.script_location) == ("orders", rootdir / "migrations")
-    with pytest.raises(NoMigrationsError, match=r"no section \[order\] \(did you mean 'orders'\?\)"):
+    with pytest.raises(
+        NoMigrationsError, match=r"no section \[order\] \(did you mean 'orders'\?\)"
+    ):
         find_project(configured(rootdir, alembic_section="order"))
 
 
@@ -154,7 +187,12 @@ def test_options_are_interpolated_and_overridden(write: Write) -> None:
         }
     )
 
-    overrides = {"version_table": "b", "sqlalchemy.url": "{url}", "data": "%(here)s/data", "share": "5%"}
+    overrides = {
+        "version_table": "b",
+        "sqlalchemy.url": "{url}",
+        "data": "%(here)s/data",
+        "share": "5%",
+    }
     project = find_project(configured(rootdir, alembic=overrides))
 
     assert dict(project.options) == {
@@ -166,7 +204,10 @@ def test_options_are_interpolated_and_overridden(write: Write) -> None:
         "data": f"{rootdir}/data",
         "share": "5%",
     }
-    assert find_project(Config(rootdir=rootdir)).options["sqlalchemy.url"] == "postgresql://%(DB_USER)s@host/x"
+    assert (
+        find_project(Config(rootdir=rootdir)).options["sqlalchemy.url"]
+        == "postgresql://%(DB_USER)s@host/x"
+    )
 
 
 def test_options_in_toml_become_the_text_of_an_ini_file(write: Write) -> None:

@@ -21,14 +21,18 @@ Names = Callable[..., list[str]]
 def names(tmp_path: Path) -> Names:
     """The names of the modules that a revision imports from a project of the given files."""
 
-    def names(revision: str, files: dict[str, str], *, roots: tuple[str, ...] = (".",)) -> list[str]:
+    def names(
+        revision: str, files: dict[str, str], *, roots: tuple[str, ...] = (".",)
+    ) -> list[str]:
         for name, text in files.items():
             path = tmp_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         script = tmp_path / "revision.py"
         script.write_text(revision)
-        found = closure([script], import_roots=[tmp_path / root for root in roots], rootdir=tmp_path)
+        found = closure(
+            [script], import_roots=[tmp_path / root for root in roots], rootdir=tmp_path
+        )
         return [module.name for module in found]
 
     return names
@@ -44,7 +48,15 @@ SHOP = {
     "shop/exact.py": "import shop.money\n",
     "shop/unused.py": "raise RuntimeError\n",
 }
-PRODUCT = ["shop", "shop.exact", "shop.models", "shop.models.base", "shop.models.product", "shop.money", "shop.names"]
+PRODUCT = [
+    "shop",
+    "shop.exact",
+    "shop.models",
+    "shop.models.base",
+    "shop.models.product",
+    "shop.money",
+    "shop.names",
+]
 
 
 @pytest.mark.parametrize(
@@ -95,14 +107,24 @@ def test_a_module_that_does_not_parse_counts_without_its_imports(names: Names) -
 
 def test_roots_are_searched_in_order(names: Names) -> None:
     """The first root that has a package wins; a lone module and one below src are found too."""
-    files = {"src/shop/__init__.py": "import first", "shop/__init__.py": "import second", "src/first.py": ""}
-    assert names("import shop", {**files, "second.py": ""}, roots=("src", ".")) == ["first", "shop"]
+    files = {
+        "src/shop/__init__.py": "import first",
+        "shop/__init__.py": "import second",
+        "src/first.py": "",
+    }
+    assert names("import shop", {**files, "second.py": ""}, roots=("src", ".")) == [
+        "first",
+        "shop",
+    ]
 
 
 def test_namespace_packages_are_joined_over_roots(names: Names) -> None:
     """Directories without __init__.py: their modules count, wherever they are."""
     files = {"src/group/one.py": "import group.deep.two", "group/deep/two.py": ""}
-    assert names("from group import one", files, roots=("src", ".")) == ["group.deep.two", "group.one"]
+    assert names("from group import one", files, roots=("src", ".")) == [
+        "group.deep.two",
+        "group.one",
+    ]
 
 
 def test_namespace_packages_shared_with_installed_ones_count_in_part(
@@ -125,7 +147,9 @@ def test_a_directory_named_like_an_installed_package_is_not_that_package(names: 
         "json/tool.py": "",
         "sqlalchemy/orm.py": "",
     }
-    revision = "from alembic import op\nimport psycopg.sql\nimport json.tool\nimport sqlalchemy.orm"
+    revision = (
+        "from alembic import op\nimport psycopg.sql\nimport json.tool\nimport sqlalchemy.orm"
+    )
     assert names(revision, files) == []
 
 
@@ -136,7 +160,10 @@ def test_a_project_may_shadow_the_standard_library(names: Names) -> None:
 
 def test_installed_packages_in_the_project_directory_are_not_its_own(names: Names) -> None:
     """A virtual environment in the checkout stays out, even when it is an import root."""
-    files = {".venv/lib/site-packages/vendored/__init__.py": "", ".venv/lib/dist-packages/other.py": ""}
+    files = {
+        ".venv/lib/site-packages/vendored/__init__.py": "",
+        ".venv/lib/dist-packages/other.py": "",
+    }
     roots = (".", ".venv/lib/site-packages", ".venv/lib/dist-packages")
     assert names("import vendored, other", files, roots=roots) == []
 
@@ -158,7 +185,11 @@ def test_sys_path_and_editable_installations_are_looked_at(
     class Finder:
         @staticmethod
         def find_spec(name: str, path: object = None, target: object = None) -> object:
-            return spec_from_file_location(name, other / "hooked" / "__init__.py") if name == "hooked" else None
+            return (
+                spec_from_file_location(name, other / "hooked" / "__init__.py")
+                if name == "hooked"
+                else None
+            )
 
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
     assert names("import hooked, onpath", {}, roots=()) == ["hooked", "hooked.inner", "onpath"]
@@ -169,7 +200,11 @@ def test_a_directory_that_packages_were_installed_into_is_not_the_projects(
 ) -> None:
     """`pip install --target`, zipapps and build systems put them anywhere on sys.path."""
     monkeypatch.syspath_prepend(str(tmp_path / "target"))
-    files = {"target/vendored/__init__.py": "", "target/vendored-1.0.dist-info/METADATA": "", "target/lone.py": ""}
+    files = {
+        "target/vendored/__init__.py": "",
+        "target/vendored-1.0.dist-info/METADATA": "",
+        "target/lone.py": "",
+    }
     assert names("import vendored, lone", files) == []
 
 
@@ -207,17 +242,26 @@ print(json.dumps(sorted(name for name in names if name in sys.modules)))
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_nothing_that_python_loads_is_missed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_nothing_that_python_loads_is_missed(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     """Whatever modules import from each other, in whatever way: what running loads is what was found."""
     rootdir = tmp_path_factory.mktemp("project")
     for name in MODULES:
         ways = st.lists(st.sampled_from([*STATEMENTS, *RELATIVE.get(name, [])]), max_size=2)
-        lines = (f"try:\n    {statement}\nexcept ImportError:\n    pass\n" for statement in data.draw(ways, label=name))
+        lines = (
+            f"try:\n    {statement}\nexcept ImportError:\n    pass\n"
+            for statement in data.draw(ways, label=name)
+        )
         path = rootdir / PATHS[name]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(lines))
     script = rootdir / "revision.py"
-    script.write_text("\n".join(data.draw(st.lists(st.sampled_from(STATEMENTS), max_size=2), label="revision")))
+    script.write_text(
+        "\n".join(
+            data.draw(st.lists(st.sampled_from(STATEMENTS), max_size=2), label="revision")
+        )
+    )
     done = subprocess.run(
         [sys.executable, "-S", "-c", IMPORTED, str(rootdir), json.dumps(MODULES)],
         capture_output=True,
@@ -226,7 +270,9 @@ def test_nothing_that_python_loads_is_missed(tmp_path_factory: pytest.TempPathFa
         timeout=60,
     )
 
-    found = {module.name for module in closure([script], import_roots=[rootdir], rootdir=rootdir)}
+    found = {
+        module.name for module in closure([script], import_roots=[rootdir], rootdir=rootdir)
+    }
 
     assert found >= set(json.loads(done.stdout))
     assert found <= set(MODULES)
@@ -254,10 +300,19 @@ def test_relative_names_are_resolved(name: str, package: str, expected: str) -> 
     [
         ("CREATE EXTENSION pgcrypto", {"pgcrypto"}),
         ('create  extension\n if not exists "uuid-ossp" with schema public;', {"uuid-ossp"}),
-        ("CREATE EXTENSION IF NOT EXISTS PG_Trgm; CREATE EXTENSION hstore CASCADE;", {"pg_trgm", "hstore"}),
+        (
+            "CREATE EXTENSION IF NOT EXISTS PG_Trgm; CREATE EXTENSION hstore CASCADE;",
+            {"pg_trgm", "hstore"},
+        ),
         ("DO $$ BEGIN EXECUTE 'CREATE EXTENSION citext'; END $$", {"citext"}),
-        ("-- CREATE EXTENSION one\nSELECT 1 /* CREATE EXTENSION\n two */; CREATE EXTENSION three", {"three"}),
-        ("create collation ci (provider = icu, locale = 'und', deterministic = false)", {"ICU"}),
+        (
+            "-- CREATE EXTENSION one\nSELECT 1 /* CREATE EXTENSION\n two */; CREATE EXTENSION three",
+            {"three"},
+        ),
+        (
+            "create collation ci (provider = icu, locale = 'und', deterministic = false)",
+            {"ICU"},
+        ),
         ('create table t (a text collate "de-x-icu"); -- provider = icu', {"ICU"}),
         ("/* provider = icu */ create collation c (provider = libc, locale = 'icu')", set()),
         ('CREATE EXTENSION "{name}"; CREATE EXTENSION %s; CREATE EXTENSION {}', set()),
@@ -277,7 +332,10 @@ def test_extensions_are_read_from_sql(text: str, expected: set[str]) -> None:
         ('op.execute("CREATE EXTENSION IF NOT EXISTS pgcrypto")', {"pgcrypto"}),
         ('op.execute("CREATE " "EXTENSION " \'"uuid-ossp"\')', {"uuid-ossp"}),
         ('op.execute(f"CREATE EXTENSION hstore SCHEMA {schema}")', {"hstore"}),
-        ('op.execute(f"CREATE EXTENSION {name}")\nop.execute(f\'CREATE EXTENSION "{name}"\')', set()),
+        (
+            'op.execute(f"CREATE EXTENSION {name}")\nop.execute(f\'CREATE EXTENSION "{name}"\')',
+            set(),
+        ),
         ('op.execute(f"CREATE EXTENSION pg_{name}")', set()),
         ('# op.execute("CREATE EXTENSION one")\n"""CREATE EXTENSION two"""', set()),
         (

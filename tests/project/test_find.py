@@ -26,7 +26,9 @@ def test_the_setting_alone_is_enough(write: Write) -> None:
     """A project that makes its Alembic Config in Python needs no file."""
     rootdir = write(ENVIRONMENT)
 
-    project = find_project(configured(rootdir, alembic={"script_location": "%(here)s/migrations"}))
+    project = find_project(
+        configured(rootdir, alembic={"script_location": "%(here)s/migrations"})
+    )
 
     assert (project.ini, project.toml) == (None, None)
     assert project.script_location == rootdir / "migrations"
@@ -35,7 +37,9 @@ def test_the_setting_alone_is_enough(write: Write) -> None:
     assert project.name == "checkout"
 
 
-def test_the_files_are_looked_for_in_order(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_files_are_looked_for_in_order(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """alembic_ini comes before ALEMBIC_CONFIG, and that before alembic.ini of the project."""
     ini = "[alembic]\nscript_location = {}\n"
     rootdir = write(
@@ -50,10 +54,15 @@ def test_the_files_are_looked_for_in_order(write: Write, monkeypatch: pytest.Mon
     monkeypatch.setenv("ALEMBIC_CONFIG", "config/two.ini")
     assert find_project(Config(rootdir=rootdir)).script_location == rootdir / "two"
     project = find_project(configured(rootdir, alembic_ini="one/pyproject.toml"))
-    assert (project.script_location, project.toml) == (rootdir / "one", rootdir / "one" / "pyproject.toml")
+    assert (project.script_location, project.toml) == (
+        rootdir / "one",
+        rootdir / "one" / "pyproject.toml",
+    )
 
 
-def test_the_current_directory_does_not_decide(write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_current_directory_does_not_decide(
+    write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Beside another project's migrations a run still finds its own; only if it has none, those are taken."""
     rootdir = write({**ENVIRONMENT, "alembic.ini": "[alembic]\nscript_location = migrations\n"})
     other = tmp_path / "other"
@@ -68,14 +77,18 @@ def test_the_current_directory_does_not_decide(write: Write, monkeypatch: pytest
 
 def test_a_location_may_be_relative_to_the_ini_file(write: Write) -> None:
     """Flask-Migrate's layout: the ini file lies in the directory of the migrations."""
-    rootdir = write({"migrations/alembic.ini": "[alembic]\nscript_location = .\n", "migrations/env.py": ""})
+    rootdir = write(
+        {"migrations/alembic.ini": "[alembic]\nscript_location = .\n", "migrations/env.py": ""}
+    )
 
     project = find_project(configured(rootdir, alembic_ini="migrations/alembic.ini"))
 
     assert project.script_location == rootdir / "migrations"
 
 
-def test_a_package_location_is_found_without_importing_it(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_location_is_found_without_importing_it(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A package below src, or an installed one, is located by looking."""
     rootdir = write(
         {
@@ -84,14 +97,19 @@ def test_a_package_location_is_found_without_importing_it(write: Write, monkeypa
             "alembic.ini": "[alembic]\nscript_location = shop.db:migrations\n",
         }
     )
-    assert find_project(Config(rootdir=rootdir)).script_location == rootdir / "src/shop/db/migrations"
+    assert (
+        find_project(Config(rootdir=rootdir)).script_location
+        == rootdir / "src/shop/db/migrations"
+    )
 
     installed = rootdir / "lib" / "site-packages"
     (installed / "vendored" / "migrations").mkdir(parents=True)
     (installed / "vendored" / "migrations" / "env.py").touch()
     (installed / "vendored" / "__init__.py").write_text("raise RuntimeError('imported')")
     monkeypatch.syspath_prepend(str(installed))
-    project = find_project(configured(rootdir, alembic={"script_location": "vendored:migrations"}))
+    project = find_project(
+        configured(rootdir, alembic={"script_location": "vendored:migrations"})
+    )
     assert project.script_location == installed / "vendored" / "migrations"
 
 
@@ -119,7 +137,16 @@ def test_import_roots_come_from_alembic_the_layout_and_pytest(write: Write) -> N
 def test_revision_files_are_those_that_alembic_loads(write: Write, recursive: str) -> None:
     """Its pattern decides: hidden files count, __init__ and other suffixes do not, subdirectories when recursive."""
     revision = "revision = {!r}\ndown_revision = None\n"
-    names = ["a.py", ".hidden.py", "below/c.py", "__init__.py", "d.sql", "#e.py#", "f.py~", "__pycache__/g.py"]
+    names = [
+        "a.py",
+        ".hidden.py",
+        "below/c.py",
+        "__init__.py",
+        "d.sql",
+        "#e.py#",
+        "f.py~",
+        "__pycache__/g.py",
+    ]
     rootdir = write(
         {
             "migrations/env.py": "",
@@ -141,7 +168,9 @@ def test_revision_files_are_those_that_alembic_loads(write: Write, recursive: st
 
 def test_without_migrations_the_error_lists_the_places_and_the_remedies(write: Write) -> None:
     """Everything that was looked at and why it did not do, what to write, and an alembic.ini that lies near."""
-    rootdir = write({"backend/alembic.ini": "[alembic]\n", "pyproject.toml": "[project]\nname = 'x'\n"})
+    rootdir = write(
+        {"backend/alembic.ini": "[alembic]\n", "pyproject.toml": "[project]\nname = 'x'\n"}
+    )
 
     with pytest.raises(NoMigrationsError) as caught:
         find_project(Config(rootdir=rootdir))
@@ -158,11 +187,26 @@ def test_without_migrations_the_error_lists_the_places_and_the_remedies(write: W
 
 
 BROKEN = {
-    "no directory": ({"alembic.ini": "[alembic]\nscript_location = nowhere\n"}, {}, "no such directory; looked at"),
-    "no env.py": ({"alembic.ini": "[alembic]\nscript_location = m\n", "m/x": ""}, {}, "has no env.py; `alembic init`"),
-    "no package": ({"alembic.ini": "[alembic]\nscript_location = nope:m\n"}, {}, "no package 'nope' was found"),
+    "no directory": (
+        {"alembic.ini": "[alembic]\nscript_location = nowhere\n"},
+        {},
+        "no such directory; looked at",
+    ),
+    "no env.py": (
+        {"alembic.ini": "[alembic]\nscript_location = m\n", "m/x": ""},
+        {},
+        "has no env.py; `alembic init`",
+    ),
+    "no package": (
+        {"alembic.ini": "[alembic]\nscript_location = nope:m\n"},
+        {},
+        "no package 'nope' was found",
+    ),
     "no package of versions": (
-        {**ENVIRONMENT, "alembic.ini": "[alembic]\nscript_location = migrations\nversion_locations = nope:m\n"},
+        {
+            **ENVIRONMENT,
+            "alembic.ini": "[alembic]\nscript_location = migrations\nversion_locations = nope:m\n",
+        },
         {},
         "version_locations names 'nope:m'",
     ),
@@ -174,8 +218,16 @@ BROKEN = {
         {},
         "cannot be read by Alembic: 'spaces' is not a valid value for path_separator",
     ),
-    "ini does not parse": ({"alembic.ini": "script_location = x\n"}, {}, "alembic.ini' cannot be read"),
-    "toml does not parse": ({"pyproject.toml": "[tool.alembic\n"}, {}, "pyproject.toml' cannot be read"),
+    "ini does not parse": (
+        {"alembic.ini": "script_location = x\n"},
+        {},
+        "alembic.ini' cannot be read",
+    ),
+    "toml does not parse": (
+        {"pyproject.toml": "[tool.alembic\n"},
+        {},
+        "pyproject.toml' cannot be read",
+    ),
     "toml is no table": ({"pyproject.toml": "[tool]\nalembic = 'x'\n"}, {}, "it takes a table"),
     "named file missing": ({}, {"alembic_ini": "x.ini"}, "test: there is no file"),
 }
@@ -192,7 +244,9 @@ def test_what_leads_nowhere_is_said(
         find_project(configured(rootdir, **settings))
 
 
-def test_a_missing_file_in_the_environment_is_said(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_in_the_environment_is_said(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """ALEMBIC_CONFIG that names nothing is no reason to take another file."""
     rootdir = write({**ENVIRONMENT, "alembic.ini": "[alembic]\nscript_location = migrations\n"})
     monkeypatch.setenv("ALEMBIC_CONFIG", "gone.ini")
@@ -228,6 +282,10 @@ def test_nothing_of_alembic_or_the_project_is_imported(write: Write) -> None:
         "print({'alembic', 'sqlalchemy', 'app', 'psycopg', 'importlib.metadata'} & sys.modules.keys())\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(rootdir)], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", program, str(rootdir)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     assert done.stdout == "set()\n"

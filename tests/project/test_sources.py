@@ -49,7 +49,9 @@ def look(rootdir: Path) -> Look:
 
 def files_of(sources: Sources) -> list[Input]:
     """The files among the inputs, ordered."""
-    return sorted(item for item in sources.inputs if item.kind not in ("option", "target", "version"))
+    return sorted(
+        item for item in sources.inputs if item.kind not in ("option", "target", "version")
+    )
 
 
 def named(sources: Sources) -> Named:
@@ -57,7 +59,9 @@ def named(sources: Sources) -> Named:
     return {(item.kind, item.name) for item in files_of(sources)}
 
 
-def test_the_extensions_of_every_source_are_named(look: Look, rootdir: Path, tmp_path: Path) -> None:
+def test_the_extensions_of_every_source_are_named(
+    look: Look, rootdir: Path, tmp_path: Path
+) -> None:
     """Revisions, what they import, SQL beside them, seeds, watched files and the configuration; not env.py's models."""
     files = {
         "migrations/env.py": "import shop.models",
@@ -87,7 +91,9 @@ def test_the_extensions_of_every_source_are_named(look: Look, rootdir: Path, tmp
 def test_a_script_location_that_holds_the_project_is_not_all_migrations(look: Look) -> None:
     """With env.py in the project's own directory only the files beside it count, and the version locations."""
     ini = "[alembic]\nscript_location = .\nversion_locations = migrations/versions\n"
-    found = named(look({"alembic.ini": ini, "env.py": "", "tests/test_shop.py": "", "README.md": ""}))
+    found = named(
+        look({"alembic.ini": ini, "env.py": "", "tests/test_shop.py": "", "README.md": ""})
+    )
 
     assert found == {
         ("env", "env.py"),
@@ -97,7 +103,9 @@ def test_a_script_location_that_holds_the_project_is_not_all_migrations(look: Lo
     }
 
 
-def test_migrations_outside_of_the_project_have_names_of_their_own(look: Look, tmp_path: Path) -> None:
+def test_migrations_outside_of_the_project_have_names_of_their_own(
+    look: Look, tmp_path: Path
+) -> None:
     """Of an installed package, say: the directory's name, wherever it is; files of one name are two inputs."""
     found = []
     for place in ("one", "two"):
@@ -121,7 +129,9 @@ def test_migrations_outside_of_the_project_have_names_of_their_own(look: Look, t
     ]
 
 
-def test_modules_outside_of_the_project_are_called_by_their_dotted_names(look: Look, tmp_path: Path) -> None:
+def test_modules_outside_of_the_project_are_called_by_their_dotted_names(
+    look: Look, tmp_path: Path
+) -> None:
     """A sibling directory on prepend_sys_path may be anywhere on another machine."""
     (tmp_path / "library" / "common").mkdir(parents=True)
     (tmp_path / "library" / "common" / "__init__.py").touch()
@@ -133,7 +143,9 @@ def test_modules_outside_of_the_project_are_called_by_their_dotted_names(look: L
 
 
 @pytest.mark.parametrize("recursive", ["true", "false"])
-def test_revisions_below_count_as_revisions_when_alembic_loads_them(look: Look, recursive: str) -> None:
+def test_revisions_below_count_as_revisions_when_alembic_loads_them(
+    look: Look, recursive: str
+) -> None:
     """With recursive_version_locations, in hidden directories too, because Alembic enters them."""
     files = {
         "migrations/versions/old/z.py": "import shop",
@@ -160,7 +172,10 @@ def test_a_file_that_a_revision_imports_counts_once(look: Look) -> None:
         "migrations/versions/b.py": "import migrations.tables, filling",
         "filling.py": "",
     }
-    found = [(item.kind, item.name) for item in files_of(look(files, seed=["filling:fill"], watch=["**/*.py"]))]
+    found = [
+        (item.kind, item.name)
+        for item in files_of(look(files, seed=["filling:fill"], watch=["**/*.py"]))
+    ]
 
     assert found == [
         ("env", "migrations/env.py"),
@@ -197,29 +212,42 @@ def test_a_file_that_cannot_be_read_is_said(look: Look, rootdir: Path) -> None:
     look()
     (rootdir / "migrations" / "versions" / "c.py").symlink_to("/proc/self/mem")
 
-    with pytest.raises(ConfigError, match=r"versions/c\.py' belongs to what the template is made of, but cannot be"):
+    with pytest.raises(
+        ConfigError,
+        match=r"versions/c\.py' belongs to what the template is made of, but cannot be",
+    ):
         look()
 
 
 WRONG = {
-    "watch": ({"watch": ["nothing/*.sql"]}, r"test: watch names 'nothing/\*\.sql', which matches no file"),
+    "watch": (
+        {"watch": ["nothing/*.sql"]},
+        r"test: watch names 'nothing/\*\.sql', which matches no file",
+    ),
     "watch a directory": ({"watch": ["migrations"]}, r"matches no file.*'directory/\*\*'"),
     "seed file": ({"seed": ["gone.sql"]}, r"test: seed 'gone\.sql' is neither a file"),
     "seed directory": ({"seed": ["migrations"]}, r"neither a file"),
     "seed name": ({"seed": ["gone"]}, r"neither a file"),
-    "seed module": ({"seed": ["shop.gone:fill"]}, r"seed 'shop\.gone:fill' names a module that was not found"),
+    "seed module": (
+        {"seed": ["shop.gone:fill"]},
+        r"seed 'shop\.gone:fill' names a module that was not found",
+    ),
     "seed package": ({"seed": ["gone:fill"]}, r"names a module that was not found; looked in"),
 }
 
 
 @pytest.mark.parametrize(("settings", "message"), WRONG.values(), ids=WRONG)
-def test_settings_that_lead_nowhere_are_said(look: Look, settings: dict[str, object], message: str) -> None:
+def test_settings_that_lead_nowhere_are_said(
+    look: Look, settings: dict[str, object], message: str
+) -> None:
     """A watch glob without a match and a seed that is not there would go unseen for ever."""
     with pytest.raises(ConfigError, match=message):
         look({"shop/__init__.py": ""}, **settings)
 
 
-def test_watched_files_beyond_the_project_are_named_by_their_way_there(look: Look, rootdir: Path) -> None:
+def test_watched_files_beyond_the_project_are_named_by_their_way_there(
+    look: Look, rootdir: Path
+) -> None:
     """Relative globs keep their form; below ** hidden files and caches are left out."""
     files = {
         "../shared/base.sql": "",
@@ -230,7 +258,9 @@ def test_watched_files_beyond_the_project_are_named_by_their_way_there(look: Loo
         "schema/.hidden/x.txt": "",
         "README.md": "",
     }
-    found = named(look(files, watch=["../shared/*.sql", "schema/**", str(rootdir / "README.md")]))
+    found = named(
+        look(files, watch=["../shared/*.sql", "schema/**", str(rootdir / "README.md")])
+    )
 
     assert {name for kind, name in found if kind == "watch"} == {
         "../shared/base.sql",

@@ -50,7 +50,13 @@ def forge(stored: Path) -> bytes:
     ((entry,),) = (names.values() for names in data["files"].values())
     entry[4] = "forged"
     body = json.dumps(data).encode()
-    return head.rpartition(b" ")[0] + b" " + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+    return (
+        head.rpartition(b" ")[0]
+        + b" "
+        + hashlib.sha256(body).hexdigest().encode()
+        + b"\n"
+        + body
+    )
 
 
 def test_what_is_remembered_is_used(remembered: tuple[Path, Path]) -> None:
@@ -89,8 +95,13 @@ def test_an_index_that_another_account_may_have_written_is_not_used(
     assert look(path, stored) == read_contents("a.py", path.read_bytes())
 
 
-@pytest.mark.parametrize("data", [b"", b"\n", b"clonedb stat index 3 x\n{}", b"{}", b"\x80\x04]\x94.", b"\0" * 10_000])
-def test_a_foreign_file_is_ignored_and_replaced(remembered: tuple[Path, Path], quick: float, data: bytes) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\n", b"clonedb stat index 3 x\n{}", b"{}", b"\x80\x04]\x94.", b"\0" * 10_000],
+)
+def test_a_foreign_file_is_ignored_and_replaced(
+    remembered: tuple[Path, Path], quick: float, data: bytes
+) -> None:
     """Of another version or of somebody else: what is in it does not count."""
     path, stored = remembered
     stored.write_bytes(data)
@@ -110,7 +121,9 @@ def test_a_damaged_index_is_ignored(remembered: tuple[Path, Path], data: st.Data
     at = data.draw(st.integers(0, len(whole) - 1))
     byte = data.draw(st.binary(max_size=2))
     damaged = data.draw(
-        st.sampled_from([whole[:at], whole[:at] + byte + whole[at + 1 :], whole[:at] + byte + whole[at:]])
+        st.sampled_from(
+            [whole[:at], whole[:at] + byte + whole[at + 1 :], whole[:at] + byte + whole[at:]]
+        )
     )
     stored.write_bytes(damaged)
     try:
@@ -120,7 +133,9 @@ def test_a_damaged_index_is_ignored(remembered: tuple[Path, Path], data: st.Data
 
 
 @pytest.mark.parametrize("kind", ["directory", "pipe", "directory is a file"])
-def test_an_index_that_cannot_be_kept_is_no_error(tmp_path: Path, quick: float, kind: str) -> None:
+def test_an_index_that_cannot_be_kept_is_no_error(
+    tmp_path: Path, quick: float, kind: str
+) -> None:
     """It costs time, and leaves nothing behind."""
     path = tmp_path / "a.py"
     path.touch()
@@ -189,13 +204,17 @@ def test_entries_of_files_that_are_gone_are_forgotten_and_others_kept(
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["write", "replace", "remove", "touch", "look"]), st.sampled_from("abc"), st.sampled_from("xyz")
+        st.sampled_from(["write", "replace", "remove", "touch", "look"]),
+        st.sampled_from("abc"),
+        st.sampled_from("xyz"),
     ),
     max_size=6,
 )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(steps=STEPS)
 def test_with_and_without_an_index_the_contents_are_the_same(
     tmp_path_factory: pytest.TempPathFactory, quick: float, steps: list[tuple[str, str, str]]
@@ -218,7 +237,9 @@ def test_with_and_without_an_index_the_contents_are_the_same(
             index, fresh = StatIndex(root / "index", "key"), StatIndex()
             index.listing(str(root))
             for letter in "abc":
-                assert index.contents(f"{root}/{letter}.py") == fresh.contents(f"{root}/{letter}.py")
+                assert index.contents(f"{root}/{letter}.py") == fresh.contents(
+                    f"{root}/{letter}.py"
+                )
             index.save()
 
 
@@ -250,7 +271,11 @@ def test_writers_at_once_do_not_mislead_each_other(tmp_path: Path, quick: float)
         (tmp_path / f"{name}.py").touch()
     time.sleep(quick)
     processes = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), name],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for name in "0123"
     ]
     for process in processes:

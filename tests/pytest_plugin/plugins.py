@@ -13,7 +13,10 @@ XDIST = ("-p", "xdist", "-n", "2")
 
 def run(project: Project, *arguments: str) -> Outcome:
     """Run pytest with clonedb and the plugins that the arguments name; a warning is an error."""
-    environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "-p no:cacheprovider"}
+    environment = {
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTEST_ADDOPTS": "-p no:cacheprovider",
+    }
     return project.pytest("-p", "clonedb", *arguments, "-W", "error", "-rA", **environment)
 
 

@@ -81,10 +81,15 @@ def test_nothing_was_left_to_the_garbage_collector():
 """
 
 
-@pytest.mark.parametrize("distributed", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "n2"])
+@pytest.mark.parametrize(
+    "distributed", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "n2"]
+)
 @pytest.mark.parametrize("plugin", [STRICT, AUTO, ANYIO], ids=["strict", "auto", "anyio"])
 def test_each_fixture_keeps_its_word(
-    items: Project, clones: Callable[[], list[str]], plugin: tuple[str, ...], distributed: tuple[str, ...]
+    items: Project,
+    clones: Callable[[], list[str]],
+    plugin: tuple[str, ...],
+    distributed: tuple[str, ...],
 ) -> None:
     """Every test has a database of its own by each fixture, and nothing warns of what it left open."""
     items.write("conftest.py", anyio_backends("asyncio"))
@@ -95,7 +100,9 @@ def test_each_fixture_keeps_its_word(
     assert clones() == []
 
 
-@pytest.mark.parametrize("plugins", [(*STRICT, *ANYIO), (*ANYIO, *STRICT)], ids=["asyncio-first", "anyio-first"])
+@pytest.mark.parametrize(
+    "plugins", [(*STRICT, *ANYIO), (*ANYIO, *STRICT)], ids=["asyncio-first", "anyio-first"]
+)
 def test_both_plugins(items: Project, plugins: tuple[str, ...]) -> None:
     """anyio's plugin comes with httpx and starlette: whichever plugin is loaded first, each test finds its own loop."""
     items.write("conftest.py", anyio_backends("asyncio"))
@@ -198,7 +205,9 @@ def test_what_is_not_installed_is_named(items: Project) -> None:
             assert clonedb_async_engine.dialect.driver == "psycopg"
         """,
     )
-    needs = "an asynchronous SQLAlchemy engine needs {}, not installed here; install clonedb[async]"
+    needs = (
+        "an asynchronous SQLAlchemy engine needs {}, not installed here; install clonedb[async]"
+    )
     items.write("conftest.py", without("asyncpg"))
     assert "2 passed" in run(items).demand().out
     items.write("conftest.py", without("greenlet"))
@@ -208,13 +217,18 @@ def test_what_is_not_installed_is_named(items: Project) -> None:
     assert "async_fixtures.py" not in outcome.out
     items.settings(driver="asyncpg")
     items.write("conftest.py", without("greenlet", "asyncpg"))
-    assert "the driver is 'asyncpg', which is not installed here; pip install asyncpg" in " ".join(
-        run(items).demand(1).out.split()
+    assert (
+        "the driver is 'asyncpg', which is not installed here; pip install asyncpg"
+        in " ".join(run(items).demand(1).out.split())
     )
 
 
-@pytest.mark.parametrize("distributed", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "n2"])
-def test_no_plugin_is_needed(items: Project, clones: Callable[[], list[str]], distributed: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "distributed", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "n2"]
+)
+def test_no_plugin_is_needed(
+    items: Project, clones: Callable[[], list[str]], distributed: tuple[str, ...]
+) -> None:
     """Synchronous tests may run a loop of their own; of an asynchronous one pytest says what to install."""
     items.write(
         "test_it.py",
@@ -267,9 +281,13 @@ def test_registering_them_imports_nothing(items: Project, tmp_path: Path) -> Non
     )
     items.starts_anew = True
     run(items).demand()
-    modules = {name.partition(".")[0] for name in json.loads((tmp_path / "modules").read_text())}
+    modules = {
+        name.partition(".")[0] for name in json.loads((tmp_path / "modules").read_text())
+    }
     assert "clonedb" in modules
-    assert modules.isdisjoint({"anyio", "asyncio", "asyncpg", "greenlet", "psycopg", "pytest_asyncio", "sqlalchemy"})
+    assert modules.isdisjoint(
+        {"anyio", "asyncio", "asyncpg", "greenlet", "psycopg", "pytest_asyncio", "sqlalchemy"}
+    )
     shown = run(items, "--fixtures").demand().out
     for name in ("connection", "engine", "session", "sessionmaker"):
         assert f"\nclonedb_async_{name} -- " in shown

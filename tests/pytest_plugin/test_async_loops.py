@@ -46,7 +46,9 @@ class TestClass:
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", pytest.param("psycopg", marks=VARIANT)])
-def test_loops_of_any_scope(items: Project, clones: Callable[[], list[str]], driver: str) -> None:
+def test_loops_of_any_scope(
+    items: Project, clones: Callable[[], list[str]], driver: str
+) -> None:
     """A test may run on a wider loop than that of the fixtures, and nobody has to configure anything for it."""
     items.settings(driver=driver)
     items.write("test_it.py", WIDER_LOOPS.replace("{{}}", "{}"))
@@ -158,7 +160,9 @@ def test_nothing_was_left_to_the_garbage_collector():
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
-def test_what_is_left_open_is_closed(items: Project, clones: Callable[[], list[str]], driver: str) -> None:
+def test_what_is_left_open_is_closed(
+    items: Project, clones: Callable[[], list[str]], driver: str
+) -> None:
     """Wherever the loop runs or has ended, without a warning, an error in a log or a session on the server."""
     items.settings(driver=driver, isolation="worker")
     items.write("test_it.py", LEFT_OPEN.replace("{driver}", driver))

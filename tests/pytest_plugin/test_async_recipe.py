@@ -83,7 +83,9 @@ def test_a_session_manager_on_the_url(
     driver: str,
 ) -> None:
     """A project that has its own engine and fixtures gives them `clonedb_url`, and its tests stay as they are."""
-    project.settings(alembic_ini=str(Path(clonedb.demo.__file__).parent / "alembic.ini"), driver=driver)
+    project.settings(
+        alembic_ini=str(Path(clonedb.demo.__file__).parent / "alembic.ini"), driver=driver
+    )
     project.write("conftest.py", anyio_backends("asyncio"))
     project.write("test_shop.py", SHOP.replace("{mark}", mark(plugin)))
     assert "5 passed" in run(project, *plugin, *distributed).demand().out

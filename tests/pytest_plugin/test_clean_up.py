@@ -21,9 +21,15 @@ def sessions(dsn: str, prefix: str, pids: list[str]) -> list[tuple[str, ...]]:
         ).fetchall()
 
 
-@pytest.mark.parametrize("arguments", [pytest.param(("-n", "0"), marks=VARIANT), ("-n", "2")], ids=["n0", "n2"])
+@pytest.mark.parametrize(
+    "arguments", [pytest.param(("-n", "0"), marks=VARIANT), ("-n", "2")], ids=["n0", "n2"]
+)
 def test_nothing_is_left_after_a_run(
-    items: Project, clones: Callable[[], list[str]], admin_dsn: str, prefix: str, arguments: tuple[str, ...]
+    items: Project,
+    clones: Callable[[], list[str]],
+    admin_dsn: str,
+    prefix: str,
+    arguments: tuple[str, ...],
 ) -> None:
     """No database and no session, whether tests pass, fail or leave their connections open."""
     items.write(
@@ -110,7 +116,9 @@ def test_a_running_query_is_ended_quickly(items: Project) -> None:
     items.pytest().demand()
 
 
-def test_what_a_test_may_do_to_its_connections(items: Project, clones: Callable[[], list[str]]) -> None:
+def test_what_a_test_may_do_to_its_connections(
+    items: Project, clones: Callable[[], list[str]]
+) -> None:
     """It may close them itself, end them from the server, leave a broken transaction, and drop its own database."""
     items.write(
         "test_it.py",
@@ -162,7 +170,9 @@ def test_what_a_test_may_do_to_its_connections(items: Project, clones: Callable[
     assert clones() == []
 
 
-def test_an_error_in_clean_up_hides_nothing(items: Project, clones: Callable[[], list[str]], admin_dsn: str) -> None:
+def test_an_error_in_clean_up_hides_nothing(
+    items: Project, clones: Callable[[], list[str]], admin_dsn: str
+) -> None:
     """A test's own failure stands first, with what clean-up met as an error beside it; other databases are dropped."""
     items.write(
         "test_it.py",
@@ -184,7 +194,9 @@ def test_an_error_in_clean_up_hides_nothing(items: Project, clones: Callable[[],
     outcome = items.pytest().demand(1)
     assert "1 failed, 1 passed, 1 error" in outcome.out
     assert "AssertionError: its own failure" in outcome.out
-    assert "ERROR at teardown of test_" in outcome.out  # of whichever was there when it was dropped, behind the tests
+    assert (
+        "ERROR at teardown of test_" in outcome.out
+    )  # of whichever was there when it was dropped, behind the tests
     (stuck,) = clones()
     assert "cannot drop a template database" in outcome.out
     with psycopg.connect(admin_dsn, autocommit=True) as connection:

@@ -10,7 +10,9 @@ from clonedb.postgres.server import Server
 from tests.projects import Project
 
 
-def test_the_only_tests_clone_is_gone_when_pytest_is(items: Project, clones: Callable[[], list[str]]) -> None:
+def test_the_only_tests_clone_is_gone_when_pytest_is(
+    items: Project, clones: Callable[[], list[str]]
+) -> None:
     """It is dropped beside pytest's report, and the run does not end before that: nor does a later one collect it."""
     items.write(
         "test_it.py",
@@ -68,14 +70,20 @@ def test_a_clone_that_could_not_be_dropped_is_named(
     outcome = items.pytest().demand()
     (left,) = clones()
     server.run(sql.unseal, left)
-    assert f"could not drop {left!r}: cannot drop a template database; the next run does" in outcome.text
+    assert (
+        f"could not drop {left!r}: cannot drop a template database; the next run does"
+        in outcome.text
+    )
 
 
 def test_a_run_of_one_test_collects_what_a_dead_owner_left(
     items: Project, server: Server, prefix: str, clones: Callable[[], list[str]]
 ) -> None:
     """It begins when the first clone is on its way, and however short the test, the run waits for it."""
-    items.write("test_it.py", "def test_reads(clonedb_connection):\n    clonedb_connection.execute('select 1')\n")
+    items.write(
+        "test_it.py",
+        "def test_reads(clonedb_connection):\n    clonedb_connection.execute('select 1')\n",
+    )
     left = clone_name(prefix, "0" * 12, "a" * 10, 1)
     server.run(sql.create_database, left)
     assert clones() == [left]

@@ -106,10 +106,14 @@ def test_fresh(clonedb_connection, havoc):
     [pytest.param(("-n", "0"), marks=VARIANT), ("-n", "2"), ("-p", "no:xdist")],
     ids=["n0", "n2", "no-xdist"],
 )
-def test_each_fixture_keeps_its_word(items: Project, clones: Callable[[], list[str]], arguments: tuple[str]) -> None:
+def test_each_fixture_keeps_its_word(
+    items: Project, clones: Callable[[], list[str]], arguments: tuple[str]
+) -> None:
     """Every test is given the migrated state, by each fixture, whatever the tests before it committed."""
     items.write("test_it.py", EACH_FIXTURE)
-    outcome = items.pytest("-W", "error", "-q", "--clonedb-isolation=clone", *arguments).demand()
+    outcome = items.pytest(
+        "-W", "error", "-q", "--clonedb-isolation=clone", *arguments
+    ).demand()
     assert "18 passed" in outcome.out
     assert "; 18 clones; a test paid" in outcome.out
     assert clones() == []
@@ -152,7 +156,9 @@ def test_a_conftest_overrides_the_configuration(items: Project) -> None:
     items.pytest("--clonedb-isolation", "clone", CLONEDB_TARGET="two").demand()
 
 
-def test_directories_with_configurations_of_their_own(items: Project, clones: Callable[[], list[str]]) -> None:
+def test_directories_with_configurations_of_their_own(
+    items: Project, clones: Callable[[], list[str]]
+) -> None:
     """pytest makes one `clonedb_template` for all directories: a second configuration is refused, with the remedy."""
     override = """
         import pytest
@@ -178,7 +184,10 @@ def test_directories_with_configurations_of_their_own(items: Project, clones: Ca
         )
     refused = items.pytest().demand(1)
     assert "2 passed, 2 errors" in refused.out
-    assert "write `from clonedb.pytest_plugin import clonedb_template` in each of them" in refused.out
+    assert (
+        "write `from clonedb.pytest_plugin import clonedb_template` in each of them"
+        in refused.out
+    )
     assert clones() == []
     for target in ("one", "two"):
         imports = "from clonedb.pytest_plugin import clonedb_template"
@@ -189,7 +198,9 @@ def test_directories_with_configurations_of_their_own(items: Project, clones: Ca
     assert clones() == []
 
 
-def test_a_template_of_the_projects_own_making(items: Project, clones: Callable[[], list[str]]) -> None:
+def test_a_template_of_the_projects_own_making(
+    items: Project, clones: Callable[[], list[str]]
+) -> None:
     """`clonedb_template` can be overridden too; its clones are counted, kept and dropped like all others."""
     items.write(
         "conftest.py",
@@ -235,7 +246,9 @@ def test_a_parametrized_configuration(items: Project, clones: Callable[[], list[
             return clonedb_config.replace("conftest.py", target=request.param, isolation="worker")
         """,
     )
-    items.write("test_it.py", "def test_heads(clonedb, clonedb_template): assert clonedb_template.heads")
+    items.write(
+        "test_it.py", "def test_heads(clonedb, clonedb_template): assert clonedb_template.heads"
+    )
     outcome = items.pytest().demand()
     assert "2 passed" in outcome.out
     assert "; 2 clones; " in outcome.out

@@ -29,12 +29,16 @@ def test_at(clonedb_at): clonedb_at("one")
 """
 
 
-@pytest.mark.parametrize("arguments", [pytest.param((), marks=VARIANT), ("-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "arguments", [pytest.param((), marks=VARIANT), ("-n", "2")], ids=["alone", "xdist"]
+)
 def test_off_skips_what_needs_a_database(items: Project, arguments: tuple[str, ...]) -> None:
     """And says so; no server is asked for anything."""
     items.write("test_it.py", TESTS)
     nowhere = "postgresql://nobody:SECRET@127.0.0.1:1/"
-    outcome = items.pytest("-rs", "--clonedb-off", f"--clonedb-url={nowhere}", *arguments).demand()
+    outcome = items.pytest(
+        "-rs", "--clonedb-off", f"--clonedb-url={nowhere}", *arguments
+    ).demand()
     assert "1 passed, 6 skipped" in outcome.out
     assert "needs a database, and clonedb is off (--clonedb-off)" in outcome.out
     assert "SECRET" not in outcome.text
@@ -71,7 +75,9 @@ def test_echo_shows_every_statement(items: Project) -> None:
 
 def test_echo_shows_a_statement_once(items: Project) -> None:
     """In a failed test's output, and not a second time as what was logged."""
-    items.write("test_it.py", "def test_it(clonedb_session): assert not clonedb_session.connection()\n")
+    items.write(
+        "test_it.py", "def test_it(clonedb_session): assert not clonedb_session.connection()\n"
+    )
     shown = items.pytest("--clonedb-echo").demand(1).out
     assert "Captured stdout call" in shown
     assert "Captured log call" not in shown

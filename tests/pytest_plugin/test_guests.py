@@ -110,7 +110,9 @@ def items(items: Project) -> Project:
 @pytest.fixture
 def guests(project: Project) -> Project:
     """A project whose template depends on the environment."""
-    project.revision("one", 'op.execute("create table item (id serial primary key, name text not null)")')
+    project.revision(
+        "one", 'op.execute("create table item (id serial primary key, name text not null)")'
+    )
     project.revision(
         "two",
         """
@@ -127,7 +129,9 @@ def guests(project: Project) -> Project:
 def test_what_a_test_replaces_is_its_own(guests: Project, isolation: str) -> None:
     """The template is the session's whichever test comes first, and every test gets a database and keeps its world."""
     guests.write("test_it.py", TESTS.replace("PREFIX", guests.environment["CLONEDB_PREFIX"]))
-    guests.pytest(f"--clonedb-isolation={isolation}", PYTEST_ADDOPTS=lean_pytest("fakefs", "socket")).demand()
+    guests.pytest(
+        f"--clonedb-isolation={isolation}", PYTEST_ADDOPTS=lean_pytest("fakefs", "socket")
+    ).demand()
 
 
 LEAKS = """

@@ -37,7 +37,9 @@ def test_auto_is_the_default(items: Project) -> None:
     assert "after their tests 3 rewound" in out
 
 
-def test_isolation_by_option_environment_and_pyproject(items: Project, clones: Callable[[], list[str]]) -> None:
+def test_isolation_by_option_environment_and_pyproject(
+    items: Project, clones: Callable[[], list[str]]
+) -> None:
     """Each place wins over the one before it, and the header says which was heard."""
     items.write("test_it.py", WORKER)
     items.settings(isolation="worker")
@@ -46,7 +48,10 @@ def test_isolation_by_option_environment_and_pyproject(items: Project, clones: C
     assert "; 1 clone; " in out
     assert clones() == []
     items.settings(isolation="clone")
-    assert "isolation 'worker' (CLONEDB_ISOLATION)" in items.pytest(CLONEDB_ISOLATION="worker").demand().out
+    assert (
+        "isolation 'worker' (CLONEDB_ISOLATION)"
+        in items.pytest(CLONEDB_ISOLATION="worker").demand().out
+    )
     items.write("test_it.py", CLONE)
     out = items.pytest("--clonedb-isolation=clone", CLONEDB_ISOLATION="worker").demand().out
     assert "isolation 'clone' (--clonedb-isolation)" in out
@@ -54,7 +59,9 @@ def test_isolation_by_option_environment_and_pyproject(items: Project, clones: C
 
 def test_isolation_by_marker(items: Project, clones: Callable[[], list[str]]) -> None:
     """A marker wins over all else, on a test, a class or a module; each argument is the nearest marker's."""
-    items.write("test_one.py", WORKER + "\npytestmark = pytest.mark.clonedb(isolation='worker')")
+    items.write(
+        "test_one.py", WORKER + "\npytestmark = pytest.mark.clonedb(isolation='worker')"
+    )
     items.write(
         "test_two.py",
         CLONE
@@ -130,9 +137,14 @@ def test_right(clonedb): pass
 """
 
 
-@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"]
+)
 def test_wrong_marker_arguments(
-    items: Project, clones: Callable[[], list[str]], arguments: tuple[str, ...], tmp_path: object
+    items: Project,
+    clones: Callable[[], list[str]],
+    arguments: tuple[str, ...],
+    tmp_path: object,
 ) -> None:
     """Each wrong marker is an error of its test in one line, and no traceback; the others run."""
     items.write("test_it.py", WRONG_MARKERS)
@@ -140,14 +152,18 @@ def test_wrong_marker_arguments(
     assert "1 passed, 6 errors" in outcome.out
     marker = "ConfigError: test_it.py::{}: @pytest.mark.clonedb".format
     for line in (
-        marker("test_by_position") + "('clone'): it takes isolation=..., template=..., seed=... and keep=..., by name",
+        marker("test_by_position")
+        + "('clone'): it takes isolation=..., template=..., seed=... and keep=..., by name",
         marker("test_misspelt_argument")
         + "(isolaton='clone'): it takes isolation=..., template=..., seed=... and keep=..., by name",
-        marker("test_misspelt_isolation") + ": isolation is 'wrok' (did you mean 'worker'?); it takes one of auto,"
+        marker("test_misspelt_isolation")
+        + ": isolation is 'wrok' (did you mean 'worker'?); it takes one of auto,"
         " clone, rollback, truncate, migrate, worker, readonly",
         marker("test_wrong_type") + ": isolation is 3; it takes a string",
-        marker("test_misspelt_keep") + ": keep is 'al' (did you mean 'all'?); it takes one of failed, all, none",
-        marker("test_wrong_seed") + ": seed is ['rows.sql', 5]; it takes a text, a function, or a list of these",
+        marker("test_misspelt_keep")
+        + ": keep is 'al' (did you mean 'all'?); it takes one of failed, all, none",
+        marker("test_wrong_seed")
+        + ": seed is ['rows.sql', 5]; it takes a text, a function, or a list of these",
     ):
         assert line in outcome.out.splitlines()
     assert "options.py" not in outcome.text  # no traceback

@@ -38,7 +38,9 @@ def kept_in(out: str) -> list[str]:
     return re.findall(r"^database kept: (.+)$", out, re.MULTILINE)
 
 
-@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"]
+)
 def test_a_failed_tests_database_can_be_looked_into(
     items: Project, clones: Callable[[], list[str]], arguments: tuple[str, ...]
 ) -> None:
@@ -48,7 +50,9 @@ def test_a_failed_tests_database_can_be_looked_into(
     commands = kept_in(outcome.out)
     assert len(commands) == 3
     assert sorted(command.split()[-1] for command in commands) == clones()
-    assert "clonedb: 3 databases kept for you: clonedb psql NAME, clonedb drop NAME" in outcome.out
+    assert (
+        "clonedb: 3 databases kept for you: clonedb psql NAME, clonedb drop NAME" in outcome.out
+    )
     left = set()
     for command in commands:
         program, *words = command.split()
@@ -64,7 +68,9 @@ def test_a_failed_tests_database_can_be_looked_into(
     assert clones() == []
 
 
-def test_older_runs_give_way_to_newer_ones(items: Project, clones: Callable[[], list[str]]) -> None:
+def test_older_runs_give_way_to_newer_ones(
+    items: Project, clones: Callable[[], list[str]]
+) -> None:
     """A project has keep_count kept databases at most, over all its runs: the newest run's first, then the last ones'."""
     items.write("test_it.py", FAILURES)
     arguments = ("-k", "fails and (0 or 1)")
@@ -94,7 +100,9 @@ def test_policies(items: Project, clones: Callable[[], list[str]]) -> None:
     assert len(kept_in(passed)) == 1
 
 
-def test_the_marker_decides_for_its_test(items: Project, clones: Callable[[], list[str]]) -> None:
+def test_the_marker_decides_for_its_test(
+    items: Project, clones: Callable[[], list[str]]
+) -> None:
     """`keep` in a marker wins over the configuration, in both directions."""
     items.write(
         "test_it.py",
@@ -122,7 +130,9 @@ def test_the_marker_decides_for_its_test(items: Project, clones: Callable[[], li
     assert re.search(r"items \(\w{6}\), test_it.py::test_fails_too", listed)
 
 
-def test_every_database_of_the_test_is_kept(items: Project, clones: Callable[[], list[str]]) -> None:
+def test_every_database_of_the_test_is_kept(
+    items: Project, clones: Callable[[], list[str]]
+) -> None:
     """Those of `clonedb_factory` too; and those of a test whose other fixture fails in its set-up."""
     items.write(
         "test_it.py",
@@ -145,7 +155,9 @@ def test_every_database_of_the_test_is_kept(items: Project, clones: Callable[[],
     assert len(kept_in(outcome.out)) == len(clones()) == 3
 
 
-def test_the_workers_one_database_is_kept_once(items: Project, clones: Callable[[], list[str]]) -> None:
+def test_the_workers_one_database_is_kept_once(
+    items: Project, clones: Callable[[], list[str]]
+) -> None:
     """Under `worker` each failure names the same database, which is kept when the first of them asks for it."""
     items.write("test_it.py", FAILURES)
     outcome = items.pytest("-k", "fails", "--clonedb-isolation=worker").demand(1)
@@ -162,7 +174,9 @@ def test_what_only_the_run_was_told_stands_in_the_command(
     password = server_url.partition("//postgres:")[2].partition("@")[0]
     outcome = items.pytest("-k", "fails and 0", "--clonedb-url", server_url).demand(1)
     (name,) = clones()
-    assert kept_in(outcome.out) == [f"CLONEDB_URL='{server_url.replace(password, '***')}' clonedb psql {name}"]
+    assert kept_in(outcome.out) == [
+        f"CLONEDB_URL='{server_url.replace(password, '***')}' clonedb psql {name}"
+    ]
     assert password not in outcome.text
     query = ("psql", name, "--", "-Atc", "select count(*) from item")
     assert items.clonedb(*query, CLONEDB_URL=server_url).demand().out.strip() == "2"
@@ -171,7 +185,9 @@ def test_what_only_the_run_was_told_stands_in_the_command(
     assert kept_in(outcome.out)[0].startswith("clonedb psql ")
 
 
-def test_a_database_that_the_failed_test_dropped(items: Project, clones: Callable[[], list[str]]) -> None:
+def test_a_database_that_the_failed_test_dropped(
+    items: Project, clones: Callable[[], list[str]]
+) -> None:
     """There is nothing to keep: the report says so, below the test's own failure, and the other one is kept."""
     items.write(
         "test_it.py",
@@ -202,7 +218,11 @@ def test_the_debugger_begins_with_the_name(items: Project) -> None:
                 print("the debugger begins")
         """,
     )
-    outcome = items.pytest("--pdb", "--pdbcls=pdb_that_quits:Pdb", PYTHONPATH=str(items.directory))
+    outcome = items.pytest(
+        "--pdb", "--pdbcls=pdb_that_quits:Pdb", PYTHONPATH=str(items.directory)
+    )
     before, _, after = outcome.out.partition("the debugger begins")
     assert after
-    assert re.search(r"^clonedb: database kept: clonedb psql \S+$", before + outcome.err, re.MULTILINE)
+    assert re.search(
+        r"^clonedb: database kept: clonedb psql \S+$", before + outcome.err, re.MULTILINE
+    )

@@ -133,7 +133,9 @@ def test_all_ways_were_tried():
 
 
 @pytest.mark.parametrize("isolation", ["auto", "truncate", "readonly", "clone"])
-def test_whatever_a_test_was_handed_is_refused_after_its_end(items: Project, isolation: str) -> None:
+def test_whatever_a_test_was_handed_is_refused_after_its_end(
+    items: Project, isolation: str
+) -> None:
     """By whichever driver and object, also where the next test has the same database and the same sessions."""
     items.write("test_it.py", WAYS)
     outcome = items.pytest(f"--clonedb-isolation={isolation}").demand()
@@ -179,7 +181,9 @@ async def test_second(way, clonedb_async_session):
 
 @pytest.mark.parametrize("isolation", ["auto", pytest.param("clone", marks=VARIANT)])
 @pytest.mark.parametrize("loop", ["function", "module"])
-def test_tasks_are_refused_what_an_ended_test_was_handed(items: Project, isolation: str, loop: str) -> None:
+def test_tasks_are_refused_what_an_ended_test_was_handed(
+    items: Project, isolation: str, loop: str
+) -> None:
     """On a loop of their own, and on one that goes from test to test with the connections that were opened on it."""
     marks = f"pytestmark = pytest.mark.asyncio(loop_scope={loop!r})"
     items.write("test_it.py", ASYNC.replace("handed = {}", f"handed = {{}}\n{marks}"))

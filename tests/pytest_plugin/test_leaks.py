@@ -39,7 +39,9 @@ def test_a_lock_is_no_obstacle(clonedb_dsn):
 
 
 @pytest.mark.parametrize("isolation", ["auto", "clone", "truncate", "readonly"])
-@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"]
+)
 def test_leaks_are_told(items: Project, arguments: tuple[str, ...], isolation: str) -> None:
     """The test's id, what the connection calls itself, and its last statement, without a password; others are not."""
     items.write("test_it.py", TESTS)

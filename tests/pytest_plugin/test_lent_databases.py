@@ -10,7 +10,9 @@ from tests.projects import Project
 
 
 @pytest.mark.parametrize("isolation", ["auto", "truncate"])
-def test_a_late_process_is_told_with_the_name_of_its_test(items: Project, isolation: str) -> None:
+def test_a_late_process_is_told_with_the_name_of_its_test(
+    items: Project, isolation: str
+) -> None:
     """Not as a connection of the test that happens to have the database then."""
     items.write(
         "late.py",
@@ -49,7 +51,10 @@ def test_a_late_process_is_told_with_the_name_of_its_test(items: Project, isolat
     )
     outcome = items.pytest(f"--clonedb-isolation={isolation}").demand()
     text = " ".join(outcome.out.split())
-    assert "test 'test_it.py::test_first' had ended when an open connection by its URL came to the database of" in text
+    assert (
+        "test 'test_it.py::test_first' had ended when an open connection by its URL came to the database of"
+        in text
+    )
     assert "test_it.py::test_second ended with" not in text
     assert "SECRET" not in outcome.text
 
@@ -87,7 +92,10 @@ def test_a_process_that_a_test_has_forked_is_refused(items: Project) -> None:
 
 def test_a_database_of_a_wider_scope_serves_until_its_end(items: Project) -> None:
     """A module's is of use in all of its tests, and in none of the next module's, whose error names the module."""
-    items.write("conftest.py", 'import clonedb\nshop = clonedb.fixture(scope="module", isolation="auto")\n')
+    items.write(
+        "conftest.py",
+        'import clonedb\nshop = clonedb.fixture(scope="module", isolation="auto")\n',
+    )
     items.write(
         "test_1.py",
         """
@@ -120,7 +128,9 @@ def test_a_database_of_a_wider_scope_serves_until_its_end(items: Project) -> Non
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
-def test_a_routed_engine_is_not_led_on_by_an_ended_tests_url(items: Project, driver: str) -> None:
+def test_a_routed_engine_is_not_led_on_by_an_ended_tests_url(
+    items: Project, driver: str
+) -> None:
     """An application's engine goes to the test that runs; one that was made from a test's own URL is that test's."""
     items.settings(route=["*"], driver=driver)
     items.write(
@@ -174,7 +184,8 @@ def test_the_database_of_a_worker_is_lent_to_nobody(items: Project) -> None:
 def test_the_drivers_are_as_they_were_after_the_run(items: Project) -> None:
     """Another run in the same process, and the program around it, connect as if there had been none."""
     items.write(
-        "test_it.py", "import psycopg\n\ndef test_one(clonedb_dsn):\n    psycopg.connect(clonedb_dsn).close()\n"
+        "test_it.py",
+        "import psycopg\n\ndef test_one(clonedb_dsn):\n    psycopg.connect(clonedb_dsn).close()\n",
     )
     items.write(
         "around.py",

@@ -67,8 +67,12 @@ from pytest_alembic.tests import (
 PLUGIN = ("-p", "pytest_alembic.plugin")
 
 
-@pytest.mark.parametrize("arguments", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "xdist"])
-def test_clones_at_revisions(items: Project, clones: Callable[[], list[str]], arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "xdist"]
+)
+def test_clones_at_revisions(
+    items: Project, clones: Callable[[], list[str]], arguments: tuple[str, ...]
+) -> None:
     """Several in one test, each at its revision; a revision's template is built once, and no clone is left."""
     items.write("test_it.py", AT_REVISIONS)
     outcome = run(items, *arguments).demand()
@@ -79,7 +83,9 @@ def test_clones_at_revisions(items: Project, clones: Callable[[], list[str]], ar
     assert "building" not in run(items, *arguments).demand().text
 
 
-def test_a_failed_tests_clone_at_a_revision_is_kept(items: Project, clones: Callable[[], list[str]]) -> None:
+def test_a_failed_tests_clone_at_a_revision_is_kept(
+    items: Project, clones: Callable[[], list[str]]
+) -> None:
     """With what the migration left in it."""
     items.write(
         "test_it.py",
@@ -93,7 +99,9 @@ def test_a_failed_tests_clone_at_a_revision_is_kept(items: Project, clones: Call
     outcome = run(items).demand(1)
     (command,) = re.findall(r"^database kept: clonedb (.+)$", outcome.out, re.MULTILINE)
     assert clones() == [command.split()[-1]]
-    shown = items.clonedb(*command.split(), "--", "-Atc", "select version_num from alembic_version").demand()
+    shown = items.clonedb(
+        *command.split(), "--", "-Atc", "select version_num from alembic_version"
+    ).demand()
     assert shown.out.strip() == "two"
 
 
@@ -101,7 +109,10 @@ def test_an_unknown_revision_is_one_message(items: Project) -> None:
     """With the nearest name, at the line of the test that asked for it."""
     items.write("test_it.py", "def test_it(clonedb_at):\n    clonedb_at('onne')\n")
     outcome = run(items).demand(1)
-    assert "clonedb_at('onne'): there is no revision 'onne' (did you mean 'one'?) among the 2 in" in outcome.out
+    assert (
+        "clonedb_at('onne'): there is no revision 'onne' (did you mean 'one'?) among the 2 in"
+        in outcome.out
+    )
     assert "clonedb/revisions.py" not in outcome.out
     assert "building" not in outcome.text
 
@@ -121,10 +132,15 @@ def test_a_failing_migration_fails_the_test_that_ran_it(items: Project) -> None:
     )
     outcome = run(items).demand(1)
     assert "1 failed, 1 passed" in outcome.out
-    assert "upgrade of revision 'three' (migrations/versions/three.py:10) failed: UndefinedTable" in outcome.out
+    assert (
+        "upgrade of revision 'three' (migrations/versions/three.py:10) failed: UndefinedTable"
+        in outcome.out
+    )
 
 
-def test_an_empty_database_has_the_extensions_and_nothing_else(items: Project, clones: Callable[[], list[str]]) -> None:
+def test_an_empty_database_has_the_extensions_and_nothing_else(
+    items: Project, clones: Callable[[], list[str]]
+) -> None:
     """Migrations that do not run keep no such test from starting."""
     items.settings(extensions=["pg_trgm"])
     items.revision("three", "raise ValueError('broken')")
@@ -199,14 +215,21 @@ def test_routes_of_the_application_leave_these_databases_alone(items: Project) -
 
 def test_without_a_database_both_are_skipped(items: Project) -> None:
     """As all that need one, when clonedb is off."""
-    items.write("test_it.py", "def test_one(clonedb_at): clonedb_at('one')\n\ndef test_two(clonedb_empty): pass\n")
+    items.write(
+        "test_it.py",
+        "def test_one(clonedb_at): clonedb_at('one')\n\ndef test_two(clonedb_empty): pass\n",
+    )
     assert "2 skipped" in run(items, "--clonedb-off").demand().out
 
 
 @needs_pytest_alembic
-@pytest.mark.parametrize("arguments", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "arguments", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "xdist"]
+)
 def test_the_four_tests_of_pytest_alembic_pass_on_the_sample_shop(
-    make_project: Callable[[str], Project], clones: Callable[[], list[str]], arguments: tuple[str, ...]
+    make_project: Callable[[str], Project],
+    clones: Callable[[], list[str]],
+    arguments: tuple[str, ...],
 ) -> None:
     """Its env.py takes the engine that pytest-alembic hands over."""
     project = make_project("shop")
@@ -219,15 +242,17 @@ def test_the_four_tests_of_pytest_alembic_pass_on_the_sample_shop(
 
 
 @needs_pytest_alembic
-@pytest.mark.parametrize("arguments", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "arguments", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "xdist"]
+)
 def test_pytest_alembic_on_an_ordinary_project(
     items: Project, clones: Callable[[], list[str]], arguments: tuple[str, ...]
 ) -> None:
     """Alembic's own env.py with the change that pytest-alembic's documentation tells of."""
-    documented = ENV_PY.replace("    connectable = ", "    connectable = config.attributes.get('connection', None) or ")
-    models = (
-        "sa.Table('item', m, sa.Column('id', sa.Integer, primary_key=True), sa.Column('name', sa.Text, nullable=False))"
+    documented = ENV_PY.replace(
+        "    connectable = ", "    connectable = config.attributes.get('connection', None) or "
     )
+    models = "sa.Table('item', m, sa.Column('id', sa.Integer, primary_key=True), sa.Column('name', sa.Text, nullable=False))"
     target = f"import sqlalchemy as sa\nm = sa.MetaData()\n{models}\ntarget_metadata = m\n"
     items.write("migrations/env.py", documented.replace("target_metadata = None\n", target))
     for name, undo in (("one", "drop table item"), ("two", "delete from item")):

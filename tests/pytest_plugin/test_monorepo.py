@@ -20,7 +20,9 @@ def service(make_project: Callable[[str], Project]) -> Project:
     project.items()
     project.settings(autouse=True)
     project.write("tests/test_it.py", TEST)
-    (project.directory.parent / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib\n")
+    (project.directory.parent / "pytest.ini").write_text(
+        "[pytest]\naddopts = --import-mode=importlib\n"
+    )
     return project
 
 
@@ -30,12 +32,18 @@ def test_a_project_is_found_from_its_tests(service: Project) -> None:
     assert f"rootdir: {service.directory.parent}\n" in outcome.out
     assert "clonedb: embedded server, isolation 'auto' (default)" in outcome.out
     top = service.directory.parent
-    ran([*PYTEST, "shop/tests/test_it.py::test_it"], cwd=top, environment=service.environment).demand()
+    ran(
+        [*PYTEST, "shop/tests/test_it.py::test_it"], cwd=top, environment=service.environment
+    ).demand()
 
 
 def test_tests_of_several_projects_have_the_one_above_them(service: Project) -> None:
     """There is none here, which says where one is nearby."""
     (service.directory.parent / "other/test_other.py").write_text(TEST)
     top = service.directory.parent
-    outcome = ran([sys.executable, "-m", "pytest", "shop", "other"], cwd=top, environment=service.environment).demand(1)
+    outcome = ran(
+        [sys.executable, "-m", "pytest", "shop", "other"],
+        cwd=top,
+        environment=service.environment,
+    ).demand(1)
     assert "nearby there is 'other/alembic.ini', 'shop/alembic.ini'" in outcome.out

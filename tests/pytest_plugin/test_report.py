@@ -30,7 +30,9 @@ SUMMARY = re.compile(
 )
 
 
-@pytest.mark.parametrize("arguments", [("-n", "2"), ("-p", "no:xdist", "-q")], ids=["n2", "no-xdist"])
+@pytest.mark.parametrize(
+    "arguments", [("-n", "2"), ("-p", "no:xdist", "-q")], ids=["n2", "no-xdist"]
+)
 def test_the_summary(items: Project, arguments: tuple[str, ...]) -> None:
     """One line: built or reused, how many clones, what a test paid; the numbers of all workers together."""
     items.write("test_it.py", TESTS)
@@ -53,9 +55,7 @@ def test_no_summary_without_a_database(items: Project) -> None:
     items.write("test_it.py", TESTS)
     outcome = items.pytest("-k", "plain").demand()
     assert outcome.out.count("clonedb:") == 1
-    header = (
-        r"clonedb: embedded server, isolation 'auto' \(default\), data (on disk|in memory \(at most \d+\.\d GB\))\n"
-    )
+    header = r"clonedb: embedded server, isolation 'auto' \(default\), data (on disk|in memory \(at most \d+\.\d GB\))\n"
     assert re.search(header, outcome.out)
 
 

@@ -62,19 +62,29 @@ def test_default_privileges_and_database_settings_hold(clonedb_dsn):
 def roled(project: Project, prefix: str) -> Project:
     """A project whose migrations grant to the application's role."""
     role = f"{prefix}_app"
-    project.environment |= {"APP_ROLE": role, "CLONEDB_ROLE": role, "CLONEDB_PREFIX": f"{prefix}_r"}
+    project.environment |= {
+        "APP_ROLE": role,
+        "CLONEDB_ROLE": role,
+        "CLONEDB_PREFIX": f"{prefix}_r",
+    }
     project.revision("one", REVISION)
     project.write("test_it.py", TESTS)
     return project
 
 
 @pytest.mark.parametrize("isolation", ["auto", "clone", "truncate", "worker"])
-@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"])
-def test_what_the_role_may_not_is_refused(roled: Project, arguments: tuple[str, ...], isolation: str) -> None:
+@pytest.mark.parametrize(
+    "arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"]
+)
+def test_what_the_role_may_not_is_refused(
+    roled: Project, arguments: tuple[str, ...], isolation: str
+) -> None:
     """On the embedded server the role is created and may log in; extensions and resets are the maintenance role's."""
     if isolation == "worker":
         roled.write("test_it.py", TESTS.replace("range(2)", "range(1)"))
-    outcome = roled.pytest(f"--clonedb-isolation={isolation}", "-p", "no:randomly", *arguments).demand()
+    outcome = roled.pytest(
+        f"--clonedb-isolation={isolation}", "-p", "no:randomly", *arguments
+    ).demand()
     assert "passed" in outcome.out
 
 
@@ -86,8 +96,13 @@ def test_on_a_server_of_ones_own(roled: Project, server_url: str, admin_dsn: str
     with psycopg.connect(admin_dsn, autocommit=True) as connection:
         connection.execute(SQL("create role {}").format(Identifier(role)))
         outcome = roled.pytest().demand(1)
-        assert f"role '{role}' may not log in, but CLONEDB_ROLE says that tests connect as it" in outcome.out
-        connection.execute(SQL("alter role {} login password 'SECRET of the role'").format(Identifier(role)))
+        assert (
+            f"role '{role}' may not log in, but CLONEDB_ROLE says that tests connect as it"
+            in outcome.out
+        )
+        connection.execute(
+            SQL("alter role {} login password 'SECRET of the role'").format(Identifier(role))
+        )
         outcome = roled.pytest(CLONEDB_ROLE_PASSWORD="SECRET of the role").demand()
         assert "passed" in outcome.out
         shown = roled.clonedb("config", CLONEDB_ROLE_PASSWORD="SECRET of the role").demand()

@@ -83,15 +83,22 @@ def test_reads(clonedb_engine, clonedb_connection):
 """
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2", "--dist", "loadfile")], ids=["alone", "xdist"])
-def test_every_scope(items: Project, clones: Callable[[], list[str]], arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [(), ("-n", "2", "--dist", "loadfile")], ids=["alone", "xdist"]
+)
+def test_every_scope(
+    items: Project, clones: Callable[[], list[str]], arguments: tuple[str, ...]
+) -> None:
     """Each lives as long as its scope, and a text among the seeds costs one template, not a test."""
     items.write("more.sql", "insert into item (name) values ('more')")
     items.write("test_it.py", SCOPES)
     outcome = items.pytest("-W", "error", *arguments).demand()
     assert "8 passed" in outcome.out
     assert clones() == []
-    assert "8 passed" in items.pytest("-W", "error", "--clonedb-keep-count", "7", *arguments).demand().out
+    assert (
+        "8 passed"
+        in items.pytest("-W", "error", "--clonedb-keep-count", "7", *arguments).demand().out
+    )
 
 
 def test_a_fixture_named_clonedb_brings_the_others(items: Project) -> None:
@@ -111,16 +118,31 @@ def test_a_failed_test_keeps_its_modules_database(items: Project) -> None:
 @pytest.mark.parametrize(
     ("call", "complaint"),
     [
-        ("scope='modul'", "clonedb.fixture(): scope is 'modul' (did you mean 'module'?); it takes one of function,"),
-        ("seed=5", "clonedb.fixture(): seed is 5; it takes a text, a function, or a list of these"),
-        ("isolation='wrok'", "clonedb.fixture(): isolation is 'wrok' (did you mean 'worker'?); it takes one of auto,"),
-        ("template='shp'", "template 'shp' is not configured (did you mean 'shop'?); there is default, shop"),
+        (
+            "scope='modul'",
+            "clonedb.fixture(): scope is 'modul' (did you mean 'module'?); it takes one of function,",
+        ),
+        (
+            "seed=5",
+            "clonedb.fixture(): seed is 5; it takes a text, a function, or a list of these",
+        ),
+        (
+            "isolation='wrok'",
+            "clonedb.fixture(): isolation is 'wrok' (did you mean 'worker'?); it takes one of auto,",
+        ),
+        (
+            "template='shp'",
+            "template 'shp' is not configured (did you mean 'shop'?); there is default, shop",
+        ),
     ],
 )
 def test_bad_input(items: Project, call: str, complaint: str) -> None:
     """A scope, an isolation and a template that there are not."""
     items.settings(templates={"shop": {"target": "one"}})
-    items.write("test_it.py", f"import clonedb as package\nother = package.fixture({call})\ndef test_it(other): pass\n")
+    items.write(
+        "test_it.py",
+        f"import clonedb as package\nother = package.fixture({call})\ndef test_it(other): pass\n",
+    )
     outcome = items.pytest()
     assert outcome.code != 0
     assert complaint in outcome.text

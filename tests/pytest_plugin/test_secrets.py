@@ -13,9 +13,18 @@ SECRET = "0123456789abcdef" * 4
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        (f"'postgresql://postgres:{SECRET}@127.0.0.1:1/x'", "'postgresql://postgres:***@127.0.0.1:1/x'"),
-        (f"u = 'postgresql://postgres:{SECRET[:20]}...c&y=1'", "u = 'postgresql://postgres:***...c&y=1'"),
-        (f"u = 'postgresql://post...{SECRET[-9:]}@127.0.0.1'", "u = 'postgresql://post...***@127.0.0.1'"),
+        (
+            f"'postgresql://postgres:{SECRET}@127.0.0.1:1/x'",
+            "'postgresql://postgres:***@127.0.0.1:1/x'",
+        ),
+        (
+            f"u = 'postgresql://postgres:{SECRET[:20]}...c&y=1'",
+            "u = 'postgresql://postgres:***...c&y=1'",
+        ),
+        (
+            f"u = 'postgresql://post...{SECRET[-9:]}@127.0.0.1'",
+            "u = 'postgresql://post...***@127.0.0.1'",
+        ),
         (f"{SECRET} and ... and {SECRET[:6]}...{SECRET[-6:]}", "*** and ... and ***...***"),
         ("nothing ... of it", "nothing ... of it"),
     ],
@@ -64,11 +73,17 @@ def test_setup(broken): pass
 """
 
 
-@pytest.mark.parametrize("options", [("-n", "0", "-vv", "--tb=long"), ("-n", "1", "--tb=auto")], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "options",
+    [("-n", "0", "-vv", "--tb=long"), ("-n", "1", "--tb=auto")],
+    ids=["alone", "xdist"],
+)
 def test_a_test_that_holds_a_url(items: Project, options: tuple[str, ...]) -> None:
     """Neither its variables, arguments, messages and output, nor JUnit's file tell the password; all else is shown."""
     items.write("test_it.py", HOLDS)
-    outcome = items.pytest("--showlocals", "-rA", "--junitxml=junit.xml", "-o", "junit_logging=all", *options).demand(1)
+    outcome = items.pytest(
+        "--showlocals", "-rA", "--junitxml=junit.xml", "-o", "junit_logging=all", *options
+    ).demand(1)
     secret = (items.directory / "secret").read_text()
     junit = (items.directory / "junit.xml").read_text()
     assert len(secret) == 64

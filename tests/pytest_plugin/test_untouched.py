@@ -56,28 +56,43 @@ def test_no_server_is_contacted(
 ) -> None:
     """A run without a database test leaves the server that a URL names alone, and makes no state directory."""
     url = f"postgresql://me:secret@127.0.0.1:{port.getsockname()[1]}/"
-    _touches_nothing(items, arguments, code, CLONEDB_STATE_DIR=str(tmp_path / "state"), CLONEDB_URL=url)
+    _touches_nothing(
+        items, arguments, code, CLONEDB_STATE_DIR=str(tmp_path / "state"), CLONEDB_URL=url
+    )
     with pytest.raises(BlockingIOError):
         port.accept()
 
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(("-k", "plain"), 0), (("-k", "nothing", "-n", "2"), 5), (("--collect-only",), 0), (("--help",), 0)],
+    [
+        (("-k", "plain"), 0),
+        (("-k", "nothing", "-n", "2"), 5),
+        (("--collect-only",), 0),
+        (("--help",), 0),
+    ],
     ids=lambda value: "_".join(value) if isinstance(value, tuple) else None,
 )
-def test_no_server_is_started(items: Project, tmp_path: Path, arguments: tuple[str, ...], code: int) -> None:
+def test_no_server_is_started(
+    items: Project, tmp_path: Path, arguments: tuple[str, ...], code: int
+) -> None:
     """A run without a database test starts no embedded server either."""
     _touches_nothing(items, arguments, code, CLONEDB_STATE_DIR=str(tmp_path / "state"))
 
 
-def _touches_nothing(project: Project, arguments: tuple[str, ...], code: int, **variables: str) -> None:
+def _touches_nothing(
+    project: Project, arguments: tuple[str, ...], code: int, **variables: str
+) -> None:
     project.write("test_it.py", TESTS)
     outcome = project.pytest(*arguments, **variables).demand(code)
     assert "clonedb: template" not in outcome.text
     assert "secret" not in outcome.text
     assert not Path(variables["CLONEDB_STATE_DIR"]).exists()
-    assert sorted(path.name for path in project.directory.iterdir()) == ["alembic.ini", "migrations", "test_it.py"]
+    assert sorted(path.name for path in project.directory.iterdir()) == [
+        "alembic.ini",
+        "migrations",
+        "test_it.py",
+    ]
 
 
 def test_without_the_plugin_a_fixture_is_unknown(items: Project) -> None:
@@ -86,7 +101,10 @@ def test_without_the_plugin_a_fixture_is_unknown(items: Project) -> None:
     outcome = items.pytest("-p", "no:clonedb").demand(1)
     assert "fixture 'clonedb_connection' not found" in outcome.out
     assert "clonedb:" not in outcome.out
-    assert "unrecognized arguments" in items.pytest("-p", "no:clonedb", "--clonedb-keep=none").demand(4).err
+    assert (
+        "unrecognized arguments"
+        in items.pytest("-p", "no:clonedb", "--clonedb-keep=none").demand(4).err
+    )
 
 
 def test_registering_the_plugin_imports_nothing_heavy(items: Project, tmp_path: Path) -> None:
@@ -103,7 +121,9 @@ def test_registering_the_plugin_imports_nothing_heavy(items: Project, tmp_path: 
         """,
     )
     others = lean_pytest() + " -p no:platformdirs"
-    items.pytest("--no-header", PYTEST_ADDOPTS=others).demand()  # the header says where the data are, and looks
+    items.pytest(
+        "--no-header", PYTEST_ADDOPTS=others
+    ).demand()  # the header says where the data are, and looks
     modules = json.loads((tmp_path / "modules").read_text())
     loaded = {name.partition(".")[0] for name in modules}
     assert "clonedb" in loaded
@@ -112,7 +132,9 @@ def test_registering_the_plugin_imports_nothing_heavy(items: Project, tmp_path: 
     assert not [
         name
         for name in own
-        if name.startswith(("clonedb.postgres", "clonedb.embedded", "clonedb.api", "clonedb.clones.gc"))
+        if name.startswith(
+            ("clonedb.postgres", "clonedb.embedded", "clonedb.api", "clonedb.clones.gc")
+        )
     ]
 
 
@@ -120,12 +142,17 @@ def test_importing_the_package_imports_nothing_heavy(items: Project) -> None:
     """`import clonedb`, and `from clonedb import Clone` in annotations' way, cost next to nothing."""
     script = "import sys, clonedb; print(*sys.modules)"
     outcome = items.run(sys.executable, "-c", script).demand()
-    assert {name.partition(".")[0] for name in outcome.out.split()}.isdisjoint({*HEAVY, "pytest"})
+    assert {name.partition(".")[0] for name in outcome.out.split()}.isdisjoint(
+        {*HEAVY, "pytest"}
+    )
 
 
 def test_a_project_without_databases_sees_no_header(tmp_path: Path) -> None:
     """Where nothing points to clonedb, its header line would be noise."""
-    project = Project(tmp_path, {name: value for name, value in os.environ.items() if not name.startswith("CLONEDB_")})
+    project = Project(
+        tmp_path,
+        {name: value for name, value in os.environ.items() if not name.startswith("CLONEDB_")},
+    )
     (tmp_path / "alembic.ini").unlink()
     project.write("test_it.py", "def test_plain(): pass")
     assert "clonedb:" not in project.pytest().demand().out

@@ -21,12 +21,16 @@ from tests.embedded.sandbox import wait_until
 
 
 @contextlib.contextmanager
-def ordinary_server(postgres_bin: str | None, *options: str, encoding: str = "UTF8") -> Iterator[str]:
+def ordinary_server(
+    postgres_bin: str | None, *options: str, encoding: str = "UTF8"
+) -> Iterator[str]:
     """Its URL, without a database; `options` are further settings as `name=value`."""
     base = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())
     directory = Path(tempfile.mkdtemp(prefix="clonedb-ordinary-", dir=base))
     directory.chmod(0o711)
-    config = Config(rootdir=Path("/")).replace("the test", state_dir=str(directory), postgres_bin=postgres_bin)
+    config = Config(rootdir=Path("/")).replace(
+        "the test", state_dir=str(directory), postgres_bin=postgres_bin
+    )
     binaries = choose(config, ())
     place = ServerDirectory.of(config, binaries)
     place.prepare()
@@ -36,7 +40,11 @@ def ordinary_server(postgres_bin: str | None, *options: str, encoding: str = "UT
     data.mkdir(0o700)
     if account:
         os.chown(data, account.uid, account.gid)
-    who = {"user": account.uid, "group": account.gid, "extra_groups": list[int]()} if account else {}
+    who = (
+        {"user": account.uid, "group": account.gid, "extra_groups": list[int]()}
+        if account
+        else {}
+    )
     initdb = [
         programs / "initdb",
         "-D",
@@ -53,7 +61,12 @@ def ordinary_server(postgres_bin: str | None, *options: str, encoding: str = "UT
     ]
     subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd="/", **who)  # type: ignore[call-overload]
     settings = [f"unix_socket_directories={data}", "listen_addresses=", *options]
-    command = [programs / "postgres", "-D", data, *(part for setting in settings for part in ("-c", setting))]
+    command = [
+        programs / "postgres",
+        "-D",
+        data,
+        *(part for setting in settings for part in ("-c", setting)),
+    ]
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **who)  # type: ignore[call-overload]
     url = f"postgresql://postgres@/?host={data}"

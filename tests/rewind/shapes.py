@@ -160,6 +160,8 @@ def contents(clone: Clone) -> dict[str, list[str]]:
         ).fetchall()
         for is_sequence, *names in relations:
             what = compose.SQL("(last_value, log_cnt, is_called)" if is_sequence else "(r.*)")
-            query = compose.SQL("select {}::text from only {} r").format(what, compose.Identifier(*names))
+            query = compose.SQL("select {}::text from only {} r").format(
+                what, compose.Identifier(*names)
+            )
             found[".".join(names)] = sorted(row[0] for row in connection.execute(query))
     return found

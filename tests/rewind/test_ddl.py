@@ -68,9 +68,15 @@ def test_a_statement_that_leaves_nothing(
 
 
 @pytest.mark.parametrize("name", ROWS_ONLY)
-def test_a_statement_that_leaves_rows(name: str, clone: Clone, rewinder: Rewinder, fresh: dict[str, list[str]]) -> None:
+def test_a_statement_that_leaves_rows(
+    name: str, clone: Clone, rewinder: Rewinder, fresh: dict[str, list[str]]
+) -> None:
     """They are put back, and what the tests after it write to the same tables is undone as ever."""
-    for statements in (ROWS_ONLY[name], "delete from plain where id = 3; delete from keyless", ROWS_ONLY[name]):
+    for statements in (
+        ROWS_ONLY[name],
+        "delete from plain where id = 3; delete from keyless",
+        ROWS_ONLY[name],
+    ):
         write(clone, statements)
         assert rewinder.rewind() == Outcome("rewound")
         assert contents(clone) == fresh
@@ -84,7 +90,9 @@ def test_an_index_serves_a_table_that_was_truncated(clone: Clone, rewinder: Rewi
     assert rewinder.rewind() == Outcome("rewound")
     with psycopg.connect(clone.dsn, autocommit=True) as connection:
         connection.execute("set enable_seqscan = off")
-        assert connection.execute("select id from plain where name = 'plain 7'").fetchall() == [(7,)]
+        assert connection.execute("select id from plain where name = 'plain 7'").fetchall() == [
+            (7,)
+        ]
         with pytest.raises(psycopg.errors.UniqueViolation):
             connection.execute("insert into plain (id, name) values (100, 'plain 7')")
 
@@ -96,10 +104,14 @@ def test_a_temporary_table_of_a_kept_session(clone: Clone, rewinder: Rewinder) -
         kept.execute("discard temporary")
         assert rewinder.rewind([kept.info.backend_pid]) == Outcome("untouched")
         kept.execute("create temporary table t (id int)")
-        assert rewinder.rewind([kept.info.backend_pid]) == Outcome("refused", "a catalog was written (DDL)")
+        assert rewinder.rewind([kept.info.backend_pid]) == Outcome(
+            "refused", "a catalog was written (DDL)"
+        )
 
 
-def test_many_of_them_retire_a_clone(clone: Clone, rewinder: Rewinder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_of_them_retire_a_clone(
+    clone: Clone, rewinder: Rewinder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each leaves dead rows in the catalogs."""
     monkeypatch.setattr(module, "_MOST_DDL", 2)
     for expected in (Outcome("untouched"), Outcome("untouched"), Outcome("refused", "bloat")):
@@ -107,9 +119,7 @@ def test_many_of_them_retire_a_clone(clone: Clone, rewinder: Rewinder, monkeypat
         assert rewinder.rewind() == expected
 
 
-OBJECTS = (
-    "select lo_from_bytea(4242, 'of the template'), lo_from_bytea(4243, repeat('y', 9000)::bytea), lo_create(4244)"
-)
+OBJECTS = "select lo_from_bytea(4242, 'of the template'), lo_from_bytea(4243, repeat('y', 9000)::bytea), lo_create(4244)"
 OBJECT_CONTENTS = "select oid, lo_get(oid), lomacl from pg_largeobject_metadata order by oid"
 
 
@@ -123,10 +133,15 @@ OBJECT_CONTENTS = "select oid, lo_get(oid), lomacl from pg_largeobject_metadata 
         "begin; select lo_unlink(4242); rollback; select lo_create(1)",
     ],
 )
-def test_large_objects_are_put_back(make: Callable[[str], TemplateRecord], shared: Server, statement: str) -> None:
+def test_large_objects_are_put_back(
+    make: Callable[[str], TemplateRecord], shared: Server, statement: str
+) -> None:
     """Those of the template are as they were, and others are gone."""
     template = make(OBJECTS)
-    with contextlib.closing(Pristine(shared, template)) as pristine, create(shared, template) as clone:
+    with (
+        contextlib.closing(Pristine(shared, template)) as pristine,
+        create(shared, template) as clone,
+    ):
         with psycopg.connect(clone.dsn) as connection:
             expected = connection.execute(OBJECT_CONTENTS).fetchall()
         rewinder = Rewinder(clone, pristine)
@@ -138,13 +153,18 @@ def test_large_objects_are_put_back(make: Callable[[str], TemplateRecord], share
         rewinder.close()
 
 
-@pytest.mark.parametrize("statement", ["select lo_unlink(4242)", "grant select on large object 4242 to public"])
+@pytest.mark.parametrize(
+    "statement", ["select lo_unlink(4242)", "grant select on large object 4242 to public"]
+)
 def test_a_large_object_with_other_rights_is_refused(
     make: Callable[[str], TemplateRecord], shared: Server, statement: str
 ) -> None:
     """Owner and privileges are not made again."""
     template = make(OBJECTS)
-    with contextlib.closing(Pristine(shared, template)) as pristine, create(shared, template) as clone:
+    with (
+        contextlib.closing(Pristine(shared, template)) as pristine,
+        create(shared, template) as clone,
+    ):
         rewinder = Rewinder(clone, pristine)
         write(clone, statement)
         expected = "a large object of the template was unlinked, or has other privileges"

@@ -40,10 +40,14 @@ with clone.connect(autocommit=True) as connection:
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.003, 0.01])
-def test_a_worker_killed_while_it_rewinds(delay: float, shared: Server, template: TemplateRecord) -> None:
+def test_a_worker_killed_while_it_rewinds(
+    delay: float, shared: Server, template: TemplateRecord
+) -> None:
     """Its clone and the one that it read rows from have no owner any more, and are collected."""
     names = ("state_dir", "postgres_bin", "idle_timeout", "prefix")
-    settings = {name: value for name in names if (value := getattr(shared.config, name)) is not None}
+    settings = {
+        name: value for name in names if (value := getattr(shared.config, name)) is not None
+    }
     command = [sys.executable, "-c", WORKER, json.dumps(settings), template.name]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -53,11 +57,17 @@ def test_a_worker_killed_while_it_rewinds(delay: float, shared: Server, template
     before = _clones(shared)
     deadline = time.monotonic() + 10
     dropped: set[str] = set()
-    while len(dropped) < 2 and time.monotonic() < deadline:  # the server notices the death a moment later
+    while (
+        len(dropped) < 2 and time.monotonic() < deadline
+    ):  # the server notices the death a moment later
         dropped |= {one.name for one in collect(shared)}
     assert len(dropped) == 2
     assert _clones(shared) == before - dropped
 
 
 def _clones(server: Server) -> set[str]:
-    return {found.name for found in server.run(sql.databases, server.config.prefix) if not found.is_template}
+    return {
+        found.name
+        for found in server.run(sql.databases, server.config.prefix)
+        if not found.is_template
+    }

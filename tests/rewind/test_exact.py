@@ -22,7 +22,9 @@ Watched = tuple[Clone, Rewinder]
 
 
 @pytest.fixture
-def watched(make: Callable[[str], TemplateRecord], shared: Server) -> Iterator[Callable[[str], Watched]]:
+def watched(
+    make: Callable[[str], TemplateRecord], shared: Server
+) -> Iterator[Callable[[str], Watched]]:
     """A function that makes a clone of a template of some schema, and watches it."""
     with contextlib.ExitStack() as stack:
 
@@ -43,7 +45,9 @@ def test_rows_that_come_home(watched: Callable[[str], Watched]) -> None:
     fresh = contents(clone)
     for number in range(60):
         for statement in (
-            "update line set b = b || 'x'" if number % 4 == 0 else f"update line set b = 'y' where a = {number % 20}",
+            "update line set b = b || 'x'"
+            if number % 4 == 0
+            else f"update line set b = 'y' where a = {number % 20}",
             f"delete from line where a % 3 = {number % 3}",
             "vacuum line" if number % 3 == 0 else "select 1",
         ):
@@ -60,7 +64,11 @@ def test_unlogged_rows_behind_the_end(watched: Callable[[str], Watched]) -> None
         "create unlogged table cache (a int, b text); insert into cache select g, repeat('x', 200) from generate_series(1, 100) g"
     )
     fresh = contents(clone)
-    for statement in ("update cache set b = b || 'y'", "delete from cache", "update cache set a = -a"):
+    for statement in (
+        "update cache set b = b || 'y'",
+        "delete from cache",
+        "update cache set a = -a",
+    ):
         for _ in range(2):
             write(clone, statement)
             write(clone, "vacuum cache")
@@ -68,16 +76,25 @@ def test_unlogged_rows_behind_the_end(watched: Callable[[str], Watched]) -> None
             assert contents(clone) == fresh
 
 
-def test_an_index_that_remembers_dead_rows(watched: Callable[[str], Watched], shared: Server) -> None:
+def test_an_index_that_remembers_dead_rows(
+    watched: Callable[[str], Watched], shared: Server
+) -> None:
     """hnsw finds its neighbours through dead entries: a clone where it was written is not handed on."""
-    if not shared.run(lambda c: c.execute("select 1 from pg_available_extensions where name = 'vector'").fetchone()):
+    if not shared.run(
+        lambda c: c.execute(
+            "select 1 from pg_available_extensions where name = 'vector'"
+        ).fetchone()
+    ):
         pytest.skip("the server has no extension vector")
     clone, rewinder = watched(
         "create extension vector; create table chunk (id serial primary key, at vector(2), n int);"
         " insert into chunk (at, n) select array[g, 1]::vector, g from generate_series(1, 50) g;"
         " create index on chunk using hnsw (at vector_l2_ops); create table other (n int)"
     )
-    write(clone, "insert into other values (1); select * from chunk order by at <-> '[1,2]' limit 3")
+    write(
+        clone,
+        "insert into other values (1); select * from chunk order by at <-> '[1,2]' limit 3",
+    )
     assert rewinder.rewind() == Outcome("rewound")
     write(clone, "insert into chunk (at) values ('[1,2]')")
     assert rewinder.rewind() == Outcome("refused", "an index of the kind 'hnsw' was written")
@@ -115,7 +132,9 @@ def test_an_index_by_a_function_of_the_project(watched: Callable[[str], Watched]
     assert rewinder.rewind() == Outcome("refused", expected)
 
 
-def test_the_time_zone_of_the_database(make: Callable[[str], TemplateRecord], shared: Server) -> None:
+def test_the_time_zone_of_the_database(
+    make: Callable[[str], TemplateRecord], shared: Server
+) -> None:
     """A generated column that depends on it is computed in the zone that the tests' sessions have."""
     template = make(
         "set timezone = 'Asia/Tokyo';"
@@ -127,7 +146,10 @@ def test_the_time_zone_of_the_database(make: Callable[[str], TemplateRecord], sh
         ("Asia/Tokyo", Outcome("rewound")),
         ("UTC", Outcome("refused", "a row cannot be computed again as it was")),
     ):
-        with create(shared, template) as clone, contextlib.closing(Pristine(shared, template)) as pristine:
+        with (
+            create(shared, template) as clone,
+            contextlib.closing(Pristine(shared, template)) as pristine,
+        ):
             setting = f"alter database \"{clone.name}\" set timezone = '{zone}'"
             shared.run(_execute, setting)
             with contextlib.closing(Rewinder(clone, pristine)) as rewinder:
@@ -137,7 +159,10 @@ def test_the_time_zone_of_the_database(make: Callable[[str], TemplateRecord], sh
 
 def test_a_text_that_loses_something(watched: Callable[[str], Watched], shared: Server) -> None:
     """An XML declaration is no part of the text of a document, so that the row cannot be put back."""
-    with create(shared, watched("select 1")[0].template) as probe, psycopg.connect(probe.dsn) as connection:  # type: ignore[arg-type]
+    with (
+        create(shared, watched("select 1")[0].template) as probe,  # type: ignore[arg-type]
+        psycopg.connect(probe.dsn) as connection,
+    ):
         try:
             connection.execute("select xmlparse(document '<a/>')")
         except psycopg.errors.FeatureNotSupported:
@@ -149,21 +174,30 @@ def test_a_text_that_loses_something(watched: Callable[[str], Watched], shared: 
     write(clone, "delete from doc where id = 2")
     assert rewinder.rewind() == Outcome("rewound")
     write(clone, "delete from doc where id = 1")
-    assert rewinder.rewind() == Outcome("refused", "a row was changed that does not survive being text")
+    assert rewinder.rewind() == Outcome(
+        "refused", "a row was changed that does not survive being text"
+    )
 
 
-def test_a_setting_that_changes_texts(make: Callable[[str], TemplateRecord], shared: Server) -> None:
+def test_a_setting_that_changes_texts(
+    make: Callable[[str], TemplateRecord], shared: Server
+) -> None:
     """NULL in an array is no text 'NULL' where the database says so."""
-    template = make("create table item (id int, tags text[]); insert into item values (1, array['a', null])")
-    with create(shared, template) as clone, contextlib.closing(Pristine(shared, template)) as pristine:
+    template = make(
+        "create table item (id int, tags text[]); insert into item values (1, array['a', null])"
+    )
+    with (
+        create(shared, template) as clone,
+        contextlib.closing(Pristine(shared, template)) as pristine,
+    ):
         shared.run(_execute, f'alter database "{clone.name}" set array_nulls = off')
         with contextlib.closing(Rewinder(clone, pristine)) as rewinder:
             write(clone, "update item set id = 2")
             assert rewinder.rewind() == Outcome("rewound")
             with psycopg.connect(clone.dsn) as connection:
-                assert connection.execute("select id, tags, tags[2] is null from item").fetchall() == [
-                    (1, ["a", None], True)
-                ]
+                assert connection.execute(
+                    "select id, tags, tags[2] is null from item"
+                ).fetchall() == [(1, ["a", None], True)]
 
 
 @pytest.mark.parametrize(
@@ -198,16 +232,28 @@ def test_constraints_that_write(watched: Callable[[str], Watched], constraint: s
 
 @pytest.mark.parametrize("before", ["clonedb_stop", "clonedb_place", "clonedb_read"])
 def test_a_stranger_while_the_log_is_read(
-    before: str, clone: Clone, rewinder: Rewinder, fresh: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+    before: str,
+    clone: Clone,
+    rewinder: Rewinder,
+    fresh: dict[str, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A session that writes and goes after it was asked who is there is noticed, or undone next time at the latest."""
     really, strangers = message.send, list[threading.Thread]()
 
     def send(connection: Any, statements: Any) -> None:
         if not strangers:
-            strangers.append(threading.Thread(target=write, args=(clone, "insert into keyless values (9, 'stranger')")))
+            strangers.append(
+                threading.Thread(
+                    target=write, args=(clone, "insert into keyless values (9, 'stranger')")
+                )
+            )
             pause = "do $$ begin perform pg_sleep(0.5); end $$"
-            statements = [part for one in statements for part in ((pause, one) if before in one else (one,))]
+            statements = [
+                part
+                for one in statements
+                for part in ((pause, one) if before in one else (one,))
+            ]
             threading.Timer(0.1, strangers[0].start).start()
         really(connection, statements)
 

@@ -83,19 +83,32 @@ def test_a_full_disk(small_disk: Callable[[str], Path], postgres_bin: str | None
             assert why_not(server) is None
             template = make_template(server, WIDE, secrets.token_hex(32))
             with contextlib.closing(Pristine(server, template)) as pristine:
-                with create(server, template) as clone, contextlib.closing(Rewinder(clone, pristine)) as rewinder:
+                with (
+                    create(server, template) as clone,
+                    contextlib.closing(Rewinder(clone, pristine)) as rewinder,
+                ):
                     write(clone, "delete from t where id = 1")
                     assert rewinder.rewind() == Outcome("rewound")
                     write(clone, "delete from t where id > 1")
-                    write(clone, "select pg_switch_wal()")  # a whole file of WAL: without one the server would stop
-                    write(clone, "set synchronous_commit = on; select pg_logical_emit_message(true, 'a', 'b')")
+                    write(
+                        clone, "select pg_switch_wal()"
+                    )  # a whole file of WAL: without one the server would stop
+                    write(
+                        clone,
+                        "set synchronous_commit = on; select pg_logical_emit_message(true, 'a', 'b')",
+                    )
                     with (disk / "filler").open("wb") as filler:
                         while shutil.disk_usage(disk).free > 2 << 20:  # 6 MB are to be put back
                             filler.write(bytes(1 << 20))
                             filler.flush()
-                    assert rewinder.rewind() == Outcome("refused", "the server refused it (SQLSTATE 53100)")
+                    assert rewinder.rewind() == Outcome(
+                        "refused", "the server refused it (SQLSTATE 53100)"
+                    )
                     (disk / "filler").unlink()
-                with create(server, template) as clone, contextlib.closing(Rewinder(clone, pristine)) as rewinder:
+                with (
+                    create(server, template) as clone,
+                    contextlib.closing(Rewinder(clone, pristine)) as rewinder,
+                ):
                     fresh = contents(clone)
                     write(clone, "delete from t")
                     assert rewinder.rewind() == Outcome("rewound")
@@ -104,7 +117,9 @@ def test_a_full_disk(small_disk: Callable[[str], Path], postgres_bin: str | None
         leases.stop(config)
 
 
-def test_a_server_killed_in_the_middle(postgres_bin: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_killed_in_the_middle(
+    postgres_bin: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The clone is refused for good; after the server has recovered, the next one is rewound as ever."""
     sandbox = make_sandbox(postgres_bin)
     really = Undoing._send
@@ -134,7 +149,10 @@ def test_a_server_killed_in_the_middle(postgres_bin: str | None, monkeypatch: py
         with contextlib.closing(open_server(sandbox.config)) as server:
             found = find(server, template.name)
             assert found is not None
-            with contextlib.closing(Pristine(server, found)) as pristine, create(server, found) as clone:
+            with (
+                contextlib.closing(Pristine(server, found)) as pristine,
+                create(server, found) as clone,
+            ):
                 fresh, rewinder = contents(clone), Rewinder(clone, pristine)
                 write(clone, "delete from t where id < 100")
                 assert rewinder.rewind() == Outcome("rewound")
@@ -167,14 +185,19 @@ def test_it(clonedb, clonedb_connection, number):
 """
 
 
-def test_a_server_that_crashed_between_two_tests(items: Project, postgres_bin: str | None) -> None:
+def test_a_server_that_crashed_between_two_tests(
+    items: Project, postgres_bin: str | None
+) -> None:
     """What was undone and is lost is not handed on: each test sees the template, on a connection that works."""
     sandbox = make_sandbox(postgres_bin)
     with contextlib.closing(sandbox):
         items.write("conftest.py", CRASHING_CONFTEST)
         items.write("test_it.py", CRASHING_TESTS)
         outcome = items.pytest(
-            "--clonedb-isolation=auto", "-W", "ignore", CLONEDB_STATE_DIR=str(sandbox.config.state_dir)
+            "--clonedb-isolation=auto",
+            "-W",
+            "ignore",
+            CLONEDB_STATE_DIR=str(sandbox.config.state_dir),
         )
         assert "6 passed" in outcome.out, outcome.text
 

@@ -135,12 +135,20 @@ def test_it_is_undone(name: str, own: Server, rewinder: Rewinder, clone: Clone) 
     assert state(own) == before
 
 
-def test_what_others_do_is_theirs(own: Server, rewinder: Rewinder, clone: Clone, template: TemplateRecord) -> None:
+def test_what_others_do_is_theirs(
+    own: Server, rewinder: Rewinder, clone: Clone, template: TemplateRecord
+) -> None:
     """Whether in the maintenance database or in another clone; a row that both changed is the last one's."""
     with create(own, template) as another:
-        write(another, "create role of_another; alter role one set work_mem = '7MB'; grant one to of_another")
+        write(
+            another,
+            "create role of_another; alter role one set work_mem = '7MB'; grant one to of_another",
+        )
         ran(own, "create role of_nobody; alter role two nocreatedb")
-        write(clone, "create role made; alter role one connection limit 8; alter role two createrole")
+        write(
+            clone,
+            "create role made; alter role one connection limit 8; alter role two createrole",
+        )
         ran(own, "alter role two nocreaterole createdb")
         rewinder.rewind()
         found = rewinder.changes_of_server()
@@ -153,7 +161,9 @@ def test_what_others_do_is_theirs(own: Server, rewinder: Rewinder, clone: Clone,
         write(another, "alter role one set work_mem = '5MB'; drop role of_another, of_nobody")
 
 
-def test_nothing_is_asked_when_nobody_wrote_there(rewinder: Rewinder, clone: Clone, own: Server) -> None:
+def test_nothing_is_asked_when_nobody_wrote_there(
+    rewinder: Rewinder, clone: Clone, own: Server
+) -> None:
     """Databases come and go all the time, and the WAL says which catalogs were written."""
     before = rewinder._server_state
     write(clone, "insert into t values (1)")
@@ -176,7 +186,9 @@ def test_a_catalog_that_was_written_anew(rewinder: Rewinder, clone: Clone, own: 
         assert found.undo(own) == []
 
 
-def test_a_role_that_others_gave_something(rewinder: Rewinder, clone: Clone, own: Server) -> None:
+def test_a_role_that_others_gave_something(
+    rewinder: Rewinder, clone: Clone, own: Server
+) -> None:
     """It stays with what it has, and the server's reason is told."""
     write(clone, "create role made")
     ran(own, "create schema of_made authorization made")
@@ -185,7 +197,10 @@ def test_a_role_that_others_gave_something(rewinder: Rewinder, clone: Clone, own
     assert found is not None
     ((what, statement, why),) = found.undo(own)
     assert (what, statement) == ("made role 'made'", 'drop role "made"')
-    assert why == 'role "made" cannot be dropped because some objects depend on it: owner of schema of_made'
+    assert (
+        why
+        == 'role "made" cannot be dropped because some objects depend on it: owner of schema of_made'
+    )
     ran(own, "drop schema of_made; drop role made")
 
 
@@ -208,7 +223,11 @@ def test_no_password_is_told(rewinder: Rewinder, clone: Clone, own: Server) -> N
     found = rewinder.changes_of_server()
     assert found is not None
     (left,) = found.undo_by_hand()
-    assert left == ("changed role 'one' (login, password)", 'alter role "one" LOGIN PASSWORD ...', "")
+    assert left == (
+        "changed role 'one' (login, password)",
+        'alter role "one" LOGIN PASSWORD ...',
+        "",
+    )
     assert found.undo(own) == []
 
 

@@ -66,10 +66,14 @@ def test_a_server_that_writes_less_wal(postgres_bin: str | None, config: Config)
 
 def test_prepared_transactions(postgres_bin: str | None, config: Config) -> None:
     """One that is open is refused; one that came to its end is undone."""
-    with ordinary_server(postgres_bin, "max_prepared_transactions=5", "wal_level=logical") as url:
+    with ordinary_server(
+        postgres_bin, "max_prepared_transactions=5", "wal_level=logical"
+    ) as url:
         server = open_server(config.replace("the test", url=url, prefix="two"))
         assert why_not(server) is None
-        template = make_template(server, "create table t (n int); insert into t values (1)", secrets.token_hex(32))
+        template = make_template(
+            server, "create table t (n int); insert into t values (1)", secrets.token_hex(32)
+        )
         with contextlib.closing(Pristine(server, template)) as pristine:
             with create(server, template) as clone:
                 fresh, rewinder = contents(clone), Rewinder(clone, pristine)
@@ -92,7 +96,9 @@ def test_a_server_that_crashed(own: Sandbox) -> None:
     """After a crash WAL may be lost: the clone is refused, and the next one is rewound as ever."""
     server: Server = open_server(own.config)
     assert why_not(server) is None
-    template = make_template(server, "create table t (n int); insert into t values (1)", secrets.token_hex(32))
+    template = make_template(
+        server, "create table t (n int); insert into t values (1)", secrets.token_hex(32)
+    )
     with contextlib.closing(Pristine(server, template)) as pristine:
         with create(server, template) as clone:
             rewinder = Rewinder(clone, pristine)
@@ -116,6 +122,8 @@ def test_a_server_that_crashed(own: Sandbox) -> None:
 def _is_up(server: Server) -> bool:
     try:
         with server.connect("postgres", connect_timeout=2) as connection:
-            return connection.execute("select pg_postmaster_start_time()").fetchone() is not None
+            return (
+                connection.execute("select pg_postmaster_start_time()").fetchone() is not None
+            )
     except (psycopg.Error, ServerError):
         return False

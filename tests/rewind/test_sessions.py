@@ -13,7 +13,10 @@ from clonedb.sessions.reset import SessionReset
 
 STATE = {
     "setting": ("set work_mem = '5MB'", "show work_mem"),
-    "setting of one's own": ("set app.tenant = 'me'", "select coalesce(current_setting('app.tenant', true), '')"),
+    "setting of one's own": (
+        "set app.tenant = 'me'",
+        "select coalesce(current_setting('app.tenant', true), '')",
+    ),
     "role": ("set role pg_monitor", "select current_user"),
     "session authorization": ("set session authorization pg_monitor", "select session_user"),
     "role without rights": (
@@ -22,7 +25,10 @@ STATE = {
     ),
     "search path": ("set search_path = nowhere", "show search_path"),
     "replica": ("set session_replication_role = replica", "show session_replication_role"),
-    "isolation": ("set session characteristics as transaction read only", "show default_transaction_read_only"),
+    "isolation": (
+        "set session characteristics as transaction read only",
+        "show default_transaction_read_only",
+    ),
     "advisory locks": (
         "select pg_advisory_lock(7), pg_advisory_lock(7)",
         "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()",
@@ -62,11 +68,15 @@ def test_prepared_statements_stay(
     """The driver goes on using those it prepared, over rewinds; the plans of rows that were moved are good, too."""
     for _ in range(5):
         with kept.cursor() as cursor:
-            assert cursor.execute("select name from plain where id = %s", [3]).fetchone() == ("plain 3",)
+            assert cursor.execute("select name from plain where id = %s", [3]).fetchone() == (
+                "plain 3",
+            )
             cursor.execute("update plain set name = 'x' where id = %s", [3])
             cursor.execute(SessionReset().message().encode(), prepare=False)
         assert rewinder.rewind([kept.info.backend_pid]) == Outcome("rewound")
-        assert kept.execute("select count(*) from pg_prepared_statements", prepare=False).fetchone() == (2,)
+        assert kept.execute(
+            "select count(*) from pg_prepared_statements", prepare=False
+        ).fetchone() == (2,)
 
 
 def test_other_drivers(clone: Clone, rewinder: Rewinder) -> None:
@@ -96,7 +106,9 @@ LEFT = {
 
 
 @pytest.mark.parametrize("what", LEFT)
-def test_what_no_reset_takes_away_is_noticed(what: str, kept: psycopg.Connection[tuple[object, ...]]) -> None:
+def test_what_no_reset_takes_away_is_noticed(
+    what: str, kept: psycopg.Connection[tuple[object, ...]]
+) -> None:
     """The reset fails, and what it could do is done."""
     reset = SessionReset(("current_setting('app.tenant', true) is not null",))
     kept.execute(reset.message().encode(), prepare=False)

@@ -74,7 +74,9 @@ def write(clone: Clone, statements: str) -> None:
 
 
 @pytest.mark.parametrize("name", WRITING)
-def test_what_was_written_is_undone(name: str, clone: Clone, rewinder: Rewinder, fresh: dict[str, list[str]]) -> None:
+def test_what_was_written_is_undone(
+    name: str, clone: Clone, rewinder: Rewinder, fresh: dict[str, list[str]]
+) -> None:
     """Twice: the second time, the rows that were put back are elsewhere. A third time with nothing written."""
     for _ in range(2):
         write(clone, WRITING[name])
@@ -83,7 +85,9 @@ def test_what_was_written_is_undone(name: str, clone: Clone, rewinder: Rewinder,
     assert rewinder.rewind() == Outcome("untouched")
 
 
-def test_one_clone_after_many_tests(clone: Clone, rewinder: Rewinder, fresh: dict[str, list[str]]) -> None:
+def test_one_clone_after_many_tests(
+    clone: Clone, rewinder: Rewinder, fresh: dict[str, list[str]]
+) -> None:
     """Rows that were moved by one undoing are found by the next, whatever it was for."""
     for _ in range(3):
         for statements in WRITING.values():
@@ -103,7 +107,9 @@ def test_numbers_go_on_as_in_a_fresh_clone(clone: Clone, rewinder: Rewinder) -> 
         assert rewinder.rewind() == Outcome("rewound")
 
 
-def test_an_open_transaction_is_ended_and_undone(clone: Clone, rewinder: Rewinder, fresh: dict[str, list[str]]) -> None:
+def test_an_open_transaction_is_ended_and_undone(
+    clone: Clone, rewinder: Rewinder, fresh: dict[str, list[str]]
+) -> None:
     """A leaked session with uncommitted work and a lock on a table stands in nobody's way."""
     leaked = psycopg.connect(clone.dsn)
     leaked.execute("update plain set n = 0; lock table plain in access exclusive mode")
@@ -113,9 +119,14 @@ def test_an_open_transaction_is_ended_and_undone(clone: Clone, rewinder: Rewinde
         leaked.execute("select 1")
 
 
-def test_idle_sessions_are_kept(clone: Clone, rewinder: Rewinder, fresh: dict[str, list[str]]) -> None:
+def test_idle_sessions_are_kept(
+    clone: Clone, rewinder: Rewinder, fresh: dict[str, list[str]]
+) -> None:
     """The sessions named stay, all others end, and one of those named that is in a transaction ends, too."""
-    with psycopg.connect(clone.dsn, autocommit=True) as kept, psycopg.connect(clone.dsn, autocommit=True) as other:
+    with (
+        psycopg.connect(clone.dsn, autocommit=True) as kept,
+        psycopg.connect(clone.dsn, autocommit=True) as other,
+    ):
         keep = [kept.info.backend_pid]
         for _ in range(3):
             kept.execute("insert into plain (name) values ('kept')")
@@ -139,7 +150,10 @@ def test_virtual_columns(make: Callable[[str], TemplateRecord], shared: Server) 
         "create table t (id int, twice int generated always as (id * 2) virtual, name text, primary key (id));"
         " insert into t (id, name) values (1, 'a'), (2, 'b')"
     )
-    with contextlib.closing(Pristine(shared, template)) as pristine, create(shared, template) as clone:
+    with (
+        contextlib.closing(Pristine(shared, template)) as pristine,
+        create(shared, template) as clone,
+    ):
         before, rewinder = contents(clone), Rewinder(clone, pristine)
         for _ in range(2):
             write(clone, "delete from t where id = 1; update t set name = 'c'")

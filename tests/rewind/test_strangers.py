@@ -21,9 +21,7 @@ from tests.embedded.sandbox import wait_until
 from tests.rewind.shapes import contents
 from tests.rewind.test_shapes import write
 
-TEST = (
-    "delete from plain where id < 5; update big set n = 0 where id % 1000 = 3; insert into keyless values (1, 'test')"
-)
+TEST = "delete from plain where id < 5; update big set n = 0 where id % 1000 = 3; insert into keyless values (1, 'test')"
 STRANGER = (
     "insert into keyless values (2, 'stranger'); update big set name = 'stranger' where id = 7777;"
     " delete from plain where id = 9; select nextval('used'); insert into secrets values (99, 'stranger')"
@@ -65,7 +63,11 @@ def come_and_go(shared: Server, clone: Clone) -> Callable[[], None]:
 
 @pytest.mark.parametrize(("undone_before", "number"), [(0, 1), (0, 2), (1, 1), (1, 2)])
 def test_one_that_comes_and_goes_is_noticed(
-    undone_before: int, number: int, clone: Clone, rewinder: Rewinder, request: pytest.FixtureRequest
+    undone_before: int,
+    number: int,
+    clone: Clone,
+    rewinder: Rewinder,
+    request: pytest.FixtureRequest,
 ) -> None:
     """Before the undoing begins, and in the middle of it; the clone's first undoing, and a later one."""
     for _ in range(undone_before):
@@ -96,12 +98,17 @@ def test_what_a_kept_session_writes_meanwhile_is_undone_next_time(
         assert rewinder.rewind(keep) == Outcome("untouched")
 
 
-def test_what_was_undone_is_no_change(clone: Clone, rewinder: Rewinder, fresh: dict[str, list[str]]) -> None:
+def test_what_was_undone_is_no_change(
+    clone: Clone, rewinder: Rewinder, fresh: dict[str, list[str]]
+) -> None:
     """The undoing's own transaction lies in the next window, and is told from all others, also when that has writes."""
     for _ in range(3):
         write(clone, TEST)
         assert rewinder.rewind() == Outcome("rewound")
-        write(clone, "update plain set name = 'again' where id = 2; update big set n = 5 where id = 3")
+        write(
+            clone,
+            "update plain set name = 'again' where id = 2; update big set n = 5 where id = 3",
+        )
         assert rewinder.rewind() == Outcome("rewound")
         assert contents(clone) == fresh
         write(clone, "select pg_logical_emit_message(true, 'a', 'b')")
@@ -114,12 +121,18 @@ def test_a_thread_that_comes_again_and_again(
     """Clones are refused; one that is not has the template's contents as soon as the thread is gone."""
     outcomes: Counter[str] = Counter()
     for _ in range(12):
-        with create(shared, template) as clone, contextlib.closing(Rewinder(clone, pristine)) as rewinder:
+        with (
+            create(shared, template) as clone,
+            contextlib.closing(Rewinder(clone, pristine)) as rewinder,
+        ):
             stop = threading.Event()
 
             def write_on(dsn: str = clone.dsn, stop: threading.Event = stop) -> None:
                 while not stop.is_set():
-                    with contextlib.suppress(psycopg.Error), psycopg.connect(dsn, autocommit=True) as connection:
+                    with (
+                        contextlib.suppress(psycopg.Error),
+                        psycopg.connect(dsn, autocommit=True) as connection,
+                    ):
                         connection.execute(STRANGER.encode())
 
             threads = [threading.Thread(target=write_on) for _ in range(2)]
@@ -149,7 +162,9 @@ def test_the_sessions_left_open_are_told(clone: Clone, rewinder: Rewinder) -> No
             ("delete from plain", "rewound"),
             ("create table new (id int)", "refused"),
         ):
-            left = psycopg.connect(clone.dsn, application_name="left", autocommit=kind == "refused")
+            left = psycopg.connect(
+                clone.dsn, application_name="left", autocommit=kind == "refused"
+            )
             left.execute(statement.encode())
             if kind == "rewound":
                 left.commit()

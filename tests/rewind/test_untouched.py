@@ -53,7 +53,11 @@ READING = (
 @pytest.fixture(scope="module")
 def ordinary(postgres_bin: str | None, config: Config) -> Iterator[Server]:
     """A server as packages ship it, but for autovacuum's haste, and WAL that outlives the checkpoints asked for here."""
-    haste = ("autovacuum_naptime=1s", "autovacuum_vacuum_threshold=5", "autovacuum_analyze_threshold=5")
+    haste = (
+        "autovacuum_naptime=1s",
+        "autovacuum_vacuum_threshold=5",
+        "autovacuum_analyze_threshold=5",
+    )
     with ordinary_server(postgres_bin, *haste, "wal_keep_size=64MB") as url:
         server = open_server(config.replace("the test", url=url, prefix="ordinary"))
         assert why_not(server) is None
@@ -74,7 +78,9 @@ def test_reading_leaves_a_clone_untouched(clone: Clone, rewinder: Rewinder) -> N
         assert rewinder.rewind() == Outcome("untouched"), statements
 
 
-def test_reading_writes_wal_on_an_ordinary_server(ordinary: Server, ordinary_template: TemplateRecord) -> None:
+def test_reading_writes_wal_on_an_ordinary_server(
+    ordinary: Server, ordinary_template: TemplateRecord
+) -> None:
     """With checksums a hint bit writes a page, after a checkpoint each of them again."""
     with contextlib.closing(Pristine(ordinary, ordinary_template)) as pristine:
         for _ in range(2):
@@ -86,7 +92,9 @@ def test_reading_writes_wal_on_an_ordinary_server(ordinary: Server, ordinary_tem
                 rewinder.close()
 
 
-def test_writing_and_then_reading_on_an_ordinary_server(ordinary: Server, ordinary_template: TemplateRecord) -> None:
+def test_writing_and_then_reading_on_an_ordinary_server(
+    ordinary: Server, ordinary_template: TemplateRecord
+) -> None:
     """What was undone leaves hint bits to set and dead rows to prune: none of that is a change."""
     with (
         contextlib.closing(Pristine(ordinary, ordinary_template)) as pristine,
@@ -111,7 +119,10 @@ def test_autovacuum_is_no_test(ordinary: Server, ordinary_template: TemplateReco
         fresh, rewinder = contents(clone), Rewinder(clone, pristine)
         question = "select count(*) from pg_stat_user_tables where autoanalyze_count > 0 and autovacuum_count > 0"
         for _ in range(2):
-            write(clone, "update big set n = n + 1 where id % 1000 = 3; update plain set n = n + 1")
+            write(
+                clone,
+                "update big set n = n + 1 where id % 1000 = 3; update plain set n = n + 1",
+            )
             assert rewinder.rewind() == Outcome("rewound")
             wait_until(lambda: one(clone, question) != (0,), 30)
             assert rewinder.rewind() == Outcome("untouched")
@@ -125,13 +136,18 @@ def test_what_happens_in_other_databases(
     """Writing, tables, clones, settings and roles elsewhere are none of this clone's business."""
     role = f"role_{secrets.token_hex(4)}"
     with create(shared, template) as other:
-        write(other, WRITING["large table"] + "; create table new (id int); insert into new values (1)")
+        write(
+            other,
+            WRITING["large table"] + "; create table new (id int); insert into new values (1)",
+        )
         write(other, "vacuum")
         write(other, f"alter database {other.name} set work_mem = '5MB'")
         write(other, f"create role {role}; drop role {role}")
         with psycopg.connect(admin_dsn, autocommit=True) as connection:
             name = other.name + "_copy"
-            connection.execute(f"create database {name} template {template.name} strategy wal_log".encode())
+            connection.execute(
+                f"create database {name} template {template.name} strategy wal_log".encode()
+            )
             connection.execute(f"drop database {name}".encode())
     assert rewinder.rewind() == Outcome("untouched")
 

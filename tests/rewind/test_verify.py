@@ -33,7 +33,9 @@ def test_the_clone_can_be_rewound_after_it_was_compared(
     assert rewinder.rewind().kind == "untouched"
 
 
-def test_rows_that_differ_are_shown(shared: Server, template: TemplateRecord, clone: Clone) -> None:
+def test_rows_that_differ_are_shown(
+    shared: Server, template: TemplateRecord, clone: Clone
+) -> None:
     """A row more and a row less, with the table's name."""
     _write(clone, "insert into plain (id, n) values (1234, 77)")
     differences = verify(shared, template, clone)
@@ -41,21 +43,32 @@ def test_rows_that_differ_are_shown(shared: Server, template: TemplateRecord, cl
     assert any(line.startswith("  + (1234,") for line in differences)
 
 
-def test_a_row_that_is_there_twice_is_shown(shared: Server, template: TemplateRecord, clone: Clone) -> None:
+def test_a_row_that_is_there_twice_is_shown(
+    shared: Server, template: TemplateRecord, clone: Clone
+) -> None:
     """Though no value is new."""
     _write(clone, "insert into keyless values (1, 'x')")
     differences = verify(shared, template, clone)
-    assert differences == ["table public.keyless: 0 rows are missing, 1 are none of the template's", "  + (1,x)"]
+    assert differences == [
+        "table public.keyless: 0 rows are missing, 1 are none of the template's",
+        "  + (1,x)",
+    ]
 
 
 @pytest.mark.parametrize(
     ("statement", "told"),
     [
         ("select nextval('used')", "sequence public.used: 1 rows are missing, 1 are"),
-        ("create function more() returns int language sql as 'select 1'", "catalog pg_proc: 0 rows are missing, 1 are"),
+        (
+            "create function more() returns int language sql as 'select 1'",
+            "catalog pg_proc: 0 rows are missing, 1 are",
+        ),
         ("create table more (a int)", "table public.more is none of the template's"),
         ("drop table plain cascade", "table public.plain is gone"),
-        ("select lo_from_bytea(0, 'large')", "catalog pg_largeobject: 0 rows are missing, 1 are"),
+        (
+            "select lo_from_bytea(0, 'large')",
+            "catalog pg_largeobject: 0 rows are missing, 1 are",
+        ),
     ],
 )
 def test_what_is_no_row_of_a_table_is_named(
@@ -66,7 +79,15 @@ def test_what_is_no_row_of_a_table_is_named(
     assert any(line.startswith(told) for line in verify(shared, template, clone))
 
 
-def test_a_setting_of_the_database_is_told(shared: Server, template: TemplateRecord, clone: Clone) -> None:
+def test_a_setting_of_the_database_is_told(
+    shared: Server, template: TemplateRecord, clone: Clone
+) -> None:
     """It stands outside of the database."""
-    shared.run(lambda connection: connection.execute(f"alter database {clone.name} set work_mem = '5MB'".encode()))
-    assert verify(shared, template, clone) == ["the settings or privileges of the database itself differ"]
+    shared.run(
+        lambda connection: connection.execute(
+            f"alter database {clone.name} set work_mem = '5MB'".encode()
+        )
+    )
+    assert verify(shared, template, clone) == [
+        "the settings or privileges of the database itself differ"
+    ]

@@ -19,10 +19,15 @@ MakeRouter = Callable[..., Router]
 @pytest.fixture
 def databases(admin_dsn: str, prefix: str) -> Iterator[list[str]]:
     """The names of the application's database and of two clones, empty all."""
-    names = [f"{prefix}_shop", *(clone_name(prefix, "0123456789", "aaaaaaaaaa", number) for number in (1, 2))]
+    names = [
+        f"{prefix}_shop",
+        *(clone_name(prefix, "0123456789", "aaaaaaaaaa", number) for number in (1, 2)),
+    ]
     with psycopg.connect(admin_dsn, autocommit=True) as connection:
         for name in names:
-            connection.execute(SQL("create database {} strategy file_copy").format(Identifier(name)))
+            connection.execute(
+                SQL("create database {} strategy file_copy").format(Identifier(name))
+            )
         yield names
         for name in names:
             connection.execute(SQL("drop database {} with (force)").format(Identifier(name)))
@@ -47,13 +52,19 @@ def two(shop: DatabaseURL, databases: list[str]) -> DatabaseURL:
 
 
 @pytest.fixture
-def make_router(monkeypatch: pytest.MonkeyPatch, prefix: str, shop: DatabaseURL) -> Iterator[MakeRouter]:
+def make_router(
+    monkeypatch: pytest.MonkeyPatch, prefix: str, shop: DatabaseURL
+) -> Iterator[MakeRouter]:
     """A function that installs a router; SHOP_URL holds the URL of the application's database."""
     monkeypatch.setenv("SHOP_URL", shop.render())
     made: list[Router] = []
 
     def make(*route: str) -> Router:
-        made.append(Router(route or ("SHOP_URL",), source="pyproject.toml [tool.clonedb]", prefix=prefix))
+        made.append(
+            Router(
+                route or ("SHOP_URL",), source="pyproject.toml [tool.clonedb]", prefix=prefix
+            )
+        )
         made[-1].install()
         return made[-1]
 
@@ -73,7 +84,9 @@ def is_free(admin_dsn: str) -> Callable[[DatabaseURL], bool]:
     """A function that says whether nobody is connected to a database; a session that was closed takes a moment."""
 
     def look(url: DatabaseURL) -> bool:
-        query = SQL("select count(*) from pg_stat_activity where datname = {}").format(Literal(url.database))
+        query = SQL("select count(*) from pg_stat_activity where datname = {}").format(
+            Literal(url.database)
+        )
         with psycopg.connect(admin_dsn, autocommit=True) as connection:
             for _ in range(100):
                 if connection.execute(query).fetchone() == (0,):

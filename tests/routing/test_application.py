@@ -35,7 +35,9 @@ def test_refused_without_a_clone(router: Router, shop: DatabaseURL, one: Databas
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
-def test_a_clone_that_cannot_be_reached(router: Router, shop: DatabaseURL, one: DatabaseURL, driver: str) -> None:
+def test_a_clone_that_cannot_be_reached(
+    router: Router, shop: DatabaseURL, one: DatabaseURL, driver: str
+) -> None:
     """pytest shows the arguments of every frame; none of them holds the password."""
     router.enter(one.replace(port=1))
     with pytest.raises(sa.exc.OperationalError, match="refused") as caught:
@@ -55,13 +57,19 @@ def test_refused_in_the_callers_words(monkeypatch: pytest.MonkeyPatch, prefix: s
     router.uninstall()
 
 
-def test_only_what_is_routed(router: Router, shop: DatabaseURL, one: DatabaseURL, two: DatabaseURL) -> None:
+def test_only_what_is_routed(
+    router: Router, shop: DatabaseURL, one: DatabaseURL, two: DatabaseURL
+) -> None:
     """Of two engines on two databases one is the application's; and one on a clone goes where it is told."""
     other = engine_on(shop.replace(database="postgres"))
     explicit = engine_on(two)
     assert reached(other) == "postgres"
     router.enter(one)
-    assert [reached(engine_on(shop)), reached(other), reached(explicit)] == [one.database, "postgres", two.database]
+    assert [reached(engine_on(shop)), reached(other), reached(explicit)] == [
+        one.database,
+        "postgres",
+        two.database,
+    ]
     router.leave(one)
     assert reached(other) == "postgres"
     assert reached(explicit) == two.database
@@ -69,10 +77,15 @@ def test_only_what_is_routed(router: Router, shop: DatabaseURL, one: DatabaseURL
         engine.dispose()
 
 
-def test_everything(make_router: MakeRouter, shop: DatabaseURL, one: DatabaseURL, two: DatabaseURL) -> None:
+def test_everything(
+    make_router: MakeRouter, shop: DatabaseURL, one: DatabaseURL, two: DatabaseURL
+) -> None:
     """ "*" means every PostgreSQL engine, but for those on clones, and no other database system."""
     router = make_router("*")
-    engine, lite = engine_on(shop.replace(host="far.invalid", database="x")), sa.create_engine("sqlite://")
+    engine, lite = (
+        engine_on(shop.replace(host="far.invalid", database="x")),
+        sa.create_engine("sqlite://"),
+    )
     with pytest.raises(RoutingError, match=r"database 'x' at far.invalid:"):
         engine.connect()
     router.enter(one)
@@ -94,26 +107,39 @@ def test_a_url(make_router: MakeRouter, shop: DatabaseURL, one: DatabaseURL) -> 
     assert "s3cret" not in str(caught.value)
     router.enter(one)
     assert os.environ["SHOP_URL"] == shop.render()
-    assert reached(sa.create_engine("postgresql+psycopg://", connect_args=shop.conninfo())) == one.database
+    assert (
+        reached(sa.create_engine("postgresql+psycopg://", connect_args=shop.conninfo()))
+        == one.database
+    )
     router.leave(one)
 
 
-def test_what_else_the_caller_wants_stays(router: Router, shop: DatabaseURL, one: DatabaseURL) -> None:
+def test_what_else_the_caller_wants_stays(
+    router: Router, shop: DatabaseURL, one: DatabaseURL
+) -> None:
     """search_path, timeouts and names are the application's own business."""
     router.enter(one)
-    engine = engine_on(shop, connect_args={"options": "-c statement_timeout=7s", "application_name": "shop"})
+    engine = engine_on(
+        shop, connect_args={"options": "-c statement_timeout=7s", "application_name": "shop"}
+    )
     with engine.connect() as connection:
-        query = sa.text("select current_setting('statement_timeout'), current_setting('application_name')")
+        query = sa.text(
+            "select current_setting('statement_timeout'), current_setting('application_name')"
+        )
         assert connection.execute(query).one() == ("7s", "shop")
     router.leave(one)
 
 
-def test_a_listener_of_the_applications_own(router: Router, shop: DatabaseURL, one: DatabaseURL) -> None:
+def test_a_listener_of_the_applications_own(
+    router: Router, shop: DatabaseURL, one: DatabaseURL
+) -> None:
     """One that fetches a password for each connection, say, cannot lead it anywhere else."""
     engine = engine_on(shop)
 
     @sa.event.listens_for(engine, "do_connect")
-    def _fetch(_dialect: object, _record: object, _positional: object, keywords: dict[str, str]) -> None:
+    def _fetch(
+        _dialect: object, _record: object, _positional: object, keywords: dict[str, str]
+    ) -> None:
         keywords.update(password="token", dbname="elsewhere")
 
     router.enter(one)
@@ -122,7 +148,11 @@ def test_a_listener_of_the_applications_own(router: Router, shop: DatabaseURL, o
 
 
 def test_clones_nest(
-    router: Router, shop: DatabaseURL, one: DatabaseURL, two: DatabaseURL, is_free: Callable[[DatabaseURL], bool]
+    router: Router,
+    shop: DatabaseURL,
+    one: DatabaseURL,
+    two: DatabaseURL,
+    is_free: Callable[[DatabaseURL], bool],
 ) -> None:
     """A module's clone, a test's above it, and the module's again; each may be left first."""
     engine, explicit = engine_on(shop), engine_on(one)
@@ -143,7 +173,9 @@ def test_clones_nest(
     explicit.dispose()
 
 
-def test_engines_made_from_the_environment(router: Router, one: DatabaseURL, two: DatabaseURL) -> None:
+def test_engines_made_from_the_environment(
+    router: Router, one: DatabaseURL, two: DatabaseURL
+) -> None:
     """An application that is imported by a test is bound to the clone of that, and reaches the next one's all the same."""
     router.enter(one)
     engine = sa.create_engine(os.environ["SHOP_URL"])
@@ -203,7 +235,10 @@ def test_libpqs_environment(router: Router, one: DatabaseURL) -> None:
             ["MYSQL_URL"],
             r"settings: route: variable 'MYSQL_URL': 'mysql://me:\*\*\*@far/shop' is not the URL of a PostgreSQL server",
         ),
-        (["sqlite:///x.db"], r"settings: route: 'sqlite:///x.db' is not the URL of a PostgreSQL server"),
+        (
+            ["sqlite:///x.db"],
+            r"settings: route: 'sqlite:///x.db' is not the URL of a PostgreSQL server",
+        ),
         (["EMPTY"], "'EMPTY', which is not set"),
     ],
 )
@@ -219,7 +254,9 @@ def test_what_cannot_be_routed(
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
-def test_what_a_driver_is_told_besides(router: Router, shop: DatabaseURL, one: DatabaseURL, driver: str) -> None:
+def test_what_a_driver_is_told_besides(
+    router: Router, shop: DatabaseURL, one: DatabaseURL, driver: str
+) -> None:
     """So that it demands a proof of the server, as `proof` says for each driver."""
     asked: list[str] = []
 

@@ -16,7 +16,15 @@ OTHER = CLONE.replace(database="other")
 
 @pytest.fixture(autouse=True)
 def _variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGSERVICE", "PGHOSTADDR"):
+    for name in (
+        "PGHOST",
+        "PGPORT",
+        "PGUSER",
+        "PGPASSWORD",
+        "PGDATABASE",
+        "PGSERVICE",
+        "PGHOSTADDR",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PGSERVICE", "shop")
     monkeypatch.setenv("PGDATABASE", "mine")
@@ -113,7 +121,10 @@ def test_a_variable_that_changed_between_clones() -> None:
             "postgresql+asyncpg://me:x@far:1/shop?ssl=require",
             f"postgresql+asyncpg://me:none@{NO_HOST}:1/shop?ssl=require",
         ),
-        ("postgresql:///shop?host=/tmp&service=shop", f"postgresql:///shop?host={NO_DIRECTORY}"),
+        (
+            "postgresql:///shop?host=/tmp&service=shop",
+            f"postgresql:///shop?host={NO_DIRECTORY}",
+        ),
         ("postgresql:///shop?hostaddr=10.0.0.1", f"postgresql:///shop?host={NO_DIRECTORY}"),
         ("postgresql://one:1,two:2/shop?jit=off", f"postgresql://{NO_HOST}/shop?jit=off"),
     ],

@@ -37,7 +37,9 @@ def _nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Neither by a pool that cannot close a connection, nor by a loop whose transport was left to the collector."""
     yield
     gc.collect()
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert [
+        record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING
+    ] == []
 
 
 async def reached(engine: AsyncEngine) -> object:
@@ -46,7 +48,13 @@ async def reached(engine: AsyncEngine) -> object:
 
 
 def test_a_loop_for_each_clone(
-    *, router: Router, shop: DatabaseURL, one: DatabaseURL, two: DatabaseURL, is_free: IsFree, engine: AsyncEngine
+    *,
+    router: Router,
+    shop: DatabaseURL,
+    one: DatabaseURL,
+    two: DatabaseURL,
+    is_free: IsFree,
+    engine: AsyncEngine,
 ) -> None:
     """As with a test's own loop: more at once than the pool has, and nothing is left open when the loop has ended."""
 
@@ -107,7 +115,9 @@ def test_a_loop_in_a_thread(
     thread.start()
     for clone in (one, two):
         router.enter(clone)
-        assert asyncio.run_coroutine_threadsafe(reached(engine), loop).result() == clone.database
+        assert (
+            asyncio.run_coroutine_threadsafe(reached(engine), loop).result() == clone.database
+        )
         router.leave(clone)
         assert is_free(clone)
     loop.call_soon_threadsafe(loop.stop)
@@ -116,7 +126,9 @@ def test_a_loop_in_a_thread(
     loop.close()
 
 
-def test_clones_nest(router: Router, one: DatabaseURL, two: DatabaseURL, is_free: IsFree, engine: AsyncEngine) -> None:
+def test_clones_nest(
+    router: Router, one: DatabaseURL, two: DatabaseURL, is_free: IsFree, engine: AsyncEngine
+) -> None:
     """What the pool keeps of the outer clone is replaced in the inner one."""
     with asyncio.Runner() as runner:
         router.enter(one)
@@ -152,7 +164,9 @@ def test_a_connection_left_open(
     assert is_free(one)
 
 
-def test_a_loop_closed_by_hand(router: Router, one: DatabaseURL, is_free: IsFree, shop: DatabaseURL) -> None:
+def test_a_loop_closed_by_hand(
+    router: Router, one: DatabaseURL, is_free: IsFree, shop: DatabaseURL
+) -> None:
     """Nobody ends its generators, so psycopg's connections are closed on another one."""
     engine = create_async_engine(shop.replace(driver="psycopg").render())
     router.enter(one)
@@ -163,7 +177,9 @@ def test_a_loop_closed_by_hand(router: Router, one: DatabaseURL, is_free: IsFree
     assert is_free(one)
 
 
-def test_an_engine_that_is_not_routed(router: Router, shop: DatabaseURL, one: DatabaseURL) -> None:
+def test_an_engine_that_is_not_routed(
+    router: Router, shop: DatabaseURL, one: DatabaseURL
+) -> None:
     """Its pool is left alone, whatever clones come and go."""
     other = create_async_engine(shop.replace(driver="asyncpg", database="postgres").render())
     engine = create_async_engine(shop.replace(driver="asyncpg").render())
@@ -199,7 +215,9 @@ def test_a_creator(router: Router, shop: DatabaseURL, one: DatabaseURL) -> None:
 def test_everything(make_router: MakeRouter, one: DatabaseURL) -> None:
     """ "*" means asynchronous engines like others."""
     router = make_router("*")
-    engine = create_async_engine("postgresql+asyncpg://me@far.invalid/x?prepared_statement_cache_size=0")
+    engine = create_async_engine(
+        "postgresql+asyncpg://me@far.invalid/x?prepared_statement_cache_size=0"
+    )
     router.enter(one)
     assert asyncio.run(reached(engine)) == one.database
     router.leave(one)

@@ -19,7 +19,10 @@ from tests.routing.engines import WHERE, engine_on, reached
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
-@pytest.mark.parametrize("keywords", [{}, {"pool_pre_ping": True}, {"poolclass": NullPool}, {"poolclass": StaticPool}])
+@pytest.mark.parametrize(
+    "keywords",
+    [{}, {"pool_pre_ping": True}, {"poolclass": NullPool}, {"poolclass": StaticPool}],
+)
 def test_one_clone_after_another(
     *,
     router: Router,
@@ -42,7 +45,11 @@ def test_one_clone_after_another(
 
 
 def test_a_connection_left_open(
-    router: Router, shop: DatabaseURL, one: DatabaseURL, two: DatabaseURL, is_free: Callable[[DatabaseURL], bool]
+    router: Router,
+    shop: DatabaseURL,
+    one: DatabaseURL,
+    two: DatabaseURL,
+    is_free: Callable[[DatabaseURL], bool],
 ) -> None:
     """Whoever counts what a test left open can see it; it is closed after that."""
     engine = engine_on(shop)
@@ -73,7 +80,8 @@ def test_a_session_that_nobody_closed(
     router.close_leaked("test 'test_it.py::test_one'")
     router.enter(two)
     with pytest.raises(
-        sa.exc.StatementError, match=r"EndedTestError\) test 'test_it.py::test_one' has ended with this"
+        sa.exc.StatementError,
+        match=r"EndedTestError\) test 'test_it.py::test_one' has ended with this",
     ):
         scoped.scalar(WHERE)
     scoped.remove()
@@ -93,10 +101,13 @@ def test_a_connection_handed_back_too_late(
     assert is_free(one)
 
 
-def test_a_creator(router: Router, shop: DatabaseURL, one: DatabaseURL, two: DatabaseURL) -> None:
+def test_a_creator(
+    router: Router, shop: DatabaseURL, one: DatabaseURL, two: DatabaseURL
+) -> None:
     """It cannot be routed: refused where it reaches the application's database, followed where it asks for a clone."""
     stubborn = sa.create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect(shop.replace(driver=None).render())
+        "postgresql+psycopg://",
+        creator=lambda: psycopg.connect(shop.replace(driver=None).render()),
     )
     willing = sa.create_engine(
         "postgresql+psycopg://",
@@ -118,7 +129,9 @@ def test_a_creator(router: Router, shop: DatabaseURL, one: DatabaseURL, two: Dat
         willing.connect()
 
 
-def test_a_pool_filled_before(make_router: MakeRouter, shop: DatabaseURL, one: DatabaseURL) -> None:
+def test_a_pool_filled_before(
+    make_router: MakeRouter, shop: DatabaseURL, one: DatabaseURL
+) -> None:
     """A connection that was opened before anybody listened is not handed out again."""
     engine = engine_on(shop)
     assert reached(engine) == shop.database

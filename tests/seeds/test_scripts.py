@@ -30,7 +30,9 @@ def dsn(empty_database_url: str) -> str:
 def run(dsn: str, tmp_path: Path) -> Run:
     """Run a seed: a script's text, or a file's name."""
 
-    def run(text: str = "", *, file: str = "seed.sql", said: list[str] | None = None) -> SeedFile:
+    def run(
+        text: str = "", *, file: str = "seed.sql", said: list[str] | None = None
+    ) -> SeedFile:
         path = tmp_path / file
         if text:
             path.write_text(text)
@@ -56,7 +58,11 @@ def program(lease: leases.Lease) -> Callable[[str], Path]:
     """One of the programs that come with the server, or the test is skipped."""
 
     def program(name: str) -> Path:
-        found = template.pg_dump(lease.binaries) if name == "pg_dump" else lease.binaries.program(name)
+        found = (
+            template.pg_dump(lease.binaries)
+            if name == "pg_dump"
+            else lease.binaries.program(name)
+        )
         if found is None:
             pytest.skip(f"this PostgreSQL has no {name}")
         return found
@@ -66,7 +72,11 @@ def program(lease: leases.Lease) -> Callable[[str], Path]:
 
 def _dump(pg_dump: Path, dsn: str, *options: str) -> str:
     done = subprocess.run([pg_dump, *options, dsn], capture_output=True, text=True, check=True)
-    return "\n".join(line for line in done.stdout.splitlines() if not line.startswith(("\\restrict", "\\unrestrict")))
+    return "\n".join(
+        line
+        for line in done.stdout.splitlines()
+        if not line.startswith(("\\restrict", "\\unrestrict"))
+    )
 
 
 @pytest.fixture
@@ -139,7 +149,11 @@ def test_does_what_psql_does(
     """The same script by psql leaves the same in another database."""
     dsn, other = pair
     run(script)
-    subprocess.run([program("psql"), "-X", "-q", "-f", tmp_path / "seed.sql", other], check=True, capture_output=True)
+    subprocess.run(
+        [program("psql"), "-X", "-q", "-f", tmp_path / "seed.sql", other],
+        check=True,
+        capture_output=True,
+    )
     assert _dump(program("pg_dump"), dsn) == _dump(program("pg_dump"), other)
 
 
@@ -152,23 +166,35 @@ create view v as select ';' as a, $x$'$$x$ as b;
 """
 
 
-@pytest.mark.parametrize("options", [[], ["--inserts", "--rows-per-insert=50"]], ids=["copy", "inserts"])
+@pytest.mark.parametrize(
+    "options", [[], ["--inserts", "--rows-per-insert=50"]], ids=["copy", "inserts"]
+)
 def test_a_dump_comes_back(
-    run: Run, pair: tuple[str, str], program: Callable[[str], Path], tmp_path: Path, options: list[str]
+    run: Run,
+    pair: tuple[str, str],
+    program: Callable[[str], Path],
+    tmp_path: Path,
+    options: list[str],
 ) -> None:
     """Of a schema with everything in it: what pg_dump writes of the copy is what it wrote of the original."""
     dsn, other = pair
     with psycopg.connect(other, autocommit=True) as connection:
         for part in ("moving", "nulls", "replicated", "unlogged"):
-            connection.execute(Path(template.__file__).with_name("world").joinpath(f"{part}.sql").read_bytes())
+            connection.execute(
+                Path(template.__file__).with_name("world").joinpath(f"{part}.sql").read_bytes()
+            )
         connection.execute(ODD.encode())
     dumped = _dump(program("pg_dump"), other, *options)
-    subprocess.run([program("pg_dump"), *options, "-f", tmp_path / "dump.sql", other], check=True)
+    subprocess.run(
+        [program("pg_dump"), *options, "-f", tmp_path / "dump.sql", other], check=True
+    )
     run(file="dump.sql")
     assert _dump(program("pg_dump"), dsn, *options) == dumped
 
 
-def test_roles_and_parameters_that_are_not_there(run: Run, rows: Callable[[str], list[tuple[object, ...]]]) -> None:
+def test_roles_and_parameters_that_are_not_there(
+    run: Run, rows: Callable[[str], list[tuple[object, ...]]]
+) -> None:
     """What a dump says of them is skipped and noted, and all else is done."""
     seed = run("""
         SET transaction_timeout_of_the_future = 0;
@@ -190,14 +216,20 @@ def test_roles_and_parameters_that_are_not_there(run: Run, rows: Callable[[str],
     [
         ("select 1;\n\\connect postgres", r"line 2: \\connect leads to another database"),
         ("\\c - - localhost", r"line 1: \\c leads to another database"),
-        ("drop database postgres;", r"line 1: DROP DATABASE; a seed fills the database that it is given"),
+        (
+            "drop database postgres;",
+            r"line 1: DROP DATABASE; a seed fills the database that it is given",
+        ),
         ("-- comment\nCREATE DATABASE x;", r"line \d: CREATE DATABASE; a seed fills"),
         ("\\! touch here", r"line 1: \\! is a command of psql's that a seed cannot have"),
         ("select 1 as a \\gset", r"line 1: \\gset in the middle of a statement"),
         ("\\i seed.sql", r"is included by itself, 20 times over"),
         ("insert into t values ('", r"it ends within what ' begins on line 1; was it cut off"),
         ("create function f() as $body$ begin", r"ends within what \$body\$ begins on line 1"),
-        ("create table t (a int); copy t from stdin;\n1\n", r"ends within the rows of the COPY on line 1"),
+        (
+            "create table t (a int); copy t from stdin;\n1\n",
+            r"ends within the rows of the COPY on line 1",
+        ),
         ("--\n-- PostgreSQL database dump\n--\nselect 1;\n", r"it was cut off"),
     ],
 )
@@ -207,7 +239,9 @@ def test_refused(run: Run, script: str, message: str) -> None:
         run(script)
 
 
-def test_connect_to_where_it_is(run: Run, dsn: str, rows: Callable[[str], list[tuple[object, ...]]]) -> None:
+def test_connect_to_where_it_is(
+    run: Run, dsn: str, rows: Callable[[str], list[tuple[object, ...]]]
+) -> None:
     """A script that names the database it is given goes on."""
     run(f"\\connect {conninfo_to_dict(dsn)['dbname']}\ncreate table t (a int);")
     assert rows("select * from t") == []
@@ -225,7 +259,9 @@ def test_connect_to_where_it_is(run: Run, dsn: str, rows: Callable[[str], list[t
         ("create table t (a int);\ncopy t from stdin;\nx\n\\.\n", 2, "copy t from stdin"),
     ],
 )
-def test_an_error_says_where(run: Run, tmp_path: Path, script: str, line: int, statement: str) -> None:
+def test_an_error_says_where(
+    run: Run, tmp_path: Path, script: str, line: int, statement: str
+) -> None:
     """The file, the line on which the statement begins, and the statement."""
     with pytest.raises(psycopg.Error) as caught:
         run(script)
@@ -233,20 +269,31 @@ def test_an_error_says_where(run: Run, tmp_path: Path, script: str, line: int, s
     assert getattr(caught.value, "statement").endswith(statement)  # noqa: B009
 
 
-def test_files_in_files(run: Run, rows: Callable[[str], list[tuple[object, ...]]], tmp_path: Path) -> None:
+def test_files_in_files(
+    run: Run, rows: Callable[[str], list[tuple[object, ...]]], tmp_path: Path
+) -> None:
     r"""`\i` from the project, `\ir` from beside the script, and `\copy` of rows in a file."""
     (tmp_path / "parts").mkdir()
-    (tmp_path / "parts" / "one.sql").write_text("create table t (a text, b int);\n\\ir two.sql\n")
+    (tmp_path / "parts" / "one.sql").write_text(
+        "create table t (a text, b int);\n\\ir two.sql\n"
+    )
     (tmp_path / "parts" / "two.sql").write_text("insert into t values (:'word', 1);\n")
     (tmp_path / "rows.csv").write_text('a,b\n"x, y",2\n')
     run(
         "\\set word hello\n\\i parts/one.sql\n\\copy t (a, b) from 'rows.csv' with (format csv, header)\n"
         "\\copy t from stdin\nthird\t3\n\\.\ninsert into t values ('last', 4);"
     )
-    assert rows("select * from t order by b") == [("hello", 1), ("x, y", 2), ("third", 3), ("last", 4)]
+    assert rows("select * from t order by b") == [
+        ("hello", 1),
+        ("x, y", 2),
+        ("third", 3),
+        ("last", 4),
+    ]
 
 
-def test_compressed(run: Run, rows: Callable[[str], list[tuple[object, ...]]], tmp_path: Path) -> None:
+def test_compressed(
+    run: Run, rows: Callable[[str], list[tuple[object, ...]]], tmp_path: Path
+) -> None:
     """By gzip; one that was cut off is refused."""
     whole = gzip.compress(b"create table t (a int); insert into t values (1);")
     (tmp_path / "seed.sql.gz").write_bytes(whole)

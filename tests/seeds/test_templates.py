@@ -52,7 +52,10 @@ def test_a_dump_fills_the_template(items: Project) -> None:
     items.write("more.sql", "\\i part.sql\n")
     items.settings(seed=["dump.sql", "item.csv", "more.sql"])
     built = items.clonedb("build").demand()
-    assert 'left out, because role "shop_of_the_dump" does not exist; unrecognized configuration' in built.text
+    assert (
+        'left out, because role "shop_of_the_dump" does not exist; unrecognized configuration'
+        in built.text
+    )
     assert 'add watch = ["part.sql"]' in built.text
     items.write("test_it.py", TESTS)
     assert "1 passed" in items.pytest().demand().out

@@ -63,7 +63,9 @@ def test_asyncpg_takes_the_dsn(loan: Loan, server_url: str) -> None:
     """As a setting of its session, which the server shows."""
     import asyncpg
 
-    dsn = loan.mark(DatabaseURL.parse(server_url).replace(driver=None, database="postgres")).render()
+    dsn = loan.mark(
+        DatabaseURL.parse(server_url).replace(driver=None, database="postgres")
+    ).render()
 
     async def look() -> str:
         connection = await asyncpg.connect(dsn)
@@ -121,7 +123,9 @@ def test_a_test_that_runs_again_has_a_loan_of_its_own(loans: Loans, loan: Loan) 
     loan.end()
     again = loans.begin(loan.holder, "db", "test_one[a b/ü?&]")
     loans.require(again.token, None)
-    with pytest.raises(EndedTestError, match=r"test 'test_it.py::test_one\[a b\]' has ended: its database 'db'"):
+    with pytest.raises(
+        EndedTestError, match=r"test 'test_it.py::test_one\[a b\]' has ended: its database 'db'"
+    ):
         loans.require(None, loan.token)
 
 
@@ -139,7 +143,11 @@ def test_a_connection_is_of_no_use_after_its_loan(loan: Loan, admin_dsn: str) ->
         cursor = connection.cursor()
         assert loan.take(connection) is connection
         loan.end()
-        for use in (lambda: connection.execute("select 1"), lambda: cursor.execute("select 1"), connection.commit):
+        for use in (
+            lambda: connection.execute("select 1"),
+            lambda: cursor.execute("select 1"),
+            connection.commit,
+        ):
             with pytest.raises(EndedTestError):
                 use()
         connection.close()

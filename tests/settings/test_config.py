@@ -27,7 +27,9 @@ def test_every_key_has_a_default_of_its_type() -> None:
     assert {key.type for key in KEYS.values()} == {str, int, float, bool, tuple, dict}
     for name, key in KEYS.items():
         value = getattr(EMPTY, name)
-        assert value is None or isinstance(value, Mapping if key.type is dict else key.type), name
+        assert value is None or isinstance(value, Mapping if key.type is dict else key.type), (
+            name
+        )
         assert EMPTY.source(name) == "default"
         assert key.help, name
         assert not key.help.endswith("."), name
@@ -60,12 +62,18 @@ def test_config_is_frozen() -> None:
 
 @pytest.mark.parametrize(
     ("word", "nearest"),
-    [("urll", "url"), ("lock-timeout", "lock_timeout"), ("keep_template", "keep_templates"), ("seeds", "seed")],
+    [
+        ("urll", "url"),
+        ("lock-timeout", "lock_timeout"),
+        ("keep_template", "keep_templates"),
+        ("seeds", "seed"),
+    ],
 )
 def test_unknown_key_is_told_the_nearest(word: str, nearest: str) -> None:
     """A mistyped key is an error that names the place and the key that was probably meant."""
     with pytest.raises(
-        ConfigError, match=rf"^here: unknown setting '{word}' \(did you mean '{nearest}'\?\); `clonedb config`"
+        ConfigError,
+        match=rf"^here: unknown setting '{word}' \(did you mean '{nearest}'\?\); `clonedb config`",
     ):
         replaced(**{word: 1})
 
@@ -92,7 +100,9 @@ def test_wrong_type_says_what_the_key_takes(name: str) -> None:
     """A value of another type is refused, never converted: `keep_count = "3"` is a mistake."""
     values, takes = WRONG[KEYS[name].type]
     for value in values[name == "metadata" :]:  # which takes a text, too
-        with pytest.raises(ConfigError, match=f"^here: {name} is {re.escape(repr(value))}; it takes {takes}$"):
+        with pytest.raises(
+            ConfigError, match=f"^here: {name} is {re.escape(repr(value))}; it takes {takes}$"
+        ):
             replaced(**{name: value})
     if KEYS[name].default is None:
         for nothing in (None, ""):
@@ -117,22 +127,29 @@ def test_choices(name: str) -> None:
     some = KEYS[name].choices[0]
     listed = ", ".join(KEYS[name].choices)
     with pytest.raises(
-        ConfigError, match=rf"^here: {name} is '{some}x' \(did you mean '{some}'\?\); it takes one of {listed}$"
+        ConfigError,
+        match=rf"^here: {name} is '{some}x' \(did you mean '{some}'\?\); it takes one of {listed}$",
     ):
         replaced(**{name: some + "x"})
 
 
-@pytest.mark.parametrize("name", [name for name, key in KEYS.items() if key.minimum is not None])
+@pytest.mark.parametrize(
+    "name", [name for name, key in KEYS.items() if key.minimum is not None]
+)
 def test_minimum(name: str) -> None:
     """The least value is taken, one below it is not, and neither is what is no number."""
     least = KEYS[name].minimum
     assert least is not None
     assert getattr(replaced(**{name: KEYS[name].type(least)}), name) == least
-    with pytest.raises(ConfigError, match=rf"^here: {name} is -1(\.0)?; the least it takes is {least:g}$"):
+    with pytest.raises(
+        ConfigError, match=rf"^here: {name} is -1(\.0)?; the least it takes is {least:g}$"
+    ):
         replaced(**{name: -1})
     if KEYS[name].type is float:
         for value in (float("inf"), float("nan")):
-            with pytest.raises(ConfigError, match=f"^here: {name} is {value}; it takes a finite number$"):
+            with pytest.raises(
+                ConfigError, match=f"^here: {name} is {value}; it takes a finite number$"
+            ):
                 replaced(**{name: value})
 
 
@@ -226,7 +243,9 @@ def test_passwords_are_never_in_a_complaint(name: str) -> None:
             assert "SECRET" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [name for name, key in KEYS.items() if key.type not in (str, tuple)])
+@pytest.mark.parametrize(
+    "name", [name for name, key in KEYS.items() if key.type not in (str, tuple)]
+)
 def test_passwords_are_never_in_a_complaint_about_text(name: str) -> None:
     """Nor when it came from the environment or the command line."""
     for text in (URL, '{"sqlalchemy.url": "' + URL, '{"password": "SECRET"'):
@@ -237,6 +256,8 @@ def test_passwords_are_never_in_a_complaint_about_text(name: str) -> None:
 
 def test_keys_are_read_only() -> None:
     """The table of keys is made once, from Config's own fields, in their order."""
-    assert list(KEYS) == [name for name in Config._fields if name not in ("rootdir", "sources", "project_wide")]
+    assert list(KEYS) == [
+        name for name in Config._fields if name not in ("rootdir", "sources", "project_wide")
+    ]
     with pytest.raises(TypeError):
         KEYS["other"] = KEYS["url"]  # type: ignore[index]

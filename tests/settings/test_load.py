@@ -42,7 +42,11 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "salt": ("file", "environment", "options"),
     "base": ("file", "environment", "options"),
     "template": ("file", "environment", "options"),
-    "templates": ({"file": {"target": "1"}}, {"environment": {"seed": ["a.sql"]}}, {"options": {"base": "default"}}),
+    "templates": (
+        {"file": {"target": "1"}},
+        {"environment": {"seed": ["a.sql"]}},
+        {"options": {"base": "default"}},
+    ),
     "driver": ("psycopg", "psycopg2", "asyncpg"),
     "role": ("file", "environment", "options"),
     "role_password": ("file", "environment", "options"),
@@ -84,7 +88,9 @@ def settings(root: Path) -> Callable[[str], Path]:
 
     def write(lines: str) -> Path:
         file = root / "pyproject.toml"
-        file.write_text(f"[project]\nname = 'shop'\n\n[tool.clonedb]\n{lines}\n", encoding="utf-8")
+        file.write_text(
+            f"[project]\nname = 'shop'\n\n[tool.clonedb]\n{lines}\n", encoding="utf-8"
+        )
         return file
 
     return write
@@ -111,7 +117,11 @@ def _text(value: Any) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
-    return value if isinstance(value, (str, int, float)) else {name: _plain(item) for name, item in value.items()}
+    return (
+        value
+        if isinstance(value, (str, int, float))
+        else {name: _plain(item) for name, item in value.items()}
+    )
 
 
 def test_table_of_values_is_complete() -> None:
@@ -129,22 +139,32 @@ def test_the_later_place_wins(
 
     file = settings(f"{name} = {_toml(in_file)}")
     found = load(root)
-    assert (_plain(getattr(found, name)), found.source(name)) == (in_file, f"{file} [tool.clonedb]")
+    assert (_plain(getattr(found, name)), found.source(name)) == (
+        in_file,
+        f"{file} [tool.clonedb]",
+    )
 
     monkeypatch.setenv(KEYS[name].variable, _text(in_environment))
     found = load(root)
-    assert (_plain(getattr(found, name)), found.source(name)) == (in_environment, KEYS[name].variable)
+    assert (_plain(getattr(found, name)), found.source(name)) == (
+        in_environment,
+        KEYS[name].variable,
+    )
 
     found = load(root, options={name: in_options})
     assert (_plain(getattr(found, name)), found.source(name)) == (in_options, KEYS[name].option)
-    assert load(root, options={name: in_options}, option_prefix="--").source(name) == "--" + name.replace("_", "-")
+    assert load(root, options={name: in_options}, option_prefix="--").source(
+        name
+    ) == "--" + name.replace("_", "-")
 
     found = load(root, options={name: None})
     assert found.source(name) == KEYS[name].variable
     assert {key for key in KEYS if found.source(key) != "default"} == {name}
 
 
-def test_lists_in_the_environment_may_be_json(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_in_the_environment_may_be_json(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A list is separated by commas, or JSON when an item holds one."""
     monkeypatch.setenv("CLONEDB_X", '["tenant=a,b"]')
     monkeypatch.setenv("CLONEDB_EXTENSIONS", " citext, pgcrypto,")
@@ -219,7 +239,9 @@ def test_mistake_in_the_file_names_the_file(
 ) -> None:
     """Whoever reads the error knows which file to open."""
     file = settings(line)
-    with pytest.raises(ConfigError, match="^" + re.escape(f"{file} [tool.clonedb]: {complaint}")):
+    with pytest.raises(
+        ConfigError, match="^" + re.escape(f"{file} [tool.clonedb]: {complaint}")
+    ):
         load(root)
 
 
@@ -237,7 +259,9 @@ def test_alembic_table_becomes_text(root: Path, settings: Callable[[str], Path])
 
 def test_table_that_is_none(root: Path) -> None:
     """`tool.clonedb` that is a value is refused, without showing a password."""
-    (root / "pyproject.toml").write_text("[tool]\nclonedb = 'postgresql://me:SECRET@localhost/'\n")
+    (root / "pyproject.toml").write_text(
+        "[tool]\nclonedb = 'postgresql://me:SECRET@localhost/'\n"
+    )
     with pytest.raises(ConfigError, match="it takes a table") as caught:
         load(root)
     assert "SECRET" not in str(caught.value)
@@ -258,13 +282,18 @@ def test_misspelt_variable_is_caught(root: Path, monkeypatch: pytest.MonkeyPatch
     """A variable that is nearly one of ours would otherwise be ignored in silence."""
     monkeypatch.setenv("CLONEDB_LOCK_TIMEOT", "5")
     with pytest.raises(
-        ConfigError, match=r"^unknown variable 'CLONEDB_LOCK_TIMEOT' \(did you mean 'CLONEDB_LOCK_TIMEOUT'\?\)$"
+        ConfigError,
+        match=r"^unknown variable 'CLONEDB_LOCK_TIMEOT' \(did you mean 'CLONEDB_LOCK_TIMEOUT'\?\)$",
     ):
         load(root)
 
 
-@pytest.mark.parametrize("variable", ["CLONEDB_TEST_POSTGRES", "CLONEDB_CI", "CLONEDB_", "CLONEDB", "XCLONEDB_URLL"])
-def test_unrelated_variable_is_ignored(root: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+@pytest.mark.parametrize(
+    "variable", ["CLONEDB_TEST_POSTGRES", "CLONEDB_CI", "CLONEDB_", "CLONEDB", "XCLONEDB_URLL"]
+)
+def test_unrelated_variable_is_ignored(
+    root: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
     """A variable that resembles none of ours is somebody else's business."""
     monkeypatch.setenv(variable, "x")
     assert load(root).sources == {}
@@ -272,7 +301,12 @@ def test_unrelated_variable_is_ignored(root: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     ("variable", "text"),
-    [("CLONEDB_KEEP_COUNT", "many"), ("CLONEDB_REBUILD", "maybe"), ("CLONEDB_KEEP", "fail"), ("CLONEDB_X", "[1]")],
+    [
+        ("CLONEDB_KEEP_COUNT", "many"),
+        ("CLONEDB_REBUILD", "maybe"),
+        ("CLONEDB_KEEP", "fail"),
+        ("CLONEDB_X", "[1]"),
+    ],
 )
 def test_mistake_in_the_environment_names_the_variable(
     root: Path, monkeypatch: pytest.MonkeyPatch, variable: str, text: str
@@ -301,12 +335,20 @@ def test_test_database_url_comes_last(
     monkeypatch.setenv("TEST_DATABASE_URL", "")
     assert (load(root).url, load(root).source("url")) == (None, "default")
     monkeypatch.setenv("TEST_DATABASE_URL", "postgresql://test/")
-    assert (load(root).url, load(root).source("url")) == ("postgresql://test/", "TEST_DATABASE_URL")
+    assert (load(root).url, load(root).source("url")) == (
+        "postgresql://test/",
+        "TEST_DATABASE_URL",
+    )
     file = settings("url = 'postgresql://file/'")
-    assert (load(root).url, load(root).source("url")) == ("postgresql://file/", f"{file} [tool.clonedb]")
+    assert (load(root).url, load(root).source("url")) == (
+        "postgresql://file/",
+        f"{file} [tool.clonedb]",
+    )
 
 
 def test_unknown_option_is_a_mistake_too(root: Path) -> None:
     """Options that no command line made are checked like the rest."""
-    with pytest.raises(ConfigError, match=r"^--clonedb-urll: unknown setting 'urll' \(did you mean 'url'\?\)"):
+    with pytest.raises(
+        ConfigError, match=r"^--clonedb-urll: unknown setting 'urll' \(did you mean 'url'\?\)"
+    ):
         load(root, options={"urll": "x"})

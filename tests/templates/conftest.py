@@ -29,7 +29,11 @@ class Heard(Silence):
         found = [line for line in self.lines if line.startswith("building template")]
         if not found:
             return None
-        return found[-1].rpartition(": ")[2].removesuffix(" revisions") if " upon " in found[-1] else "from zero"
+        return (
+            found[-1].rpartition(": ")[2].removesuffix(" revisions")
+            if " upon " in found[-1]
+            else "from zero"
+        )
 
 
 Open = Callable[..., tuple[Template, Heard]]
@@ -43,7 +47,11 @@ def configured(project: Project, config: Config, prefix: str) -> Callable[..., C
         values = {"prefix": prefix, "keep_templates": 50, **settings}
         return Config(rootdir=project.directory).replace(
             "the test",
-            **{name: getattr(config, name) for name in ("state_dir", "postgres_bin", "idle_timeout", "salt")} | values,
+            **{
+                name: getattr(config, name)
+                for name in ("state_dir", "postgres_bin", "idle_timeout", "salt")
+            }
+            | values,
         )
 
     return make
@@ -61,12 +69,18 @@ def contents(template: Template) -> list[str]:
         assert template.server.binaries is not None
         program = template.server.binaries.program("pg_dump")
         assert program is not None
-        dumped = subprocess.run([str(program), clone.dsn], check=True, capture_output=True, text=True).stdout
+        dumped = subprocess.run(
+            [str(program), clone.dsn], check=True, capture_output=True, text=True
+        ).stdout
         with clone.connect() as connection:
             sequences = connection.execute(
                 "select schemaname, sequencename, last_value from pg_sequences order by 1, 2"
             ).fetchall()
-    lines = [line for line in dumped.splitlines() if line and not line.startswith(("--", "\\restrict", "\\unrestrict"))]
+    lines = [
+        line
+        for line in dumped.splitlines()
+        if line and not line.startswith(("--", "\\restrict", "\\unrestrict"))
+    ]
     return [*_ordered(lines), *map(str, sequences)]
 
 

@@ -25,7 +25,9 @@ Configured = Callable[..., Config]
 COUNT = 'with open(os.environ["COUNT"], "a") as file:\n    file.write("ran\\n")\n'
 
 
-def test_a_builder_killed_upon_a_layer(items: Project, start: Start, admin_dsn: str, tmp_path: Path) -> None:
+def test_a_builder_killed_upon_a_layer(
+    items: Project, start: Start, admin_dsn: str, tmp_path: Path
+) -> None:
     """kill -9: the copy of the layer goes, the layer stays, and the next build is upon it again."""
     items.clonedb("build").demand()
     prefix = items.environment["CLONEDB_PREFIX"]
@@ -40,13 +42,18 @@ def test_a_builder_killed_upon_a_layer(items: Project, start: Start, admin_dsn: 
     assert len(databases(admin_dsn, prefix)) == 2
 
 
-def test_two_builders_at_once(items: Project, start: Start, admin_dsn: str, tmp_path: Path) -> None:
+def test_two_builders_at_once(
+    items: Project, start: Start, admin_dsn: str, tmp_path: Path
+) -> None:
     """One migrates, upon the layer; the other waits for it."""
     items.clonedb("build").demand()
     counter = tmp_path / "count"
     items.environment["COUNT"] = str(counter)
     items.revision("three", COUNT + "time.sleep(1)")
-    outcomes = [program.outcome().demand() for program in [start(items, *CLONEDB, "build") for _ in range(3)]]
+    outcomes = [
+        program.outcome().demand()
+        for program in [start(items, *CLONEDB, "build") for _ in range(3)]
+    ]
     assert count(counter) == 1
     assert sum("1 of 3 revisions" in outcome.err for outcome in outcomes) == 1
     demand_nothing_left(items, admin_dsn)
@@ -57,10 +64,16 @@ def test_workers_with_seeds(items: Project, admin_dsn: str, tmp_path: Path) -> N
     items.environment["COUNT"] = str(tmp_path / "count")
     items.revision("three", COUNT)
     items.write(
-        "seeds.py", "import os\ndef fill(connection):\n    " + COUNT.replace("\n    ", "\n        ").strip() + "\n"
+        "seeds.py",
+        "import os\ndef fill(connection):\n    "
+        + COUNT.replace("\n    ", "\n        ").strip()
+        + "\n",
     )
     items.settings(seed=["seeds:fill"])
-    items.write("test_it.py", "import pytest\n@pytest.mark.parametrize('n', range(4))\ndef test_it(n, clonedb): pass\n")
+    items.write(
+        "test_it.py",
+        "import pytest\n@pytest.mark.parametrize('n', range(4))\ndef test_it(n, clonedb): pass\n",
+    )
     items.run(*PYTEST, "-n", "2").demand()
     assert count(tmp_path / "count") == 2
     items.run(*PYTEST, "-n", "2").demand()
@@ -71,7 +84,9 @@ def test_workers_with_seeds(items: Project, admin_dsn: str, tmp_path: Path) -> N
     items.run(*PYTEST, "--clonedb-frozen").demand()
 
 
-def test_a_migration_that_fails_upon_a_layer(items: Project, admin_dsn: str, tmp_path: Path) -> None:
+def test_a_migration_that_fails_upon_a_layer(
+    items: Project, admin_dsn: str, tmp_path: Path
+) -> None:
     """It is tried from zero, once for the layer, which says so; its error is the one that is shown; nothing is left."""
     counter = tmp_path / "count"
     items.environment["COUNT"] = str(counter)
@@ -80,14 +95,25 @@ def test_a_migration_that_fails_upon_a_layer(items: Project, admin_dsn: str, tmp
     items.revision("four", 'op.execute("select 1 / 0")')
     outcome = items.clonedb("build").demand(1)
     assert re.search(
-        r"template '\w+' cannot be built upon: revision 'four' .*; building template '\w+' from the", outcome.err
+        r"template '\w+' cannot be built upon: revision 'four' .*; building template '\w+' from the",
+        outcome.err,
     )
-    assert outcome.err.count("clonedb: revision 'four' (migrations/versions/four.py:10) failed: DivisionByZero") == 1
+    assert (
+        outcome.err.count(
+            "clonedb: revision 'four' (migrations/versions/four.py:10) failed: DivisionByZero"
+        )
+        == 1
+    )
     assert count(counter) == 2
     items.revision("four", 'op.execute("nonsense")', down="three")
     outcome = items.clonedb("build").demand(1)
-    assert re.search(r"tried upon '\w+' only; `clonedb build --force` begins from nothing", outcome.err)
-    assert "clonedb: revision 'four' (migrations/versions/four.py:10) failed: SyntaxError" in outcome.err
+    assert re.search(
+        r"tried upon '\w+' only; `clonedb build --force` begins from nothing", outcome.err
+    )
+    assert (
+        "clonedb: revision 'four' (migrations/versions/four.py:10) failed: SyntaxError"
+        in outcome.err
+    )
     assert count(counter) == 2
     items.revision("four", "pass", down="three")
     items.clonedb("build").demand()
@@ -95,7 +121,9 @@ def test_a_migration_that_fails_upon_a_layer(items: Project, admin_dsn: str, tmp
     assert len(databases(admin_dsn, items.environment["CLONEDB_PREFIX"])) == 2
 
 
-def test_a_layer_that_is_to_blame_is_taken_no_more(items: Project, configured: Configured) -> None:
+def test_a_layer_that_is_to_blame_is_taken_no_more(
+    items: Project, configured: Configured
+) -> None:
     """What a revision leaves in its session, and only there: a template built upon it fails, one from zero does not."""
     items.revision("three", 'op.execute("create temporary table rest (id int)")')
     opened(configured())[0].close()
@@ -157,5 +185,14 @@ def test_what_an_older_clonedb_wrote_is_no_layer() -> None:
     assert read is not None
     assert (read.layer, read.depth) == ("", 0)
     assert Metadata.from_json(read.to_json()) == read
-    for text in (None, "", "x", "[]", "{}", '{"clonedb": []}', '{"clonedb": {"heads": 1}}', '{"clonedb": {"new": 1}}'):
+    for text in (
+        None,
+        "",
+        "x",
+        "[]",
+        "{}",
+        '{"clonedb": []}',
+        '{"clonedb": {"heads": 1}}',
+        '{"clonedb": {"new": 1}}',
+    ):
         assert Metadata.from_json(text) is None

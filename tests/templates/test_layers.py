@@ -59,18 +59,24 @@ def demand(configured: Configured, expected: str | None, **settings: object) -> 
             assert template.heads == whole.heads
 
 
-def test_an_edited_history_is_rebuilt_from_what_is_still_true(project: Project, configured: Configured) -> None:
+def test_an_edited_history_is_rebuilt_from_what_is_still_true(
+    project: Project, configured: Configured
+) -> None:
     """Appended, edited at the end, in the middle, in a module or env.py, reordered, removed: as from zero each time."""
     history(project)
     demand(configured, "from zero")
     demand(configured, None)
-    fifth = project.revision("r5", 'op.execute("insert into part (item) select max(id) from item")')
+    fifth = project.revision(
+        "r5", 'op.execute("insert into part (item) select max(id) from item")'
+    )
     demand(configured, "1 of 5")
     fifth.write_text(fifth.read_text().replace("max(id)", "min(id)"))
     demand(configured, "1 of 5")
     opened(config_at(configured(), "r1"))[0].close()
     project.write("shop/data.py", "NAMES = ['a', 'b', 'c']\n")
-    demand(configured, "4 of 5")  # of all templates only that at r1 has no revision that imports it
+    demand(
+        configured, "4 of 5"
+    )  # of all templates only that at r1 has no revision that imports it
     project.write("shop/data.py", "NAMES = ['a', 'b']\n")
     demand(configured, None)
     project.revision("r3", THIRD.replace("1.5", "2.5"), down="r2")
@@ -91,13 +97,21 @@ def test_branches_and_merges(project: Project, configured: Configured) -> None:
     """A layer is a beginning in Alembic's order: columns come in the order of a build from zero."""
     history(project)
     demand(configured, "from zero")
-    project.revision("left", 'op.execute("alter table item add left_side int default 1")', down="r4")
+    project.revision(
+        "left", 'op.execute("alter table item add left_side int default 1")', down="r4"
+    )
     demand(configured, "1 of 5")
-    project.revision("right", 'op.execute("alter table item add right_side int default 2")', down="r4")
+    project.revision(
+        "right", 'op.execute("alter table item add right_side int default 2")', down="r4"
+    )
     demand(configured, _begun(configured))
-    project.revision("merged", 'op.execute("update item set left_side = right_side")', down=("left", "right"))
+    project.revision(
+        "merged", 'op.execute("update item set left_side = right_side")', down=("left", "right")
+    )
     demand(configured, _begun(configured))
-    project.revision("last", 'op.execute("create table last as select * from item")', down="merged")
+    project.revision(
+        "last", 'op.execute("create table last as select * from item")', down="merged"
+    )
     demand(configured, "1 of 8")
     project.revision("other", 'op.execute("alter table item add another int")', down="left")
     demand(configured, _begun(configured))
@@ -122,12 +136,16 @@ def test_histories_at_random(project: Project, configured: Configured, seed: int
         edit = chance.choice(["append", "append", "edit", "branch", "module", "remove"])
         if edit == "append":
             project.revision(
-                f"n{number}", f'op.execute("create table n{number} as select * from item")', down=_heads(project)
+                f"n{number}",
+                f'op.execute("create table n{number} as select * from item")',
+                down=_heads(project),
             )
             names.append(f"n{number}")
         elif edit == "branch":
             project.revision(
-                f"n{number}", f'op.execute("alter table item add n{number} int")', down=chance.choice(names)
+                f"n{number}",
+                f'op.execute("alter table item add n{number} int")',
+                down=chance.choice(names),
             )
             names.append(f"n{number}")
         elif edit == "edit":
@@ -148,7 +166,10 @@ def test_histories_at_random(project: Project, configured: Configured, seed: int
 def _heads(project: Project) -> tuple[str, ...]:
     files = sorted((project.directory / "migrations/versions").glob("*.py"))
     below = "".join(
-        line for path in files for line in path.read_text().splitlines() if line.startswith("down_revision")
+        line
+        for path in files
+        for line in path.read_text().splitlines()
+        if line.startswith("down_revision")
     )
     return tuple(path.stem for path in files if f"'{path.stem}'" not in below)
 
@@ -160,7 +181,10 @@ def test_seeds_are_a_layer_of_their_own(project: Project, configured: Configured
     settings = {"seed": ["seed.sql"]}
     template, heard = opened(configured(**settings))
     template.close()
-    assert [line.split("'")[0] for line in heard.lines] == ["building template ", "template "] * 2
+    assert [line.split("'")[0] for line in heard.lines] == [
+        "building template ",
+        "template ",
+    ] * 2
     demand(configured, None, **settings)
     seed.write_text("insert into item (name) values ('seeded anew')")
     template, heard = opened(configured(**settings))
@@ -172,13 +196,17 @@ def test_seeds_are_a_layer_of_their_own(project: Project, configured: Configured
     with template:
         assert any(line.endswith(": 1 of 5 revisions") for line in heard.lines)
         with template.clone() as clone, clone.connect() as connection:
-            row = connection.execute("select max(name) from item where lower(name) like 'seed%'").fetchone()
+            row = connection.execute(
+                "select max(name) from item where lower(name) like 'seed%'"
+            ).fetchone()
             assert row == ("seeded anew",)
     demand(configured, None, **settings)
     demand(configured, None)  # the schema's template is that of the project without seeds
 
 
-def test_what_one_session_leaves_to_the_next_is_no_layer(project: Project, configured: Configured) -> None:
+def test_what_one_session_leaves_to_the_next_is_no_layer(
+    project: Project, configured: Configured
+) -> None:
     """SET in a revision holds for those after it only when all run in one session; and so does ALTER DATABASE."""
     project.revision("r1", 'op.execute("create schema own; set search_path to own, public")')
     project.revision("r2", 'op.execute("create table here (id int)")')
@@ -200,25 +228,37 @@ op.get_bind().exec_driver_sql("do $$ begin execute format('alter database %%I se
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
-def test_settings_that_change_no_contents_are_no_reason(project: Project, configured: Configured, driver: str) -> None:
+def test_settings_that_change_no_contents_are_no_reason(
+    project: Project, configured: Configured, driver: str
+) -> None:
     """A timeout, and what autocommit_block() does to the connection, leave a history its layers."""
     project.write("alembic.ini", ALEMBIC_INI.replace("+psycopg:", f"+{driver}:"))
-    project.write("migrations/env.py", ENV_PY.replace("target_metadata)", "None, transaction_per_migration=True)"))
+    project.write(
+        "migrations/env.py",
+        ENV_PY.replace("target_metadata)", "None, transaction_per_migration=True)"),
+    )
     project.revision("r1", 'op.execute("create table item (id int)")' + TIMEOUTS)
     project.revision(
-        "r2", 'with op.get_context().autocommit_block():\n    op.execute("create index concurrently on item (id)")'
+        "r2",
+        'with op.get_context().autocommit_block():\n    op.execute("create index concurrently on item (id)")',
     )
     demand(configured, "from zero")
     project.revision("r3", 'op.execute("create table last ()")')
     demand(configured, "1 of 3")
 
 
-def test_revisions_that_import_what_env_py_configures(project: Project, configured: Configured) -> None:
+def test_revisions_that_import_what_env_py_configures(
+    project: Project, configured: Configured
+) -> None:
     """Alembic runs env.py before it loads any revision; a plan that needs it runs it first, too."""
     project.write("shop/__init__.py", "settings = None\n")
     project.write("shop/models.py", "import shop\nNAME = shop.settings['name']\n")
-    project.write("migrations/env.py", "import shop\nshop.settings = {'name': 'item'}\n" + ENV_PY)
-    project.revision("r1", 'from shop.models import NAME\nop.execute(f"create table {NAME} (id int)")')
+    project.write(
+        "migrations/env.py", "import shop\nshop.settings = {'name': 'item'}\n" + ENV_PY
+    )
+    project.revision(
+        "r1", 'from shop.models import NAME\nop.execute(f"create table {NAME} (id int)")'
+    )
     path = project.directory / "migrations/versions/r1.py"
     path.write_text("from shop.models import NAME\n" + path.read_text())
     demand(configured, "from zero")
@@ -233,7 +273,10 @@ def test_what_is_built_from_nothing_says_why(project: Project, configured: Confi
         template, heard = opened(configured(**settings))
         template.close()
         (line,) = [line for line in heard.lines if line.startswith("building template")]
-        return re.sub(r"'\w+_t_\w+'", "TEMPLATE", line.partition(", from nothing because ")[2]) or None
+        return (
+            re.sub(r"'\w+_t_\w+'", "TEMPLATE", line.partition(", from nothing because ")[2])
+            or None
+        )
 
     project.revision("r1", "pass")
     assert reason() is None
@@ -248,7 +291,10 @@ def test_what_is_built_from_nothing_says_why(project: Project, configured: Confi
     assert reason() is None  # it is built upon the first
     project.write("migrations/env.py", ENV_PY + "\n# edited")
     project.write("migrations/other.txt", "")
-    assert reason() == "env 'migrations/env.py' was changed, script 'migrations/other.txt' was added since TEMPLATE"
+    assert (
+        reason()
+        == "env 'migrations/env.py' was changed, script 'migrations/other.txt' was added since TEMPLATE"
+    )
     project.revision("r1", 'op.execute("select 1")', down=None)
     assert reason() == "revision 'migrations/versions/r1.py' was changed since TEMPLATE"
     template, heard = opened(configured(), rebuild=True)
@@ -257,19 +303,24 @@ def test_what_is_built_from_nothing_says_why(project: Project, configured: Confi
     assert reason(locale="C") == "locale was added since TEMPLATE"
 
 
-def test_what_a_revision_reads_when_it_is_loaded_is_warned_of(project: Project, configured: Configured) -> None:
+def test_what_a_revision_reads_when_it_is_loaded_is_warned_of(
+    project: Project, configured: Configured
+) -> None:
     """Alembic loads all revisions before it says in which order they run; what they read then counts, too."""
     project.write("names.txt", "x")
     path = project.revision("r1", 'op.execute("create table item (id int)")')
     path.write_text(
-        path.read_text() + "\nNAMES = open(os.path.join(os.path.dirname(__file__), '../../names.txt')).close()\n"
+        path.read_text()
+        + "\nNAMES = open(os.path.join(os.path.dirname(__file__), '../../names.txt')).close()\n"
     )
     template, heard = opened(configured())
     template.close()
     assert [line for line in heard.lines if 'add watch = ["names.txt"]' in line]
 
 
-def test_a_watched_module_counts_for_everything(project: Project, configured: Configured) -> None:
+def test_a_watched_module_counts_for_everything(
+    project: Project, configured: Configured
+) -> None:
     """What `watch` names may be read by env.py: no layer survives a change of it, whichever revision imports it."""
     history(project)
     settings = {"watch": ["shop/data.py"]}
@@ -294,14 +345,23 @@ op.execute("reset search_path")
 """
 
 
-def test_an_index_whose_function_is_found_by_search_path_only(project: Project, configured: Configured) -> None:
+def test_an_index_whose_function_is_found_by_search_path_only(
+    project: Project, configured: Configured
+) -> None:
     """ANALYZE and VACUUM FULL cannot compute it; the template is built nevertheless, with all other statistics."""
-    project.revision("r1", FOUND_BY_PATH + 'op.execute("create table other as select n from generate_series(1, 9) n")')
+    project.revision(
+        "r1",
+        FOUND_BY_PATH
+        + 'op.execute("create table other as select n from generate_series(1, 9) n")',
+    )
     query = "select count(*) filter (where tablename = 'item'), count(*) from pg_stats where schemaname = 'public'"
     template, _ = opened(configured())
     with template, template.clone() as clone:
         assert one(clone, query) == (3, 5)
-        assert one(clone, "select reltuples::int, relallvisible > 0 from pg_class where relname = 'item'") == (
+        assert one(
+            clone,
+            "select reltuples::int, relallvisible > 0 from pg_class where relname = 'item'",
+        ) == (
             100,
             True,
         )

@@ -15,7 +15,10 @@ Configured = Callable[..., Config]
 LEFT = {
     "custom": ("set app.tenant = 'one'", "app.tenant"),
     "custom, by a function": ("select set_config('app.tenant', 'one', false)", "app.tenant"),
-    "computed": ("select set_config('app.' || 'tenant', 'one', false)", "one whose name is computed, or a library"),
+    "computed": (
+        "select set_config('app.' || 'tenant', 'one', false)",
+        "one whose name is computed, or a library",
+    ),
     "role": ("grant all on alembic_version to pg_monitor; set role pg_monitor", "role"),
     "session authorization": (
         "grant all on alembic_version to pg_monitor; set session authorization pg_monitor",
@@ -40,10 +43,14 @@ def test_what_is_left_in_the_session_is_a_reason_against_a_layer(
     assert any(f"in their session ({name})" in line for line in heard.lines), heard.lines
 
 
-def test_a_setting_that_an_earlier_revisions_function_leaves(project: Project, configured: Configured) -> None:
+def test_a_setting_that_an_earlier_revisions_function_leaves(
+    project: Project, configured: Configured
+) -> None:
     """Its name is in no statement of the build upon the layer, and found in the function."""
     body = "select set_config('app.tenant', 'one', false)"
-    project.revision("r1", f'op.execute("create function choose() returns text begin atomic {body}; end")')
+    project.revision(
+        "r1", f'op.execute("create function choose() returns text begin atomic {body}; end")'
+    )
     opened(configured())[0].close()
     project.revision("r2", 'op.execute("select choose()")')
     opened(configured())[0].close()
@@ -53,7 +60,9 @@ def test_a_setting_that_an_earlier_revisions_function_leaves(project: Project, c
     assert heard.built() == "2 of 3", heard.lines
 
 
-def test_custom_settings_that_are_over_are_no_reason(project: Project, configured: Configured) -> None:
+def test_custom_settings_that_are_over_are_no_reason(
+    project: Project, configured: Configured
+) -> None:
     """What a revision only reads, or what env.py sets each time, keeps no layer from being built upon."""
     project.write(
         "migrations/env.py",
@@ -62,7 +71,10 @@ def test_custom_settings_that_are_over_are_no_reason(project: Project, configure
             "        connection.exec_driver_sql(\"set app.x = 'y'\")\n        connection.commit()\n        context.configure(",
         ),
     )
-    project.revision("r1", "op.execute(\"select current_setting('app.tenant', true), current_setting('app.x')\")")
+    project.revision(
+        "r1",
+        "op.execute(\"select current_setting('app.tenant', true), current_setting('app.x')\")",
+    )
     opened(configured())[0].close()
     project.revision("r2", "pass")
     template, heard = opened(configured())
@@ -103,7 +115,9 @@ RAW = {
 
 
 @pytest.mark.parametrize("way", RAW)
-def test_what_a_drivers_own_cursor_leaves(project: Project, configured: Configured, way: str) -> None:
+def test_what_a_drivers_own_cursor_leaves(
+    project: Project, configured: Configured, way: str
+) -> None:
     """It is heard below SQLAlchemy, of whose events there is none."""
     driver = way.rpartition(" ")[2] if way.startswith("a role") else way.partition(",")[0]
     if driver == "asyncpg":

@@ -64,7 +64,9 @@ def test_models_in_place_of_migrations(shop: Project) -> None:
     assert first.text.count("building template") == 1
     assert "building template" not in shop.pytest().demand().text
 
-    shop.write("shop/models.py", MODELS + '    name: Mapped[str | None] = mapped_column(default="x")\n')
+    shop.write(
+        "shop/models.py", MODELS + '    name: Mapped[str | None] = mapped_column(default="x")\n'
+    )
     assert "building template" in shop.pytest().demand().text
     shop.write("shop/names.py", "LENGTH = 4\n")
     told = shop.clonedb("fingerprint", "--explain").demand().text
@@ -126,7 +128,8 @@ def test_mistakes(shop: Project, metadata: object, message: str) -> None:
     """Each is told in a line, and an error of the project's with its own traceback only."""
     shop.write("shop/empty.py", "from sqlalchemy import MetaData\nmetadata = MetaData()\n")
     shop.write(
-        "shop/twice.py", "from sqlalchemy import MetaData, Table\nmetadata = MetaData()\nTable('product', metadata)\n"
+        "shop/twice.py",
+        "from sqlalchemy import MetaData, Table\nmetadata = MetaData()\nTable('product', metadata)\n",
     )
     shop.write("shop/broken.py", "1 / 0\n")
     shop.settings(metadata=metadata)

@@ -28,12 +28,18 @@ sys.addaudithook(look)
 """
 LAYOUTS: dict[str, tuple[str, dict[str, object]]] = {
     "plain": ("", {}),
-    "a list in the setting": ("", {"alembic": {"version_locations": ["migrations/versions", "more"]}}),
+    "a list in the setting": (
+        "",
+        {"alembic": {"version_locations": ["migrations/versions", "more"]}},
+    ),
     "a list beside a separator": (
         "path_separator = os\n",
         {"alembic": {"version_locations": ["migrations/versions", "more"]}},
     ),
-    "a text": ("version_path_separator = :\nversion_locations = migrations/versions:more\n", {}),
+    "a text": (
+        "version_path_separator = :\nversion_locations = migrations/versions:more\n",
+        {},
+    ),
     "spaces": ("version_locations = migrations/versions more\nprepend_sys_path = .\n", {}),
     "recursive": ("recursive_version_locations = true\n", {}),
     "a package": ("version_locations = shop:revisions migrations/versions\n", {}),
@@ -41,13 +47,17 @@ LAYOUTS: dict[str, tuple[str, dict[str, object]]] = {
 
 
 @pytest.fixture
-def read(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Config], set[str]]:
+def read(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Config], set[str]]:
     """A function that builds the template, and gives the names of the project's files that were read for it."""
     log = tmp_path / "read.txt"
     hook = tmp_path / "hook"
     hook.mkdir()
     rootdir = str(project.directory.resolve())
-    (hook / "sitecustomize.py").write_text(_SITECUSTOMIZE.format(rootdir=f"{rootdir}/", log=str(log)))
+    (hook / "sitecustomize.py").write_text(
+        _SITECUSTOMIZE.format(rootdir=f"{rootdir}/", log=str(log))
+    )
     monkeypatch.setenv("PYTHONPATH", str(hook))
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.chdir(project.directory)
@@ -62,12 +72,18 @@ def read(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_a_build_reads_is_in_the_fingerprint(
-    project: Project, configured: Callable[..., Config], read: Callable[[Config], set[str]], layout: str
+    project: Project,
+    configured: Callable[..., Config],
+    read: Callable[[Config], set[str]],
+    layout: str,
 ) -> None:
     """Wherever Alembic is told that revisions are; what only env.py imports is left out, as the README says."""
     options, settings = LAYOUTS[layout]
     project.write("alembic.ini", f"[alembic]\nscript_location = migrations\n{options}")
-    project.write("migrations/env.py", "import models\n" + ENV_PY.replace("{}", '{"sqlalchemy.url": "postgresql://"}'))
+    project.write(
+        "migrations/env.py",
+        "import models\n" + ENV_PY.replace("{}", '{"sqlalchemy.url": "postgresql://"}'),
+    )
     project.write("models.py", "")
     project.write("shop/__init__.py", "")
     project.write("shop/names.py", "from shop import other\n")
@@ -84,7 +100,13 @@ def test_what_a_build_reads_is_in_the_fingerprint(
 
     found = read(config)
 
-    assert {"migrations/env.py", "migrations/versions/one.py", "seed.sql", "seeds.py", "watched.txt"} < found
+    assert {
+        "migrations/env.py",
+        "migrations/versions/one.py",
+        "seed.sql",
+        "seeds.py",
+        "watched.txt",
+    } < found
     sources = sources_of(find_recipe(config))
     known = {"seeds.py" if item.name == "seeds:fill" else item.name for item in sources.inputs}
     assert found - known == {"models.py"}, json.dumps(sorted(known))
@@ -121,12 +143,16 @@ def test_a_file_changed_and_changed_back_is_noticed(
     project.revision("one", CHANGED_AND_CHANGED_BACK)
     template, heard = opened(configured())
     with template, template.clone() as clone:
-        assert one(clone, "select count(*), min(relname) from pg_class where relname in ('good', 'wrong')") == (
+        assert one(
+            clone,
+            "select count(*), min(relname) from pg_class where relname in ('good', 'wrong')",
+        ) == (
             1,
             "good",
         )
-    assert "'shop/data.py' was written before the template was ready; beginning again with what is there now" in (
-        heard.lines
+    assert (
+        "'shop/data.py' was written before the template was ready; beginning again with what is there now"
+        in (heard.lines)
     )
 
 
@@ -135,10 +161,16 @@ def test_a_file_that_each_build_writes_is_warned_of(
 ) -> None:
     """Such as a dump of the schema: the third attempt takes it, if its contents stay the same."""
     project.write("migrations/schema.sql", "select 1")
-    project.revision("one", "import pathlib\npathlib.Path('migrations/schema.sql').write_text('select 1')")
+    project.revision(
+        "one", "import pathlib\npathlib.Path('migrations/schema.sql').write_text('select 1')"
+    )
     template, heard = opened(configured())
     template.close()
-    assert [line for line in heard.lines if line.startswith("'migrations/schema.sql' was written each time")]
+    assert [
+        line
+        for line in heard.lines
+        if line.startswith("'migrations/schema.sql' was written each time")
+    ]
 
 
 OF_THE_INI_FILE = """
@@ -158,8 +190,13 @@ def test_an_option_edited_during_a_build_is_noticed(
     project.revision("one", OF_THE_INI_FILE)
     template, heard = opened(configured())
     with template, template.clone() as clone:
-        assert one(clone, "select min(relname) from pg_class where relname like '%%_table'") == ("new_table",)
-    assert "'made' was added before the template was ready; beginning again with what is there now" in heard.lines
+        assert one(
+            clone, "select min(relname) from pg_class where relname like '%%_table'"
+        ) == ("new_table",)
+    assert (
+        "'made' was added before the template was ready; beginning again with what is there now"
+        in heard.lines
+    )
 
 
 def test_a_revision_that_is_gone_when_the_build_ends_is_noticed(
@@ -174,7 +211,11 @@ def test_a_revision_that_is_gone_when_the_build_ends_is_noticed(
     template, heard = opened(configured())
     template.close()
     assert template.heads == ("one",)
-    assert [line for line in heard.lines if line.startswith("'migrations/versions/two.py' was written before the")]
+    assert [
+        line
+        for line in heard.lines
+        if line.startswith("'migrations/versions/two.py' was written before the")
+    ]
     assert " is ready: 1 revision in " in heard.lines[-1]
 
 

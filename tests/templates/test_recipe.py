@@ -47,7 +47,9 @@ class Files:
         return dataclasses.replace(self, config=config)
 
     def inputs(self, index_dir: Path | None) -> Sources:
-        reading = Reading(self.config, rootdir=self.rootdir, import_roots=(), index_dir=index_dir, key="files")
+        reading = Reading(
+            self.config, rootdir=self.rootdir, import_roots=(), index_dir=index_dir, key="files"
+        )
         for name in self.names:
             reading.file("revision", str(self.rootdir / name), name)
         return reading.finish()
@@ -79,7 +81,10 @@ class Runs:
     ) -> Sequence[tuple[str, str]]:
         if not self.recipe.layered:
             raise NoHistoryError("SQL files are run as a whole")
-        return [(name, digest_of((self.recipe.rootdir / name).read_text())) for name in self.recipe.names]
+        return [
+            (name, digest_of((self.recipe.rootdir / name).read_text()))
+            for name in self.recipe.names
+        ]
 
     def build(self, *, upon: Sequence[Sequence[str]], progress: Progress) -> Built:
         config = self.recipe.config
@@ -174,7 +179,9 @@ def test_seeds_are_built_upon_the_schema(files: Callable[..., Files], project: P
         assert not any(line.startswith("file ") for line in heard.lines)
 
 
-def test_a_recipe_with_a_history_is_built_upon_a_layer(files: Callable[..., Files], project: Project) -> None:
+def test_a_recipe_with_a_history_is_built_upon_a_layer(
+    files: Callable[..., Files], project: Project
+) -> None:
     """What is still true of it is not run again."""
     project.write("three.sql", "insert into item values ('three')")
     with opened(files(layered=True)) as (below, _):
@@ -185,11 +192,15 @@ def test_a_recipe_with_a_history_is_built_upon_a_layer(files: Callable[..., File
     assert "file 1 of 1 (three.sql)" in heard.lines
 
 
-def test_what_a_recipe_raises_is_the_error_and_nothing_is_left(files: Callable[..., Files], project: Project) -> None:
+def test_what_a_recipe_raises_is_the_error_and_nothing_is_left(
+    files: Callable[..., Files], project: Project
+) -> None:
     """It is raised as it is."""
     project.write("two.sql", "insert into nowhere values ('two')")
     with (
-        pytest.raises(BuildError, match=r"file 'two.sql' failed: relation \"nowhere\" does not exist"),
+        pytest.raises(
+            BuildError, match=r"file 'two.sql' failed: relation \"nowhere\" does not exist"
+        ),
         opened(files()),
     ):
         pass
@@ -197,18 +208,27 @@ def test_what_a_recipe_raises_is_the_error_and_nothing_is_left(files: Callable[.
     with contextlib.closing(server):
         assert templates(server) == []
         assert (
-            server.rows("select datname from pg_database where starts_with(datname, %s)", [server.config.prefix]) == []
+            server.rows(
+                "select datname from pg_database where starts_with(datname, %s)",
+                [server.config.prefix],
+            )
+            == []
         )
 
 
 @pytest.mark.parametrize("what", ["isolation 'migrate'", "clonedb_at()"])
 def test_what_needs_revisions_says_so(files: Callable[..., Files], what: str) -> None:
     """There is no way up and down for a recipe that has none."""
-    with pytest.raises(ConfigError, match=r"needs Alembic's revisions, and the template is made by schema\.sql"):
+    with pytest.raises(
+        ConfigError, match=r"needs Alembic's revisions, and the template is made by schema\.sql"
+    ):
         require_revisions(files(), what)
 
 
 def test_isolation_by_migrating_needs_revisions(files: Callable[..., Files]) -> None:
     """Said before a database is made for it."""
-    with opened(files()) as (template, _), pytest.raises(ConfigError, match="isolation 'migrate' needs Alembic's"):
+    with (
+        opened(files()) as (template, _),
+        pytest.raises(ConfigError, match="isolation 'migrate' needs Alembic's"),
+    ):
         template.database("migrate").__enter__()

@@ -109,13 +109,21 @@ select lo_from_bytea(4711, 'large');
 
 
 @pytest.fixture
-def both(project: Project, configured: Configured, prefix: str, tmp_path: Path) -> Iterator[list[Template]]:
+def both(
+    project: Project, configured: Configured, prefix: str, tmp_path: Path
+) -> Iterator[list[Template]]:
     """A template that was built, and the same restored from an archive."""
     project.revision("tangled", f"op.get_bind().exec_driver_sql({TANGLED!r})")
     for number in range(25):
-        statements = f"create table t{number} (id int primary key, up int, note text, unique (note));"
+        statements = (
+            f"create table t{number} (id int primary key, up int, note text, unique (note));"
+        )
         statements += f"create index on t{number} (lower(note)); insert into t{number} values (1, 1, 'x');"
-        statements += f"alter table t{number} add foreign key (up) references t{number - 1};" if number else ""
+        statements += (
+            f"alter table t{number} add foreign key (up) references t{number - 1};"
+            if number
+            else ""
+        )
         project.revision(f"r{number}", f"op.get_bind().exec_driver_sql({statements!r})")
     with contextlib.ExitStack() as stack:
         built = stack.enter_context(opened(configured())[0])
@@ -124,7 +132,13 @@ def both(project: Project, configured: Configured, prefix: str, tmp_path: Path) 
         config = configured(prefix=f"{prefix}_r")
         server, _, wanted = fingerprint_of(config)
         found = restore(
-            server, config, wanted, tmp_path / "archive", require=lambda _: None, run="x", progress=Silence()
+            server,
+            config,
+            wanted,
+            tmp_path / "archive",
+            require=lambda _: None,
+            run="x",
+            progress=Silence(),
         )
         assert found.built
         server.close()
@@ -145,8 +159,14 @@ def test_it_has_what_was_built(both: list[Template]) -> None:
                 where schemaname <> 'pg_catalog' and schemaname <> 'information_schema' order by 1, 2, 3
             """
             known.append(connection.execute(query).fetchall())
-            rows = connection.execute("select oid::regclass::text, reltuples from pg_class where relkind in ('r', 'm')")
-            known[-1] += sorted(row for row in rows.fetchall() if not row[0].startswith(("pg_", "information_schema")))
+            rows = connection.execute(
+                "select oid::regclass::text, reltuples from pg_class where relkind in ('r', 'm')"
+            )
+            known[-1] += sorted(
+                row
+                for row in rows.fetchall()
+                if not row[0].startswith(("pg_", "information_schema"))
+            )
     assert known[0] == known[1]
 
 
@@ -178,5 +198,7 @@ def test_reading_its_clones_changes_nothing(both: list[Template]) -> None:
 
 
 def _dirtied(connection: psycopg.Connection, table: str) -> bool:
-    plan = connection.execute(f"explain (analyze, buffers) select * from {table}".encode()).fetchall()
+    plan = connection.execute(
+        f"explain (analyze, buffers) select * from {table}".encode()
+    ).fetchall()
     return "dirtied" in str(plan)

@@ -74,7 +74,10 @@ def test_what_fails_says_where(files: Project) -> None:
     [
         ({"schema": ["nothing.sql"]}, "schema names 'nothing.sql', which is no file"),
         ({"schema": ["other/*.sql"]}, "schema names 'other/*.sql', which is no file"),
-        ({"schema": ["db/1.sql"], "alembic_ini": "alembic.ini"}, "are set together, and one of them makes the schema"),
+        (
+            {"schema": ["db/1.sql"], "alembic_ini": "alembic.ini"},
+            "are set together, and one of them makes the schema",
+        ),
         ({}, "write schema = ['schema.sql'] under [tool.clonedb] if SQL files make the schema"),
     ],
 )
@@ -126,4 +129,8 @@ def test_the_dump_of_a_migrated_database(items: Project, pg_dump: Path) -> None:
 
 
 def _without_fences(dump: str) -> list[str]:
-    return [line for line in dump.splitlines() if not line.startswith(("\\restrict", "\\unrestrict"))]
+    return [
+        line
+        for line in dump.splitlines()
+        if not line.startswith(("\\restrict", "\\unrestrict"))
+    ]

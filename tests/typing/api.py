@@ -50,8 +50,15 @@ WARNINGS: tuple[type[UserWarning], ...] = (
 def a_template() -> None:
     """A template, its clones and what they hand out."""
     reports: clonedb.TemplateSettings = {"base": "default", "seed": ["reports.sql"]}
-    settings: clonedb.Settings = {"target": "heads", "x": ("a=b",), "templates": {"reports": reports}}
-    with clonedb.template("shop", lock_timeout=5, isolation="clone") as template, template.clone() as clone:
+    settings: clonedb.Settings = {
+        "target": "heads",
+        "x": ("a=b",),
+        "templates": {"reports": reports},
+    }
+    with (
+        clonedb.template("shop", lock_timeout=5, isolation="clone") as template,
+        template.clone() as clone,
+    ):
         texts: tuple[str, ...] = (
             template.name,
             template.fingerprint,
@@ -71,7 +78,9 @@ def a_template() -> None:
 
 
 shop = clonedb.fixture(scope="module", seed="tests/shop.sql")
-several = clonedb.fixture(name="clonedb", isolation="truncate", template="reports", seed=["a.sql", use], autouse=True)
+several = clonedb.fixture(
+    name="clonedb", isolation="truncate", template="reports", seed=["a.sql", use], autouse=True
+)
 
 
 def a_test(

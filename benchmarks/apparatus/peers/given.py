@@ -64,8 +64,14 @@ class Given:
             username=found.get("user"),
             password=found.get("password"),
             database=found["dbname"],
-            query={key: value for key, value in found.items() if key not in {"user", "password", "dbname"}},
+            query={
+                key: value
+                for key, value in found.items()
+                if key not in {"user", "password", "dbname"}
+            },
         )
         config = Config(self.ini)
-        config.set_main_option("sqlalchemy.url", url.render_as_string(hide_password=False).replace("%", "%%"))
+        config.set_main_option(
+            "sqlalchemy.url", url.render_as_string(hide_password=False).replace("%", "%%")
+        )
         command.upgrade(config, "heads")

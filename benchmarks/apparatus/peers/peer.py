@@ -52,5 +52,9 @@ class Peer:
             try:
                 metadata.version(name)
             except metadata.PackageNotFoundError:
-                return "not installed" if name == self.distributions[0] else f"{name} is not installed"
+                return (
+                    "not installed"
+                    if name == self.distributions[0]
+                    else f"{name} is not installed"
+                )
         return None

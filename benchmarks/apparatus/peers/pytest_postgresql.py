@@ -34,9 +34,13 @@ PYTEST_POSTGRESQL = Peer(
 )
 
 
-def pytest_postgresql(host: str, project: Path, directory: Path, *, tests: int) -> Sequence[float] | str:
+def pytest_postgresql(
+    host: str, project: Path, directory: Path, *, tests: int
+) -> Sequence[float] | str:
     """The milliseconds that so many tests that write pay for it, before and after them; or why there are none."""
     if why := PYTEST_POSTGRESQL.absent():
         return f"{PYTEST_POSTGRESQL.name} is {why} here"
     given = Given(host=host, ini=str(project / "alembic.ini"), spent="")
-    return Suite(PYTEST_POSTGRESQL, given, directory, writing=tests + 2).run(1).writing  # the first and last left out
+    return (
+        Suite(PYTEST_POSTGRESQL, given, directory, writing=tests + 2).run(1).writing
+    )  # the first and last left out

@@ -35,7 +35,10 @@ def test_reading(database, number):
     assert database.execute(statement("select count(*) from table_000")).fetchone()[0] == {rows}
     assert database.execute(statement("select count(*) from table_001")).fetchone()[0] == {rows}
 """
-_STATEMENT = {"psycopg": "statement = str", "sqlalchemy": "from sqlalchemy import text as statement"}
+_STATEMENT = {
+    "psycopg": "statement = str",
+    "sqlalchemy": "from sqlalchemy import text as statement",
+}
 _SECONDS = 180.0
 """So long a run may take: a peer that hangs shall not stop the others."""
 
@@ -56,7 +59,9 @@ class Run:
 class Suite:
     """The tests, and a peer's conftest, in a directory of their own that stays from run to run."""
 
-    def __init__(self, peer: Peer, given: Given, directory: Path, *, writing: int, reading: int = 0) -> None:
+    def __init__(
+        self, peer: Peer, given: Given, directory: Path, *, writing: int, reading: int = 0
+    ) -> None:
         directory.mkdir(parents=True)
         self._peer = peer
         self._given = replace(given, spent=str(directory / "spent.json"))
@@ -80,7 +85,13 @@ class Suite:
         if workers > 1:
             plugins.append("xdist")
             options += ["-n", str(workers), *self._peer.options_in_parallel]
-        command = [sys.executable, "-m", "pytest", *(word for name in plugins for word in ("-p", name)), *options]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            *(word for name in plugins for word in ("-p", name)),
+            *options,
+        ]
         variables = environment(
             PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
             PYTHONPATH=str(CHECKOUT),

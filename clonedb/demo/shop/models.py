@@ -66,14 +66,20 @@ class Product(Base):
     __tablename__ = "products"
     __table_args__: Any = (CheckConstraint("price >= 0", name="price_not_negative"),)
 
-    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, server_default=text("gen_random_uuid()"))
+    id: Mapped[uuid.UUID] = mapped_column(
+        Uuid, primary_key=True, server_default=text("gen_random_uuid()")
+    )
     number: Mapped[int] = mapped_column(Identity(start=1001), unique=True)
     name: Mapped[str] = mapped_column(Text)
     price: Mapped[Decimal] = mapped_column(Numeric(10, 2))
-    created_at: Mapped[dt.datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    created_at: Mapped[dt.datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now()
+    )
     status: Mapped[ProductStatus] = mapped_column(
         Enum(
-            ProductStatus, name="product_status", values_callable=lambda statuses: [status.value for status in statuses]
+            ProductStatus,
+            name="product_status",
+            values_callable=lambda statuses: [status.value for status in statuses],
         ),
         server_default=ProductStatus.DRAFT.value,
     )
@@ -98,11 +104,15 @@ class Review(Base):
         Index(None, "product_id", "created_at"),
     )
 
-    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, server_default=text("gen_random_uuid()"))
+    id: Mapped[uuid.UUID] = mapped_column(
+        Uuid, primary_key=True, server_default=text("gen_random_uuid()")
+    )
     product_id: Mapped[uuid.UUID] = mapped_column(ForeignKey(Product.id, ondelete="CASCADE"))
     author: Mapped[str] = mapped_column(Text)
     rating: Mapped[Decimal] = mapped_column(Numeric(2, 1))
     body: Mapped[str] = mapped_column(Text, server_default="")
-    created_at: Mapped[dt.datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    created_at: Mapped[dt.datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now()
+    )
 
     product: Mapped[Product] = relationship(back_populates="reviews")

@@ -55,7 +55,9 @@ def overview(session: Session) -> Overview:
         select(func.count()).select_from(Review).scalar_subquery(),
     )
     products, reviews = session.execute(counted).one()
-    return Overview(products, reviews, tuple(session.scalars(select(Category.name).order_by(Category.name))))
+    return Overview(
+        products, reviews, tuple(session.scalars(select(Category.name).order_by(Category.name)))
+    )
 
 
 def slugify(name: str) -> str:
@@ -63,7 +65,9 @@ def slugify(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "product"
 
 
-def add_product(session: Session, name: str, price: Decimal | str, *, category: str = "other") -> Product:
+def add_product(
+    session: Session, name: str, price: Decimal | str, *, category: str = "other"
+) -> Product:
     """Put a draft into the shop; raises IntegrityError when another product has its slug."""
     shelf = session.scalar(select(Category).where(Category.name == category))
     if shelf is None:
@@ -89,9 +93,13 @@ def remove_product(session: Session, slug: str) -> None:
     session.commit()
 
 
-def review_product(session: Session, slug: str, *, author: str, rating: Decimal | str, body: str = "") -> Review:
+def review_product(
+    session: Session, slug: str, *, author: str, rating: Decimal | str, body: str = ""
+) -> Review:
     """Add a review; raises IntegrityError when the rating is not from 1 to 5."""
-    review = Review(product=_find(session, slug), author=author, rating=Decimal(rating), body=body)
+    review = Review(
+        product=_find(session, slug), author=author, rating=Decimal(rating), body=body
+    )
     session.add(review)
     session.commit()
     return review
@@ -107,7 +115,10 @@ def search(session: Session, words: str) -> list[Product]:
     """The published products with these words in their name, in the order of their names."""
     found = (
         select(Product)
-        .where(Product.status == ProductStatus.PUBLISHED, Product.name.icontains(words, autoescape=True))
+        .where(
+            Product.status == ProductStatus.PUBLISHED,
+            Product.name.icontains(words, autoescape=True),
+        )
         .order_by(Product.name)
     )
     return list(session.scalars(found))
@@ -115,7 +126,9 @@ def search(session: Session, words: str) -> list[Product]:
 
 def lock_next_draft(session: Session) -> Product | None:
     """The oldest draft that no other editor has open; it stays locked until the session's transaction ends."""
-    drafts = select(Product).where(Product.status == ProductStatus.DRAFT).order_by(Product.number)
+    drafts = (
+        select(Product).where(Product.status == ProductStatus.DRAFT).order_by(Product.number)
+    )
     return session.scalar(drafts.limit(1).with_for_update(skip_locked=True))
 
 

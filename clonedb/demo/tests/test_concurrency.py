@@ -18,12 +18,15 @@ from clonedb.demo.shop import store
 from clonedb.demo.shop.models import ProductStatus
 
 
-def test_two_editors_never_get_the_same_draft(clonedb_sessionmaker: sessionmaker[Session]) -> None:
+def test_two_editors_never_get_the_same_draft(
+    clonedb_sessionmaker: sessionmaker[Session],
+) -> None:
     """SELECT ... FOR UPDATE SKIP LOCKED gives each of two threads a draft of its own, and neither waits."""
     with clonedb_sessionmaker() as session:
         assert store.overview(session) == store.NEW_SHOP
         store.add_product(session, "Teapot", "18.00")
         store.add_product(session, "Milk jug", "9.00")
+
     both_have_one = Barrier(2, timeout=10)
 
     def edit() -> str:
@@ -64,7 +67,9 @@ def test_listeners_hear_of_a_product_when_it_is_committed(
     clonedb_connection.autocommit = True
     clonedb_connection.execute(f"LISTEN {store.CHANNEL}")
     store.add_product(clonedb_session, "Teapot", "18.00")
-    clonedb_session.execute(text("SELECT pg_notify(:channel, 'a rumour')"), {"channel": store.CHANNEL})
+    clonedb_session.execute(
+        text("SELECT pg_notify(:channel, 'a rumour')"), {"channel": store.CHANNEL}
+    )
     clonedb_session.rollback()
     store.publish(clonedb_session, "teapot")
     clonedb_connection.execute("SELECT 1")  # psycopg hands over what has arrived

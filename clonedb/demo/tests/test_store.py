@@ -62,8 +62,13 @@ def test_search_finds_published_products_only(clonedb_session: Session) -> None:
         store.add_product(clonedb_session, name, "25.00")
     store.publish(clonedb_session, "wool-socks-80")
     store.publish(clonedb_session, "woollen-hat")
-    assert [product.name for product in store.search(clonedb_session, "WOOL")] == ["Wool socks, 80 %", "Woollen hat"]
-    assert [product.name for product in store.search(clonedb_session, "%")] == ["Wool socks, 80 %"]
+    assert [product.name for product in store.search(clonedb_session, "WOOL")] == [
+        "Wool socks, 80 %",
+        "Woollen hat",
+    ]
+    assert [product.name for product in store.search(clonedb_session, "%")] == [
+        "Wool socks, 80 %"
+    ]
 
 
 def test_what_is_not_in_the_shop_is_named(clonedb_session: Session) -> None:

@@ -12,12 +12,18 @@ from clonedb.demo.shop import store
 from clonedb.demo.shop.models import Product
 
 
-def test_a_second_connection_sees_what_is_committed(clonedb_session: Session, clonedb_engine: Engine) -> None:
+def test_a_second_connection_sees_what_is_committed(
+    clonedb_session: Session, clonedb_engine: Engine
+) -> None:
     """A row is invisible to others until the commit, and visible from then on."""
     assert store.overview(clonedb_session) == store.NEW_SHOP
     count = text("SELECT count(*) FROM reviews")
     store.add_product(clonedb_session, "Teapot", "18.00")
-    clonedb_session.execute(text("INSERT INTO reviews (product_id, author, rating) SELECT id, 'Ada', 4 FROM products"))
+    clonedb_session.execute(
+        text(
+            "INSERT INTO reviews (product_id, author, rating) SELECT id, 'Ada', 4 FROM products"
+        )
+    )
     with clonedb_engine.connect() as other:
         assert other.scalar(count) == 0
         clonedb_session.commit()
@@ -53,7 +59,9 @@ def test_a_change_moves_the_time_of_change(clonedb_session: Session) -> None:
     assert changed.updated_at > changed.created_at == created
 
 
-def test_reviews_go_with_their_product(clonedb_session: Session, clonedb_connection: Connection) -> None:
+def test_reviews_go_with_their_product(
+    clonedb_session: Session, clonedb_connection: Connection
+) -> None:
     """ON DELETE CASCADE is the database's work, as another connection sees."""
     assert store.overview(clonedb_session) == store.NEW_SHOP
     store.add_product(clonedb_session, "Teapot", "18.00")
@@ -67,7 +75,9 @@ def test_a_test_may_change_the_schema(clonedb_session: Session, clonedb_engine: 
     """Tables and columns made here are committed, used from another connection, and gone with the clone."""
     assert store.overview(clonedb_session) == store.NEW_SHOP
     clonedb_session.execute(text("CREATE TABLE leftovers (name text PRIMARY KEY)"))
-    clonedb_session.execute(text("ALTER TABLE products ADD COLUMN weight integer CHECK (weight > 0)"))
+    clonedb_session.execute(
+        text("ALTER TABLE products ADD COLUMN weight integer CHECK (weight > 0)")
+    )
     clonedb_session.commit()
     with clonedb_engine.begin() as other:
         other.execute(text("INSERT INTO leftovers VALUES ('teapot')"))
@@ -79,6 +89,8 @@ def test_an_index_may_be_built_concurrently(clonedb_connection: Connection) -> N
     clonedb_connection.autocommit = True
     rows = "SELECT (SELECT count(*) FROM products), (SELECT count(*) FROM categories)"
     assert clonedb_connection.execute(rows).fetchone() == (0, len(store.CATEGORIES))
-    clonedb_connection.execute("CREATE INDEX CONCURRENTLY products_by_price ON products (price)")
+    clonedb_connection.execute(
+        "CREATE INDEX CONCURRENTLY products_by_price ON products (price)"
+    )
     valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'products_by_price'::regclass"
     assert clonedb_connection.execute(valid).fetchone() == (True,)

@@ -13,15 +13,28 @@ __all__ = ["differences"]
 def differences(environment: AlembicEnvironment) -> dict[str, Any]:
     """What `alembic check` finds, `lines` of it, or `missing` if env.py gives Alembic no models to compare with.
 
-    `missing` is what there is instead: "None", or "empty", where no module with models was imported.
+    `missing` is what there is instead: "None", or "empty", where no module with models was
+    imported.
 
-    Found by Alembic's own code for that command, so that include_object, compare_type, process_revision_directives and
-    whatever else env.py says has its effect. Nothing is written to the database.
+    Found by Alembic's own code for that command, so that include_object, compare_type,
+    process_revision_directives and whatever else env.py says has its effect. Nothing is written
+    to the database.
     """
     from alembic.autogenerate import RevisionContext
 
-    arguments = {"message": None, "autogenerate": True, "sql": False, "head": "head", "splice": False}
-    arguments |= {"branch_label": None, "version_path": None, "rev_id": None, "depends_on": None}
+    arguments = {
+        "message": None,
+        "autogenerate": True,
+        "sql": False,
+        "head": "head",
+        "splice": False,
+    }
+    arguments |= {
+        "branch_label": None,
+        "version_path": None,
+        "rev_id": None,
+        "depends_on": None,
+    }
     found = RevisionContext(None, environment.script, arguments)  # type: ignore[arg-type]  # for rendering
     given: list[str] = []
 
@@ -35,8 +48,12 @@ def differences(environment: AlembicEnvironment) -> dict[str, Any]:
     environment.run(look, command=("check",), dont_mutate=True, **options)
     if "models" not in given:
         return {"missing": "empty" if "empty" in given else "None"}
-    operations = [part for script in found.generated_revisions for part in script.upgrade_ops_list]
-    lines = dict.fromkeys(line for part in operations for diff in part.as_diffs() for line in _lines(diff))
+    operations = [
+        part for script in found.generated_revisions for part in script.upgrade_ops_list
+    ]
+    lines = dict.fromkeys(
+        line for part in operations for diff in part.as_diffs() for line in _lines(diff)
+    )
     return {"lines": list(lines)}
 
 
@@ -63,21 +80,35 @@ def _line(kind: str, *what: Any) -> str:
     if kind in ("add_column", "remove_column"):
         schema, table, column = what
         return f"{verb} column {_name(schema, table, column.name)} ({column.type!r})"
+
     if kind in ("add_index", "remove_index"):
-        unique = "unique " if what[0].unique and verb == "add" else ""  # Alembic 1.13 forgets it of one to remove
+        unique = (
+            "unique " if what[0].unique and verb == "add" else ""
+        )  # Alembic 1.13 forgets it of one to remove
         return f"{verb} {unique}index {what[0].name!r} on {_columns(what[0].table, what[0].expressions)}"
+
     if kind in ("add_constraint", "remove_constraint", "add_fk", "remove_fk"):
         named = f" {what[0].name!r}" if what[0].name else ""
         sort = {"fk": "foreign key"}.get(thing) or what[0].__visit_name__.replace("_", " ")
         return f"{verb} {sort}{named} on {_columns(what[0].table, what[0].columns)}"
+
     if kind in ("add_table_comment", "remove_table_comment"):
         return f"{verb} the comment of table {_name(what[0].schema, what[0].name)}"
-    return _changed(thing, *what) if verb == "modify" else " ".join([kind.replace("_", " "), *map(str, what)])
+    return (
+        _changed(thing, *what)
+        if verb == "modify"
+        else " ".join([kind.replace("_", " "), *map(str, what)])
+    )
 
 
-def _changed(thing: str, schema: str | None, table: str, column: str, _: Any, *values: Any) -> str:
+def _changed(
+    thing: str, schema: str | None, table: str, column: str, _: Any, *values: Any
+) -> str:
     """A column's property, as it is in the database and in the models."""
-    old, new = map({"nullable": lambda value: str(value).lower(), "default": _default}.get(thing, repr), values)
+    old, new = map(
+        {"nullable": lambda value: str(value).lower(), "default": _default}.get(thing, repr),
+        values,
+    )
     sort = "server default" if thing == "default" else thing
     return f"column {_name(schema, table, column)}: {sort} changed from {old} to {new}"
 

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
     from alembic.config import CommandLine, Config
 
-__all__ = ["Attributes", "PrepareError", "asked_variables", "command_options", "prepared", "require_postgresql"]
+__all__ = [
+    "Attributes",
+    "PrepareError",
+    "asked_variables",
+    "command_options",
+    "prepared",
+    "require_postgresql",
+]
 
 
 class PrepareError(Exception):
@@ -30,9 +37,10 @@ class PrepareError(Exception):
 class Attributes(dict[str, Any]):
     """Alembic's `Config.attributes`: holds a connection for an env.py that insists on one.
 
-    `attributes["connection"]` opens it. `attributes.get("connection")` finds nothing, so that an env.py that can do
-    either makes its own engine, as under the alembic command: people put an Engine, an AsyncEngine or a Connection
-    there, and no object is all three. One that cannot is run again, and then `get` finds one, too.
+    `attributes["connection"]` opens it. `attributes.get("connection")` finds nothing, so that
+    an env.py that can do either makes its own engine, as under the alembic command: people put
+    an Engine, an AsyncEngine or a Connection there, and no object is all three. One that cannot
+    is run again, and then `get` finds one, too.
     """
 
     def __init__(self, url: str, *, given: bool) -> None:
@@ -72,7 +80,9 @@ def command_options(setup: Mapping[str, Any], command: Sequence[str]) -> argpars
     """What the alembic command puts into `Config.cmd_opts` for a command and its arguments, as Alembic parses them."""
     given = ["--config", setup["ini"]] if setup["ini"] else []
     extra = [part for argument in setup["x"] for part in ("-x", argument)]
-    return _command_line().parser.parse_args([*given, "--name", setup["section"], *extra, *command])
+    return _command_line().parser.parse_args(
+        [*given, "--name", setup["section"], *extra, *command]
+    )
 
 
 @cache
@@ -91,6 +101,7 @@ def prepared(setup: Mapping[str, Any], config: Config) -> Iterator[None]:
     if not setup["prepare"]:
         yield
         return
+
     module, _, names = setup["prepare"].partition(":")
     try:
         function: Any = importlib.import_module(module)
@@ -101,6 +112,7 @@ def prepared(setup: Mapping[str, Any], config: Config) -> Iterator[None]:
         context.__enter__()
     except BaseException as error:
         raise PrepareError(error) from error
+
     with contextlib.ExitStack() as stack:
         stack.push(context)
         yield
@@ -144,4 +156,8 @@ def _may_hold_url(variable: str) -> bool:
     """Whether a variable that was asked for leads to a database, or might if it were set."""
     value = os.environ.get(variable)
     words = variable.upper().replace("-", "_").split("_")
-    return "://" in value if value else bool({"URL", "URI", "DSN", "DB", "DATABASE", "SQLALCHEMY"} & {*words})
+    return (
+        "://" in value
+        if value
+        else bool({"URL", "URI", "DSN", "DB", "DATABASE", "SQLALCHEMY"} & {*words})
+    )

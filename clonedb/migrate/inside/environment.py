@@ -83,8 +83,9 @@ class AlembicEnvironment:
     def plan(self, target: str, *, with_env_py: bool) -> list[tuple[str, str]]:
         """The revisions that bring an empty database to a target, in order, and their files; runs none.
 
-        It loads the revisions, as Alembic does only once env.py has run: for a process that is thrown away. Some can be
-        loaded only `with_env_py`, because that configures what they import.
+        It loads the revisions, as Alembic does only once env.py has run: for a process that is
+        thrown away. Some can be loaded only `with_env_py`, because that configures what they
+        import.
         """
         found: list[tuple[str, str]] = []
 
@@ -97,6 +98,7 @@ class AlembicEnvironment:
             self.run(look, command=("upgrade", target), dont_mutate=True)
         else:
             look()
+
         return found
 
     def branches(self, target: str) -> dict[str, Any]:
@@ -126,11 +128,18 @@ class AlembicEnvironment:
             assert config.cmd_opts is not None  # noqa: S101 - for the type checker: just made
             CommandLine(prog="clonedb alembic").run_cmd(config, config.cmd_opts)
 
-    def run(self, steps: Callable[[Any, Any], Iterable[Any]], *, command: Sequence[str], **options: Any) -> None:
+    def run(
+        self,
+        steps: Callable[[Any, Any], Iterable[Any]],
+        *,
+        command: Sequence[str],
+        **options: Any,
+    ) -> None:
         """Run env.py as an alembic command does; when it runs migrations, `steps(heads, context)` says which.
 
-        One that asks for a connection in its Config and fails without is run again with one. Raises NotMigratedError
-        when it runs no migrations at all, and whatever env.py or a revision raises.
+        One that asks for a connection in its Config and fails without is run again with one.
+        Raises NotMigratedError when it runs no migrations at all, and whatever env.py or a
+        revision raises.
         """
         reasons: list[BaseException] = []
         attempts = (True,) if self._given else (False, True)
@@ -142,10 +151,16 @@ class AlembicEnvironment:
                 reasons.append(error.reason)
             else:
                 return
+
         self._given = False
         raise reasons[0]
 
-    def _run(self, steps: Callable[[Any, Any], Iterable[Any]], command: Sequence[str], options: dict[str, Any]) -> None:
+    def _run(
+        self,
+        steps: Callable[[Any, Any], Iterable[Any]],
+        command: Sequence[str],
+        options: dict[str, Any],
+    ) -> None:
         from alembic.runtime.environment import EnvironmentContext
 
         self.version_tables, script = [], self.script
@@ -192,9 +207,14 @@ class AlembicEnvironment:
 
         found = {}
         for table, schema in self.version_tables:
-            with create_engine(self._setup["own_url"], poolclass=pool.NullPool).connect() as connection:
+            with create_engine(
+                self._setup["own_url"], poolclass=pool.NullPool
+            ).connect() as connection:
                 options = {"version_table": table, "version_table_schema": schema}
-                found[table, schema] = MigrationContext.configure(connection, opts=options).get_current_heads()
+                found[table, schema] = MigrationContext.configure(
+                    connection, opts=options
+                ).get_current_heads()
+
         return found
 
     @contextlib.contextmanager
@@ -209,10 +229,13 @@ class AlembicEnvironment:
                 "Alembic is configured in pyproject.toml, which this version of it does not read;"
                 " install alembic >= 1.16"
             )
+
         toml = {"toml_file": setup["toml"]} if setup["toml"] else {}
         attributes = Attributes(url, given=self._given)
         with contextlib.closing(attributes), _ini(setup) as ini:
-            config = Config(ini, ini_section=section, cmd_opts=command_options(setup, command), **toml)
+            config = Config(
+                ini, ini_section=section, cmd_opts=command_options(setup, command), **toml
+            )
             if not config.file_config.has_section(section):
                 config.file_config.add_section(section)
             options = {"sqlalchemy.url": url, **setup["options"], **_places(setup)}
@@ -225,8 +248,8 @@ class AlembicEnvironment:
 def _places(setup: Mapping[str, Any]) -> dict[str, str]:
     """Where the revisions are, in absolute paths: Alembic takes relative ones from the current directory.
 
-    A separator that no path has goes with them. Before 1.16 Alembic has one for `version_locations` only, and the
-    line's end is none of those that 1.13.0 knows.
+    A separator that no path has goes with them. Before 1.16 Alembic has one for
+    `version_locations` only, and the line's end is none of those that 1.13.0 knows.
     """
     from alembic.config import Config
 

@@ -27,7 +27,16 @@ __all__ = ["NotMigratedError", "RefusedError", "describe", "error_from", "scrub"
 
 _OWN = Path(__file__).parents[2]
 _STANDARD = Path(os.__file__).parent
-_LIBRARIES = ("alembic", "sqlalchemy", "psycopg", "psycopg2", "asyncpg", "greenlet", "pydantic", "pydantic_settings")
+_LIBRARIES = (
+    "alembic",
+    "sqlalchemy",
+    "psycopg",
+    "psycopg2",
+    "asyncpg",
+    "greenlet",
+    "pydantic",
+    "pydantic_settings",
+)
 _EXTENSION = re.compile(r'extension (?:control file )?"(?:[^"]*/)?([^"/]+?)(?:\.control)?"')
 _LEFT_BEHIND = "it worked the first time, so the downgrade left something behind; let it undo all that upgrade() does"
 _LAUNCHER = (
@@ -54,7 +63,11 @@ _DRIVERS_DIFFER = (
     ' written for psycopg2: driver = "psycopg2" in [tool.clonedb], or postgresql+psycopg2:// in the URL that env.py'
     " reads"
 )
-_OF_TYPES = ("42804", "42883", "42P18")  # datatype_mismatch, undefined_function, indeterminate_datatype
+_OF_TYPES = (
+    "42804",
+    "42883",
+    "42P18",
+)  # datatype_mismatch, undefined_function, indeterminate_datatype
 _MISSING_EXTENSION = ("0A000", "58P01")
 _DISK_FULL = "53100"
 _DENIED = "42501"
@@ -71,8 +84,9 @@ class RefusedError(Exception):
 def describe(error: BaseException, request: Mapping[str, Any]) -> dict[str, Any]:
     """An exception as data that can cross a process border, without any password.
 
-    `message` is its last line, `statement` the SQL that failed, `sqlstate` PostgreSQL's code, `line` where in
-    `request`'s project it was raised, `traceback` the frames of the user's own files, `hint` what to do if we know.
+    `message` is its last line, `statement` the SQL that failed, `sqlstate` PostgreSQL's code,
+    `line` where in `request`'s project it was raised, `traceback` the frames of the user's own
+    files, `hint` what to do if we know.
     """
     database_error = _database_error(error)
     raised = _unwrapped(error)
@@ -82,21 +96,34 @@ def describe(error: BaseException, request: Mapping[str, Any]) -> dict[str, Any]
         "refused": isinstance(error, RefusedError),
         "message": _message(raised, database_error),
         "type": type(raised).__name__,
-        "statement": _shortened(scrub(str(statement), request["secrets"])) if statement else None,
+        "statement": _shortened(scrub(str(statement), request["secrets"]))
+        if statement
+        else None,
         "sqlstate": _sqlstate(database_error) if database_error else None,
-        "line": getattr(raised, "place", None) or _line(error.__traceback__, request["rootdir"]),
+        "line": getattr(raised, "place", None)
+        or _line(error.__traceback__, request["rootdir"]),
         "traceback": _frames(error),
         "hint": next((hint for e in _chain(error) if (hint := _hint(e))), None),
     }
-    return {name: scrub(value, request["secrets"]) if isinstance(value, str) else value for name, value in data.items()}
+    return {
+        name: scrub(value, request["secrets"]) if isinstance(value, str) else value
+        for name, value in data.items()
+    }
 
 
-def error_from(event: Mapping[str, Any], *, output: str, rootdir: Path, remedy: str) -> CloneDBError:
+def error_from(
+    event: Mapping[str, Any], *, output: str, rootdir: Path, remedy: str
+) -> CloneDBError:
     """The error to raise for a `failed` event; `remedy` is what helps against a missing extension on this server."""
     where = _where(event, rootdir)
     reason = f"{event['type']}: {event['message']}"
-    if event["sqlstate"] in _MISSING_EXTENSION and (match := _EXTENSION.search(event["message"])):
-        return MissingExtensionError(f"{where} needs the extension {match[1]!r}: {event['message']}; {remedy}")
+    if event["sqlstate"] in _MISSING_EXTENSION and (
+        match := _EXTENSION.search(event["message"])
+    ):
+        return MissingExtensionError(
+            f"{where} needs the extension {match[1]!r}: {event['message']}; {remedy}"
+        )
+
     if event["verification"]:
         return VerificationError(event["message"])
     if event["refused"]:
@@ -105,13 +132,23 @@ def error_from(event: Mapping[str, Any], *, output: str, rootdir: Path, remedy: 
     if event["statement"]:
         details.append(f"statement: {event['statement']}")
     if event["sqlstate"] == _DISK_FULL:
-        details.append("the server's disk is full: free some space (`clonedb gc`, `clonedb list`) and run again")
-    if hint := event["hint"] or (_LEFT_BEHIND if event.get("direction") == "second upgrade" else None):
+        details.append(
+            "the server's disk is full: free some space (`clonedb gc`, `clonedb list`) and run again"
+        )
+
+    if hint := event["hint"] or (
+        _LEFT_BEHIND if event.get("direction") == "second upgrade" else None
+    ):
         details.append(f"hint: {hint}")
+
     if event["traceback"]:
         details.append(event["traceback"].rstrip())
     if output.strip():
-        details.append("last output:\n" + "\n".join(f"  {line}" for line in output.strip().splitlines()[-8:]))
+        details.append(
+            "last output:\n"
+            + "\n".join(f"  {line}" for line in output.strip().splitlines()[-8:])
+        )
+
     text = "\n".join(details)
     if event["sqlstate"] == _DENIED and event["phase"] != "seed":
         return PermissionDeniedError(text)
@@ -128,7 +165,9 @@ def _where(event: Mapping[str, Any], rootdir: Path) -> str:
             place += f":{line[1]}"
         elif line and event["phase"] in ("seed", "file"):
             place += f", {line[0]}:{line[1]}"
+
         place = f" ({place})"
+
     if event["phase"] == "prepare":
         return f"prepare = {name!r}"
     if event["phase"] not in ("revision", "seed", "file", "metadata"):
@@ -167,7 +206,9 @@ def _sqlstate(error: BaseException) -> str | None:
 
 
 def _message(error: BaseException, database_error: BaseException | None) -> str:
-    text = _said(error) or next((f"no message, after {_named(cause)}" for cause in _chain(error) if _said(cause)), None)
+    text = _said(error) or next(
+        (f"no message, after {_named(cause)}" for cause in _chain(error) if _said(cause)), None
+    )
     text = text or "no message"
     if isinstance(error, KeyError) and _raised_in(error, "os.py"):
         text = f"{text} is not set"
@@ -190,7 +231,10 @@ def _text(error: Any) -> str:
     """An error's text; pydantic's without the values it shows, which are shortened to half a password."""
     if not type(error).__module__.startswith("pydantic_core") or not hasattr(error, "errors"):
         return str(error)
-    return "; ".join(f"{error.title}.{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+    return "; ".join(
+        f"{error.title}.{'.'.join(map(str, each['loc']))}: {each['msg']}"
+        for each in error.errors()
+    )
 
 
 def _shortened(statement: str, limit: int = 1500) -> str:
@@ -200,7 +244,9 @@ def _shortened(statement: str, limit: int = 1500) -> str:
 
 def _line(tb: TracebackType | None, rootdir: str) -> tuple[str, int] | None:
     frames = [
-        f for f in _own_frames(tb) if Path(f.filename).is_relative_to(rootdir) and "/site-packages/" not in f.filename
+        f
+        for f in _own_frames(tb)
+        if Path(f.filename).is_relative_to(rootdir) and "/site-packages/" not in f.filename
     ]
     return (frames[-1].filename, frames[-1].lineno or 0) if frames else None
 
@@ -208,7 +254,8 @@ def _line(tb: TracebackType | None, rootdir: str) -> tuple[str, int] | None:
 def _own_frames(tb: TracebackType | None) -> list[traceback.FrameSummary]:
     """The frames that are not clonedb's, the standard library's, or Alembic's and its like.
 
-    Those are known by where they were imported from: `alembic` is also what most projects call their directory.
+    Those are known by where they were imported from: `alembic` is also what most projects call
+    their directory.
     """
     modules = [module for name in _LIBRARIES if (module := sys.modules.get(name))]
     libraries = [Path(module.__file__).parent for module in modules if module.__file__]
@@ -238,19 +285,28 @@ def _frames(error: BaseException) -> str | None:
 
 def _raised_in(error: BaseException, filename: str) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and (Path(frames[-1].filename).name == filename or "<frozen os>" in frames[-1].filename)
+    return bool(frames) and (
+        Path(frames[-1].filename).name == filename or "<frozen os>" in frames[-1].filename
+    )
 
 
 def _hint(error: BaseException) -> str | None:
     kind, text = type(error).__name__, str(error)
     if isinstance(error, KeyError) and _raised_in(error, "os.py"):
+        quoted = text.replace("'", '"')
         return (
-            f"if {text} holds the URL of the database, add route = [{text.replace(chr(39), chr(34))}] to [tool.clonedb]"
+            f"if {text} holds the URL of the database, add route = [{quoted}] to [tool.clonedb]"
         )
+
     if kind == "ValidationError" and "required" in text:
         return "if a missing setting is the URL of the database, name its environment variable: [tool.clonedb] route"
-    if isinstance(error, ModuleNotFoundError) and error.name in ("psycopg2", "asyncpg", "pg8000"):
+    if isinstance(error, ModuleNotFoundError) and error.name in (
+        "psycopg2",
+        "asyncpg",
+        "pg8000",
+    ):
         return f'the URL asks for the driver {error.name}, which is not installed; install it or set driver = "psycopg"'
+
     if isinstance(error, ModuleNotFoundError):
         return "is its directory on sys.path? alembic.ini's prepend_sys_path and pytest's pythonpath are used"
     if _is_of_types(error):
@@ -267,7 +323,8 @@ def _is_of_types(error: BaseException) -> bool:
 def scrub(text: str, secrets: Iterable[str]) -> str:
     """The text without the secrets, as they are and as a URL holds them, and without any other URL's password.
 
-    A short plain word is hidden where it stands alone: the password `postgres` is no reason to write `***ql://`.
+    A short plain word is hidden where it stands alone: the password `postgres` is no reason to
+    write `***ql://`.
     """
     for secret in filter(None, secrets):
         for form in {secret, quote(secret, safe="")}:

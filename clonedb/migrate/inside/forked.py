@@ -30,8 +30,8 @@ class ForkedError(Exception):
 def forked(function: Callable[[], Any], setup: Mapping[str, Any], *, requests: int) -> Any:
     """The result of a function, which JSON can hold, from a fork of this process.
 
-    The fork ends when the last writer of the pipe `requests` has closed it: then the process that asked is gone. Raises
-    ForkedError for every exception of the function.
+    The fork ends when the last writer of the pipe `requests` has closed it: then the process
+    that asked is gone. Raises ForkedError for every exception of the function.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -40,22 +40,31 @@ def forked(function: Callable[[], Any], setup: Mapping[str, Any], *, requests: i
         # Python 3.12 warns of threads; the only one waits in read(), and holds no lock
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
+
     if pid == 0:
         os.close(reading)
         _be_fork(function, setup, writing, requests)
+
     os.close(writing)
     with open(reading, "rb") as file:  # noqa: PTH123 - a descriptor
         text = file.read()
     os.waitpid(pid, 0)
     if not text:
-        raise ForkedError(describe(RuntimeError("the process that loads the revisions ended without a word"), setup))
+        raise ForkedError(
+            describe(
+                RuntimeError("the process that loads the revisions ended without a word"), setup
+            )
+        )
+
     answer = json.loads(text)
     if "error" in answer:
         raise ForkedError(answer["error"])
     return answer["result"]
 
 
-def _be_fork(function: Callable[[], Any], setup: Mapping[str, Any], writing: int, requests: int) -> NoReturn:
+def _be_fork(
+    function: Callable[[], Any], setup: Mapping[str, Any], writing: int, requests: int
+) -> NoReturn:
     """Answer, and end: nothing may return from here into what the parent is doing."""
     try:
         threading.Thread(target=_end_with, args=(requests,), daemon=True).start()
@@ -64,12 +73,14 @@ def _be_fork(function: Callable[[], Any], setup: Mapping[str, Any], writing: int
             answer = {"result": function()}
         except BaseException as error:  # noqa: BLE001 - SystemExit of a revision is a failure like others
             answer = {"error": describe(error, setup)}
+
         with open(writing, "wb") as file:
             file.write(json.dumps(answer).encode())
     finally:
         with contextlib.suppress(BaseException):
             sys.stdout.flush()
             sys.stderr.flush()
+
         os._exit(0)
 
 

@@ -16,8 +16,8 @@ __all__ = ["create_all", "project_modules"]
 def create_all(names: Iterable[str], url: str) -> None:
     """Create the schemas and tables of all metadata, in the order in which they depend on each other.
 
-    Raises RefusedError for a name that is no MetaData, for metadata without a table, and for a table that is in two of
-    them; and what importing the modules and creating the tables raises.
+    Raises RefusedError for a name that is no MetaData, for metadata without a table, and for a
+    table that is in two of them; and what importing the modules and creating the tables raises.
     """
     from sqlalchemy import create_engine, pool
     from sqlalchemy.schema import CreateSchema
@@ -25,8 +25,11 @@ def create_all(names: Iterable[str], url: str) -> None:
     found = [(name, metadata) for name in names for metadata in _metadata(name)]
     _require_tables(found)
     with create_engine(url, poolclass=pool.NullPool).begin() as connection:
-        for schema in sorted({schema for _, metadata in found for schema in _schemas(metadata)}):
+        for schema in sorted(
+            {schema for _, metadata in found for schema in _schemas(metadata)}
+        ):
             connection.execute(CreateSchema(schema, if_not_exists=True))
+
         for _, metadata in found:
             metadata.create_all(connection)
 
@@ -35,7 +38,11 @@ def project_modules(rootdir: str) -> set[str]:
     """The files of the project's modules that are loaded: tables may come from one that no import statement names."""
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
     prefix = os.path.join(rootdir, "")  # noqa: PTH118 - it is text
-    return {file for file in files if file and file.startswith(prefix) and "site-packages" not in file}
+    return {
+        file
+        for file in files
+        if file and file.startswith(prefix) and "site-packages" not in file
+    }
 
 
 def _metadata(name: str) -> Iterator[Any]:
@@ -49,17 +56,25 @@ def _metadata(name: str) -> Iterator[Any]:
             raise RefusedError(f"metadata {name!r}: {module!r} has no {attributes!r}")
         found = getattr(found, attribute)
 
-    if not isinstance(found, MetaData) and isinstance(getattr(found, "metadata", None), MetaData):
+    if not isinstance(found, MetaData) and isinstance(
+        getattr(found, "metadata", None), MetaData
+    ):
         found = found.metadata  # `shop.models:Base`
     elif not isinstance(found, MetaData) and callable(found):
         found = found()
-    several = [found] if isinstance(found, MetaData) or not isinstance(found, Iterable) else list(found)
+
+    several = (
+        [found]
+        if isinstance(found, MetaData) or not isinstance(found, Iterable)
+        else list(found)
+    )
     for each in several:
         if not isinstance(each, MetaData):
             raise RefusedError(
                 f"metadata {name!r} is {type(each).__name__!r}, which is no MetaData; name one as"
                 " 'package.module:Base.metadata', or a function that returns some"
             )
+
         yield each
 
 
@@ -70,10 +85,13 @@ def _require_tables(found: list[tuple[str, Any]]) -> None:
             raise RefusedError(
                 f"metadata {name!r} has no table; name a module that imports those which define the models"
             )
+
         for table in metadata.tables:
             other, owner = owners.setdefault(table, (name, metadata))
             if owner is not metadata:
-                raise RefusedError(f"table {table!r} is in two metadata, of {other!r} and of {name!r}")
+                raise RefusedError(
+                    f"table {table!r} is in two metadata, of {other!r} and of {name!r}"
+                )
 
 
 def _schemas(metadata: Any) -> set[str]:

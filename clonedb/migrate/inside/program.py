@@ -1,9 +1,10 @@
 """The program that migrates and seeds one database, run in an interpreter of its own.
 
-Of its own because env.py's `fileConfig` disables the loggers of the process it runs in, and an asynchronous env.py's
-`asyncio.run` fails under a running loop. It reads a setup and then any number of requests (a line of JSON each) from
-its standard input, which stays open: when it closes, the process that asked is gone, and this one ends at once. It
-writes events (a JSON object a line) to the file descriptor named as its argument: `revision`, `seed`, `file`,
+Of its own because env.py's `fileConfig` disables the loggers of the process it runs in, and an
+asynchronous env.py's `asyncio.run` fails under a running loop. It reads a setup and then any
+number of requests (a line of JSON each) from its standard input, which stays open: when it
+closes, the process that asked is gone, and this one ends at once. It writes events (a JSON
+object a line) to the file descriptor named as its argument: `revision`, `seed`, `file`,
 `seeding`, `stair`, and at the end of each request `failed` or `done`.
 """
 
@@ -83,17 +84,39 @@ class Program:
             if isinstance(error, PrepareError):
                 self._note("prepare", self.setup["prepare"])
                 error = error.reason
-            described = error.described if isinstance(error, ForkedError) else describe(error, self.setup)
+
+            described = (
+                error.described
+                if isinstance(error, ForkedError)
+                else describe(error, self.setup)
+            )
             _flush()
             self.tell("failed", **self.step, **described)
             return
+
         _flush()
         rootdir = self.setup["rootdir"] + os.sep
+
         # one that was looked for in vain cannot be watched
-        read = sorted(path for path in self._read if path.startswith(rootdir) and os.path.isfile(path))  # noqa: PTH113
+        read = sorted(
+            path
+            for path in self._read
+            if path.startswith(rootdir) and os.path.isfile(path)  # noqa: PTH113
+        )
         tables, left = self._environment.version_tables, sorted(self._left_behind)
-        done = {"revisions": self._done, "version_tables": tables, "read": read, "left_behind": left}
-        self.tell("done", **found, **done, left_out=sorted(self._left_out), doubled=self._environment.doubled())
+        done = {
+            "revisions": self._done,
+            "version_tables": tables,
+            "read": read,
+            "left_behind": left,
+        }
+        self.tell(
+            "done",
+            **found,
+            **done,
+            left_out=sorted(self._left_out),
+            doubled=self._environment.doubled(),
+        )
 
     def _route(self) -> None:
         """Before anything of the project is imported."""
@@ -137,7 +160,9 @@ class Program:
         script = self._environment.script
 
         def steps(heads: Any, context: Any) -> Iterator[Any]:
-            planned = [] if target == "base" and not heads else script._downgrade_revs(target, heads)  # noqa: SLF001
+            planned = (
+                [] if target == "base" and not heads else script._downgrade_revs(target, heads)  # noqa: SLF001
+            )
             yield from self._reported(planned, context, "downgrade")
 
         self._environment.run(steps, command=("downgrade", target), destination_rev=target)
@@ -176,29 +201,51 @@ class Program:
             _flush()
             self.tell("stair", **stair)
             self._note()
+
         return {}
 
     def _note(
-        self, phase: str = "env.py", name: str | None = None, path: str | None = None, direction: str | None = None
+        self,
+        phase: str = "env.py",
+        name: str | None = None,
+        path: str | None = None,
+        direction: str | None = None,
     ) -> None:
         self.step = {"phase": phase, "name": name, "path": path, "direction": direction}
 
-    def _reported(self, steps: Iterable[Any], context: Any, direction: str | None) -> Iterator[Any]:
+    def _reported(
+        self, steps: Iterable[Any], context: Any, direction: str | None
+    ) -> Iterator[Any]:
         """The steps, each announced before Alembic takes it and timed when it asks for the next."""
         planned, before = list(steps), self._settings.of(context)
         for number, step in enumerate(planned, 1):
             script = step.revision
             self._note("revision", script.revision, script.path, direction)
-            self.tell("revision", number=number, total=len(planned), name=script.revision, doc=script.doc)
+            self.tell(
+                "revision",
+                number=number,
+                total=len(planned),
+                name=script.revision,
+                doc=script.doc,
+            )
             start = time.perf_counter()
             yield step
             seconds = round(time.perf_counter() - start, 4)
-            self._done.append({"name": script.revision, "path": script.path, "seconds": seconds})
-        self._left_behind |= {name for name, _ in self._settings.of(context, ended=bool(planned)) - before}
-        self._note()
-        self._expected[context.version_table, context.version_table_schema] = context.get_current_heads()
+            self._done.append(
+                {"name": script.revision, "path": script.path, "seconds": seconds}
+            )
 
-    def _require_at(self, target: str, found: Mapping[tuple[str, str | None], tuple[str, ...]]) -> None:
+        self._left_behind |= {
+            name for name, _ in self._settings.of(context, ended=bool(planned)) - before
+        }
+        self._note()
+        self._expected[context.version_table, context.version_table_schema] = (
+            context.get_current_heads()
+        )
+
+    def _require_at(
+        self, target: str, found: Mapping[tuple[str, str | None], tuple[str, ...]]
+    ) -> None:
         """Look at the version table as another session sees it.
 
         env.py may have forgotten to commit, or may have migrated another place.
@@ -208,18 +255,25 @@ class Program:
         if target == "base" or any(sign in target for sign in _RELATIVE):
             self._require_expected(found)
             return
+
         for (table, schema), heads in found.items():
             left = self._environment.script._upgrade_revs(target, heads)  # type: ignore[arg-type]  # noqa: SLF001
             if left:
-                names = ", ".join(step.revision.revision for step in left[:3]) + (", ..." if len(left) > 3 else "")
-                planned = {step.revision.revision for step in left} | {revision["name"] for revision in self._done}
+                names = ", ".join(step.revision.revision for step in left[:3]) + (
+                    ", ..." if len(left) > 3 else ""
+                )
+                planned = {step.revision.revision for step in left} | {
+                    revision["name"] for revision in self._done
+                }
                 raise NotMigratedError(
                     f"the migrations ended without an error, but the version table {_shown(table, schema)} holds"
                     f" {', '.join(heads) or 'nothing'}: {len(left)} of {len(planned)} revisions up to"
                     f" {target!r} are missing ({names}); does env.py commit what it did, and on this connection?"
                 )
 
-    def _require_expected(self, found: Mapping[tuple[str, str | None], tuple[str, ...]]) -> None:
+    def _require_expected(
+        self, found: Mapping[tuple[str, str | None], tuple[str, ...]]
+    ) -> None:
         """Demand what the migrations' own session saw at their end."""
         from clonedb.migrate.inside.failure import NotMigratedError
 
@@ -232,7 +286,9 @@ class Program:
                     " what it did, and on this connection?"
                 )
 
-    def _create(self, names: Iterable[str], seeds: Iterable[Mapping[str, str]]) -> dict[str, Any]:
+    def _create(
+        self, names: Iterable[str], seeds: Iterable[Mapping[str, str]]
+    ) -> dict[str, Any]:
         from clonedb.migrate.inside.models import create_all, project_modules
 
         self._note("metadata", ", ".join(names))
@@ -311,14 +367,23 @@ def main() -> None:
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(lines, requests), daemon=True).start()
     sys.path[:] = setup["sys_path"]
-    for stream in (sys.stdout, sys.stderr):  # what was printed before a sudden death is to be seen
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # what was printed before a sudden death is to be seen
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)
+
     program = Program(setup, int(sys.argv[1]), parent)
     gc.disable()  # there is nothing to collect yet, and looking for it costs a tenth of the imports
-    with contextlib.suppress(Exception):  # what fails here fails again, and is told of, when it is asked for
-        importlib.import_module("alembic.context")  # most of a short build is this: it begins before it is asked for
+    with contextlib.suppress(
+        Exception
+    ):  # what fails here fails again, and is told of, when it is asked for
+        importlib.import_module(
+            "alembic.context"
+        )  # most of a short build is this: it begins before it is asked for
         importlib.import_module("psycopg")
+
     gc.freeze()
     gc.enable()
     while True:

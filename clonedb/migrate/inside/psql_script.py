@@ -1,7 +1,8 @@
 """SQL as psql reads it from a file: statements, the rows of COPY, variables, and commands that begin with a backslash.
 
-The rules are psql's (its manual, "Meta-Commands" and "SQL Interpolation", and src/fe_utils/psqlscan.l). A file is read
-line by line and may have any encoding in which ASCII means ASCII.
+The rules are psql's (its manual, "Meta-Commands" and "SQL Interpolation", and
+src/fe_utils/psqlscan.l). A file is read line by line and may have any encoding in which ASCII
+means ASCII.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ _CLOSING: Mapping[bytes, re.Pattern[bytes]] = MappingProxyType(
     }
 )
 _ARGUMENT = re.compile(rb"""'(?:[^'\\]|''|\\.)*'|"[^"]*"|[^\s'"\\]+|\\(?!\\)""", re.DOTALL)
-_COPY = re.compile(rb"(?:\s|--[^\n]*\n|/\*.*?\*/)*copy\b.*\bfrom\s+(?:stdin|pstdin)\b", re.IGNORECASE | re.DOTALL)
+_COPY = re.compile(
+    rb"(?:\s|--[^\n]*\n|/\*.*?\*/)*copy\b.*\bfrom\s+(?:stdin|pstdin)\b",
+    re.IGNORECASE | re.DOTALL,
+)
 _ROUTINE = re.compile(rb"create(?: or replace)? (?:function|procedure)", re.IGNORECASE)
 _END_OF_ROWS = (b"\\.\n", b"\\.\r\n", b"\\.")
 _CHUNK = 1 << 16  # bytes of rows that are sent at once
@@ -109,6 +113,7 @@ class Script:
                 if _COPY.match(statement.text):
                     yield statement._replace(rows=self._rows())
                     return  # psql, too, leaves out what follows on the line
+
                 yield statement
             else:
                 self._add(self._plain(found), begins=kind != "comment")
@@ -127,7 +132,9 @@ class Script:
         elif command.name == "g" and not command.arguments:
             yield self._ended()
         elif self._start:
-            raise ScriptError(f"line {self._number}: \\{command.name} in the middle of a statement")
+            raise ScriptError(
+                f"line {self._number}: \\{command.name} in the middle of a statement"
+            )
         else:
             yield command
 
@@ -145,6 +152,7 @@ class Script:
             if _ROUTINE.match(b" ".join(self._words)):
                 opens = word == b"begin" or (word == b"case" and self._blocks > 0)
                 self._blocks += opens - (word == b"end" and self._blocks > 0)
+
         return token
 
     def _value(self, found: re.Match[bytes]) -> bytes:
@@ -174,6 +182,7 @@ class Script:
                         f"it ends within what {opening.decode(errors='replace')} begins on line {begun};"
                         " was it cut off?"
                     )
+
                 continue
 
             self._text.append(line[position : found.end()])
@@ -181,6 +190,7 @@ class Script:
             if pattern.groups and found["end"] is None:
                 depth += found.groupdict().get("opening") is not None
                 continue
+
             depth -= 1
             if depth == 0:
                 return line, position
@@ -203,15 +213,20 @@ class Script:
             if argument is not None:
                 arguments.append(self._argument(argument.group()))
             position = argument.end() if argument else position + 1
+
         rest = line[begin:position].strip()
-        command = Command(name.decode(errors="replace"), tuple(arguments), rest, self._number, self._rows())
+        command = Command(
+            name.decode(errors="replace"), tuple(arguments), rest, self._number, self._rows()
+        )
         return command, position + 2
 
     def _argument(self, text: bytes) -> bytes:
         if text.startswith(b"'"):
             escapes = {b"n": b"\n", b"t": b"\t", b"b": b"\b", b"r": b"\r", b"f": b"\f"}
             plain = text[1:-1].replace(b"''", b"'")
-            return re.sub(rb"\\(.)", lambda found: escapes.get(found[1], found[1]), plain, flags=re.DOTALL)
+            return re.sub(
+                rb"\\(.)", lambda found: escapes.get(found[1], found[1]), plain, flags=re.DOTALL
+            )
         if text.startswith(b'"'):
             return text[1:-1]
         if found := re.fullmatch(rb""":(?:(\w+)|'(\w+)'|"(\w+)")""", text):
@@ -226,9 +241,13 @@ class Script:
             if line in _END_OF_ROWS:
                 yield b"".join(piece)
                 return
+
             piece.append(line)
             size += len(line)
             if size >= _CHUNK:
                 yield b"".join(piece)
                 piece, size = [], 0
-        raise ScriptError(f"it ends within the rows of the COPY on line {begun}; was it cut off?")
+
+        raise ScriptError(
+            f"it ends within the rows of the COPY on line {begun}; was it cut off?"
+        )

@@ -17,8 +17,8 @@ __all__ = ["RevisionFiles"]
 class RevisionFiles:
     """Sees each revision as Alembic loads it.
 
-    Of two files with one id Alembic runs one and warns, which is lost because the output is not shown of migrations that
-    work; of a missing revision there is a KeyError.
+    Of two files with one id Alembic runs one and warns, which is lost because the output is not
+    shown of migrations that work; of a missing revision there is a KeyError.
     """
 
     def __init__(self, script: ScriptDirectory) -> None:
@@ -41,7 +41,9 @@ class RevisionFiles:
         self._require_complete()
 
     def _require_complete(self) -> None:
-        labels = {label for revision in self._loaded for label in _names(revision.branch_labels)}
+        labels = {
+            label for revision in self._loaded for label in _names(revision.branch_labels)
+        }
         known = {revision.revision for revision in self._loaded} | labels
         for revision in self._loaded:
             for name in (*_names(revision.down_revision), *_names(revision.dependencies)):

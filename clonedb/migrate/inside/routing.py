@@ -1,7 +1,7 @@
 """The connections of an interpreter in which migrations run, all sent to the database that is being built.
 
-A `do_connect` listener on SQLAlchemy's Engine class sees the connections of every engine of the process, whenever it
-was created, sync or async, so that an env.py needs no change.
+A `do_connect` listener on SQLAlchemy's Engine class sees the connections of every engine of the
+process, whenever it was created, sync or async, so that an env.py needs no change.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ class MisroutedError(CloneDBError):
 def route_everything(url: DatabaseURL) -> None:
     """Send every PostgreSQL connection of this process's SQLAlchemy engines to one database, for good.
 
-    For the interpreter in which migrations run; the URL that env.py reads has no effect. An engine that makes its connections with a
-    `creator` of its own cannot be routed, and neither can what connects by psycopg, psycopg2 or asyncpg: where that
-    leads to another database it is refused.
-    No listener comes after one that returns a connection, so no listener of env.py puts another password in.
+    For the interpreter in which migrations run; the URL that env.py reads has no effect. An
+    engine that makes its connections with a `creator` of its own cannot be routed, and neither
+    can what connects by psycopg, psycopg2 or asyncpg: where that leads to another database it
+    is refused. No listener comes after one that returns a connection, so no listener of env.py
+    puts another password in.
     """
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
@@ -49,7 +50,9 @@ def route_everything(url: DatabaseURL) -> None:
     WatchedDrivers(lambda *_: None, guard).install()
 
     @event.listens_for(Engine, "do_connect")
-    def _send(dialect: Any, _record: Any, positional: list[Any], keywords: dict[str, Any]) -> Any:
+    def _send(
+        dialect: Any, _record: Any, positional: list[Any], keywords: dict[str, Any]
+    ) -> Any:
         if dialect.name != "postgresql":
             return None
         positional, keywords = list(positional), dict(keywords)

@@ -11,7 +11,9 @@ from typing import Any
 __all__ = ["fill", "run_seed"]
 
 
-def run_seed(seed: Mapping[str, str], setup: Mapping[str, Any], say: Callable[[str], None]) -> set[str]:
+def run_seed(
+    seed: Mapping[str, str], setup: Mapping[str, Any], say: Callable[[str], None]
+) -> set[str]:
     """Run one seed, and commit: what was left out of it, and why. Raises what it raises.
 
     `say` is told how far a long one is.
@@ -38,9 +40,13 @@ def fill(function: Callable[[Any], Any], connection: Any) -> None:
     result = function(connection)
     if hasattr(result, "__await__"):
         result.close()
-        raise TypeError("this seed is a coroutine function, but it gets a synchronous connection; use def")
+        raise TypeError(
+            "this seed is a coroutine function, but it gets a synchronous connection; use def"
+        )
     if inspect.isgenerator(result) or inspect.isasyncgen(result):
-        raise TypeError("this seed is a generator function, of which a call runs nothing; write it without yield")
+        raise TypeError(
+            "this seed is a generator function, of which a call runs nothing; write it without yield"
+        )
 
 
 def _run_file(path: Path, setup: Mapping[str, Any], say: Callable[[str], None]) -> set[str]:

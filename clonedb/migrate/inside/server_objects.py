@@ -22,7 +22,8 @@ exception when duplicate_object then
     null;
 end $clonedb$"""
 
-# What depends on a role in this database, or is a privilege on it, is this history's own business.
+# What depends on a role in this database, or is a privilege on it, is this history's own
+# business.
 _DROP = """do $clonedb$ begin
     {statement};
 exception when dependent_objects_still_exist then
@@ -40,9 +41,10 @@ end $clonedb$"""
 def shared(statement: str, created: set[str]) -> str:
     """A statement that creates or drops roles or databases as it is to be on a server that others use.
 
-    No database is made or dropped: env.py makes the application's, in whose place is the one being built. A role that
-    is there already, from the last build, is not created again, and one that other databases still need stays.
-    `created` has the roles that this history made: making one twice is its own mistake.
+    No database is made or dropped: env.py makes the application's, in whose place is the one
+    being built. A role that is there already, from the last build, is not created again, and
+    one that other databases still need stays. `created` has the roles that this history made:
+    making one twice is its own mistake.
     """
     if _DATABASE.fullmatch(statement):
         return _NOTHING
@@ -56,6 +58,7 @@ def shared(statement: str, created: set[str]) -> str:
             return statement
         created.add(names[0])
         return _CREATE.format(statement=bare)
+
     created.difference_update(names)
     quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in names)
     return _DROP.format(statement=bare, names=quoted)
@@ -67,11 +70,17 @@ def share_server(created: set[str]) -> None:
     from sqlalchemy.engine import Engine
 
     @event.listens_for(Engine, "before_cursor_execute", retval=True)
-    def _share(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
+    def _share(
+        connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any
+    ) -> tuple[str, Any]:
         if connection.dialect.name == "postgresql":
             statement = shared(statement, created)
         return statement, parameters
 
 
 def _folded(name: re.Match[str]) -> str:
-    return name["quoted"].replace('""', '"') if name["quoted"] is not None else name["plain"].lower()
+    return (
+        name["quoted"].replace('""', '"')
+        if name["quoted"] is not None
+        else name["plain"].lower()
+    )

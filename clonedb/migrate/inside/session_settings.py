@@ -9,7 +9,8 @@ from clonedb.postgres.statements import changes_contents, custom_settings, named
 
 __all__ = ["SessionSettings"]
 
-# pg_settings shows neither these nor custom settings (`app.tenant`), which must be asked for by their names
+# pg_settings shows neither these nor custom settings (`app.tenant`), which must be asked for by
+# their names
 _HIDDEN = ("role", "session_authorization")
 _SHOWN = "select name, setting from pg_settings where source = 'session'"
 _NAMED = """
@@ -38,8 +39,14 @@ class SessionSettings:
         from sqlalchemy.engine import Engine
         from sqlalchemy.pool import Pool
 
-        event.listen(Engine, "before_cursor_execute", lambda _connection, _cursor, text, *_: self._read(text))
-        event.listen(Pool, "connect", lambda connection, _entry: hear_any(connection, self._read))
+        event.listen(
+            Engine,
+            "before_cursor_execute",
+            lambda _connection, _cursor, text, *_: self._read(text),
+        )
+        event.listen(
+            Pool, "connect", lambda connection, _entry: hear_any(connection, self._read)
+        )
 
     def _read(self, statement: str) -> None:
         names = custom_settings(statement)
@@ -52,13 +59,18 @@ class SessionSettings:
 
         Left out are settings that change no contents, such as timeouts.
 
-        When the last step has `ended` nothing is left that a transaction begun here could hide from Alembic.
+        When the last step has `ended` nothing is left that a transaction begun here could hide
+        from Alembic.
         """
         connection = context.connection
         if connection is None or not (ended or connection.in_transaction()):
             return set()
         try:
-            found = {tuple(row) for row in connection.exec_driver_sql(_SHOWN) if changes_contents(row[0])}
+            found = {
+                tuple(row)
+                for row in connection.exec_driver_sql(_SHOWN)
+                if changes_contents(row[0])
+            }
             return found | self._not_shown(connection)
         except Exception:  # noqa: BLE001 - a failed transaction tells of itself
             return {("", "")}
@@ -69,5 +81,8 @@ class SessionSettings:
         names = {*_HIDDEN, *self._custom}
         for (body,) in connection.execute(text(_FUNCTIONS)):
             names |= named_settings(body)
-        found = {tuple(row) for row in connection.execute(text(_NAMED), {"names": ",".join(sorted(names))})}
+        found = {
+            tuple(row)
+            for row in connection.execute(text(_NAMED), {"names": ",".join(sorted(names))})
+        }
         return found | ({(_COMPUTED, "")} if self._computed else set())

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["SeedFile"]
 
 _DISPLAY = frozenset({"a", "echo", "f", "H", "pset", "qecho", "t", "timing", "warn", "x"})
-_FENCES = frozenset({"restrict", "unrestrict"})  # with which pg_dump keeps psql from running what is in the data
+_FENCES = frozenset(
+    {"restrict", "unrestrict"}
+)  # with which pg_dump keeps psql from running what is in the data
 _HEAD, _FOOT = b"-- PostgreSQL database dump\n", b"-- PostgreSQL database dump complete"
 _BEFORE = rb"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
 _MAY_BE_SKIPPED = re.compile(
@@ -35,7 +37,9 @@ _OUTSIDE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _DATABASES = re.compile(_BEFORE + rb"(create|drop)\s+database\b", re.IGNORECASE | re.DOTALL)
-_COPY_FROM = re.compile(rb"(?P<what>.*?)\bfrom\s+(?P<file>'(?:[^']|'')*'|\S+)(?P<how>.*)", re.IGNORECASE | re.DOTALL)
+_COPY_FROM = re.compile(
+    rb"(?P<what>.*?)\bfrom\s+(?P<file>'(?:[^']|'')*'|\S+)(?P<how>.*)", re.IGNORECASE | re.DOTALL
+)
 _CHUNK = 1 << 16  # bytes that are sent to COPY at once
 _DEPTH = 20  # of files that include each other
 
@@ -43,13 +47,16 @@ _DEPTH = 20  # of files that include each other
 class SeedFile:
     """Runs the files of one seed, as `psql --single-transaction` would; `left_out` is what was skipped, and why.
 
-    A statement that names a role which is not there (the owner of a table in a dump, a privilege) is skipped, and so is
-    a parameter that this server does not know yet. What cannot be in a transaction (VACUUM) ends it, and another begins
-    after it. Raises what PostgreSQL says of any other statement, and RefusedError for a command of psql's that reaches
-    beyond the database, or that is not understood.
+    A statement that names a role which is not there (the owner of a table in a dump, a
+    privilege) is skipped, and so is a parameter that this server does not know yet. What cannot
+    be in a transaction (VACUUM) ends it, and another begins after it. Raises what PostgreSQL
+    says of any other statement, and RefusedError for a command of psql's that reaches beyond
+    the database, or that is not understood.
     """
 
-    def __init__(self, connection: Connection[Any], directory: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, connection: Connection[Any], directory: Path, say: Callable[[str], None]
+    ) -> None:
         """The connection is one in autocommit; paths in scripts begin at the directory."""
         self.left_out: set[str] = set()
         self._connection = connection
@@ -81,9 +88,11 @@ class SeedFile:
                     else:
                         self._flush(path)
                         self._obey(item, path, depth)
+
                 self._flush(path)
             except ScriptError as error:
                 raise RefusedError(f"{str(path)!r}: {error}") from None
+
             if counted.is_dump and not counted.is_complete:
                 raise RefusedError(
                     f"{str(path)!r} begins as a dump of pg_dump's, and no line {_FOOT.decode()!r} ends it: it was cut"
@@ -98,6 +107,7 @@ class SeedFile:
                 f"{str(path)!r}, line {statement.line}: {what} DATABASE; a seed fills the database that it is given:"
                 " take this away, or make the dump without --create"
             )
+
         special = _OUTSIDE.match(statement.text), _MAY_BE_SKIPPED.match(statement.text)
         if statement.rows is None and not any(special):
             self._waiting.append(statement)
@@ -139,6 +149,7 @@ class SeedFile:
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 failed = failed or result
             done += failed is None
+
         if failed is not None:
             error = errors.error_from_result(failed, self._connection.info.encoding)
             raise _placed(error, statements[min(done, len(statements) - 1)], path)
@@ -166,6 +177,7 @@ class SeedFile:
                 raise
             self._connection.execute("rollback to clonedb")
             self.left_out.add(first)
+
         self._connection.execute("release clonedb")
 
     def _obey(self, command: Command, path: Path, depth: int) -> None:
@@ -177,13 +189,17 @@ class SeedFile:
             if len(arguments) != 1:
                 raise RefusedError(f"{where} takes one file")
             beside = name in ("ir", "include_relative")
-            self._run_script(self._path(arguments[0], path.parent if beside else self._directory), depth + 1)
+            self._run_script(
+                self._path(arguments[0], path.parent if beside else self._directory), depth + 1
+            )
         elif name == "set":
             self._variables[arguments[0]] = b"".join(arguments[1:])
         elif name == "unset":
             self._variables.pop(arguments[0], None)
         elif name == "encoding" and arguments:
-            self._connection.execute(b"set client_encoding = '" + arguments[0].replace(b"'", b"''") + b"'")
+            self._connection.execute(
+                b"set client_encoding = '" + arguments[0].replace(b"'", b"''") + b"'"
+            )
         elif name == "copy":
             self._copy(command, path)
         elif name in ("c", "connect"):
@@ -194,18 +210,24 @@ class SeedFile:
                     " the dump without --create"
                 )
         else:
-            raise RefusedError(f"{where} is a command of psql's that a seed cannot have; write it in SQL")
+            raise RefusedError(
+                f"{where} is a command of psql's that a seed cannot have; write it in SQL"
+            )
 
     def _copy(self, command: Command, path: Path) -> None:
         """COPY from a file of this machine, or from the script's own lines for STDIN."""
         found = _COPY_FROM.fullmatch(command.rest.rstrip().rstrip(b";"))
         if found is None:
-            raise RefusedError(f"{str(path)!r}, line {command.line}: \\copy takes TABLE FROM 'FILE' in a seed")
+            raise RefusedError(
+                f"{str(path)!r}, line {command.line}: \\copy takes TABLE FROM 'FILE' in a seed"
+            )
+
         statement = b"copy " + found["what"] + b"from stdin" + found["how"]
         name = found["file"]
         if name.lower() in (b"stdin", b"pstdin"):
             self._copy_in(Statement(statement, command.line), command.rows, path)
             return
+
         name = name[1:-1].replace(b"''", b"'") if name.startswith(b"'") else name
         source = self._path(name, self._directory)
         if not source.exists():
@@ -226,6 +248,7 @@ class SeedFile:
             raise RefusedError(
                 f"{str(path)!r}: the first line of a CSV file names the columns, and this is {head.strip()!r}"
             )
+
         table = Identifier(*_plain_name(path).stem.split("."))
         names = SQL(", ").join(Identifier(name.strip()) for name in columns)
         statement = SQL("copy {} ({}) from stdin (format csv)").format(table, names)
@@ -253,12 +276,15 @@ class _Counted:
             if read >= told:
                 self._say(f"{self._path.name}: {read >> 20} MB")
                 told += self._EACH
+
             yield line
 
 
 def _placed(error: Exception, statement: Statement, path: Path) -> Exception:
     """An error with the statement that raised it, and where that stands."""
-    vars(error).update(statement=statement.text.decode(errors="replace"), place=(str(path), statement.line))
+    vars(error).update(
+        statement=statement.text.decode(errors="replace"), place=(str(path), statement.line)
+    )
     return error
 
 

@@ -25,12 +25,18 @@ _STEPS = (("upgrade", "up"), ("downgrade", "down"), ("second upgrade", "again"))
 class Stairs:
     """The stairway of one database, in the order in which `alembic upgrade` would take the revisions.
 
-    That order ends each revision's ancestors and dependencies before it begins, so that a single step is possible
-    there: at a branch it adds a row to the version table, at a merge point it makes one of several, and the step down
-    undoes that. `step` is told of each step before it is taken.
+    That order ends each revision's ancestors and dependencies before it begins, so that a
+    single step is possible there: at a branch it adds a row to the version table, at a merge
+    point it makes one of several, and the step down undoes that. `step` is told of each step
+    before it is taken.
     """
 
-    def __init__(self, environment: AlembicEnvironment, setup: Mapping[str, Any], step: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        environment: AlembicEnvironment,
+        setup: Mapping[str, Any],
+        step: Callable[..., None],
+    ) -> None:
         self._environment = environment
         self._setup = setup
         self._step = step
@@ -38,8 +44,9 @@ class Stairs:
     def climb(self, target: str, skip: Collection[str]) -> Iterator[dict[str, Any]]:
         """What became of each revision up to a target; those in `skip`, which come first, are only upgraded.
 
-        A step that fails leaves the database as it was, if env.py and the revision do all in one transaction. When it
-        is somewhere else, or a revision cannot go up, there is no way on, and this is the last.
+        A step that fails leaves the database as it was, if env.py and the revision do all in
+        one transaction. When it is somewhere else, or a revision cannot go up, there is no way
+        on, and this is the last.
         """
         planned = self._plan(target)
         self._take([script for script in planned if script.revision in skip], up=True)
@@ -47,7 +54,9 @@ class Stairs:
         for number, script in enumerate(tried, len(planned) - len(tried) + 1):
             self._step("upgrade", script, number=number, total=len(planned))
             stair = {"name": script.revision, "path": script.path, "doc": script.doc or ""}
-            yield (found := {**stair, "number": number, "total": len(planned), **self._try(script)})
+            yield (
+                found := {**stair, "number": number, "total": len(planned), **self._try(script)}
+            )
             if found["failed"] and not found["fit"]:
                 return
 
@@ -67,11 +76,17 @@ class Stairs:
         found |= {"irreversible": False, "fit": True}
         for direction, name in _STEPS:
             self._step(direction, script)
-            before, start = self._environment.heads() if name == "down" else None, time.perf_counter()
+            before, start = (
+                self._environment.heads() if name == "down" else None,
+                time.perf_counter(),
+            )
             try:
                 _reload(script)
                 if name == "down" and not hasattr(script.module, "downgrade"):
-                    raise NotImplementedError(f"revision {script.revision!r} has no function downgrade()")  # noqa: TRY301
+                    raise NotImplementedError(  # noqa: TRY301
+                        f"revision {script.revision!r} has no function downgrade()"
+                    )
+
                 self._take([script], up=name != "down")
             except BaseException as error:  # noqa: BLE001 - SystemExit of an env.py is a failure like others
                 found |= {"failed": direction, "error": describe(error, self._setup)}
@@ -79,9 +94,11 @@ class Stairs:
             else:
                 found[name] = round(time.perf_counter() - start, 4)
                 continue
+
             gc.collect()  # a connection that a frame of the traceback held would block the steps to come
             found["fit"] = name == "down" and self._environment.heads() == before
             break
+
         return found
 
     def _take(self, scripts: list[Script], *, up: bool) -> None:
@@ -109,7 +126,8 @@ def _reload(script: Script) -> None:
 def _says_no(error: BaseException, script: Script) -> bool:
     """Whether the revision itself says that there is no way back: that is how people write it.
 
-    It raises NotImplementedError, or downgrade() raises something else whatever the database holds.
+    It raises NotImplementedError, or downgrade() raises something else whatever the database
+    holds.
     """
     last = traceback.extract_tb(error.__traceback__)[-1]
     if isinstance(error, NotImplementedError):
@@ -118,5 +136,9 @@ def _says_no(error: BaseException, script: Script) -> bool:
         return False
     for function in ast.parse(Path(script.path).read_bytes()).body:
         if isinstance(function, ast.FunctionDef) and function.name == "downgrade":
-            return any(isinstance(node, ast.Raise) and node.lineno == last.lineno for node in function.body)
+            return any(
+                isinstance(node, ast.Raise) and node.lineno == last.lineno
+                for node in function.body
+            )
+
     return False

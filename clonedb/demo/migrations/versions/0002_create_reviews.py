@@ -23,12 +23,22 @@ def upgrade() -> None:
         sa.Column("author", sa.Text(), nullable=False),
         sa.Column("rating", sa.Integer(), nullable=False),
         sa.Column("body", sa.Text(), server_default="", nullable=False),
-        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.func.now(),
+            nullable=False,
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_reviews")),
         sa.ForeignKeyConstraint(
-            ["product_id"], ["products.id"], name=op.f("fk_reviews_product_id"), ondelete="CASCADE"
+            ["product_id"],
+            ["products.id"],
+            name=op.f("fk_reviews_product_id"),
+            ondelete="CASCADE",
         ),
-        sa.CheckConstraint("rating >= 1 AND rating <= 5", name=op.f("ck_reviews_rating_from_1_to_5")),
+        sa.CheckConstraint(
+            "rating >= 1 AND rating <= 5", name=op.f("ck_reviews_rating_from_1_to_5")
+        ),
     )
 
 

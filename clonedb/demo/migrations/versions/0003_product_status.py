@@ -19,13 +19,18 @@ product_status: sa.Enum = sa.Enum("draft", "published", "retired", name="product
 
 def upgrade() -> None:
     product_status.create(op.get_bind())
-    op.add_column("products", sa.Column("status", product_status, server_default="draft", nullable=False))
+    op.add_column(
+        "products", sa.Column("status", product_status, server_default="draft", nullable=False)
+    )
     op.execute("UPDATE products SET status = 'published' WHERE published")
     op.drop_column("products", "published")
 
 
 def downgrade() -> None:
-    op.add_column("products", sa.Column("published", sa.Boolean(), server_default=sa.false(), nullable=False))
+    op.add_column(
+        "products",
+        sa.Column("published", sa.Boolean(), server_default=sa.false(), nullable=False),
+    )
     op.execute("UPDATE products SET published = true WHERE status = 'published'")
     op.drop_column("products", "status")
     product_status.drop(op.get_bind())

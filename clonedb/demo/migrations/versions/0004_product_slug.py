@@ -17,8 +17,9 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("products", sa.Column("slug", sa.Text(), nullable=True))
-    # the first product of a name gets the name's own slug, later ones their number behind two hyphens: a slug
-    # made from a name never has two hyphens in a row, so none is given twice
+
+    # the first product of a name gets the name's own slug, later ones their number behind two
+    # hyphens: a slug made from a name never has two hyphens in a row, so none is given twice
     op.execute(
         """
         WITH named AS (

@@ -20,7 +20,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # PostgreSQL adapts the check to the new type, and on the way back it would compare integers as decimals
+    # PostgreSQL adapts the check to the new type, and on the way back it would compare integers
+    # as decimals
     op.drop_constraint(op.f("ck_reviews_rating_from_1_to_5"), "reviews", type_="check")
     op.alter_column(
         "reviews",
@@ -29,4 +30,6 @@ def downgrade() -> None:
         type_=sa.Integer(),
         postgresql_using="round(rating)::integer",
     )
-    op.create_check_constraint(op.f("ck_reviews_rating_from_1_to_5"), "reviews", "rating >= 1 AND rating <= 5")
+    op.create_check_constraint(
+        op.f("ck_reviews_rating_from_1_to_5"), "reviews", "rating >= 1 AND rating <= 5"
+    )

@@ -15,7 +15,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.create_index(op.f("ix_reviews_product_id_created_at"), "reviews", ["product_id", "created_at"])
+    op.create_index(
+        op.f("ix_reviews_product_id_created_at"), "reviews", ["product_id", "created_at"]
+    )
 
 
 def downgrade() -> None:

@@ -23,11 +23,18 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_categories")),
         sa.UniqueConstraint("name", name=op.f("uq_categories_name")),
     )
-    op.bulk_insert(categories, [{"name": name} for name in ("books", "garden", "kitchen", "lighting", "other")])
+    op.bulk_insert(
+        categories,
+        [{"name": name} for name in ("books", "garden", "kitchen", "lighting", "other")],
+    )
     op.add_column("products", sa.Column("category_id", sa.SmallInteger(), nullable=True))
-    op.execute("UPDATE products SET category_id = (SELECT id FROM categories WHERE name = 'other')")
+    op.execute(
+        "UPDATE products SET category_id = (SELECT id FROM categories WHERE name = 'other')"
+    )
     op.alter_column("products", "category_id", nullable=False)
-    op.create_foreign_key(op.f("fk_products_category_id"), "products", "categories", ["category_id"], ["id"])
+    op.create_foreign_key(
+        op.f("fk_products_category_id"), "products", "categories", ["category_id"], ["id"]
+    )
 
 
 def downgrade() -> None:

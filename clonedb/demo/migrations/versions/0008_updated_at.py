@@ -18,7 +18,12 @@ depends_on = None
 def upgrade() -> None:
     op.add_column(
         "products",
-        sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
+        sa.Column(
+            "updated_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.func.now(),
+            nullable=False,
+        ),
     )
     op.execute("UPDATE products SET updated_at = created_at")
     op.execute(
