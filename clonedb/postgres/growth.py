@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from clonedb.embedded.memory import EMPTY, Memory, is_nearly_full, memory_at
 from clonedb.errors import ServerError
@@ -13,17 +13,33 @@ from clonedb.postgres import sql
 from clonedb.quantities import size as shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from psycopg import Connection
 
-    from clonedb.postgres.server import Server
+    from clonedb.embedded.leases import Lease
+    from clonedb.settings.config import Config
 
 __all__ = ["Growth"]
 
 _PAUSE = 0.25  # seconds between two looks, each of 0.2 ms; backends write some 100 MB meanwhile
 _LEAST = 32 * 1024**2  # bytes that a database has grown by, before its sessions are ended
+
+
+class Watched(Protocol):
+    """A server, as far as its databases are watched."""
+
+    config: Config
+    lease: Lease | None
+    say: Callable[[str], None]
+
+    @property
+    def owner(self) -> str:
+        """The process's name among the owners of databases."""
+
+    def connect(self, database: str, **keywords: Any) -> Connection[Any]:
+        """A connection of clonedb's own, in autocommit mode."""
 
 
 class Growth:
@@ -33,7 +49,7 @@ class Growth:
     are not watched.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Watched) -> None:
         self._server = server
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
