@@ -151,13 +151,14 @@ class AlembicFiles(NamedTuple):
             "ini": str(self.ini),
             "here": here,
             "toml": str(self.toml) if self.table else "",
+            "table": dict(self.table),  # as it was read: the file may be edited meanwhile
             "toml_here": toml_here,
             "section": self.section,
             "overrides": dict(self.overrides),
         }
         done = subprocess.run(
             [sys.executable, "-P", str(_READER)],
-            input=json.dumps(question),
+            input=json.dumps(question, default=str),
             capture_output=True,
             encoding="utf-8",
             check=False,
@@ -202,8 +203,19 @@ def _remembered(
         found = json.loads(text)
     except (OSError, ServerError, ValueError):  # not there, or damaged
         return None
-    answer: dict[str, Any] | None = found["answer"] if found.get("state") == state else None
-    return answer
+    match found:
+        case {
+            "state": known,
+            "answer": {
+                "values": dict(),
+                "version_locations": list(),
+                "prepend_sys_path": list(),
+                "recursive": bool(),
+                "sourceless": bool(),
+            } as answer,
+        } if known == state:
+            return dict(answer)
+    return None
 
 
 def _remember(

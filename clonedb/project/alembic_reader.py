@@ -33,7 +33,11 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
 
     # a file that is not there has no options, and a directory, which `%(here)s` is
     config = Config(question["ini"], ini_section=section, **toml)
-    table: Mapping[str, Any] = config.toml_alembic_config if toml else {}
+    table: Mapping[str, Any] = question["table"]
+    if toml:
+        vars(config)["toml_alembic_config"] = (
+            table  # which Alembic reads from the file when it is first asked for
+        )
     if not config.file_config.has_section(section):
         config.file_config.add_section(section)
     config.file_config[configparser.DEFAULTSECT]["here"] = question["here"]

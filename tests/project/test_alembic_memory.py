@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import py_compile
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from clonedb.migrate.recipes import find_recipe
+from clonedb.project.alembic_options import AlembicFiles
 from clonedb.project.find import find_project
 from clonedb.settings.config import Config
 from tests.project.checkout import ENVIRONMENT, Write, as_alembic_sees, configured
@@ -75,15 +77,32 @@ def test_alembic_is_asked_again_when_its_answer_may_be_another(
         find_project(config)
 
 
-@pytest.mark.parametrize("damage", ["", "{", '{"state": "x"}'])
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"state": "x"}', "no answer"])
 def test_a_damaged_answer_is_asked_for_again(write: Write, tmp_path: Path, damage: str) -> None:
     """It costs time and no more."""
     rootdir = write({**ENVIRONMENT, "alembic.ini": INI})
     first = find_project(Config(rootdir=rootdir))
     (kept,) = (tmp_path / "state" / "index").glob("alembic-*")
+    if damage == "no answer":
+        damage = json.dumps({**json.loads(kept.read_text()), "answer": {}})
     kept.write_text(damage)
 
     assert find_project(Config(rootdir=rootdir)) == first
+
+
+def test_pyproject_toml_edited_before_alembic_reads_it(write: Write) -> None:
+    """What is remembered for a table is what Alembic makes of that table, not of the edited one."""
+    table = {"script_location": "migrations", "data": "old"}
+    rootdir = write(
+        {"pyproject.toml": "[tool.alembic]\nscript_location = 'migrations'\ndata = 'new'\n"}
+    )
+    files = AlembicFiles(
+        rootdir / "alembic.ini", rootdir / "pyproject.toml", table, "alembic", {}
+    )
+
+    asked = files.read(Config(rootdir=rootdir))
+    assert asked.values["data"] == "old"
+    assert files.read(Config(rootdir=rootdir)) == asked
 
 
 def test_a_directory_that_alembic_would_split_is_asked_about_as_it_is(

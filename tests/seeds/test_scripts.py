@@ -121,6 +121,7 @@ b",5
 \.
         insert into t values ('after', 6);""",
     "variables": r"""
+        \set
         \set table t
         \set value 'it''s \\ "odd"'
         \set joined a b 'c d'
@@ -211,6 +212,22 @@ def test_roles_and_parameters_that_are_not_there(
     }
 
 
+def test_roles_that_are_not_there_after_a_commit_of_the_script(
+    run: Run, rows: Callable[[str], list[tuple[object, ...]]]
+) -> None:
+    """What they are named by is skipped where the script has ended the transaction, too."""
+    seed = run("""
+        begin; create table t (a int); insert into t values (1); commit;
+        grant select on t to nobody_here;
+        set work_mem = '5MB';
+        commit;
+        alter table t owner to nobody_here;
+        insert into t values (2);
+    """)
+    assert rows("select a from t order by a") == [(1,), (2,)]
+    assert seed.left_out == {'role "nobody_here" does not exist'}
+
+
 @pytest.mark.parametrize(
     ("script", "message"),
     [
@@ -223,6 +240,13 @@ def test_roles_and_parameters_that_are_not_there(
         ("-- comment\nCREATE DATABASE x;", r"line \d: CREATE DATABASE; a seed fills"),
         ("\\! touch here", r"line 1: \\! is a command of psql's that a seed cannot have"),
         ("select 1 as a \\gset", r"line 1: \\gset in the middle of a statement"),
+        ("\n\\i missing.sql", r"line 2: \\i: there is no file '.*missing\.sql'"),
+        ("\n\\ir .", r"line 2: \\ir: '.*' is a directory"),
+        (
+            "create table t (a int);\n\\copy t from missing.csv",
+            r"line 2: \\copy: there is no file '.*missing\.csv'",
+        ),
+        ("\\unset", r"line 1: \\unset takes a variable"),
         ("\\i seed.sql", r"is included by itself, 20 times over"),
         ("insert into t values ('", r"it ends within what ' begins on line 1; was it cut off"),
         ("create function f() as $body$ begin", r"ends within what \$body\$ begins on line 1"),
@@ -294,7 +318,7 @@ def test_files_in_files(
 def test_compressed(
     run: Run, rows: Callable[[str], list[tuple[object, ...]]], tmp_path: Path
 ) -> None:
-    """By gzip; one that was cut off is refused."""
+    """By gzip; one that was cut off or damaged is refused."""
     whole = gzip.compress(b"create table t (a int); insert into t values (1);")
     (tmp_path / "seed.sql.gz").write_bytes(whole)
     run(file="seed.sql.gz")
@@ -302,6 +326,9 @@ def test_compressed(
     (tmp_path / "cut.sql.gz").write_bytes(whole[:-12])
     with pytest.raises(RefusedError, match="cannot be decompressed"):
         run(file="cut.sql.gz")
+    (tmp_path / "damaged.sql.gz").write_bytes(whole[:10] + b"\xff" * 20)
+    with pytest.raises(RefusedError, match="cannot be decompressed"):
+        run(file="damaged.sql.gz")
 
 
 def test_csv(run: Run, rows: Callable[[str], list[tuple[object, ...]]], tmp_path: Path) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import gzip
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from clonedb.migrate.inside.compressed import opened, plain_name
 from clonedb.migrate.inside.failure import RefusedError
 from clonedb.migrate.inside.psql_script import Command, Script, ScriptError, Statement
 
@@ -69,8 +68,8 @@ class SeedFile:
     def run(self, path: Path) -> None:
         """Run one file, by what its name says that it is, and commit."""
         self._begin()
-        if _plain_name(path).suffix.lower() == ".csv":
-            with _opened(path) as file:
+        if plain_name(path).suffix.lower() == ".csv":
+            with opened(path) as file:
                 self._fill_table(file, path)
         else:
             self._run_script(path, 0)
@@ -79,7 +78,7 @@ class SeedFile:
     def _run_script(self, path: Path, depth: int) -> None:
         if depth > _DEPTH:
             raise RefusedError(f"{str(path)!r} is included by itself, {_DEPTH} times over")
-        with _opened(path) as file:
+        with opened(path) as file:
             counted = _Counted(file, path, self._say)
             try:
                 for item in Script(counted, self._variables):
@@ -166,8 +165,10 @@ class SeedFile:
 
     def _try(self, statement: Statement, path: Path) -> None:
         """Run a statement that matters only where its role or its parameter is known."""
-        from psycopg import errors
+        from psycopg import errors, pq
 
+        if self._connection.info.transaction_status == pq.TransactionStatus.IDLE:
+            self._begin()  # the script has a COMMIT of its own
         self._connection.execute("savepoint clonedb")
         try:
             self._send([statement], path)
@@ -189,13 +190,11 @@ class SeedFile:
             if len(arguments) != 1:
                 raise RefusedError(f"{where} takes one file")
             beside = name in ("ir", "include_relative")
-            self._run_script(
-                self._path(arguments[0], path.parent if beside else self._directory), depth + 1
-            )
-        elif name == "set":
-            self._variables[arguments[0]] = b"".join(arguments[1:])
-        elif name == "unset":
-            self._variables.pop(arguments[0], None)
+            included = self._path(arguments[0], path.parent if beside else self._directory)
+            _require_file(included, where)
+            self._run_script(included, depth + 1)
+        elif name in ("set", "unset"):
+            self._set(command, where)
         elif name == "encoding" and arguments:
             self._connection.execute(
                 b"set client_encoding = '" + arguments[0].replace(b"'", b"''") + b"'"
@@ -213,6 +212,17 @@ class SeedFile:
             raise RefusedError(
                 f"{where} is a command of psql's that a seed cannot have; write it in SQL"
             )
+
+    def _set(self, command: Command, where: str) -> None:
+        """Set or unset a variable. Without one, psql only prints those that there are."""
+        if command.arguments:
+            variable, *values = command.arguments
+            if command.name == "set":
+                self._variables[variable] = b"".join(values)
+            else:
+                self._variables.pop(variable, None)
+        elif command.name == "unset":
+            raise RefusedError(f"{where} takes a variable")
 
     def _copy(self, command: Command, path: Path) -> None:
         """COPY from a file of this machine, or from the script's own lines for STDIN."""
@@ -232,7 +242,8 @@ class SeedFile:
         source = self._path(name, self._directory)
         if not source.exists():
             source = self._path(name, path.parent)
-        with _opened(source) as file:
+        _require_file(source, f"{str(path)!r}, line {command.line}: \\copy")
+        with opened(source) as file:
             self._copy_in(Statement(statement, command.line), _pieces(file), path)
 
     def _path(self, name: bytes, directory: Path) -> Path:
@@ -249,7 +260,7 @@ class SeedFile:
                 f"{str(path)!r}: the first line of a CSV file names the columns, and this is {head.strip()!r}"
             )
 
-        table = Identifier(*_plain_name(path).stem.split("."))
+        table = Identifier(*plain_name(path).stem.split("."))
         names = SQL(", ").join(Identifier(name.strip()) for name in columns)
         statement = SQL("copy {} ({}) from stdin (format csv)").format(table, names)
         self._copy_in(Statement(statement.as_bytes(self._connection), 1), _pieces(file), path)
@@ -288,39 +299,12 @@ def _placed(error: Exception, statement: Statement, path: Path) -> Exception:
     return error
 
 
+def _require_file(path: Path, where: str) -> None:
+    if not path.exists():
+        raise RefusedError(f"{where}: there is no file {str(path)!r}")
+    if path.is_dir():
+        raise RefusedError(f"{where}: {str(path)!r} is a directory")
+
+
 def _pieces(file: BinaryIO) -> Iterator[bytes]:
     return iter(lambda: file.read(_CHUNK), b"")
-
-
-def _plain_name(path: Path) -> Path:
-    return path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """A file as it was before it was compressed. Raises RefusedError for one that cannot be read."""
-    try:
-        if path.suffix.lower() == ".gz":
-            with gzip.open(path) as file:
-                yield file  # type: ignore[misc]
-        elif path.suffix.lower() == ".zst":
-            with _zstandard(path) as file:
-                yield file
-        else:
-            with path.open("rb") as file:
-                yield file
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise RefusedError(f"{str(path)!r} cannot be decompressed: {error}") from None
-
-
-def _zstandard(path: Path) -> Any:
-    try:
-        from compression import zstd  # type: ignore[import-not-found]  # Python 3.14
-    except ImportError:
-        try:
-            import zstandard as zstd  # type: ignore[import-not-found]
-        except ImportError:
-            raise RefusedError(
-                f"{str(path)!r} is compressed by zstd: install the package 'zstandard' to read it"
-            ) from None
-    return zstd.open(path, "rb")
