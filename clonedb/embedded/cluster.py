@@ -274,7 +274,7 @@ def last_words(place: ServerDirectory, start: int) -> str:
     remedy = ""
     if "incompatible with" in ends:
         remedy = "\nthe data were made by another build of PostgreSQL; run `clonedb server reset` to begin anew"
-    elif place.has_parameters and "FATAL" in ends:
+    elif place.has_parameters and ("FATAL" in ends or "\n  postgres: " in ends):
         remedy = "\nthe project sets parameters of PostgreSQL (server in [tool.clonedb]); change what is complained of"
     return f"the log {str(place.log)!r} ends:{ends}{remedy}"
 

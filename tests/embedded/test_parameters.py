@@ -68,6 +68,7 @@ def test_the_version_of_a_stopped_server_is_told(empty: Sandbox) -> None:
             {"shared_preload_libraries": ["no_such_library"]},
             'could not access file "no_such_library"',
         ),
+        ({"max_connections": "2"}, 'must be less than "max_connections" (2)'),
     ],
 )
 def test_postgresql_says_what_it_refuses(

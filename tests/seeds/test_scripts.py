@@ -238,6 +238,11 @@ def test_roles_that_are_not_there_after_a_commit_of_the_script(
             r"line 1: DROP DATABASE; a seed fills the database that it is given",
         ),
         ("-- comment\nCREATE DATABASE x;", r"line \d: CREATE DATABASE; a seed fills"),
+        (
+            "\nalter database shop set work_mem = '5MB';",
+            r"line 2: ALTER DATABASE shop changes another database",
+        ),
+        ('Comment  on database "Shop" is null', r'line 1: COMMENT ON DATABASE "Shop" changes'),
         ("\\! touch here", r"line 1: \\! is a command of psql's that a seed cannot have"),
         ("select 1 as a \\gset", r"line 1: \\gset in the middle of a statement"),
         ("\n\\i missing.sql", r"line 2: \\i: there is no file '.*missing\.sql'"),
@@ -269,6 +274,19 @@ def test_connect_to_where_it_is(
     """A script that names the database it is given goes on."""
     run(f"\\connect {conninfo_to_dict(dsn)['dbname']}\ncreate table t (a int);")
     assert rows("select * from t") == []
+
+
+def test_settings_of_the_database_it_is_given(
+    run: Run, dsn: str, rows: Callable[[str], list[tuple[object, ...]]]
+) -> None:
+    """By psql's variable, or by its name."""
+    run(
+        """alter database :"DBNAME" set work_mem = '5MB';"""
+        f"alter database {conninfo_to_dict(dsn)['dbname']} set statement_timeout = '5s';"
+    )
+    assert rows("select current_setting('work_mem'), current_setting('statement_timeout')") == [
+        ("5MB", "5s")
+    ]
 
 
 @pytest.mark.parametrize(

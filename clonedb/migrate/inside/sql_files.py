@@ -36,6 +36,10 @@ _OUTSIDE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _DATABASES = re.compile(_BEFORE + rb"(create|drop)\s+database\b", re.IGNORECASE | re.DOTALL)
+_OF_A_DATABASE = re.compile(
+    _BEFORE + rb"(alter|comment\s+on)\s+database\s+(?P<name>\"(?:[^\"]|\"\")+\"|[^\s;]+)",
+    re.IGNORECASE | re.DOTALL,
+)
 _COPY_FROM = re.compile(
     rb"(?P<what>.*?)\bfrom\s+(?P<file>'(?:[^']|'')*'|\S+)(?P<how>.*)", re.IGNORECASE | re.DOTALL
 )
@@ -61,7 +65,8 @@ class SeedFile:
         self._connection = connection
         self._directory = directory
         self._say = say
-        self._variables: dict[bytes, bytes] = {}
+        self._database = connection.info.dbname
+        self._variables: dict[bytes, bytes] = {b"DBNAME": self._database.encode()}
         self._waiting: list[Statement] = []
         self._size = 0
 
@@ -100,13 +105,7 @@ class SeedFile:
 
     def _take(self, statement: Statement, path: Path) -> None:
         """Run a statement, perhaps together with those that follow: a round trip each would be most of the time."""
-        if found := _DATABASES.match(statement.text):
-            what = found[1].decode().upper()
-            raise RefusedError(
-                f"{str(path)!r}, line {statement.line}: {what} DATABASE; a seed fills the database that it is given:"
-                " take this away, or make the dump without --create"
-            )
-
+        self._require_own_database(statement, path)
         special = _OUTSIDE.match(statement.text), _MAY_BE_SKIPPED.match(statement.text)
         if statement.rows is None and not any(special):
             self._waiting.append(statement)
@@ -124,6 +123,26 @@ class SeedFile:
             self._begin()
         else:
             self._try(statement, path)
+
+    def _require_own_database(self, statement: Statement, path: Path) -> None:
+        """A server may hold others of the same project: `ALTER DATABASE shop SET` would change the application's."""
+        where = f"{str(path)!r}, line {statement.line}"
+        if found := _DATABASES.match(statement.text):
+            raise RefusedError(
+                f"{where}: {found[1].decode().upper()} DATABASE; a seed fills the database that it is given:"
+                " take this away, or make the dump without --create"
+            )
+        if found := _OF_A_DATABASE.match(statement.text):
+            written = found["name"].decode(errors="replace")
+            name = (
+                written[1:-1].replace('""', '"') if written.startswith('"') else written.lower()
+            )
+            if name != self._database:
+                what = " ".join(found[1].decode().upper().split())
+                raise RefusedError(
+                    f"{where}: {what} DATABASE {written} changes another database than the one that a seed is given:"
+                    ' write :"DBNAME" in place of the name, or take this away'
+                )
 
     def _begin(self) -> None:
         self._connection.execute("begin")
