@@ -169,7 +169,7 @@ class AlembicFiles(NamedTuple):
                 f"Alembic could not be asked how it reads {self._about()}: {redact(last)}"
             )
 
-        answer: dict[str, Any] = json.loads(done.stdout)
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         if "error" in answer:
             # the message may quote lines
             raise ConfigError(

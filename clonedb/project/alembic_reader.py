@@ -117,7 +117,7 @@ def main() -> None:
         found = answer(question)
     except Exception as error:  # noqa: BLE001 - the caller says it
         found = {"error": str(error) or type(error).__name__}
-    json.dump(found, sys.stdout)
+    sys.stdout.write("\n" + json.dumps(found))  # below what a sitecustomize may have printed
 
 
 if __name__ == "__main__":

@@ -105,6 +105,17 @@ def test_pyproject_toml_edited_before_alembic_reads_it(write: Write) -> None:
     assert files.read(Config(rootdir=rootdir)) == asked
 
 
+def test_what_an_interpreter_prints_when_it_starts_is_no_answer(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sitecustomize may print."""
+    rootdir = write(
+        {**ENVIRONMENT, "alembic.ini": INI, "site/sitecustomize.py": "print('{hello}', end='')"}
+    )
+    monkeypatch.setenv("PYTHONPATH", str(rootdir / "site"))
+    assert find_project(Config(rootdir=rootdir)).options["data"] == f"{rootdir}/data"
+
+
 def test_a_directory_that_alembic_would_split_is_asked_about_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
