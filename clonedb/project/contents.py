@@ -22,6 +22,12 @@ _PIECE, _OVERLAP = (
     1 << 12,
 )  # bytes; no CREATE EXTENSION is longer than what two pieces share
 
+# psql's commands that read another file, where they stand at the beginning of a line with a name as it is
+_INCLUDE = re.compile(
+    rb"""(?mi)^[ \t]*\\(?:(?:i|ir|include|include_relative)[ \t]+|copy\b[^\n]*?\bfrom[ \t]+(?='))"""
+    rb"""(?:'(?P<quoted>[^'\n]+)'|(?P<plain>[^\s':]+))"""
+)
+
 # not in any SQL: it stands for the part of an f-string that only running the code would tell
 _UNKNOWN = "\0"
 
@@ -58,7 +64,8 @@ class Contents(NamedTuple):
     """One file, read.
 
     `imports` are dotted names as written, relative ones with their dots: `from a.b import c`
-    gives `a.b` and `a.b.c`, because only the file system knows whether `c` is a module.
+    gives `a.b` and `a.b.c`, because only the file system knows whether `c` is a module. Those of
+    SQL are the files that psql's commands in it name.
     `extensions` are names in CREATE EXTENSION statements, and ICU where a collation is ICU's:
     like an extension it is not in every server.
     """
@@ -84,24 +91,37 @@ def read_contents(name: str, data: bytes) -> Contents:
         extensions = {extension for text in texts for extension in extensions_in_sql(text)}
         return Contents(digest, tuple(sorted(set(_imports(tree)))), tuple(sorted(extensions)))
 
-    if name.lower().endswith(".sql") and _may_name_extensions(data):
-        return Contents(
-            digest, (), tuple(sorted(extensions_in_sql(data.decode(errors="replace"))))
-        )
-
-    return Contents(digest)
+    if not name.lower().endswith(".sql"):
+        return Contents(digest)
+    named = (
+        extensions_in_sql(data.decode(errors="replace")) if _may_name_extensions(data) else ()
+    )
+    return Contents(digest, tuple(sorted(_included(data))), tuple(sorted(named)))
 
 
 def read_large(name: str, file: BinaryIO) -> Contents:
     """Digest a file that is too large to be held, and look for extensions in it if its name says that it is SQL."""
-    digest, extensions, before = hashlib.sha256(), set[str](), b""
+    digest, before = hashlib.sha256(), b""
+    extensions, included = set[str](), set[str]()
     is_sql = name.lower().endswith(".sql")
     while piece := file.read(_PIECE):
         digest.update(piece)
-        if is_sql and _may_name_extensions(before + piece):
-            extensions |= extensions_in_sql((before + piece).decode(errors="replace"))
+        both = before + piece
+        if is_sql:
+            included |= _included(both)
+            if _may_name_extensions(both):
+                extensions |= extensions_in_sql(both.decode(errors="replace"))
         before = piece[-_OVERLAP:]
-    return Contents(digest.hexdigest(), (), tuple(sorted(extensions)))
+
+    return Contents(digest.hexdigest(), tuple(sorted(included)), tuple(sorted(extensions)))
+
+
+def _included(data: bytes) -> set[str]:
+    """The names of files that an SQL script reads by psql's commands."""
+    if b"\\" not in data:
+        return set()
+    found = (match["quoted"] or match["plain"] for match in _INCLUDE.finditer(data))
+    return {name.decode(errors="surrogateescape") for name in found}
 
 
 def extensions_in_sql(text: str) -> set[str]:

@@ -1,6 +1,6 @@
 """The files that a template is made of: found, read through the stat index, named the same on every machine."""
 
-# ruff: noqa: PTH100, PTH111, PTH117, PTH118, PTH119, PTH207 - paths are text here: making a Path costs more than its use
+# ruff: noqa: PTH100, PTH111, PTH117, PTH118, PTH119, PTH120, PTH207 - paths are text here: making a Path costs more than its use
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from clonedb.errors import ConfigError
-from clonedb.project.closure import Modules
+from clonedb.project.closure import Module, Modules
 from clonedb.project.contents import ICU, Contents
 from clonedb.project.stat_index import StatIndex
 from clonedb.settings.config import Config
@@ -35,6 +35,9 @@ _LEFT_BESIDE = (
     ".tmp",
     "___jb_tmp___",
 )
+
+
+_SQL = ("schema", "seed")  # the kinds of inputs that may be SQL scripts
 
 
 class Input(NamedTuple):
@@ -118,7 +121,18 @@ class Reading:
             self._taken.add(relative or path)
             self._names[relative or path] = relative or outside
             self._note(kind, relative or outside, contents)
+            if kind in _SQL:
+                self._take_included(kind, path, contents)
         return contents
+
+    def _take_included(self, kind: str, script: str, contents: Contents) -> None:
+        """Take the files that an SQL script reads: from the project's directory, or from beside it."""
+        if not script.lower().endswith(".sql"):
+            return
+        for name in contents.imports:
+            for directory in (self._rootdir, os.path.dirname(script)):
+                path = os.path.abspath(os.path.join(directory, name))
+                self.file(kind, path, os.path.basename(path))
 
     def follow(self, modules: Iterable[str]) -> None:
         """Take the project's own modules among these dotted names, and what they import, transitively."""
@@ -188,6 +202,7 @@ class Reading:
         relative = self._relative(path)
         self._taken.add(relative or path)
         self._note("seed", relative or os.path.basename(path), contents)
+        self._take_included("seed", path, contents)
 
     def module(self, kind: str, named: str, name: str) -> None:
         """Take a module that a setting of the name `kind` names (`module:function`), and what it imports.
@@ -202,6 +217,8 @@ class Reading:
             self._taken.add(file)
             self._note(kind, named if kind == "seed" else file, contents)
             self.follow([name])
+            if kind != "seed":
+                self._take_package(kind, module)
         elif self._modules.is_installed(name):
             self.text(kind, named, named)
         else:
@@ -209,6 +226,20 @@ class Reading:
             raise ConfigError(
                 f"{self._config.source(kind)}: {kind} {named!r} names a module that was not found; looked in {roots}"
             )
+
+    def _take_package(self, kind: str, module: Module) -> None:
+        """Take every module below a package, which may import those that it finds in its directory."""
+        for directory in module.directories:
+            for below, _, names in os.walk(directory):
+                for name in sorted(names):
+                    if not name.endswith(".py"):
+                        continue
+                    relative = os.path.relpath(os.path.join(below, name), directory)
+                    dotted = (
+                        f"{module.name}.{relative.removesuffix('.py').replace(os.sep, '.')}"
+                    )
+                    self.file(kind, os.path.join(below, name), dotted)
+                    self.follow([dotted.removesuffix(".__init__")])
 
     def _note(self, kind: str, name: str, contents: Contents) -> None:
         if contents.extensions:

@@ -24,7 +24,7 @@ from clonedb.project.contents import LARGE, Contents, read_contents, read_large
 
 __all__ = ["StatIndex"]
 
-_VERSION = b"clonedb stat index 2 "
+_VERSION = b"clonedb stat index 3 "
 _SETTLED = 2_000_000_000  # nanoseconds
 
 # mtime, ctime, size, inode, digest, number of the list of imports, extensions

@@ -97,7 +97,7 @@ def test_an_index_that_another_account_may_have_written_is_not_used(
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\n", b"clonedb stat index 3 x\n{}", b"{}", b"\x80\x04]\x94.", b"\0" * 10_000],
+    [b"", b"\n", b"clonedb stat index 4 x\n{}", b"{}", b"\x80\x04]\x94.", b"\0" * 10_000],
 )
 def test_a_foreign_file_is_ignored_and_replaced(
     remembered: tuple[Path, Path], quick: float, data: bytes
@@ -109,7 +109,7 @@ def test_a_foreign_file_is_ignored_and_replaced(
 
     assert index.contents(str(path)) == read_contents("a.py", path.read_bytes())
     index.save()
-    assert stored.read_bytes().startswith(b"clonedb stat index 2 ")
+    assert stored.read_bytes().startswith(b"clonedb stat index 3 ")
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -56,8 +56,28 @@ def test_a_dump_fills_the_template(items: Project) -> None:
         'left out, because role "shop_of_the_dump" does not exist; unrecognized configuration'
         in built.text
     )
-    assert 'add watch = ["part.sql"]' in built.text
+    assert "watch" not in built.text
     items.write("test_it.py", TESTS)
+    assert "1 passed" in items.pytest().demand().out
+
+
+def test_a_file_that_a_script_includes(items: Project) -> None:
+    """It is part of the template, also in files that are included in turn, and those of a copy."""
+    items.write("db/more.sql", "\\ir deeper.sql\n")
+    items.write("db/deeper.sql", "\\copy item (name) from 'rows.csv' with (format csv)\n")
+    items.write("rows.csv", "one\n")
+    items.settings(seed=["db/more.sql"])
+    items.clonedb("build").demand()
+    assert "is ready" not in items.clonedb("build").demand().err
+    items.write("rows.csv", "two\n")
+    items.write(
+        "test_it.py",
+        """
+        def test_rows(clonedb_connection):
+            rows = clonedb_connection.execute("select name from item order by id desc limit 1").fetchall()
+            assert rows == [("two",)]
+    """,
+    )
     assert "1 passed" in items.pytest().demand().out
 
 

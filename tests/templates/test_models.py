@@ -88,6 +88,32 @@ def test_a_module_that_no_statement_imports(shop: Project) -> None:
     assert 'add watch = ["shop/more.py"]' in shop.clonedb("build").demand().text
 
 
+def test_a_package_that_finds_its_modules(shop: Project) -> None:
+    """A module of it that was changed, or is new, is another schema, however the package imports it."""
+    (shop.directory / "shop/models.py").unlink()
+    shop.write(
+        "shop/models/__init__.py",
+        """
+        import importlib, pkgutil
+        from sqlalchemy import MetaData
+        metadata = MetaData()
+        for found in pkgutil.iter_modules(__path__):
+            importlib.import_module(f"{__name__}.{found.name}")
+        """,
+    )
+    table = "from sqlalchemy import Column, Integer, Table\nfrom shop.models import metadata\nTable({!r}, metadata, Column({!r}, Integer))\n"
+    shop.write("shop/models/a.py", table.format("a", "one"))
+    shop.settings(metadata="shop.models:metadata")
+    assert "watch" not in shop.clonedb("build").demand().text
+    test = "def test_it(clonedb_connection):\n    clonedb_connection.execute({!r})\n"
+    shop.write("shop/models/a.py", table.format("a", "two"))
+    shop.write("test_it.py", test.format("select two from a"))
+    assert "1 passed" in shop.pytest().demand().out
+    shop.write("shop/models/b.py", table.format("b", "three"))
+    shop.write("test_it.py", test.format("select three from b"))
+    assert "1 passed" in shop.pytest().demand().out
+
+
 def test_several_and_functions(shop: Project) -> None:
     """Metadata, a class of models, a function that returns a list."""
     shop.write(
