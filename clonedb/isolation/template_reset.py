@@ -71,12 +71,14 @@ _UNASKED = (
     "session_variable",
 )  # which hold something, too, and have no function that shows it
 
-# those that a database or a role gives its sessions come back by RESET, as does what the
-# server's configuration sets
+# those that this database or the sessions' role sets come back by RESET, as does what the
+# server's configuration sets; another database's do not
 _UNSET = """
 select name from unnest(%s::text[]) name
 where current_setting(name, true) is null and not split_part(name, '.', 1) = any(%s) and not exists (
-    select from pg_db_role_setting s, unnest(s.setconfig) c where lower(split_part(c, '=', 1)) = name)
+    select from pg_db_role_setting s, unnest(s.setconfig) c where lower(split_part(c, '=', 1)) = name
+        and s.setdatabase in (0, (select oid from pg_database where datname = current_database()))
+        and s.setrole in (0, (select oid from pg_roles where rolname = coalesce(%s, session_user))))
 order by name
 """
 
@@ -100,15 +102,21 @@ class TemplateReset:
                 contextlib.suppress(ServerError),
                 contextlib.closing(clone.server.connect(clone.name)) as connection,
             ):
-                self._reset = find_reset(connection, plans=self._plans)
+                role = clone.server.config.role
+                self._reset = find_reset(connection, role, plans=self._plans)
                 self._asked = True
         if self._reset is None:  # also if the test dropped the database, or closed it
             clone.lasting.close()
         return clone.lasting.renew(self._reset or SessionReset())
 
 
-def find_reset(connection: Connection[Any], *, plans: bool = False) -> SessionReset | None:
-    """What resets sessions with a database; None if functions in it may leave what no query of a session shows."""
+def find_reset(
+    connection: Connection[Any], role: str | None = None, *, plans: bool = False
+) -> SessionReset | None:
+    """What resets sessions with a database; None if functions in it may leave what no query of a session shows.
+
+    `role` is the one that the sessions have, if it is not the connection's.
+    """
     from psycopg.sql import SQL, Identifier, Literal
 
     row = connection.execute(_OTHER_LANGUAGES).fetchone()
@@ -125,7 +133,8 @@ def find_reset(connection: Connection[Any], *, plans: bool = False) -> SessionRe
             return None
         settings |= names
 
-    unset = connection.execute(_UNSET, [sorted(settings), ["plpgsql", *extensions]]).fetchall()
+    asked = [sorted(settings), ["plpgsql", *extensions], role]
+    unset = connection.execute(_UNSET, asked).fetchall()
     states = [
         SQL(state).format(Identifier(extensions[name]))
         for name, state in _STATES

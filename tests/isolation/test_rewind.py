@@ -136,6 +136,24 @@ def test_a_setting_of_nobodys_is_not_there_for_the_next_test(
     shop.pytest("-W", "error").demand()
 
 
+def test_a_setting_of_a_neighbour_s(shop: Project, admin_dsn: str, prefix: str) -> None:
+    """Another database of the server, or another role, that gives its sessions a setting of the same name is no reason."""
+    create = "op.execute(\"create function tenant() returns text language sql as $$ select set_config('app.tenant', '1', false) $$\")"
+    shop.revision("two", create)
+    shop.write("test_it.py", SETTINGS.replace("CALL", repr("select tenant()")))
+    name = f"{prefix}_neighbour"
+    with psycopg.connect(admin_dsn, autocommit=True) as connection:
+        connection.execute(f"create database {name}".encode())
+        connection.execute(f"create role {name}".encode())
+        try:
+            connection.execute(f"alter database {name} set app.tenant = 'other'".encode())
+            connection.execute(f"alter role {name} set app.tenant = 'other'".encode())
+            shop.pytest("-W", "error").demand()
+        finally:
+            connection.execute(f"drop database {name}".encode())
+            connection.execute(f"drop role {name}".encode())
+
+
 def test_a_server_that_cannot_be_read(
     shop: Project, server_url: str, admin_dsn: str, prefix: str
 ) -> None:
