@@ -81,8 +81,8 @@ ROWS = {
     ),
     "clonedb/settings/keys.py": ('ISOLATIONS = ("auto", ', 'ISOLATIONS = ("auto", "marked", '),
     "clonedb/settings/typed.py": (
-        'Literal["auto", "clone", ',
-        'Literal["auto", "marked", "clone", ',
+        '"auto", "clone", "rollback"',
+        '"auto", "marked", "clone", "rollback"',
     ),
 }
 
