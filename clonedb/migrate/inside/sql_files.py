@@ -202,7 +202,7 @@ class SeedFile:
 
     def _obey(self, command: Command, path: Path, depth: int) -> None:
         name, arguments = command.name, command.arguments
-        if name in _FENCES or name in _DISPLAY or name.startswith("!!"):
+        if name in _FENCES or name in _DISPLAY:
             return
         where = f"{str(path)!r}, line {command.line}: \\{name}"
         if name in ("i", "include", "ir", "include_relative"):
