@@ -28,15 +28,15 @@ _ELSEWHERE = """
            and database <> (select oid from pg_database where datname = current_database())) elsewhere
 """
 
-# The second look is taken with the lock held: of two sessions that take a slot at once, one at
-# least sees the other.
+# A slot, and whether a session of another database has it, too: of two that take one at once,
+# one at least sees the other. The second look is at the one slot that was taken. In the
+# condition it would be at several, and PostgreSQL reads pg_locks once for all of them.
 _TAKE = f"""
-    select n from generate_series(0, %(limit)s::int - 1) n
-    where case when n = any(%(mine)s::int[]) or n = any(array(select number from {_ELSEWHERE})) then false
-               when not pg_try_advisory_lock(%(group)s::int, n) then false
-               when exists (select from {_ELSEWHERE} where number = n) then not pg_advisory_unlock(%(group)s::int, n)
-               else true end
-    limit 1
+    select n, exists (select from {_ELSEWHERE} where number = n) from (
+        select n from generate_series(0, %(limit)s::int - 1) n
+        where case when n = any(%(not_these)s::int[]) or n = any(array(select number from {_ELSEWHERE})) then false
+                   else pg_try_advisory_lock(%(group)s::int, n) end
+        limit 1) taken
 """  # noqa: S608 - ours
 
 _CALLED = f"select exists (select from {_ELSEWHERE} where number = %(queue)s)"  # noqa: S608 - ours
@@ -182,13 +182,21 @@ class Cap:
             self._heard = monotonic()
 
     def _try(self, connection: Connection[Any]) -> int | None:
-        values = {"limit": self._limit, "mine": list(self._mine), "group": self._group}
-        row = self._attend(connection).execute(_TAKE, values).fetchone()
-        if row is None:
-            return None
-        slot = int(row[0])
-        self._mine.add(slot)
-        return slot
+        """The first free slot; one that a session elsewhere took in the same moment is left to it."""
+        self._attend(connection)
+        left: set[int] = set()
+        while True:
+            not_these = list(self._mine | left)
+            values = {"limit": self._limit, "not_these": not_these, "group": self._group}
+            row = connection.execute(_TAKE, values).fetchone()
+            if row is None:
+                return None
+            slot, taken_elsewhere = row
+            if not taken_elsewhere:
+                self._mine.add(slot)
+                return int(slot)
+            self._release(connection, slot)
+            left.add(slot)
 
     def _wait(self) -> int:
         """Stand in line, then look for a slot until there is one: 5 ms at first, in the end each 20 (in line: 100)."""

@@ -159,7 +159,7 @@ def test_two_who_take_at_once_in_different_databases(opened: Open, elsewhere: st
         for name in ("postgres", elsewhere)
     ]
     with ThreadPoolExecutor(2) as threads:
-        for _ in range(100):
+        for _ in range(500):
             taken = list(threads.map(Cap.try_take, caps))
             assert None in taken or taken[0] != taken[1]
             for cap, slot in zip(caps, taken, strict=True):
