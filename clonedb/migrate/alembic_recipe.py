@@ -153,6 +153,7 @@ class _AlembicBuilder:
             read=tuple(
                 path for path in migrated.read if path != project.ini
             ),  # its options are inputs
+            variables=migrated.variables,
             version_tables=migrated.version_tables,
             left_behind=migrated.left_behind,
             warnings=(

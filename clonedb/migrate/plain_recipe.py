@@ -138,7 +138,11 @@ class _PlainBuilder:
         steps = () if there else self.recipe.steps
         filled = self.recipe.fill(self.process, steps, progress)
         return Built(
-            heads=None, steps=steps, read=filled.read, warnings=tuple(about_left_out(filled))
+            heads=None,
+            steps=steps,
+            read=filled.read,
+            variables=filled.variables,
+            warnings=tuple(about_left_out(filled)),
         )
 
     def close(self) -> None:

@@ -191,6 +191,7 @@ class MigrationProcess:
             version_tables=tuple((table, schema) for table, schema in done["version_tables"]),
             left_behind=tuple(done["left_behind"]),
             left_out=tuple(done["left_out"]),
+            variables=tuple(done["variables"]),
             doubled=_doubled(done),
         )
 

@@ -22,6 +22,7 @@ class NoModelsError(MigrationError):
 class Migrated:
     """What a migration did: the revisions the database is at, those it ran, their files, and the data files it read.
 
+    `variables` are those of the environment that the project's own code asked for.
     `version_tables` are the tables in which Alembic keeps the revisions, each with its schema
     if env.py names one. `left_behind` are settings that a revision changed for the rest of its
     session (`SET search_path`). `doubled` are the ids that several files have, with those
@@ -36,6 +37,7 @@ class Migrated:
     version_tables: tuple[tuple[str, str | None], ...] = ()
     left_behind: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
     doubled: tuple[tuple[str, tuple[Path, ...]], ...] = ()
 
 

@@ -154,6 +154,9 @@ def _settings(config: Config) -> Iterator[Input]:
         yield Input("role", name, digest_of(name))
     if config.locale:
         yield Input("locale", "locale", digest_of(config.locale))
+    for name in sorted(set(config.watch_env)):
+        value = os.environ.get(name)
+        yield Input("env", name, digest_of("not set" if value is None else f"is {value}"))
     if config.salt:
         yield Input("salt", "salt", digest_of(config.salt))
     yield from _of_sessions(config)

@@ -44,7 +44,7 @@ class Input(NamedTuple):
     """One thing that a template is made of.
 
     `kind` is import, seed or watch for files, and otherwise extension, role, base, server,
-    format, locale, salt or session; and what a recipe has of its own (Alembic: revision, env,
+    format, locale, env, salt or session; and what a recipe has of its own (Alembic: revision, env,
     script; option, x, target, prepare, version). `name` is a file's path from the project's
     directory, or, outside of it, its module's name. `digest` is SHA-256 in hexadecimal.
     """

@@ -34,7 +34,8 @@ class Built:
 
     `heads` are the revisions that the database is at, None for a recipe that has no revisions.
     `steps` names what was run, in order, and `files` is where each of that is. `read` are other
-    files of the project that were read meanwhile. `version_tables` are those in which the
+    files of the project that were read meanwhile, and `variables` those of the environment that
+    its code asked for. `version_tables` are those in which the
     recipe notes how far it came, each with its schema or None. `left_behind` are settings that
     one step left to the next in their session. `warnings` are what a person should know.
     """
@@ -43,6 +44,7 @@ class Built:
     steps: tuple[str, ...]
     files: tuple[Path, ...] = ()
     read: tuple[Path, ...] = ()
+    variables: tuple[str, ...] = ()
     version_tables: tuple[tuple[str, str | None], ...] = ()
     left_behind: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Survey", "required_drivers", "survey"]
+__all__ = ["Survey", "holds_url", "required_drivers", "survey"]
 
 _VARIABLE = re.compile(
     r"(?i)\w*(?:database|postgres|postgresql|pg|db|sqlalchemy)\w*_?(?:url|uri|dsn)"
@@ -83,6 +83,11 @@ def survey(rootdir: Path) -> Survey:
         configurations=tuple(sorted(configurations, key=_depth)),
         environments=tuple(sorted(environments, key=_depth)),
     )
+
+
+def holds_url(name: str) -> bool:
+    """Whether a variable of this name is likely to hold a database's URL."""
+    return _VARIABLE.fullmatch(name) is not None
 
 
 def _depth(name: str) -> tuple[int, str]:
@@ -162,11 +167,7 @@ def _variables(tree: ast.Module) -> Iterator[str]:
 
 
 def _named(node: ast.expr) -> Iterator[str]:
-    if (
-        isinstance(node, ast.Constant)
-        and isinstance(node.value, str)
-        and _VARIABLE.fullmatch(node.value)
-    ):
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and holds_url(node.value):
         yield node.value
 
 
@@ -181,5 +182,5 @@ def _fields(node: ast.ClassDef) -> Iterator[str]:
             )
             if alias:
                 yield from _named(ast.Constant(alias[1]))
-            elif _VARIABLE.fullmatch(field.target.id):
+            elif holds_url(field.target.id):
                 yield (prefix + field.target.id).upper()

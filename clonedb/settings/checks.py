@@ -71,6 +71,12 @@ def _check_list(key: Key, value: Any, source: str) -> tuple[str, ...]:
         value = [value] if isinstance(value, str) else value
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
         raise ConfigError(f"{source}: {key.name} is {shown(value)}; it takes a list of strings")
+    for variable in value if key.name == "watch_env" else ():
+        if not variable or "=" in variable:
+            raise ConfigError(
+                f"{source}: watch_env names {variable!r}; it takes names of environment variables"
+            )
+
     for role in value if key.name == "roles" else ():
         _refuse_reserved(role, f"{source}: one of roles")
     for name in value if key.name == "metadata" else ():

@@ -50,6 +50,7 @@ class Config(NamedTuple):
     roles: tuple[str, ...] = KEYS["roles"].default
     locale: str | None = KEYS["locale"].default
     watch: tuple[str, ...] = KEYS["watch"].default
+    watch_env: tuple[str, ...] = KEYS["watch_env"].default
     salt: str = KEYS["salt"].default
     base: str | None = KEYS["base"].default
     template: str = KEYS["template"].default

@@ -35,6 +35,7 @@ class TemplateSettings(TypedDict, total=False):
     roles: Strings
     locale: str | None
     watch: Strings
+    watch_env: Strings
     salt: str
     base: str | None
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from clonedb.postgres.server import Server
 from clonedb.project.fingerprint import Fingerprint
+from clonedb.project.survey import holds_url
+from clonedb.settings.config import Config
 
-__all__ = ["remedy", "unseen_files"]
+__all__ = ["remedy", "unseen_files", "unseen_variables"]
 
+_MOST = 5  # files or variables that one line lists
+
+_NO_INPUTS = ("PG", "CLONEDB_", "PYTEST_")  # how variables begin that are no inputs
 _TOOLS = (
     "pyproject.toml",
     "setup.cfg",
@@ -33,10 +39,34 @@ def unseen_files(rootdir: Path, wanted: Fingerprint, read: Iterable[Path]) -> li
 
     if not unseen:
         return []
-    listed = ", ".join(json.dumps(name) for name in unseen[:5])
+    listed = ", ".join(json.dumps(name) for name in unseen[:_MOST])
     told = (
         f"the build read files that are not in the fingerprint: {listed}; a change in them would go unseen: "
         f"add watch = [{listed}] to [tool.clonedb]"
+    )
+    return [told]
+
+
+def unseen_variables(config: Config, read: Iterable[str]) -> list[str]:
+    """What to say of environment variables that the project's code asked for in a build.
+
+    Those that lead to a database are none: the interpreter that builds has its own of them.
+    """
+    unseen = [
+        name
+        for name in read
+        if name not in {*config.watch_env, *config.route}
+        and not name.startswith(_NO_INPUTS)
+        and not holds_url(name)
+        and not os.environ.get(name, "").startswith("postgres")
+    ]
+    if not unseen:
+        return []
+    listed = ", ".join(json.dumps(name) for name in unseen[:_MOST])
+    more = f" and {len(unseen) - _MOST} more" if len(unseen) > _MOST else ""
+    told = (
+        f"the build read environment variables that are not in the fingerprint: {listed}{more}; if tables or rows"
+        f" depend on them, another value would go unseen: add watch_env = [{listed}] to [tool.clonedb]"
     )
     return [told]
 

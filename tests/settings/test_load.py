@@ -39,6 +39,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "roles": (["file"], ["environment"], ["options"]),
     "locale": ("C", "icu:de-DE", "builtin:C.UTF-8"),
     "watch": (["file/*"], ["environment/*"], ["options/*"]),
+    "watch_env": (["FILE"], ["ENVIRONMENT"], ["OPTIONS"]),
     "salt": ("file", "environment", "options"),
     "base": ("file", "environment", "options"),
     "template": ("file", "environment", "options"),
@@ -229,6 +230,10 @@ def test_relative_start_is_made_absolute(
             "isolation is 'clones' (did you mean 'clone'?); it takes one of auto, clone, rollback",
         ),
         ("seed = 'a.sql'", "seed is 'a.sql'; it takes a list of strings"),
+        (
+            "watch_env = ['A=1']",
+            "watch_env names 'A=1'; it takes names of environment variables",
+        ),
         ("lock_timeout = inf", "lock_timeout is inf; it takes a finite number"),
         ("alembic = 'alembic.ini'", "alembic is 'alembic.ini'; it takes a table"),
         ("url = 5432", "url is 5432; it takes a string"),
