@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from clonedb.archive.file import Header, Part, Written, write_archive
 from clonedb.archive.script import Entry, Span, as_insert, read_script
+from clonedb.embedded.client_programs import client_programs
 from clonedb.errors import BuildError, ServerError
 from clonedb.postgres.libpq_variables import leading_to
 from clonedb.postgres.server import Server
@@ -158,19 +158,11 @@ def pg_dump(server: Server) -> Path:
 
 
 def _candidates(server: Server) -> Iterator[Path]:
-    from clonedb.embedded import binaries
-
-    found = [server.binaries] if server.binaries is not None else []
-    with contextlib.suppress(ServerError):
-        found += binaries.find(server.config)[0]
-    for installation in found:
-        if installation.major == server.info.major and (
-            path := installation.program("pg_dump")
-        ):
+    if server.binaries is not None and (own := server.binaries.program("pg_dump")):
+        yield own
+    for path, major in client_programs(server.config, "pg_dump"):
+        if major in (None, server.info.major):
             yield path
-
-    if on_path := shutil.which("pg_dump"):
-        yield Path(on_path)
 
 
 def _dump(server: Server, program: Path, database: str, file: io.BufferedRandom) -> None:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from clonedb.embedded.client_programs import client_programs
 from clonedb.errors import CloneDBError, ConfigError, MigrationError
 from clonedb.migrate.inside.failure import error_from, scrub
 from clonedb.migrate.interpreter import Interpreter
 from clonedb.migrate.results import Branches, Migrated, NoModelsError, Stair
 from clonedb.progress import Progress, Silence
+from clonedb.project.dump_archives import is_archive
 from clonedb.settings.config import Config
 
 if TYPE_CHECKING:
@@ -125,8 +127,7 @@ class MigrationProcess:
         """Run SQL files that make a schema, and the seeds."""
         __tracebackhide__ = True
         steps = [
-            {"name": name, "path": str(self._config.path(name)), "phase": "file"}
-            for name in files
+            {**self._file(name, self._config.path(name)), "phase": "file"} for name in files
         ]
         return self._migrated("seed", progress, seeds=[*steps, *self._seeds(seeds)])
 
@@ -252,11 +253,22 @@ class MigrationProcess:
         if colon and not seed.endswith(".sql"):
             return {"name": seed, "module": module, "function": function}
         path = self._config.path(seed)
-        if not path.is_file():
+        if not path.is_file() and not is_archive(str(path)):
             raise ConfigError(
                 f"{self._config.source('seed')}: seed {seed!r} is neither a file ({path}) nor package.module:function"
             )
-        return {"name": seed, "path": str(path)}
+        return self._file(seed, path)
+
+    def _file(self, name: str, path: Path) -> dict[str, str]:
+        """A file that is run; with the pg_restore that makes SQL of it, if it is none."""
+        if not is_archive(str(path)):
+            return {"name": name, "path": str(path)}
+        for program, _ in client_programs(self._config, "pg_restore"):
+            return {"name": name, "path": str(path), "pg_restore": str(program)}
+        raise ConfigError(
+            f"{str(path)!r} is a dump in one of pg_dump's own formats, and there is no pg_restore to read it;"
+            " install it (pip install 'clonedb[server]'; Debian: apt-get install postgresql-client), or dump as SQL"
+        )
 
     def _started(self) -> Interpreter:
         if self._interpreter is None:

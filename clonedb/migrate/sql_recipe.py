@@ -6,10 +6,12 @@ import glob
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from clonedb.errors import ConfigError
 from clonedb.migrate.plain_recipe import PlainRecipe
+from clonedb.project.dump_archives import is_archive
 from clonedb.project.inputs import is_left_beside
 from clonedb.project.recipe import Words
 
@@ -54,7 +56,7 @@ class SqlRecipe(PlainRecipe):
             matches = glob.glob(where, root_dir=self.rootdir, recursive=True)  # noqa: PTH207
             found = sorted(match for match in matches if not is_left_beside(match))
 
-        missing = [name for name in found if not self.config.path(name).is_file()]
+        missing = [name for name in found if not self._is_there(self.config.path(name))]
         if missing or not found:
             raise ConfigError(
                 f"{self.config.source('schema')}: schema names {(missing or [pattern])[0]!r}, which is no file in"
@@ -63,11 +65,15 @@ class SqlRecipe(PlainRecipe):
 
         return found
 
+    @staticmethod
+    def _is_there(path: Path) -> bool:
+        return path.is_file() or is_archive(str(path))
+
     def take(self, reading: Reading) -> None:
         """The files."""
         for name in self.steps:
             path = os.path.abspath(self.config.path(name))  # noqa: PTH100 - resolve() would follow links
-            reading.file("schema", path, os.path.basename(path))  # noqa: PTH119 - it is text
+            reading.archive("schema", path)
 
     def fill(
         self, process: MigrationProcess, steps: Sequence[str], progress: Progress

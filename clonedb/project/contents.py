@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
+from clonedb.project.dump_archives import MAGIC
+
 __all__ = ["ICU", "LARGE", "Contents", "extensions_in_sql", "read_contents", "read_large"]
 
 ICU = "ICU"
@@ -91,7 +93,7 @@ def read_contents(name: str, data: bytes) -> Contents:
         extensions = {extension for text in texts for extension in extensions_in_sql(text)}
         return Contents(digest, tuple(sorted(set(_imports(tree)))), tuple(sorted(extensions)))
 
-    if not name.lower().endswith(".sql"):
+    if not _holds_sql(name, data):
         return Contents(digest)
     named = (
         extensions_in_sql(data.decode(errors="replace")) if _may_name_extensions(data) else ()
@@ -103,8 +105,9 @@ def read_large(name: str, file: BinaryIO) -> Contents:
     """Digest a file that is too large to be held, and look for extensions in it if its name says that it is SQL."""
     digest, before = hashlib.sha256(), b""
     extensions, included = set[str](), set[str]()
-    is_sql = name.lower().endswith(".sql")
+    is_sql = None
     while piece := file.read(_PIECE):
+        is_sql = _holds_sql(name, piece) if is_sql is None else is_sql
         digest.update(piece)
         both = before + piece
         if is_sql:
@@ -114,6 +117,11 @@ def read_large(name: str, file: BinaryIO) -> Contents:
         before = piece[-_OVERLAP:]
 
     return Contents(digest.hexdigest(), tuple(sorted(included)), tuple(sorted(extensions)))
+
+
+def _holds_sql(name: str, data: bytes) -> bool:
+    """Whether extensions are to be looked for: in SQL, and in what pg_restore makes SQL of."""
+    return name.lower().endswith(".sql") or data.startswith(MAGIC)
 
 
 def _included(data: bytes) -> set[str]:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from clonedb.errors import ConfigError
 from clonedb.project.closure import Module, Modules
 from clonedb.project.contents import ICU, Contents
+from clonedb.project.dump_archives import files_of, is_archive
 from clonedb.project.stat_index import StatIndex
 from clonedb.settings.config import Config
 
@@ -134,6 +135,11 @@ class Reading:
                 path = os.path.abspath(os.path.join(directory, name))
                 self.file(kind, path, os.path.basename(path))
 
+    def archive(self, kind: str, path: str) -> None:
+        """Take a dump in one of pg_dump's own formats, which may be a directory."""
+        for file in files_of(path):
+            self.file(kind, file, os.path.basename(file))
+
     def follow(self, modules: Iterable[str]) -> None:
         """Take the project's own modules among these dotted names, and what they import, transitively."""
         self._imported.update(modules)
@@ -195,6 +201,9 @@ class Reading:
     def _seed_file(self, seed: str) -> None:
         path = os.path.abspath(self._config.path(seed))
         contents = self.index.contents(path)
+        if contents is None and is_archive(path):
+            self.archive("seed", path)
+            return
         if contents is None:
             raise ConfigError(
                 f"{self._config.source('seed')}: seed {seed!r} is neither a file ({path!r}) nor package.module:function"

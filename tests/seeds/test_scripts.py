@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from clonedb.embedded import leases
 from clonedb.migrate.inside.failure import RefusedError
 from clonedb.migrate.inside.sql_files import SeedFile
+from clonedb.project.dump_archives import is_archive
 from clonedb.url import DatabaseURL
 from tests.differential import template
 
@@ -27,7 +28,7 @@ def dsn(empty_database_url: str) -> str:
 
 
 @pytest.fixture
-def run(dsn: str, tmp_path: Path) -> Run:
+def run(dsn: str, tmp_path: Path, program: Callable[[str], Path]) -> Run:
     """Run a seed: a script's text, or a file's name."""
 
     def run(
@@ -38,7 +39,8 @@ def run(dsn: str, tmp_path: Path) -> Run:
             path.write_text(text)
         with psycopg.connect(dsn, autocommit=True) as connection:
             seed = SeedFile(connection, tmp_path, (said if said is not None else []).append)
-            seed.run(path)
+            is_dump = is_archive(str(path))
+            seed.run(path, str(program("pg_restore")) if is_dump else None)
             return seed
 
     return run
@@ -168,7 +170,15 @@ create view v as select ';' as a, $x$'$$x$ as b;
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["--inserts", "--rows-per-insert=50"]], ids=["copy", "inserts"]
+    "options",
+    [
+        [],
+        ["--inserts", "--rows-per-insert=50"],
+        ["--format=custom"],
+        ["--format=directory"],
+        ["--format=tar"],
+    ],
+    ids=["copy", "inserts", "custom", "directory", "tar"],
 )
 def test_a_dump_comes_back(
     run: Run,
@@ -185,12 +195,39 @@ def test_a_dump_comes_back(
                 Path(template.__file__).with_name("world").joinpath(f"{part}.sql").read_bytes()
             )
         connection.execute(ODD.encode())
-    dumped = _dump(program("pg_dump"), other, *options)
+        connection.execute("select lo_from_bytea(4711, 'of a large object')")
+    dumped = _dump(program("pg_dump"), other)
     subprocess.run(
         [program("pg_dump"), *options, "-f", tmp_path / "dump.sql", other], check=True
     )
     run(file="dump.sql")
-    assert _dump(program("pg_dump"), dsn, *options) == dumped
+    assert _dump(program("pg_dump"), dsn) == dumped
+
+
+def test_archives_that_cannot_be_read(
+    run: Run, dsn: str, program: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Damaged, cut off, of a version to come, or compressed once more: refused with what pg_restore says."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("create table t (a text)")
+        connection.execute("insert into t select md5(i::text) from generate_series(1, 9000) i")
+        whole = subprocess.run(
+            [program("pg_dump"), "--format=custom", dsn], capture_output=True, check=True
+        ).stdout
+        connection.execute("drop table t")
+    newer = whole[:6] + b"\x63" + whole[7:]
+    damaged = {
+        "cut off": (whole[:-50_000], "cannot be read: .*could not read from input file"),
+        "short": (whole[:400], "cannot be read: .*(could not read|unexpected end of file)"),
+        "of a version to come": (newer, "unsupported version .*install a pg_restore of the"),
+    }
+    for name, (data, message) in damaged.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(RefusedError, match=message):
+            run(file=name)
+    (tmp_path / "shop.dump.gz").write_bytes(gzip.compress(whole))
+    with pytest.raises(RefusedError, match="was compressed once more; decompress it"):
+        run(file="shop.dump.gz")
 
 
 def test_roles_and_parameters_that_are_not_there(

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
+import subprocess
 
+import psycopg
 import pytest
 
+from clonedb.embedded import leases
+from clonedb.errors import ConfigError
+from clonedb.migrate.process import MigrationProcess
 from clonedb.project import contents
+from clonedb.settings.config import Config
+from clonedb.url import DatabaseURL
 from tests.projects import Project
 
 DUMP = r"""--
@@ -79,6 +87,53 @@ def test_a_file_that_a_script_includes(items: Project) -> None:
     """,
     )
     assert "1 passed" in items.pytest().demand().out
+
+
+@pytest.mark.parametrize("kind", ["custom", "directory"])
+def test_dumps_of_pg_dumps_own_formats(items: Project, lease: leases.Lease, kind: str) -> None:
+    """The schema by one, the rows by another; another dump is another template, and `extensions` need not be named."""
+    pg_dump = lease.binaries.program("pg_dump")
+    assert pg_dump is not None
+
+    def dump(name: str, setup: str, *options: str) -> None:
+        clone = items.clonedb("clone").demand().out.strip()
+        dsn = DatabaseURL.parse(clone).replace(driver=None).render()
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(setup.encode())
+        target = items.directory / name
+        shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+        to = [f"--format={kind}", f"--file={target}"]
+        subprocess.run([str(pg_dump), *to, *options, dsn], check=True)
+
+    dump("rows.dump", "insert into item (name) values ('dumped')", "--data-only", "-t", "item")
+    dump("schema.dump", "create extension citext", "--schema-only")
+    (items.directory / "alembic.ini").unlink()
+    shutil.rmtree(items.directory / "migrations")
+    items.settings(schema=["schema.dump"], seed=["rows.dump"])
+    items.write(
+        "test_it.py",
+        """
+        def test_rows(clonedb_connection):
+            query = "select count(*) filter (where name = 'dumped'), 'A'::citext = 'a' from item"
+            assert clonedb_connection.execute(query).fetchone() == (1, True)
+        """,
+    )
+    items.pytest().demand()
+    assert "building" not in items.clonedb("build").demand().text
+    dump("schema.dump", "create extension if not exists hstore", "--schema-only")
+    assert "building" in items.clonedb("build").demand().text
+
+
+def test_without_pg_restore(items: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what to install."""
+    (items.directory / "shop.dump").write_bytes(b"PGDMP...")
+    monkeypatch.setattr("clonedb.migrate.process.client_programs", lambda *_: iter(()))
+    ours = Config(rootdir=items.directory).replace("the test", seed=["shop.dump"])
+    process = MigrationProcess(ours, {}, {})
+    with pytest.raises(
+        ConfigError, match=r"no pg_restore to read it; install it .*postgresql-client"
+    ):
+        process.seed(ours.seed)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def run_seed(
     `say` is told how far a long one is.
     """
     if "path" in seed:
-        return _run_file(Path(seed["path"]), setup, say)
+        return _run_file(seed, setup, say)
     _call(seed["module"], seed["function"], setup["own_url"])
     return set()
 
@@ -49,7 +49,9 @@ def fill(function: Callable[[Any], Any], connection: Any) -> None:
         )
 
 
-def _run_file(path: Path, setup: Mapping[str, Any], say: Callable[[str], None]) -> set[str]:
+def _run_file(
+    seed: Mapping[str, str], setup: Mapping[str, Any], say: Callable[[str], None]
+) -> set[str]:
     import psycopg
 
     from clonedb.migrate.inside.sql_files import SeedFile
@@ -58,5 +60,5 @@ def _run_file(path: Path, setup: Mapping[str, Any], say: Callable[[str], None]) 
     keywords: dict[str, Any] = DatabaseURL.parse(setup["url"]).conninfo()
     with psycopg.connect("", autocommit=True, **keywords) as connection:
         file = SeedFile(connection, Path(setup["rootdir"]), say)
-        file.run(path)
+        file.run(Path(seed["path"]), seed.get("pg_restore"))
         return file.left_out

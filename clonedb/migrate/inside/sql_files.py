@@ -1,15 +1,16 @@
-"""Seeds that are files: SQL as pg_dump and psql write it, and CSV; each may be compressed."""
+"""Seeds that are files: SQL as psql runs it, CSV (each may be compressed), and whatever pg_dump writes."""
 
 from __future__ import annotations
 
 import csv
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from clonedb.migrate.inside.compressed import opened, plain_name
+from clonedb.migrate.inside.dump_archives import restored
 from clonedb.migrate.inside.failure import RefusedError
 from clonedb.migrate.inside.psql_script import Command, Script, ScriptError, Statement
 
@@ -70,10 +71,13 @@ class SeedFile:
         self._waiting: list[Statement] = []
         self._size = 0
 
-    def run(self, path: Path) -> None:
-        """Run one file, by what its name says that it is, and commit."""
+    def run(self, path: Path, pg_restore: str | None = None) -> None:
+        """Run one file, by what its name says that it is, and commit; a dump that is no SQL by way of `pg_restore`."""
         self._begin()
-        if plain_name(path).suffix.lower() == ".csv":
+        if pg_restore is not None:
+            with restored(path, pg_restore) as lines:
+                self._run_lines(_Counted(lines, path, self._say), path, 0)
+        elif plain_name(path).suffix.lower() == ".csv":
             with opened(path) as file:
                 self._fill_table(file, path)
         else:
@@ -84,24 +88,26 @@ class SeedFile:
         if depth > _DEPTH:
             raise RefusedError(f"{str(path)!r} is included by itself, {_DEPTH} times over")
         with opened(path) as file:
-            counted = _Counted(file, path, self._say)
-            try:
-                for item in Script(counted, self._variables):
-                    if isinstance(item, Statement):
-                        self._take(item, path)
-                    else:
-                        self._flush(path)
-                        self._obey(item, path, depth)
+            self._run_lines(_Counted(file, path, self._say), path, depth)
 
-                self._flush(path)
-            except ScriptError as error:
-                raise RefusedError(f"{str(path)!r}: {error}") from None
+    def _run_lines(self, lines: _Counted, path: Path, depth: int) -> None:
+        try:
+            for item in Script(lines, self._variables):
+                if isinstance(item, Statement):
+                    self._take(item, path)
+                else:
+                    self._flush(path)
+                    self._obey(item, path, depth)
 
-            if counted.is_dump and not counted.is_complete:
-                raise RefusedError(
-                    f"{str(path)!r} begins as a dump of pg_dump's, and no line {_FOOT.decode()!r} ends it: it was cut"
-                    " off"
-                )
+            self._flush(path)
+        except ScriptError as error:
+            raise RefusedError(f"{str(path)!r}: {error}") from None
+
+        if lines.is_dump and not lines.is_complete:
+            raise RefusedError(
+                f"{str(path)!r} begins as a dump of pg_dump's, and no line {_FOOT.decode()!r} ends it: it was cut"
+                " off"
+            )
 
     def _take(self, statement: Statement, path: Path) -> None:
         """Run a statement, perhaps together with those that follow: a round trip each would be most of the time."""
@@ -290,13 +296,17 @@ class _Counted:
 
     _EACH = 256 << 20
 
-    def __init__(self, file: BinaryIO, path: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, lines: Iterable[bytes], path: Path, say: Callable[[str], None]) -> None:
         self.is_dump = self.is_complete = False
-        self._file, self._path, self._say = file, path, say
+        self._lines, self._path, self._say = lines, path, say
 
     def __iter__(self) -> Iterator[bytes]:
         read, told = 0, self._EACH
-        for number, line in enumerate(self._file, 1):
+        for number, line in enumerate(self._lines, 1):
+            if number == 1 and line.startswith(b"PGDMP"):
+                raise RefusedError(
+                    f"{str(self._path)!r} is a dump of pg_dump's that was compressed once more; decompress it"
+                )
             if number == 1 and line.startswith(b"\xef\xbb\xbf"):
                 line = line[3:]  # noqa: PLW2901 - an editor's mark of UTF-8
             if number <= 3 and line == _HEAD:
