@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Attributes",
     "PrepareError",
-    "asked_variables",
     "command_options",
     "prepared",
     "require_postgresql",
@@ -118,25 +117,7 @@ def prepared(setup: Mapping[str, Any], config: Config) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def asked_variables() -> Iterator[dict[str, None]]:
-    """The names of the environment variables that are asked for, in order, until the context is left."""
-    asked: dict[str, None] = {}
-    environment: Any = os.environ
-    encode = environment.encodekey
-
-    def noted(name: str) -> Any:
-        asked[name] = None
-        return encode(name)
-
-    environment.encodekey = noted
-    try:
-        yield asked
-    finally:
-        environment.encodekey = encode
-
-
-def require_postgresql(context: Any, asked: Mapping[str, None]) -> None:
+def require_postgresql(context: Any, asked: Iterable[str]) -> None:
     """Refuse another database system's connection before Alembic makes its version table there."""
     name = context.dialect.name
     if name == "postgresql":

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from clonedb.migrate.inside.env_context import (
     Attributes,
-    asked_variables,
     command_options,
     prepared,
     require_postgresql,
 )
 from clonedb.migrate.inside.failure import NotMigratedError
 from clonedb.migrate.inside.revision_files import RevisionFiles
+from clonedb.migrate.inside.variables import AskedVariables
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -57,11 +57,13 @@ class _NoConnectionError(Exception):
 class AlembicEnvironment:
     """A project's migrations, run as often as need be; every run reads env.py anew, as every `alembic` command does.
 
-    `version_tables` are those that the last run used, each with its schema.
+    `version_tables` are those that the last run used, each with its schema. `asked` are the
+    environment variables that were read; its names begin anew with each run.
     """
 
     def __init__(self, setup: Mapping[str, Any]) -> None:
         self.version_tables: list[tuple[str, str | None]] = []
+        self.asked = AskedVariables(setup["rootdir"])
         self._setup = setup
         self._revisions: RevisionFiles | None = None
         self._given = False  # whether attributes.get("connection") finds one
@@ -172,7 +174,8 @@ class AlembicEnvironment:
                 self.version_tables.append(table)
             return steps(heads, context)
 
-        with self._configured(command) as config, asked_variables() as asked:
+        self.asked.names.clear()
+        with self._configured(command) as config:
             environment = EnvironmentContext(config, script, fn=noted, **options)
             configure = environment.configure
 
@@ -180,7 +183,7 @@ class AlembicEnvironment:
                 nonlocal configured
                 configure(*arguments, **keywords)
                 configured = environment.get_context().connection is not None
-                require_postgresql(environment.get_context(), asked)
+                require_postgresql(environment.get_context(), self.asked.names)
 
             environment.configure = configure_postgresql  # type: ignore[method-assign]
             try:

@@ -33,7 +33,6 @@ class Program:
     def __init__(self, setup: dict[str, Any], events: int, requests: int) -> None:
         from clonedb.migrate.inside.environment import AlembicEnvironment
         from clonedb.migrate.inside.session_settings import SessionSettings
-        from clonedb.migrate.inside.variables import watch_variables
 
         self.setup = setup
         self.step: dict[str, Any] = {}
@@ -43,7 +42,6 @@ class Program:
         self._routed = False
         self._requests = requests
         self._read: set[str] = set()
-        self._variables = watch_variables(setup["rootdir"])
         self._done: list[dict[str, Any]] = []
         self._left_behind: set[str] = set()
         self._left_out: set[str] = set()
@@ -110,7 +108,7 @@ class Program:
             "revisions": self._done,
             "version_tables": tables,
             "read": read,
-            "variables": sorted(self._variables),
+            "variables": sorted(self._environment.asked.own),
             "left_behind": left,
         }
         self.tell(

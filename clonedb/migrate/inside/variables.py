@@ -1,4 +1,4 @@
-"""Which environment variables the project's own code reads while its database is built."""
+"""Which environment variables are read while a database is built."""
 
 from __future__ import annotations
 
@@ -6,32 +6,39 @@ import os
 import sys
 from typing import Any
 
-__all__ = ["watch_variables"]
+__all__ = ["AskedVariables"]
 
 # between the code that reads a variable and os.environ: getenv(), get(), items()
 _BETWEEN = ("os", "collections.abc")
 
 
-def watch_variables(rootdir: str) -> set[str]:
-    """The names of variables, set or not, that a file below `rootdir` asks for; filled from now on.
+class AskedVariables:
+    """The names of the variables that were asked for, set or not, from when this was made.
 
-    A library that reads them for the project, such as pydantic's settings, is not seen.
+    `names` has them in order, whoever asked; `own` has those that a file of the project's asked
+    for. A library that reads them for the project, such as pydantic's settings, is not seen
+    there.
     """
-    read: set[str] = set()
-    environ: Any = type(os.environ)
-    original = environ.__getitem__
-    below = rootdir + os.sep
 
-    def noted(self: Any, name: Any) -> Any:
-        if isinstance(name, str) and self is os.environ:
-            frame = sys._getframe(1)  # noqa: SLF001 - as logging does, to find its caller
-            while frame.f_back and frame.f_globals.get("__name__") in _BETWEEN:
-                frame = frame.f_back
-            path = frame.f_code.co_filename
-            if path.startswith(below) and "site-packages" not in path:
-                read.add(name)
+    def __init__(self, rootdir: str) -> None:
+        self.names: dict[str, None] = {}
+        self.own: set[str] = set()
+        self._below = rootdir + os.sep
+        environ: Any = type(os.environ)
+        original = environ.__getitem__
 
-        return original(self, name)
+        def noted(environment: Any, name: Any) -> Any:
+            if environment is os.environ and isinstance(name, str):
+                self._note(name)
+            return original(environment, name)
 
-    environ.__getitem__ = noted
-    return read
+        environ.__getitem__ = noted
+
+    def _note(self, name: str) -> None:
+        self.names[name] = None
+        frame = sys._getframe(2)  # noqa: SLF001 - as logging does, to find its caller
+        while frame.f_back and frame.f_globals.get("__name__") in _BETWEEN:
+            frame = frame.f_back
+        path = frame.f_code.co_filename
+        if path.startswith(self._below) and "site-packages" not in path:
+            self.own.add(name)
