@@ -99,7 +99,7 @@ def config_at(config: Config, revision: str) -> Config:
     config = resolved(config)
     recipe = require_revisions(find_recipe(config), "clonedb_at()")
     wanted = resolve(recipe.project, revision, f"clonedb_at({revision!r})")
-    return config.of_revision(wanted, f"clonedb_at({revision!r})")
+    return recipe.config.of_revision(wanted, f"clonedb_at({revision!r})")
 
 
 def resolve(project: Project, revision: str, source: str) -> str:

@@ -258,6 +258,7 @@ class _Check:
         from clonedb.migrate.recipes import find_recipe, require_revisions
 
         recipe = require_revisions(find_recipe(self._config), "clonedb check")
+        self._config = recipe.config  # with what was found where nothing was said
         self._found.rootdir = str(recipe.rootdir)
         self._look_at_history(recipe)
         migrator = recipe.with_config(self._config).migrator

@@ -1,35 +1,40 @@
-"""`clonedb init`: the few lines that a project needs, shown, and written if they are wanted."""
+"""`clonedb init`: the few lines that a project needs, shown, tried, and written if they are wanted."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
+from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import click
 
 from clonedb.cli.configuration import Context
-from clonedb.errors import ConfigError
+from clonedb.errors import CloneDBError, ConfigError, NoMigrationsError
 
 if TYPE_CHECKING:
-    from clonedb.project.find import Project
+    from clonedb.project.recipe import Recipe
     from clonedb.project.survey import Survey
     from clonedb.settings.config import Config
+    from clonedb.settings.typed import Settings
 
 __all__ = ["COMMANDS"]
+
+_SOURCE = "clonedb init"
 
 
 @click.command()
 @click.option("--yes", is_flag=True, help="Write without asking.")
+@click.option("--no-build", is_flag=True, help="Write without trying to build the template.")
 @click.pass_obj
-def init(context: Context, *, yes: bool) -> None:
+def init(context: Context, *, yes: bool, no_build: bool) -> None:
     """Look at the project, and write the lines it needs into pyproject.toml.
 
-    They are shown first. A project that has a [tool.clonedb] table is left as it is.
+    They are shown first, and written when the template could be built with them. A project that
+    has a [tool.clonedb] table is left as it is.
     """
     from clonedb.project.survey import survey
 
@@ -46,33 +51,55 @@ def init(context: Context, *, yes: bool) -> None:
         return
 
     found = survey(config.rootdir)
-    for line in _findings(found):
+    proposal, recipe = _proposal(config, found)
+    for line in _findings(found, recipe):
         click.echo(line)
-    settings, project = _found_by(config, found)
-    lines = [*_table(found, settings.get("alembic_ini")), *_launcher(project)]
-    if "alembic" in settings:
-        location = json.dumps(settings["alembic"]["script_location"])
-        lines += ["", "[tool.clonedb.alembic]", f"script_location = {location}"]
 
-    if len(lines) == 1:
-        click.echo(
-            "\nthe project needs no line of configuration: ask for clonedb_session in a test"
-        )
-        return
+    wanted = "clonedb_async_session" if found.asynchronous else "clonedb_session"
+    lines = proposal.lines()
+    if not lines:
+        click.echo(f"\nthe project needs no line of configuration: ask for {wanted} in a test")
+    else:
+        click.echo(f"\nfor {file}:\n")
+        click.echo("\n".join(f"    {line}" for line in lines))
+        click.echo()
+        if not _is_wanted(yes=yes):
+            return
 
-    click.echo(f"\nfor {file}:\n")
-    click.echo("\n".join(f"    {line}" for line in lines))
-    click.echo()
+    if not no_build:
+        _try_build(config.replace(_SOURCE, **proposal.settings))
+    if lines:
+        _append(file, text, lines)
+        click.echo(f"written; now ask for {wanted} in a test")
+
+
+def _is_wanted(*, yes: bool) -> bool:
     if not yes and not sys.stdin.isatty():
         click.echo(
             "nothing was written; run `clonedb init --yes` to write these lines", err=True
         )
         raise SystemExit(1)
 
-    if not yes and not click.confirm("write them?", default=True):
-        click.echo("nothing was changed")
-        return
+    if yes or click.confirm("write them?", default=True):
+        return True
+    click.echo("nothing was changed")
+    return False
 
+
+def _try_build(config: Config) -> None:
+    """What is written works; raises why it does not."""
+    from clonedb.api import open_template
+    from clonedb.cli.progress import progress
+
+    try:
+        with progress() as shown, open_template(config, progress=shown) as template:
+            click.echo(f"the template was built: {template.record.metadata.state}")
+    except CloneDBError:
+        click.echo("nothing was written, because the template could not be built:", err=True)
+        raise
+
+
+def _append(file: Path, text: str, lines: list[str]) -> None:
     gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
     try:
         with file.open("a", encoding="utf-8") as opened:
@@ -82,59 +109,110 @@ def init(context: Context, *, yes: bool) -> None:
             f"{file} cannot be written: {error.strerror or error}; write these lines yourself"
         ) from None
 
-    click.echo(
-        f"written; now ask for {'clonedb_async_session' if found.asynchronous else 'clonedb_session'} in a test"
-    )
 
+def _findings(found: Survey, recipe: Recipe) -> list[str]:
+    from clonedb.migrate.plain_recipe import PlainRecipe
 
-def _findings(found: Survey) -> list[str]:
+    if isinstance(recipe, PlainRecipe):
+        made_by = f"schema         {recipe.words.maker}: {', '.join(recipe.steps)}"
+    else:
+        places = found.configurations or found.environments
+        made_by = f"Alembic        {', '.join(places) or 'no alembic.ini'}"
     return [
-        f"Alembic        {', '.join(found.configurations or found.environments) or 'no alembic.ini'}",
+        made_by,
         f"database URL   {', '.join(found.variables) or 'no variable that looks like one'}",
         f"driver         {', '.join(found.drivers) or 'none named'}",
         f"engine         {'asynchronous' if found.asynchronous else 'synchronous'}",
     ]
 
 
-def _found_by(config: Config, found: Survey) -> tuple[dict[str, Any], Project]:
-    """The settings by which the migrations are found, none if they are without, and what is found.
+@dataclass(slots=True)
+class _Proposal:
+    """The settings that a project needs; `remarks` are comments behind some, and `undecided` lines to complete."""
 
-    Tried out, because an alembic.ini need not say where they are: Flask-Migrate's leaves that
-    to its own command. Raises NoMigrationsError or ConfigError when nothing helps.
+    settings: Settings
+    remarks: dict[str, str] = field(default_factory=dict)
+    undecided: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """As they stand in pyproject.toml; none when there is nothing to say."""
+        from clonedb.project.detect import as_lines
+
+        if not self.settings and not self.undecided:
+            return []
+        found = []
+        for line in as_lines(self.settings):
+            remark = self.remarks.get(line.partition(" = ")[0])
+            found.append(f"{line}  # {remark}" if remark else line)
+        place = next((at for at, line in enumerate(found) if not line), len(found))
+        return ["[tool.clonedb]", *found[:place], *self.undecided, *found[place:]]
+
+
+def _proposal(config: Config, found: Survey) -> tuple[_Proposal, Recipe]:
+    settings, recipe = _schema(config, found)
+    proposal = _Proposal(settings)
+    _add_launcher(proposal, recipe)
+    _add_application(proposal, found)
+    return proposal, recipe
+
+
+def _schema(config: Config, found: Survey) -> tuple[Settings, Recipe]:
+    """The settings that say what makes the schema, none if it is found without, and the recipe.
+
+    Each is tried, because an alembic.ini need not say where its migrations are: Flask-Migrate's
+    leaves that to its own command. Raises NoMigrationsError or ConfigError when nothing helps.
     """
-    from clonedb.errors import ConfigError, NoMigrationsError
-    from clonedb.project.find import find_project
+    from clonedb.migrate.recipes import find_recipe
+    from clonedb.project.detect import FOUND
+    from clonedb.settings.keys import KEYS
 
-    candidates: list[dict[str, Any]] = []
+    candidates: list[Settings] = []
     for ini in found.configurations:
-        beside = {"script_location": PurePosixPath(ini).parent.as_posix()}
-        candidates += [{"alembic_ini": ini}, {"alembic_ini": ini, "alembic": beside}]
+        place = PurePosixPath(ini).parent.as_posix()
+        candidates += [
+            {"alembic_ini": ini},
+            {"alembic_ini": ini, "alembic": {"script_location": place}},
+        ]
 
     candidates += [{"alembic": {"script_location": place}} for place in found.environments]
     try:
-        return {}, find_project(config)
+        recipe = find_recipe(config)
     except (ConfigError, NoMigrationsError):
         for settings in candidates:
             with contextlib.suppress(ConfigError, NoMigrationsError):
-                return settings, find_project(config.replace("clonedb init", **settings))
+                return settings, find_recipe(config.replace(_SOURCE, **settings))
 
         raise
 
-
-def _launcher(project: Project) -> list[str]:
-    """A line to complete for an env.py that expects its application's own command."""
-    text = project.env_py.read_text(encoding="utf-8", errors="replace")
-    if not any(word in text for word in ("current_app", "advanced_alchemy")):
-        return []
-    return [
-        '# prepare = "package.module:function"  # env.py expects its application: this gives it that, see the README'
-    ]
+    taken = {name: getattr(recipe.config, name) for name in KEYS}
+    of_files: Settings = {  # type: ignore[assignment]
+        name: dict(value) if name == "alembic" else value
+        for name, value in taken.items()
+        if recipe.config.source(name) == FOUND
+    }
+    return of_files, recipe
 
 
-def _table(found: Survey, alembic_ini: str | None) -> list[str]:
-    lines = ["[tool.clonedb]"]
-    if alembic_ini is not None:
-        lines.append(f"alembic_ini = {json.dumps(alembic_ini)}")
+def _add_launcher(proposal: _Proposal, recipe: Recipe) -> None:
+    """What an env.py needs that its application's own command runs."""
+    from clonedb.migrate.recipes import find_launcher
+
+    launcher = find_launcher(recipe)
+    if launcher is None:
+        return
+    if len(launcher.names) == 1:
+        proposal.settings["prepare"] = launcher.names[0]
+        proposal.remarks["prepare"] = "what env.py expects to be run by"
+        return
+
+    listed = f" ({' or '.join(launcher.names)})" if launcher.names else ""
+    proposal.undecided.append(
+        f'# prepare = "package.module:name"  # env.py expects its application{listed}: this names it, see the README'
+    )
+
+
+def _add_application(proposal: _Proposal, found: Survey) -> None:
+    """The driver in the URLs that tests get, and what leads the application to their databases."""
     asynchronous = [name for name in found.drivers if name != "psycopg2"]
     drivers = [
         name
@@ -142,18 +220,17 @@ def _table(found: Survey, alembic_ini: str | None) -> list[str]:
         if find_spec(name)
     ]
     if drivers and drivers[0] != "psycopg":  # which it is without being told
-        lines.append(f"driver = {json.dumps(drivers[0])}  # in the URLs that tests get")
+        proposal.settings["driver"] = drivers[0]
+        proposal.remarks["driver"] = "in the URLs that tests get"
     known = [name for name in found.variables if name in os.environ]
     if known:
-        lines.append(
-            f"route = {json.dumps(known[:1])}  # holds the application's URL: leads to the test's database"
-        )
+        proposal.settings["route"] = known[:1]
+        proposal.remarks["route"] = "holds the application's URL: leads to the test's database"
     elif found.variables:
-        lines.append(
-            f'route = ["*"]  # {found.variables[0]} is not set here: every engine leads to the test\'s database'
+        proposal.settings["route"] = ["*"]
+        proposal.remarks["route"] = (
+            f"{found.variables[0]} is not set here: every engine leads to the test's database"
         )
-
-    return lines
 
 
 COMMANDS = (init,)

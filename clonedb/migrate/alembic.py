@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clonedb.migrate.environment import environment_of, is_old_sqlalchemy
 from clonedb.migrate.inside import command
@@ -18,6 +18,9 @@ from clonedb.progress import Progress
 from clonedb.project.find import Project
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
+
+if TYPE_CHECKING:
+    from clonedb.project.launchers import Launcher
 
 __all__ = ["AlembicMigrator", "Migrated", "MigrationProcess", "NoModelsError", "Stair"]
 
@@ -157,6 +160,7 @@ class AlembicMigrator:
             "prepended": [str(directory) for directory in project.prepended],
             "x": list(self.config.x),
             "prepare": self.config.prepare,
+            "launcher": self._launcher(),
             "url": url.render(),
             "own_url": url.replace(driver="psycopg").render(),
             "env_url": url.replace(
@@ -164,6 +168,15 @@ class AlembicMigrator:
             ).render(),
             "secrets": [url.password] if url.password else [],
         }
+
+    def _launcher(self) -> Launcher | None:
+        """What env.py was made for, as far as nothing is said of it."""
+        env_py = self.project.env_py
+        if self.config.prepare is not None or not env_py.is_file():
+            return None
+        from clonedb.project.launchers import launcher_of
+
+        return launcher_of(env_py, self.project.rootdir)
 
     def _driver(self, value: str | None) -> str:
         """The driver for a URL that env.py may read: that of the URL which ours stands in for, if it is installed.

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clonedb.errors import ConfigError
+from clonedb.errors import ConfigError, NoMigrationsError
 from clonedb.migrate.alembic_recipe import AlembicRecipe
 from clonedb.project.find import find_project
 
 if TYPE_CHECKING:
+    from clonedb.project.launchers import Launcher
     from clonedb.project.recipe import Recipe
     from clonedb.settings.config import Config
 
-__all__ = ["find_recipe", "require_revisions"]
+__all__ = ["find_launcher", "find_recipe", "require_revisions"]
 
 
 def find_recipe(config: Config) -> Recipe:
@@ -34,7 +35,37 @@ def find_recipe(config: Config) -> Recipe:
 
         return MetadataRecipe(config)
 
-    return AlembicRecipe(config, find_project(config))
+    try:
+        return AlembicRecipe(config, find_project(config))
+    except NoMigrationsError as error:
+        if {"alembic_ini", "alembic"} & set(config.sources):
+            raise
+        return find_recipe(_detected(config, error))
+
+
+def _detected(config: Config, nothing: NoMigrationsError) -> Config:
+    """The configuration with what the project's files say; raises the error when they say nothing, or too much."""
+    from clonedb.project.detect import FOUND, as_lines, detect
+
+    found = detect(config)
+    if not found:
+        raise nothing
+    if len(found) > 1:
+        listed = "\n".join(f"  {'; '.join(as_lines(settings))}" for settings in found)
+        raise NoMigrationsError(
+            f"{nothing}\nthere is more than one in the project; write one of these:\n{listed}"
+        )
+
+    return config.replace(FOUND, **found[0])
+
+
+def find_launcher(recipe: Recipe) -> Launcher | None:
+    """What env.py expects to be run by, if that is not the alembic command; None for a recipe that has none."""
+    from clonedb.project.launchers import launcher_of
+
+    if not isinstance(recipe, AlembicRecipe) or not recipe.project.env_py.is_file():
+        return None
+    return launcher_of(recipe.project.env_py, recipe.rootdir)
 
 
 def require_revisions(recipe: Recipe, what: str) -> AlembicRecipe:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Survey", "holds_url", "required_drivers", "survey"]
+from clonedb.project.find import import_roots_of
+
+__all__ = ["Survey", "files_below", "holds_url", "modules_of", "required_drivers", "survey"]
 
 _VARIABLE = re.compile(
     r"(?i)\w*(?:database|postgres|postgresql|pg|db|sqlalchemy)\w*_?(?:url|uri|dsn)"
@@ -23,6 +25,7 @@ _URL = re.compile(r"postgresql\+(asyncpg|psycopg2?|psycopg_async)://")
 _LEFT_OUT = frozenset(
     {"node_modules", "site-packages", "build", "dist", "__pycache__", "versions"}
 )
+_TESTS = frozenset({"tests", "test", "conftest.py"})
 _MOST_FILES = 5000  # of a checkout that has data in it, too
 
 
@@ -47,7 +50,7 @@ def survey(rootdir: Path) -> Survey:
         name for name in required_drivers(rootdir) for _ in range(5)
     )
     configurations, environments, asynchronous = [], [], False
-    for path in _files(rootdir):
+    for path in files_below(rootdir):
         if path.name == "alembic.ini":
             configurations.append(path.relative_to(rootdir).as_posix())
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -94,7 +97,8 @@ def _depth(name: str) -> tuple[int, str]:
     return name.count("/"), name
 
 
-def _files(rootdir: Path) -> Iterator[Path]:
+def files_below(rootdir: Path) -> Iterator[Path]:
+    """A project's Python files, and others that may name its database; none of an environment or a build."""
     seen = 0
     for directory, below, names in os.walk(rootdir):
         below[:] = sorted(
@@ -115,6 +119,20 @@ def _files(rootdir: Path) -> Iterator[Path]:
                 if seen > _MOST_FILES:
                     return
                 yield Path(directory, name)
+
+
+def modules_of(rootdir: Path) -> Iterator[tuple[str, Path]]:
+    """A project's modules that are no tests: the dotted name of each, and its file."""
+    roots = sorted(import_roots_of(rootdir), key=lambda root: -len(root.parts))
+    for path in files_below(rootdir):
+        parts = path.relative_to(rootdir).parts
+        if path.suffix != ".py" or _TESTS & set(parts) or path.name.startswith("test_"):
+            continue
+        root = next((root for root in roots if path.is_relative_to(root)), rootdir)
+        names = path.relative_to(root).with_suffix("").parts
+        names = names[:-1] if names[-1] == "__init__" else names
+        if names and all(name.isidentifier() for name in names):
+            yield ".".join(names), path
 
 
 def required_drivers(rootdir: Path) -> Iterator[str]:

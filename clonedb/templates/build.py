@@ -24,7 +24,7 @@ from clonedb.templates.order import Order
 from clonedb.templates.prepare import next_transaction, prepare, prepare_changed
 from clonedb.templates.properties import give
 from clonedb.templates.seal import create, describe, drop, publish, seal
-from clonedb.templates.warnings import remedy, unseen_files, unseen_variables
+from clonedb.templates.warnings import found_settings, remedy, unseen_files, unseen_variables
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -118,6 +118,7 @@ class _Build:
         written = order.edits.require_none_since(built.files)
         return [
             *written,
+            *found_settings(order.config),
             *unseen_files(order.recipe.rootdir, order.wanted, built.read),
             *unseen_variables(order.config, built.variables),
             *built.warnings,

@@ -8,11 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from clonedb.postgres.server import Server
+from clonedb.project.detect import FOUND
 from clonedb.project.fingerprint import Fingerprint
 from clonedb.project.survey import holds_url
 from clonedb.settings.config import Config
+from clonedb.settings.keys import KEYS, shown
 
-__all__ = ["remedy", "unseen_files", "unseen_variables"]
+__all__ = ["found_settings", "remedy", "unseen_files", "unseen_variables"]
 
 _MOST = 5  # files or variables that one line lists
 
@@ -22,6 +24,17 @@ _TOOLS = (
     "setup.cfg",
     "tox.ini",
 )  # libraries look there for settings of their own
+
+
+def found_settings(config: Config) -> list[str]:
+    """What to say when nothing but the project's files says what makes the schema."""
+    found = {name: getattr(config, name) for name in KEYS if config.source(name) == FOUND}
+    if not found:
+        return []
+    lines = ", ".join(f"{name} = {shown(value)}" for name, value in found.items())
+    return [
+        f"{lines} is what was found in the project; `clonedb init` writes it into pyproject.toml"
+    ]
 
 
 def unseen_files(rootdir: Path, wanted: Fingerprint, read: Iterable[Path]) -> list[str]:

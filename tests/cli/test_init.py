@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shutil
 import subprocess
 import tomllib
 
@@ -34,6 +35,14 @@ def table(project: Project) -> dict[str, object]:
     found = document["tool"]["clonedb"]
     assert isinstance(found, dict)
     return found
+
+
+@pytest.fixture
+def empty(project: Project) -> Project:
+    """A project without migrations."""
+    (project.directory / "alembic.ini").unlink()
+    shutil.rmtree(project.directory / "migrations")
+    return project
 
 
 def test_an_asynchronous_application(items: Project) -> None:
@@ -111,15 +120,43 @@ def test_flask_migrates_layout(items: Project) -> None:
     items.write("migrations/alembic.ini", "[alembic]\n[loggers]\nkeys = root\n")
     wants = "raise RuntimeError('Working outside of application context.')  # as flask.current_app does\n"
     items.write("migrations/env.py", wants + ENV_PY)
-    outcome = items.clonedb("init", "--yes").demand()
+    outcome = items.clonedb("init", "--yes").demand(1)
+    assert '# prepare = "package.module:name"  # env.py expects its application' in outcome.out
+    assert "nothing was written, because the template could not be built" in outcome.err
+    assert "hint: env.py expects what its application" in outcome.err
+    assert not (items.directory / "pyproject.toml").exists()
+    items.clonedb("init", "--yes", "--no-build").demand()
     assert table(items) == {
         "alembic_ini": "migrations/alembic.ini",
         "alembic": {"script_location": "migrations"},
     }
-    assert '# prepare = "package.module:function"' in outcome.out
-    assert "hint: env.py expects what its application" in items.clonedb("build").demand(1).err
     items.write("migrations/env.py", ENV_PY)
     items.clonedb("build").demand()
+
+
+MODELS = """
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+class Base(DeclarativeBase): pass
+class Item(Base):
+    __tablename__ = "item"
+    id: Mapped[int] = mapped_column(primary_key=True)
+"""
+
+
+def test_models_or_files_without_migrations(empty: Project) -> None:
+    """The line that makes the schema; of two it cannot tell which, and says the lines."""
+    empty.write("conftest.py", "")
+    empty.write("schema.sql", "create table item (id int)")
+    assert "schema         SQL files: schema.sql" in empty.clonedb("init").demand(1).out
+    empty.write("shop/models.py", MODELS)
+    empty.clonedb("init", "--yes").demand()
+    assert table(empty) == {"metadata": "shop.models:Base.metadata"}
+    assert "already there" in empty.clonedb("build").demand().out
+    (empty.directory / "pyproject.toml").unlink()
+    empty.write("shop/other.py", MODELS)
+    outcome = empty.clonedb("init", "--yes").demand(1)
+    assert 'write one of these:\n  metadata = "shop.models:Base.metadata"\n' in outcome.err
+    assert not (empty.directory / "pyproject.toml").exists()
 
 
 def test_an_env_py_alone(items: Project) -> None:

@@ -1,11 +1,9 @@
-"""What env.py finds when it runs: the options of the alembic command, a connection, and what the project prepares."""
+"""What env.py finds when it runs: the options of the alembic command, and a connection."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,23 +12,13 @@ from clonedb.migrate.inside.failure import RefusedError
 if TYPE_CHECKING:
     import argparse
 
-    from alembic.config import CommandLine, Config
+    from alembic.config import CommandLine
 
 __all__ = [
     "Attributes",
-    "PrepareError",
     "command_options",
-    "prepared",
     "require_postgresql",
 ]
-
-
-class PrepareError(Exception):
-    """What the setting `prepare` names failed, and why: env.py has not run yet."""
-
-    def __init__(self, reason: BaseException) -> None:
-        super().__init__(str(reason))
-        self.reason = reason
 
 
 class Attributes(dict[str, Any]):
@@ -89,32 +77,6 @@ def _command_line() -> CommandLine:
     from alembic.config import CommandLine
 
     return CommandLine(prog="clonedb alembic")
-
-
-@contextlib.contextmanager
-def prepared(setup: Mapping[str, Any], config: Config) -> Iterator[None]:
-    """Call what the setting `prepare` names with Alembic's Config, and enter what it returns if it is a context.
-
-    Raises PrepareError.
-    """
-    if not setup["prepare"]:
-        yield
-        return
-
-    module, _, names = setup["prepare"].partition(":")
-    try:
-        function: Any = importlib.import_module(module)
-        for name in names.split("."):
-            function = getattr(function, name)
-        found = function(config)
-        context = found if hasattr(found, "__enter__") else contextlib.nullcontext()
-        context.__enter__()
-    except BaseException as error:
-        raise PrepareError(error) from error
-
-    with contextlib.ExitStack() as stack:
-        stack.push(context)
-        yield
 
 
 def require_postgresql(context: Any, asked: Iterable[str]) -> None:

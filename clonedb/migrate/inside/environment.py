@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from clonedb.migrate.inside.env_context import (
     Attributes,
     command_options,
-    prepared,
     require_postgresql,
 )
 from clonedb.migrate.inside.failure import NotMigratedError
+from clonedb.migrate.inside.launchers import prepared
 from clonedb.migrate.inside.revision_files import RevisionFiles
 from clonedb.migrate.inside.variables import AskedVariables
 

@@ -41,7 +41,7 @@ _EXTENSION = re.compile(r'extension (?:control file )?"(?:[^"]*/)?([^"/]+?)(?:\.
 _LEFT_BEHIND = "it worked the first time, so the downgrade left something behind; let it undo all that upgrade() does"
 _LAUNCHER = (
     "env.py expects what its application's own command gives it; let a function do that, and name it: [tool.clonedb]"
-    ' prepare = "package.module:function" (for Flask it is `def configure(config): return create_app().app_context()`)'
+    ' prepare = "package.module:function" (or a Flask application, its create_app, advanced-alchemy\'s configuration)'
 )
 _HINTS = MappingProxyType(
     {

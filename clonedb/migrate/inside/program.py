@@ -55,9 +55,9 @@ class Program:
 
     def carry_out(self, action: str, arguments: Mapping[str, Any]) -> None:
         """Carry out a request; ends with a `done` or a `failed` event."""
-        from clonedb.migrate.inside.env_context import PrepareError
         from clonedb.migrate.inside.failure import describe
         from clonedb.migrate.inside.forked import ForkedError
+        from clonedb.migrate.inside.launchers import PrepareError
 
         actions: dict[str, Callable[..., dict[str, Any]]] = {
             "plan": self._plan,
