@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import threading
 from collections.abc import Callable, Generator, Mapping
 from types import ModuleType
 from typing import Any
@@ -127,7 +129,8 @@ class EmbeddedConnections(PatchedDrivers):
         self._replace(psycopg2, "_connect", wrap)
 
     def _asyncpg(self, asyncpg: ModuleType) -> None:
-        """Patch the function, which awaits nothing, that reads the variables and the connection string."""
+        """Patch the function that reads the connection string, and have it read another environment: Python's own."""
+        thread = threading.local()
 
         def wrap(was: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(was)
@@ -137,9 +140,38 @@ class EmbeddedConnections(PatchedDrivers):
                     return was(**keywords)
                 if keywords.get("dsn"):
                     keywords["dsn"] = self._without_answers(keywords["dsn"])
-                with self._unset():
+                hidden = self._variables.items()
+                thread.environ = {
+                    name: value
+                    for name, value in os.environ.items()
+                    if (name, value) not in hidden
+                }
+                try:
                     return was(**keywords)
+                finally:
+                    del thread.environ
 
             return parse_connect_arguments
 
-        self._replace(getattr(asyncpg, "connect_utils", None), "_parse_connect_arguments", wrap)
+        connect_utils = getattr(asyncpg, "connect_utils", None)
+        self._replace(connect_utils, "_parse_connect_arguments", wrap)
+        self._replace(connect_utils, "os", lambda was: _Os(was, thread))
+
+
+class _Os:
+    """The module os with another environment, in threads that have one."""
+
+    def __init__(self, was: ModuleType, thread: threading.local) -> None:
+        self._was = was
+        self._thread = thread
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._was, name)
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        found: Mapping[str, str] = getattr(self._thread, "environ", self._was.environ)
+        return found
+
+    def getenv(self, name: str, default: str | None = None) -> str | None:
+        return self.environ.get(name, default)

@@ -53,6 +53,9 @@ SHAPING = ("PGOPTIONS", "PGTZ", "PGDATESTYLE", "PGGEQO", "PGCLIENTENCODING")
 _SETTINGS = ("PGTZ", "PGDATESTYLE", "PGGEQO")
 _FILES = ("PGSERVICE", "PGSERVICEFILE", "PGSYSCONFDIR")
 
+# the mapping whose changes reach libpq: a test may put another one in its place
+_ENVIRON = os.environ
+
 _GIVEN = frozenset(
     {*PLACE_VARIABLES.values(), "passfile", "application_name", "service", "servicefile"}
 )
@@ -80,7 +83,7 @@ def _options() -> list[ConninfoOption]:
     try:
         return pq.Conninfo.get_defaults()
     except (Error, MemoryError):
-        with unset(_UNSET.values(_FILES)):
+        with unset(_set(_FILES)):
             return pq.Conninfo.get_defaults()
 
 
@@ -154,42 +157,41 @@ def affecting() -> dict[str, str]:
         *_FILES,
         *(option.envvar.decode() for option in _options() if option.envvar),
     }
-    return _UNSET.values(sorted(names - {*PLACE_VARIABLES, "PGAPPNAME", "PGPASSFILE"}))
+    return _set(sorted(names - {*PLACE_VARIABLES, "PGAPPNAME", "PGPASSFILE"}))
+
+
+def _set(names: Iterable[str]) -> dict[str, str]:
+    """Those of some variables that are set, each with its value."""
+    return {name: value for name in names if (value := _ENVIRON.get(name)) is not None}
 
 
 class _Unset:
-    """The variables that are unset at the moment: those of the process's one environment, for all of its threads."""
+    """The variables that libpq does not see at the moment, in no thread: they stay in `os.environ`.
+
+    libpq reads the environment of the C library, which a process has one of.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._values: dict[str, str] = {}
         self._contexts: Counter[str] = Counter()
-
-    def values(self, names: Iterable[str]) -> dict[str, str]:
-        """Those of some variables that are set, or were before they were unset."""
-        with self._lock:
-            found = {name: os.environ.get(name, self._values.get(name)) for name in names}
-        return {name: value for name, value in found.items() if value is not None}
 
     def enter(self, variables: Mapping[str, str]) -> list[str]:
         """Unset those that have these values: the names, for `leave`."""
-        names = [
-            name for name, value in self.values(variables).items() if value == variables[name]
-        ]
+        names = [name for name, value in variables.items() if _ENVIRON.get(name) == value]
         with self._lock:
             for name in names:
                 self._contexts[name] += 1
-                if name in os.environ:
-                    self._values[name] = os.environ.pop(name)
+                os.unsetenv(name)
         return names
 
     def leave(self, names: Iterable[str]) -> None:
-        """Set those again that no other thread needs unset, and that were not set meanwhile."""
+        """Set those again that no other thread needs unset, to what they are in `os.environ` now."""
         with self._lock:
             for name in names:
                 self._contexts[name] -= 1
-                if not self._contexts[name]:
-                    os.environ.setdefault(name, self._values.pop(name))
+                value = _ENVIRON.get(name)
+                if not self._contexts[name] and value is not None:
+                    os.putenv(name, value)
 
 
 _UNSET = _Unset()
@@ -197,11 +199,11 @@ _UNSET = _Unset()
 
 @contextlib.contextmanager
 def unset(variables: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Variables are not set in this context: those that have the given values, or else that no parameter takes back.
+    """Libpq sees variables unset in this context: those that have given values, or else that no parameter takes back.
 
     Threads may do this at the same time: the last one that leaves sets them again.
     """
-    wanted = _UNSET.values((*_FILES, *_SETTINGS)) if variables is None else variables
+    wanted = _set((*_FILES, *_SETTINGS)) if variables is None else variables
     names = _UNSET.enter(wanted)
     try:
         yield

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -222,6 +224,7 @@ def test_the_drivers_are_left_as_they_were(open_with: Callable[..., Server]) -> 
             psycopg2._connect,
             psycopg2.extensions.make_dsn,
             asyncpg.connect_utils._parse_connect_arguments,
+            asyncpg.connect_utils.os,
             vars(psycopg.BaseConnection)["_connect_gen"],
         )
 
@@ -234,8 +237,15 @@ def test_the_drivers_are_left_as_they_were(open_with: Callable[..., Server]) -> 
     assert functions() == before
 
 
+def timezone_of_libpq() -> str:
+    """What libpq reads of PGTZ: what a program is started with that is given no other environment."""
+    return subprocess.run(
+        ["printenv", "PGTZ"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+
+
 def test_threads_unset_variables_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first that is done does not set them again for the others."""
+    """The first that is done does not set them again for the others; `os.environ` has them all the time."""
     monkeypatch.setenv("PGTZ", "Nowhere/Never")
     entered, first_left = threading.Event(), threading.Event()
 
@@ -243,14 +253,57 @@ def test_threads_unset_variables_together(monkeypatch: pytest.MonkeyPatch) -> No
         with libpq_variables.unset():
             entered.set()
             assert first_left.wait(10)
-            seen.append(os.environ.get("PGTZ"))
+            seen.append((timezone_of_libpq(), os.environ["PGTZ"]))
 
-    seen: list[str | None] = []
+    seen: list[tuple[str, str]] = []
     thread = threading.Thread(target=second)
     with libpq_variables.unset():
         thread.start()
         assert entered.wait(10)
     first_left.set()
     thread.join()
-    assert seen == [None]
-    assert os.environ["PGTZ"] == "Nowhere/Never"
+    assert seen == [("", "Nowhere/Never")]
+    assert (timezone_of_libpq(), os.environ["PGTZ"]) == ("Nowhere/Never", "Nowhere/Never")
+
+
+def test_what_is_set_meanwhile_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test sets or deletes while another thread connects is what libpq finds afterwards."""
+    monkeypatch.setenv("PGTZ", "Nowhere/Never")
+    with libpq_variables.unset():
+        monkeypatch.setenv("PGTZ", "Asia/Tokyo")
+    assert timezone_of_libpq() == "Asia/Tokyo"
+    with libpq_variables.unset():
+        monkeypatch.delenv("PGTZ")
+    assert timezone_of_libpq() == ""
+
+
+@pytest.mark.parametrize(
+    "way", ["connect", "engine-psycopg2", "dsn-psycopg_async", "dsn-asyncpg"]
+)
+def test_the_process_has_its_variables_while_a_thread_connects(
+    open_with: Callable[..., Server], way: str
+) -> None:
+    """Another thread finds them in `os.environ` at any moment."""
+    driver, query = WAYS[way]
+    server = open_with(driver, PGTZ="Nowhere/Never")
+    done, missing = threading.Event(), []
+
+    def look() -> None:
+        while not done.is_set():
+            missing.append("PGTZ" not in os.environ)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=look)
+    try:
+        with create_empty(server, server.config) as clone:
+            thread.start()
+            for _ in range(20):
+                query(clone)
+            done.set()
+            thread.join()
+    finally:
+        done.set()
+        sys.setswitchinterval(interval)
+    assert missing
+    assert not any(missing)
