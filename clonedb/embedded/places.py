@@ -232,8 +232,9 @@ class ServerDirectory(NamedTuple):
         return self._said("last")
 
     def keeper(self) -> dict[str, Any]:
-        """`pid` and `host` of the keeper that lives or lived last; empty when there was none."""
-        return self._said("keeper")
+        """`pid` and `host` of the keeper that lives or lived last; empty when no file says both."""
+        said = self._said("keeper")
+        return said if _is_pid(said.get("pid")) and isinstance(said.get("host"), str) else {}
 
     def _said(self, name: str) -> dict[str, Any]:
         """The JSON object in a file of a keeper's.
@@ -269,7 +270,14 @@ class Running(NamedTuple):
     @classmethod
     def of(cls, said: dict[str, Any]) -> Running | None:
         """What a keeper said, which may be another clonedb's and say more or less; None if that is not enough."""
+        if not (_is_pid(said.get("pid")) and _is_pid(said.get("keeper"))):
+            return None
         try:
             return cls(**{name: said[name] for name in cls._fields if name in said})
         except TypeError:  # it lacks a part
             return None
+
+
+def _is_pid(value: object) -> bool:
+    """Whether a file names one process: to -1 and 0 a signal is one to many, and 1 is the system's."""
+    return type(value) is int and value > 1

@@ -87,7 +87,7 @@ def end_hold(config: Config, name: str) -> None:
     """Let the server of a name stop again when it is unused; nothing happens when it is not held."""
     for place in ServerDirectory.all(config):
         if place.name == name:
-            place.file("hold").unlink(missing_ok=True)
+            place.files.unlink("hold")
 
 
 def stop(config: Config) -> list[str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import re
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import psycopg
@@ -165,6 +167,26 @@ def test_files_of_the_keeper_that_are_damaged(sandbox: Sandbox, text: str) -> No
     assert leases.stop(sandbox.config) == [sandbox.place.name]
     with sandbox.lease() as lease:
         assert query(lease, "select 1") == 1
+
+
+def test_a_keeper_that_does_not_say_where_it_is(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pid may be another process's there, which is left alone: stopping ends with what to do by hand."""
+    monkeypatch.setattr(watchdog, "PATIENCE", 0.3)
+    with sandbox.lease(), subprocess.Popen(["sleep", "60"]) as other:
+        keeper = sandbox.place.file("keeper")
+        said = keeper.read_text()
+        keeper.write_text(json.dumps({"pid": other.pid}))
+        try:
+            with pytest.raises(
+                ServerError, match=r"to stop: its keeper is pid unknown, .*end that process"
+            ):
+                leases.stop(sandbox.config)
+            assert other.poll() is None
+        finally:
+            keeper.write_text(said)
+            other.kill()
 
 
 def test_each_start_makes_a_new_password(sandbox: Sandbox) -> None:

@@ -30,6 +30,19 @@ NOBODY = 65534
 needs_root = pytest.mark.skipif(not ROOT, reason="only root can change accounts")
 
 
+SAID = {
+    "pid": 4712,
+    "keeper": 4711,
+    "uid": 1000,
+    "port": 5432,
+    "socket_dir": "/nowhere",
+    "since": 0.0,
+    "version": "18.6",
+    "binaries": "/nowhere",
+    "host": "here",
+}  # what a keeper says of its server
+
+
 @pytest.fixture
 def private() -> Iterator[Path]:
     """A directory that only its owner can pass."""
@@ -235,6 +248,19 @@ def test_an_ordinary_user_runs_the_server_as_itself(empty: Sandbox) -> None:
     user.communicate()
     wait_until(lambda: not is_alive(running.keeper))
     subprocess.run(["chown", "-R", "0:0", str(empty.config.state_dir)], check=True)
+
+
+@pytest.mark.parametrize("pid", [-1, 0, 1, None, "4711", 4711.0, True])
+def test_what_names_no_process_is_no_pid(tmp_path: Path, pid: object) -> None:
+    """A damaged file of a keeper's has none that may be signalled: -1 stands for every process there is."""
+    place = ServerDirectory(tmp_path / "servers" / "one")
+    place.prepare()
+    place.files.write("keeper", json.dumps({"pid": 4711, "host": "here"}))
+    assert place.keeper()["pid"] == 4711
+    assert Running.of(SAID) is not None
+    place.files.write("keeper", json.dumps({"pid": pid, "host": "here"}))
+    assert place.keeper() == {}
+    assert Running.of({**SAID, "keeper": pid}) is None
 
 
 def _is_within_reach(program: str, *arguments: str) -> bool:
