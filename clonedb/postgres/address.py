@@ -9,7 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from clonedb.errors import ConfigError
-from clonedb.postgres.libpq_variables import ASYNCPG
+from clonedb.postgres.libpq_variables import ASYNCPG, of_service
 
 if TYPE_CHECKING:
     from clonedb.url import DatabaseURL
@@ -194,6 +194,8 @@ def aimed_at(
     if "database" in given:  # asyncpg's word for dbname, and psycopg2's second one
         given["dbname"] = given.pop("database")
     found |= given
+    if found.get("service"):  # what that says wins over the environment
+        defaults = of_service(str(found["service"]), found.get("servicefile"))
     return Address.of(found, defaults)
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "answering",
     "defaults",
     "leading_to",
+    "of_service",
     "unset",
 ]
 
@@ -94,6 +95,15 @@ def defaults() -> Mapping[str, str]:
         for option in _options()
         if option.val is not None
     }
+
+
+def of_service(service: str, file: str | None = None) -> Mapping[str, str]:
+    """What libpq takes for a parameter that is not given where a connection names a service: its file says it first."""
+    variables = {"PGSERVICE": service}
+    if file:
+        variables["PGSERVICEFILE"] = file
+    with _UNSET.exchanged(variables):
+        return defaults()
 
 
 def against_environment() -> dict[str, str]:
@@ -172,7 +182,7 @@ class _Unset:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._contexts: Counter[str] = Counter()
 
     def enter(self, variables: Mapping[str, str]) -> list[str]:
@@ -189,9 +199,26 @@ class _Unset:
         with self._lock:
             for name in names:
                 self._contexts[name] -= 1
-                value = _ENVIRON.get(name)
-                if not self._contexts[name] and value is not None:
-                    os.putenv(name, value)
+                self._restore(name)
+
+    @contextlib.contextmanager
+    def exchanged(self, variables: Mapping[str, str]) -> Iterator[None]:
+        """Libpq sees other values of variables, in every thread: just long enough to ask it for its defaults."""
+        with self._lock:
+            for name, value in variables.items():
+                os.putenv(name, value)
+            try:
+                yield
+            finally:
+                for name in variables:
+                    self._restore(name)
+
+    def _restore(self, name: str) -> None:
+        value = _ENVIRON.get(name)
+        if value is None or self._contexts[name]:
+            os.unsetenv(name)
+        else:
+            os.putenv(name, value)
 
 
 _UNSET = _Unset()

@@ -104,6 +104,69 @@ def test_migrations_reach_only_the_database_that_is_built(
     assert str(real.password) not in outcome.text
 
 
+SERVICE = """
+import asyncio
+import asyncpg, psycopg, psycopg2, pytest
+from clonedb import RoutingError
+
+WAYS = {
+    "psycopg": lambda: psycopg.connect("service=shop").close(),
+    "psycopg2": lambda: psycopg2.connect(service="shop").close(),
+    "asyncpg": lambda: asyncio.run(asyncpg.connect(service="shop")),
+    "asyncpg's URL": lambda: asyncio.run(asyncpg.connect("postgresql://?service=shop")),
+}
+
+@pytest.mark.parametrize("way", WAYS)
+def test_without_a_database(way):
+    with pytest.raises(RoutingError, match="use `clonedb_dsn`"):
+        WAYS[way]()
+
+@pytest.mark.parametrize("way", WAYS)
+def test_with_a_database(way, clonedb):
+    with pytest.raises(RoutingError, match="use `clonedb_dsn`"):
+        WAYS[way]()
+"""
+
+
+@pytest.fixture
+def home(project: Project, real: DatabaseURL) -> str:
+    """A home directory with a service file that names the application's database."""
+    directory = project.directory / "home"
+    named = "".join(f"{name}={value}\n" for name, value in real.conninfo().items())
+    project.write("home/.pg_service.conf", f"[shop]\n{named}")
+    return str(directory)
+
+
+def test_a_service_does_not_lead_to_the_applications_database(
+    items: Project, real: DatabaseURL, home: str
+) -> None:
+    """What a service file says wins over libpq's variables, which lead to the clone; it is refused by every driver."""
+    items.settings(route=["SHOP_URL"])
+    items.write("test_it.py", SERVICE)
+    items.pytest(SHOP_URL=real.render(), HOME=home).demand()
+
+
+@pytest.mark.parametrize("way", ["psycopg", "psycopg2", "asyncpg"])
+def test_a_service_does_not_lead_out_of_a_migration(
+    project: Project, real: DatabaseURL, home: str, way: str
+) -> None:
+    """A revision that names a service is refused, too, and the error has the database that the service names."""
+    project.write("connects.py", SERVICE)
+    project.revision(
+        "one",
+        f"""
+        op.execute("create table item (id int)")
+        from connects import WAYS
+        WAYS[{way!r}]()
+        """,
+    )
+    outcome = project.clonedb("build", HOME=home).demand(1)
+    assert (
+        f"a connection to database {real.database!r} at localhost:{real.port} was refused"
+        in outcome.err
+    )
+
+
 NOWHERE = (
     CONNECTS
     + """

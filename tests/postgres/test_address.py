@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -55,6 +56,19 @@ def test_same_place(positional: list[Any], keywords: dict[str, Any]) -> None:
 def test_another_place(keywords: dict[str, Any]) -> None:
     """Another port, database or host is somewhere else."""
     assert not aimed_at([], keywords, DEFAULTS).is_at(SHOP)
+
+
+def test_a_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its file says wins over libpq's variables, and what is given wins over both; one that is not there says nothing."""
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    monkeypatch.setenv("PGPORT", "1")
+    monkeypatch.setenv("PGDATABASE", "elsewhere")
+    monkeypatch.delenv("PGSERVICE", raising=False)
+    (tmp_path / "services").write_text("[shop]\nhost=localhost\nport=5433\ndbname=shop\n")
+    assert aimed_at(["service=shop"], {}, {}) == SHOP
+    assert aimed_at([], {"service": "shop", "dbname": "other"}, {}).database == "other"
+    assert aimed_at(["service=of_that_name_there_is_none"], {}, {}).database == "elsewhere"
+    assert libpq_variables.defaults()["dbname"] == "elsewhere"
 
 
 def test_one_of_several_hosts() -> None:
