@@ -14,7 +14,6 @@ from benchmarks.apparatus.schemas import write_medium_schema
 from benchmarks.apparatus.tables import Measurement, Table
 from clonedb.api import Template, open_template
 from clonedb.clones.pool import Pool
-from clonedb.postgres.cap import Cap
 
 __all__ = ["measure"]
 
@@ -28,7 +27,7 @@ import os, pytest
 if os.environ["POOL"] == "0":
     from clonedb.clones.pool import Pool
     take = Pool.take
-    Pool.take = lambda self, make_room=lambda: None, *, ahead=0: take(self, make_room)
+    Pool.take = lambda self, *, ahead=0: take(self)
 """
 _TESTS = """
 import os, time, pytest
@@ -63,13 +62,13 @@ def measure(*, quick: bool) -> Iterator[Table]:
 
 def _waiting(template: Template, takes: int) -> Table:
     with contextlib.ExitStack() as stack:
-        pool = Pool(template.server, template.record, Cap(template.server))
+        pool = Pool(template.server, template.record)
         stack.callback(pool.close)
-        lone = Pool(template.server, template.record, Cap(template.server))
+        lone = Pool(template.server, template.record)
         for _ in range(3):
             pool.drop(pool.take(ahead=3))
         ahead, behind, made, dropped, room = [], [], [], [], []
-        cap = Cap(template.server)
+        admission = template.server.admission
         for _ in range(takes):
             time.sleep(0.15)  # the test's own time, in which the pool keeps up
             start = time.perf_counter()
@@ -88,9 +87,9 @@ def _waiting(template: Template, takes: int) -> Table:
             lone.drop(clone)
             dropped.append((time.perf_counter() - start) * 1e3)
             start = time.perf_counter()
-            slot = cap.try_take()
+            slot = admission.try_slot()
             room.append((time.perf_counter() - start) * 1e3)
-            cap.give(slot or 0)
+            admission.give(slot or 0)
     rows = [
         Measurement("a clone made ahead: the test waits", ahead, "ms", _TARGET),
         Measurement("a used clone: the test waits", behind, "ms"),

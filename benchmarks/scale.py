@@ -20,7 +20,6 @@ from benchmarks.apparatus.seeded import SEEDS, changing, write_seeded
 from benchmarks.apparatus.tables import Chart, Table
 from benchmarks.apparatus.work import write
 from clonedb.api import Template, open_template
-from clonedb.postgres.cap import Cap
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -235,12 +234,11 @@ def _ways_beside(
 ) -> Mapping[str, Callable[[], float]]:
     seeded = _open(stack, state, large, seed=[SEEDS], max_clones=max_clones)
     template = _open(stack, state, small, max_clones=max_clones)
-    cap = Cap(template.server)
     return {
         "auto, much seeded": _timing(seeded, "auto", write, stack),
         "clone": _timing(template, "clone", write, stack),
         "rollback": _timing(template, "rollback", write, stack),
-        "a slot of max_clones": partial(slot, cap),
+        "a slot of max_clones": partial(slot, template.server.admission),
     }
 
 

@@ -7,13 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any, Protocol
-from weakref import WeakKeyDictionary
 
 from clonedb.originals import sleep
 
 if TYPE_CHECKING:
     from clonedb.clones.clone import Clone
-    from clonedb.postgres.cap import Cap
     from clonedb.postgres.server import Server
     from clonedb.postgres.servers import Servers
     from clonedb.sessions.loans import Loans
@@ -129,7 +127,7 @@ class Turns:
 
 
 class RunState:
-    """What the supplies of one process share.
+    """What the supplies of one process share, and how it waits for room (`postgres.admission.Waiter`).
 
     `turns` are those of its threads. `say` prints what this process waits for. `expected` is
     how many tests of this process may ask for a database, None if that is not known;
@@ -151,7 +149,6 @@ class RunState:
         self.server_changes: list[str] = []
         self.supplies: list[_HasSpares] = []
         self._say = say
-        self._caps: WeakKeyDictionary[Server, Cap] = WeakKeyDictionary()
         self._loans: Loans | None = None
         self._servers: Servers | None = None
 
@@ -173,17 +170,15 @@ class RunState:
             self._servers = Servers()
         return self._servers
 
-    def cap(self, server: Server) -> Cap:
-        """The process's slots on a server."""
-        if server not in self._caps:
-            from clonedb.postgres.cap import Cap
+    def say(self, message: str) -> None:
+        """Print what this process waits for."""
+        self._say(message)
 
-            self._caps[server] = Cap(
-                server, self._say, pause=self._pause, others_work=self.turns.others_work
-            )
-        return self._caps[server]
+    def others_work(self) -> bool:
+        """Whether a thread has a database, and does not acquire another one at the moment."""
+        return self.turns.others_work()
 
-    def _pause(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         """Wait for room; what another thread released meanwhile, for the next test, makes room."""
         if self.turns.pause(seconds):
             self.release_spares()
@@ -193,8 +188,8 @@ class RunState:
 
         Raises LockTimeoutError when there is none for `lock_timeout`, and what `make` raises.
         """
-        cap = self.cap(server)
-        return cap.filled(cap.take(self.release_spares), make)
+        admission = server.admission
+        return admission.filled(admission.slot(self), make)
 
     def release_spares(self) -> None:
         """Drop every clone of this process that no test has: another process waits for room, or they may be spoilt."""

@@ -48,7 +48,7 @@ class Supply:
         self.recipe = recipe
         self.run: RunState = run or RunState()
         self._base = base
-        self._pool = Pool(server, template, self.run.cap(server), self.run.expected)
+        self._pool = Pool(server, template, self.run, self.run.expected)
         self._modes: dict[str, Isolation] = {}
         self._drops: list[_Drop] = []
         self.run.supplies.append(self)
@@ -65,7 +65,7 @@ class Supply:
             self.recipe.config.template == "revision"
         ):  # of which there are many, each asked for rarely
             ahead = 0
-        clone = self._pool.take(self.run.release_spares, ahead=ahead)
+        clone = self._pool.take(ahead=ahead)
         self.run.statistics.clones += 1
         return clone
 

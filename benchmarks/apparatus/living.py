@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from clonedb.api import Template
-from clonedb.postgres.cap import Cap
+from clonedb.postgres.admission import Admission
 
 __all__ = ["Living", "slot"]
 
@@ -17,10 +17,6 @@ class Living:
 
     template: Template
     number: int = field(default=0, init=False)
-    _cap: Cap = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._cap = Cap(self.template.server)
 
     @property
     def megabytes(self) -> float:
@@ -30,22 +26,22 @@ class Living:
     def grow(self, number: int) -> None:
         """Until there are so many."""
         while self.number < number:
-            _take(self._cap)
+            _take(self.template.server.admission)
             self.template.clone()
             self.number += 1
 
 
-def slot(cap: Cap) -> float:
+def slot(admission: Admission) -> float:
     """The milliseconds that it takes to get a slot, which is done before a clone is made."""
     start = time.perf_counter()
-    taken = _take(cap)
+    taken = _take(admission)
     spent = time.perf_counter() - start
-    cap.give(taken)
+    admission.give(taken)
     return spent * 1e3
 
 
-def _take(cap: Cap) -> int:
-    taken = cap.try_take()
+def _take(admission: Admission) -> int:
+    taken = admission.try_slot()
     if taken is None:
         raise RuntimeError("max_clones is too low for what is measured")
     return taken

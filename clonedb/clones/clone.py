@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from clonedb.clones.copy_strategy import choose, share_blocks
@@ -14,8 +16,8 @@ from clonedb.errors import ServerError, TemplateInUseError
 from clonedb.names import clone_name
 from clonedb.originals import monotonic, sleep
 from clonedb.postgres import client_sessions, sql
+from clonedb.postgres.admission import Waiter
 from clonedb.postgres.background import MaintenanceSession
-from clonedb.postgres.room import room_for
 from clonedb.postgres.server import Server
 from clonedb.postgres.unlogged import require_filled
 from clonedb.sessions.kept import LastingConnections
@@ -191,11 +193,14 @@ def create(
     *,
     strategy: str | None = None,
     session: MaintenanceSession | None = None,
+    waiter: Waiter | None = None,
+    wait: bool = True,
 ) -> Clone:
     """Make a clone: CREATE DATABASE ... TEMPLATE, then what that does not copy; `strategy` is chosen if not given.
 
-    Raises TemplateInUseError when a session stays connected to the template (SQLSTATE 55006),
-    ServerError when the template is gone or the disk is full.
+    Room in memory is waited for by `waiter`, without `wait` not at all. Raises
+    TemplateInUseError when a session stays connected to the template (SQLSTATE 55006),
+    ServerError when the template is gone or there is no room on the disk or in memory.
     """
     start, crashes = monotonic(), server.crashes
     metadata, own = template.metadata, session or server
@@ -204,7 +209,10 @@ def create(
     )
     try:
         chosen = strategy or choose(server, template)
-        _copy(server, own, template, name, strategy=chosen, deadline=start + _PATIENCE)
+        room = partial(
+            server.admission.room, metadata.size, f"clone {name!r}", waiter, wait=wait
+        )
+        _copy(server, own, template, name, room, strategy=chosen, deadline=start + _PATIENCE)
         if metadata.unlogged:
             require_filled(server, name, metadata.unlogged, template=template.name)
         if has_any(metadata):
@@ -224,13 +232,8 @@ def create_empty(server: Server, config: Config) -> Clone:
     start = monotonic()
     name = clone_name(server.config.prefix, "empty0", server.owner, server.next_number())
     try:
-        _guard_disk(
-            server,
-            server,
-            name,
-            EMPTY,
-            lambda found: seal.create_empty(found, server, config, name),
-        )
+        with _guard_disk(server, name), server.admission.room(EMPTY, f"clone {name!r}"):
+            server.run(seal.create_empty, server, config, name)
         if config.extensions:
             with contextlib.closing(server.connect(name)) as connection:
                 for extension in config.extensions:
@@ -244,18 +247,12 @@ def create_empty(server: Server, config: Config) -> Clone:
     return Clone(server, None, name, monotonic() - start, oid)
 
 
-def _guard_disk(
-    server: Server,
-    session: MaintenanceSession,
-    name: str,
-    size: int,
-    statement: Callable[[Connection[Any]], None],
-) -> None:
+@contextlib.contextmanager
+def _guard_disk(server: Server, name: str) -> Iterator[None]:
     import psycopg
 
     try:
-        with room_for(server, session, size, f"clone {name!r}"):
-            session.run(statement)
+        yield
     except (psycopg.errors.DiskFull, psycopg.errors.IoError) as error:
         raise ServerError(
             f"{server.about} could not make clone {name!r}: {' '.join(str(error).split())}; free some space"
@@ -274,6 +271,7 @@ def _copy(
     session: MaintenanceSession,
     template: TemplateRecord,
     name: str,
+    room: Callable[[], AbstractContextManager[None]],
     *,
     strategy: str | None,
     deadline: float,
@@ -286,7 +284,8 @@ def _copy(
 
     while True:
         try:
-            _guard_disk(server, session, name, template.metadata.size, make)
+            with _guard_disk(server, name), room():
+                session.run(make)
         except psycopg.errors.ObjectInUse as error:
             if monotonic() > deadline:
                 found = session.run(sql.sessions, template.name)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from threading import Condition, Thread
 
 from clonedb.clones.clone import Clone, create
 from clonedb.errors import ServerError
 from clonedb.originals import getpid, monotonic
+from clonedb.postgres.admission import Waiter
 from clonedb.postgres.background import Backoff, OwnSession, drop_at_once, is_owned
-from clonedb.postgres.cap import Cap
 from clonedb.postgres.server import Server
 from clonedb.templates.metadata import TemplateRecord
 
@@ -34,19 +35,20 @@ class Pool:
     as long as they are taken, more of them when a taker had to wait, and drops used ones in the
     time that is left. An error of its own is not raised: the next taker makes a clone on the
     spot and meets the same one. `total` says how many clones will be taken in all, None if that
-    is not known.
+    is not known; `waiter` what the process does while one is waited for.
     """
 
     def __init__(
         self,
         server: Server,
         template: TemplateRecord,
-        cap: Cap,
+        waiter: Waiter | None = None,
         total: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._server = server
         self._template = template
-        self._cap = cap
+        self._admission = server.admission
+        self._waiter = waiter
         self._total = total
         self._pid = getpid()
         self._changed = Condition()
@@ -74,14 +76,14 @@ class Pool:
         """Whether another process waits for room for a clone, as this one knows half a second later at most."""
         if (now := monotonic()) - self._listened > _LISTEN:
             self._listened = now
-            self._cap.listen()
-        return self._cap.called
+            self._admission.listen()
+        return self._admission.others_wait
 
-    def take(self, make_room: Callable[[], None] = lambda: None, *, ahead: int = 0) -> Clone:
+    def take(self, *, ahead: int = 0) -> Clone:
         """A clone: one made ahead, or a new one, for which room may be waited for.
 
         `ahead` says how many it pays to make ahead for the taker's next times: none, if there
-        will be no next time. Raises as `create` and `Cap.take` do.
+        will be no next time. Raises as `create` and `Admission.slot` do.
         """
         clone = None
         if self._pid == getpid() and self._closing is None:
@@ -90,11 +92,11 @@ class Pool:
                 self._start()
             if self._thread is not None:
                 clone = self._take_ready(ahead=ahead)
-        return clone or self._make(self._cap.take(make_room))
+        return clone or self._make(self._admission.slot(self._waiter))
 
     def spare(self) -> Clone | None:
         """A clone for the process itself, or None if there is no room for more than the tests' own."""
-        slot = None if self._cap.called else self._cap.try_take()
+        slot = None if self._admission.others_wait else self._admission.try_slot()
         return None if slot is None else self._make(slot)
 
     def drop(self, clone: Clone) -> None:
@@ -183,10 +185,18 @@ class Pool:
         with self._changed:
             self._ready.append(clone)
 
-    def _make(self, slot: int, session: OwnSession | None = None) -> Clone:
-        return self._cap.filled(
-            slot, lambda: create(self._server, self._template, session=session)
+    def _make(self, slot: int, *, behind: bool = False) -> Clone:
+        """A clone for a slot; `behind` the tests it is made by the thread, which does not wait for memory."""
+        session = self._session if behind else None
+        make = partial(
+            create,
+            self._server,
+            self._template,
+            session=session,
+            waiter=self._waiter,
+            wait=not behind,
         )
+        return self._admission.filled(slot, make)
 
     def _start(self) -> None:
         if self._thread is None:
@@ -233,7 +243,7 @@ class Pool:
 
     def _is_wanted(self) -> bool:
         ahead = len(self._ready)
-        if ahead >= self._depth or self._cap.called:
+        if ahead >= self._depth or self._admission.others_wait:
             return False
         return self._expected is None or ahead < self._expected - self._takes
 
@@ -243,16 +253,16 @@ class Pool:
 
     def _listen(self) -> None:
         with contextlib.suppress(Exception):  # the next query meets the same error
-            if self._cap.listen():
+            if self._admission.listen():
                 self.release_spares()
 
     def _make_one(self) -> None:
         """One clone ahead, warm; without room, or when it fails, nothing is tried for a while."""
         clone, slot = None, None
         try:
-            slot = self._cap.try_take()
+            slot = self._admission.try_slot()
             if slot is not None:
-                clone = self._make(slot, self._session)
+                clone = self._make(slot, behind=True)
                 self._warm(clone)
         except Exception:  # noqa: BLE001 - the next taker makes one on the spot, and meets it
             with self._changed:

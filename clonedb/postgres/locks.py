@@ -18,16 +18,17 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 __all__ = [
+    "admission_key",
     "build_key",
     "collector_key",
     "held_keys",
     "holder",
     "holders",
+    "is_held_elsewhere",
     "keep_key",
     "owner_key",
     "release",
     "role_key",
-    "room_key",
     "try_lock",
     "use_key",
     "wait_for_lock",
@@ -59,9 +60,9 @@ def role_key(role: str) -> int:
     return _key("role", role)
 
 
-def room_key(purpose: str) -> int:
-    """The locks about room in memory: `turn` while a database is made, `waiting` shared by all who wait."""
-    return _key("room", purpose)
+def admission_key(purpose: str, prefix: str = "") -> int:
+    """The locks about room for one more database: the head of the `queue`; `waiting`, which is shared; a `turn`."""
+    return _key(f"admission {purpose}", prefix)
 
 
 def use_key(template: str) -> int:
@@ -92,6 +93,20 @@ def try_lock(connection: Connection[Any], key: int, *, shared: bool = False) -> 
     row = connection.execute(_TRY, {"key": key, "shared": shared}).fetchone()
     if row and row[0] is False:  # taken here, but held in another database
         release(connection, key, shared=shared)
+    return bool(row and row[0])
+
+
+def is_held_elsewhere(connection: Connection[Any], key: int) -> bool:
+    """Whether a session of another database holds a lock: what it notifies does not come here."""
+    row = connection.execute(
+        """
+        select exists (
+            select from pg_locks
+            where locktype = 'advisory' and objsubid = 1 and granted and (classid::bigint << 32) | objid::bigint = %s
+                  and database <> (select oid from pg_database where datname = current_database()))
+        """,
+        [key],
+    ).fetchone()
     return bool(row and row[0])
 
 

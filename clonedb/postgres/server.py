@@ -12,6 +12,7 @@ from clonedb.names import new_owner
 from clonedb.originals import getpid
 from clonedb.postgres import locks, sql
 from clonedb.postgres.access import Access
+from clonedb.postgres.admission import Admission
 from clonedb.postgres.connector import Connector
 from clonedb.postgres.embedded_connections import EmbeddedConnections
 from clonedb.postgres.growth import Growth
@@ -40,8 +41,8 @@ class Server:
     itself; `owner` the name under which this process owns databases: no process collects them
     as long as the session that holds its lock lives, or, on this machine, the process itself.
     `proxied` says whether a proxy is in between, so that what the server says of sessions is
-    the proxy's. `growth` watches this process's databases, where those are in memory. `say`
-    prints what it waits for. `config` has no template's settings: those travel with the
+    the proxy's. `admission` finds room for one more database; `growth` watches this process's,
+    where they are in memory. `say` prints what it waits for. `config` has no template's settings: those travel with the
     template's recipe.
     """
 
@@ -67,6 +68,7 @@ class Server:
             self.say,
             ending=None if lease is None else lease.ending,
         )
+        self.admission: Admission = Admission(self)
         self.growth: Growth = Growth(self)
         self._drivers = (
             None if lease is None else EmbeddedConnections(lease.port, access.answers)

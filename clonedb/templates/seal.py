@@ -13,7 +13,6 @@ from clonedb.errors import BuildError, ConfigError
 from clonedb.names import unfinished_name
 from clonedb.originals import getpid
 from clonedb.postgres import properties, sql
-from clonedb.postgres.room import room_for
 from clonedb.postgres.server import Server
 from clonedb.postgres.unlogged import filled
 from clonedb.templates.metadata import Metadata, TemplateRecord
@@ -47,8 +46,8 @@ def create(
     _create_roles(server, config)
     how, name = _strategy(server), below.name if below else None
     try:
-        with room_for(
-            server, server, below.metadata.size if below else size, f"template {private!r}"
+        with server.admission.room(
+            below.metadata.size if below else size, f"template {private!r}"
         ):
             if below is None:
                 server.run(create_empty, server, config, private)

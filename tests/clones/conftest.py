@@ -12,7 +12,6 @@ import pytest
 
 import clonedb
 from clonedb.clones.pool import Pool
-from clonedb.postgres.cap import Cap
 from tests.projects import Project
 
 Open = Callable[..., clonedb.Template]
@@ -47,9 +46,9 @@ def pool(template: clonedb.Template) -> Iterator[Pool]:
     pool.close()
 
 
-def pool_of(template: clonedb.Template, **more: Callable[[], int | None]) -> Pool:
+def pool_of(template: clonedb.Template, total: Callable[[], int | None] = lambda: None) -> Pool:
     """A pool of a template's clones."""
-    return Pool(template.server, template.record, Cap(template.server), **more)
+    return Pool(template.server, template.record, total=total)
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:

@@ -18,7 +18,6 @@ from clonedb.clones.pool import Pool
 from clonedb.embedded import leases
 from clonedb.errors import CloneDBError, ServerError
 from clonedb.postgres import sql
-from clonedb.postgres.cap import Cap
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
 from tests.campaigns import VARIANT
@@ -124,7 +123,7 @@ def test_the_server_restarted_while_pooling(
     }
     dsn = url.replace(driver=None, database="postgres").render()
     with clonedb.template(alone.directory, **settings) as template:
-        pool = Pool(template.server, template.record, Cap(template.server))
+        pool = Pool(template.server, template.record)
         used = [pool.take(ahead=1) for _ in range(2)]
         wait_until(lambda: len(databases(dsn, f"{prefix}_c_")) == 3)
         running = sandbox.running()
@@ -175,7 +174,7 @@ def test_no_more_connections_while_pooling(
             contextlib.ExitStack() as crowd,
         ):
             dsn = url.replace(driver=None, database="postgres").render()
-            pool = Pool(template.server, template.record, Cap(template.server))
+            pool = Pool(template.server, template.record)
 
             def there() -> set[str]:
                 found = template.server.run(sql.databases, prefix)
@@ -215,7 +214,7 @@ def test_a_full_disk_while_pooling(
     }
     try:
         with clonedb.template(items.directory, **settings) as template:
-            pool = Pool(template.server, template.record, Cap(template.server))
+            pool = Pool(template.server, template.record)
             used = [pool.take(ahead=1) for _ in range(2)]
             prefix = template.server.config.prefix
             wait_until(lambda: len(template.server.run(sql.databases, prefix)) == 4)

@@ -18,7 +18,6 @@ from clonedb.clones.pool import Pool
 from clonedb.embedded import leases
 from clonedb.embedded.memory import memory_at
 from clonedb.errors import ServerError
-from clonedb.postgres.cap import Cap
 from clonedb.settings.config import Config
 from tests.mounts import tmpfs
 from tests.projects import PYTEST, Project, one
@@ -100,8 +99,34 @@ def test_room_is_waited_for(opened: Open) -> None:
     timer.start()
     with waiter.clone():
         assert 3 < time.monotonic() - start < 8
-    assert heard[0].startswith("waiting for room in memory for clone")
+    assert heard[0].startswith("waiting for room for clone")
     timer.join()
+    for clone in clones:
+        clone.drop()
+
+
+def test_a_thread_that_waits_for_memory_lets_another_release(opened: Open) -> None:
+    """It waits as long as that works, which is no reason to say that nobody makes room, and gets its database then."""
+    template = opened()
+    clones = fill(template)
+    clones.pop().drop()
+    entered, errors = threading.Event(), list[clonedb.CloneDBError]()
+
+    def work(seconds: float) -> None:
+        try:
+            with template.database("clone"):
+                entered.set()
+                time.sleep(seconds)
+        except clonedb.CloneDBError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=[seconds]) for seconds in (2.5, 0.0)]
+    for thread in threads:
+        thread.start()
+        assert entered.wait(30)
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
     for clone in clones:
         clone.drop()
 
@@ -177,7 +202,7 @@ def test_a_pool_makes_no_more_ahead_than_there_is_room_for(opened: Open) -> None
     clones = fill(template)
     for clone in (clones.pop(), clones.pop()):
         clone.drop()
-    pool = Pool(template.server, template.record, Cap(template.server))
+    pool = Pool(template.server, template.record)
     try:
         for _ in range(12):
             clone = pool.take(ahead=4)

@@ -1,0 +1,287 @@
+"""Admission of one more database to a server: a slot of `max_clones`, room in memory, and one queue for both."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from clonedb.originals import getpid, monotonic, sleep
+from clonedb.postgres import locks
+from clonedb.postgres.memory_room import MemoryRoom
+from clonedb.postgres.slots import Slots
+
+if TYPE_CHECKING:
+    from psycopg import Connection, Notify
+
+    from clonedb.postgres.server import Server
+
+__all__ = ["Admission", "Waiter"]
+
+_HEEDED = 2.0  # seconds for which a call for room is heeded
+_CALLS = 0.5  # seconds between two calls
+_LINES = 1.0  # seconds between two lines about waiting
+
+T = TypeVar("T")
+Taken_co = TypeVar("Taken_co", covariant=True)
+P = ParamSpec("P")
+
+
+class Holder(Protocol):
+    """A database that holds a slot until it tells that it is given up."""
+
+    on_drop: Callable[[], None] | None
+
+
+H = TypeVar("H", bound=Holder)
+
+
+class Waiter(Protocol):
+    """A process that may have to wait: what it gives up, what it does meanwhile, and who prints its lines."""
+
+    def release_spares(self) -> None:
+        """Drop every clone of this process that no test has."""
+
+    def pause(self, seconds: float) -> object:
+        """Wait for some seconds."""
+
+    def others_work(self) -> bool:
+        """Whether another thread of this process has a clone and goes on."""
+
+    def say(self, message: str) -> None:
+        """Print a line about waiting."""
+
+
+class _Lone:
+    """A process that has nothing to give up."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def release_spares(self) -> None:
+        """There are none."""
+
+    def pause(self, seconds: float) -> None:
+        sleep(seconds)
+
+    def others_work(self) -> bool:
+        return False
+
+    def say(self, message: str) -> None:
+        self._server.say(message)
+
+
+class _Need(Protocol[Taken_co]):
+    """What a database needs and a process may have to wait for.
+
+    `what` is the database, as a line names it; `late` makes the error of one that has waited
+    for so many seconds, `stuck` that of one for which no process will make room.
+    """
+
+    what: str
+
+    def take(self, connection: Connection[Any]) -> Taken_co | None:
+        """Take it if it is there."""
+
+    def holders(self, connection: Connection[Any]) -> set[int]:
+        """The server's processes for those that could give some of it back."""
+
+    def shortage(self) -> str:
+        """Why it is not there."""
+
+    def late(self, seconds: float) -> Exception: ...
+
+    def stuck(self) -> Exception: ...
+
+
+class Admission:
+    """What this process has of a server's room for databases, and its waiting for more.
+
+    A process that finds no room sends NOTIFY. The other processes receive it with the reply to
+    their next query, at no cost: they drop what they have made ahead or keep for later, and
+    wait in line for their next one. Of the processes that wait, the first in the queue looks
+    for room; an advisory lock is the place at its head.
+
+    PostgreSQL scopes NOTIFY to the maintenance database. For processes that set another one,
+    the lock at the head of the queue stands for it: they look for that in pg_locks.
+    """
+
+    def __init__(self, server: Server) -> None:
+        prefix = server.config.prefix
+        self._server = server
+        self._slots = Slots(server)
+        self._memory = MemoryRoom(server)
+        self._lone = _Lone(server)
+        self._queue = locks.admission_key("queue", prefix)
+        self._waiting = locks.admission_key("waiting", prefix)
+        self._channel = f"clonedb_room_{prefix}"
+        self._pid = getpid()
+        self._backend: int | None = None
+        self._heard = float("-inf")
+        self._says_so = False  # that this session waits
+
+    @property
+    def others_wait(self) -> bool:
+        """Whether another process waits for room, as far as this one has heard."""
+        return monotonic() - self._heard < _HEEDED
+
+    def listen(self) -> bool:
+        """`others_wait`, after having listened: for a process that asks the server nothing else at the moment."""
+        if self._run(locks.is_held_elsewhere, self._queue):
+            self._heard = monotonic()
+        return self.others_wait
+
+    def try_slot(self) -> int | None:
+        """A slot, if one is free."""
+        return self._run(self._slots.take)
+
+    def slot(self, waiter: Waiter | None = None) -> int:
+        """A slot, which may be waited for.
+
+        Raises LockTimeoutError after lock_timeout, and ConfigError when all who have one wait
+        for another.
+        """
+        return self._admit(self._slots, waiter or self._lone)
+
+    def filled(self, slot: int, make: Callable[[], H]) -> H:
+        """What `make` makes, which holds the slot until it is dropped; if that fails, the slot is given back."""
+        try:
+            made = make()
+        except BaseException:
+            self.give(slot)
+            raise
+        made.on_drop = lambda: self.give(slot)
+        return made
+
+    def give(self, slot: int) -> None:
+        """Give a slot back; nothing happens if it was lost with the session."""
+        with contextlib.suppress(Exception):  # a session that is gone has given it back
+            self._run(self._slots.give, slot)
+
+    @contextlib.contextmanager
+    def room(
+        self, size: int, what: str, waiter: Waiter | None = None, *, wait: bool = True
+    ) -> Iterator[None]:
+        """Room in memory for a database of `size` bytes, which is made in this context; on a disk nothing is to do.
+
+        Raises ServerError, which names the share of the memory and `data = "disk"`; without
+        `wait` at once.
+        """
+        need = self._memory.need(size, what)
+        if need is None:
+            yield
+            return
+
+        try:
+            self._admit(need, (waiter or self._lone) if wait else None)
+            yield
+        finally:
+            with contextlib.suppress(
+                Exception
+            ):  # a session that is gone has given its lock back
+                self._server.run(need.leave)
+
+    def _admit(self, need: _Need[T], waiter: Waiter | None) -> T:
+        if waiter is None or not self.others_wait:
+            got = self._run(need.take)
+            if got is not None:
+                return got
+        if waiter is None:
+            raise need.late(0.0)
+        waiter.release_spares()
+        return self._wait(need, waiter)
+
+    def _wait(self, need: _Need[T], waiter: Waiter) -> T:
+        """Stand in the queue, then look until there is room: 5 ms at first, in the end each 20 (in the queue: 100)."""
+        timeout = self._server.config.lock_timeout
+        start = call = told = monotonic()
+        first, pause = False, 0.005
+        try:
+            while True:
+                first = first or self._run(locks.try_lock, self._queue)
+                if first and (got := self._run(need.take)) is not None:
+                    return got
+                now = monotonic()
+                if first and now >= call:
+                    call = now + _CALLS
+                    self._server.rows("select pg_notify(%s, '')", [self._channel])
+
+                if now - start >= timeout:
+                    raise need.late(now - start)
+
+                if now - told >= _LINES:
+                    told = now
+                    if self._server.run(self._is_stuck, need, waiter):
+                        # somebody may have given some back before it was asked who works
+                        if (got := self._run(need.take)) is not None:
+                            return got
+                        raise need.stuck()
+                    waiter.say(
+                        f"waiting for room for {need.what}: {need.shortage()}"
+                        f" ({now - start:.0f} s; lock_timeout = {timeout:g} s)"
+                    )
+
+                waiter.pause(pause)
+                pause = min(pause * 1.3, 0.02 if first else 0.1)
+        finally:
+            with contextlib.suppress(Exception):  # of a session that is gone nothing is left
+                self._server.run(self._leave, first=first)
+
+    def _is_stuck(self, connection: Connection[Any], need: _Need[Any], waiter: Waiter) -> bool:
+        """Whether nobody who has what is needed goes on, and this session is the one of them that is told.
+
+        That a session waits is said by a lock, which it shares from its first second of waiting
+        on, while no other thread of its process works.
+        """
+        works = waiter.others_work()
+        if works == self._says_so:
+            change = locks.release if works else locks.try_lock
+            change(connection, self._waiting, shared=True)
+            self._says_so = not works
+        if works:
+            return False
+
+        holders = need.holders(connection)
+        ours = connection.info.backend_pid
+        told = min(holders, default=ours)
+        return told == ours and holders <= locks.holders(connection, {self._waiting})
+
+    def _leave(self, connection: Connection[Any], *, first: bool) -> None:
+        if self._says_so:
+            self._says_so = False
+            locks.release(connection, self._waiting, shared=True)
+        if first:
+            locks.release(connection, self._queue)
+
+    def _run(
+        self,
+        function: Callable[Concatenate[Connection[Any], P], T],
+        *arguments: P.args,
+        **named: P.kwargs,
+    ) -> T:
+        """Call a function with the session, which listens to those that call for room."""
+
+        def run(connection: Connection[Any]) -> T:
+            self._attend(connection)
+            return function(connection, *arguments, **named)
+
+        return self._server.run(run)
+
+    def _attend(self, connection: Connection[Any]) -> None:
+        """On a new session: hear who calls, and take the slots that ended with the session before."""
+        if self._pid != getpid():  # they are the parent's
+            self._pid = getpid()
+            self._slots.forget()
+            self._memory.forget()
+
+        if self._backend != (backend := connection.info.backend_pid):
+            from psycopg import sql
+
+            connection.add_notify_handler(self._hear)
+            connection.execute(sql.SQL("listen {}").format(sql.Identifier(self._channel)))
+            self._slots.take_again(connection)
+            self._backend = backend
+
+    def _hear(self, notify: Notify) -> None:
+        if notify.channel == self._channel and notify.pid != self._backend:
+            self._heard = monotonic()
