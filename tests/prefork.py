@@ -309,7 +309,11 @@ def install(client: Callable[[], Client]) -> None:
     vars(subprocess)["run"] = run  # which is imported where it is used
     vars(gateway_io)["Popen2IOMaster"] = Gateway
     for module in (clonedb.cli.process, clonedb.migrate.interpreter):
-        vars(module)["subprocess"] = SimpleNamespace(Popen=popen, STDOUT=subprocess.STDOUT)
+        vars(module)["subprocess"] = SimpleNamespace(
+            Popen=popen,
+            STDOUT=subprocess.STDOUT,
+            TimeoutExpired=subprocess.TimeoutExpired,
+        )
 
 
 def for_imports(environment: Mapping[str, str]) -> dict[str, str]:

@@ -51,6 +51,7 @@ PROGRAMS = (
     "clonedb.embedded.keeper",
     "clonedb.migrate.inside.command",
     "clonedb.migrate.inside.program",
+    "clonedb.migrate.inside.startup.sitecustomize",
     "clonedb.project.alembic_reader",
 )
 LINES = 400

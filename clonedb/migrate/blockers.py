@@ -20,8 +20,9 @@ _BLOCKED = """
 
 _OF_ANOTHER = "commit it or close its connection before"
 _OF_ITS_OWN = (
-    "it is another session of env.py, all of whose connections lead to this one database; an env.py that migrates"
-    " several needs a template for each: [tool.clonedb.templates.NAME] with an `x` or `alembic_ini` that selects it"
+    "it is another session of what migrates, all of whose connections lead to this one database; an env.py or a command"
+    " that migrates several needs a template for each: [tool.clonedb.templates.NAME] with an `x`, `alembic_ini` or"
+    " `migrate` that selects it"
 )
 
 

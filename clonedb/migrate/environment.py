@@ -7,12 +7,18 @@ import os
 from collections.abc import Callable
 from importlib import metadata
 
+from clonedb.errors import ConfigError
 from clonedb.postgres.libpq_variables import leading_to
-from clonedb.routing.environment import variables_in
+from clonedb.routing.environment import like, variables_in
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
 
-__all__ = ["environment_of", "is_old_sqlalchemy"]
+__all__ = ["environment_as_it_is", "environment_of", "is_old_sqlalchemy", "variables_of"]
+
+
+def variables_of(config: Config) -> tuple[str, ...]:
+    """The variables that hold the URL of the database that is built: the usual one, and those in `route`."""
+    return tuple(dict.fromkeys(["DATABASE_URL", *variables_in(config.route)]))
 
 
 def environment_of(
@@ -25,10 +31,26 @@ def environment_of(
     variable.
     """
     environment = leading_to(os.environ, url.conninfo(), alone=config.url is None)
-    for name in {"DATABASE_URL", *variables_in(config.route)}:
+    for name in variables_of(config):
         value = os.environ.get(name)
         driver = None if _is_plain(value) else driver_of(value)
         environment[name] = url.replace(driver=driver).render()
+    return environment
+
+
+def environment_as_it_is(config: Config, url: DatabaseURL) -> dict[str, str]:
+    """As `environment_of`, for a program of any kind: a URL has the driver and the query that stand in its variable.
+
+    One that is not set names no driver: psql, Django and others know none.
+    """
+    environment = leading_to(os.environ, url.conninfo(), alone=config.url is None)
+    plain = url.replace(driver=None)
+    for name in variables_of(config):
+        try:
+            was = DatabaseURL.parse(os.environ[name])
+        except (KeyError, ConfigError):
+            was = plain
+        environment[name] = like(was, plain).render()
     return environment
 
 

@@ -23,7 +23,10 @@ _LAST_BREATH = 2.0  # seconds that it may take to end after it has closed its pi
 
 
 class Interpreter:
-    """The process, and the pipes to it; `end()` kills it, and so does being forgotten."""
+    """The process, and the pipes to it; `end()` kills it, and so does being forgotten.
+
+    `setup["grace"]`, if there is one, is how many seconds it has then to end what it has started.
+    """
 
     def __init__(self, setup: Mapping[str, Any], environment: Mapping[str, str]) -> None:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end()
@@ -51,7 +54,13 @@ class Interpreter:
 
         self._process = process
         self.end: Callable[[], object] = weakref.finalize(
-            self, _end, process, self._events, self._requests, self._output
+            self,
+            _end,
+            process,
+            self._events,
+            self._requests,
+            self._output,
+            setup.get("grace", 0.0),
         )
         self._send(setup)
 
@@ -107,8 +116,18 @@ class Interpreter:
 
 
 def _end(
-    process: subprocess.Popen[bytes], events: int, requests: IO[bytes], output: IO[bytes]
+    process: subprocess.Popen[bytes],
+    events: int,
+    requests: IO[bytes],
+    output: IO[bytes],
+    grace: float,
 ) -> None:
+    """End it; it has `grace` seconds to end what it has started, and itself, when its requests are closed."""
+    if grace:
+        with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):
+            requests.close()
+            process.wait(grace)
+
     process.kill()
     process.wait()
     os.close(events)

@@ -94,18 +94,21 @@ class PlainRecipe(abc.ABC):
         waiting: Callable[[], None] | None = None,
     ) -> Builder:
         """An interpreter that fills the database, started on first need."""
-        from clonedb.migrate.environment import environment_of
         from clonedb.migrate.process import MigrationProcess
 
-        environment = environment_of(
-            self.config, url, lambda _: self.config.driver or "psycopg"
-        )
         process = MigrationProcess(
-            self.config, self._setup(url), environment, remedy=remedy, waiting=waiting
+            self.config, self.setup(url), self.environment(url), remedy=remedy, waiting=waiting
         )
         return _PlainBuilder(self, process)
 
-    def _setup(self, url: DatabaseURL) -> dict[str, Any]:
+    def environment(self, url: DatabaseURL) -> dict[str, str]:
+        """The variables of the interpreter that fills the database."""
+        from clonedb.migrate.environment import environment_of
+
+        return environment_of(self.config, url, lambda _: self.config.driver or "psycopg")
+
+    def setup(self, url: DatabaseURL) -> dict[str, Any]:
+        """What the interpreter is told of the project and of the database."""
         roots = [str(root) for root in import_roots_of(self.rootdir)]
         return {
             "sys_path": [*(root for root in roots if root not in sys.path), *sys.path],
@@ -130,7 +133,7 @@ class _PlainBuilder:
 
     def history(self, on_database: Callable[[], AbstractContextManager[None]]) -> NoReturn:  # noqa: ARG002
         """Raises NoHistoryError: what was changed may change what came before it."""
-        raise NoHistoryError(f"{self.recipe.words.maker} make the schema as a whole")
+        raise NoHistoryError(f"the schema is made as a whole, by {self.recipe.words.maker}")
 
     def build(self, *, upon: Sequence[Sequence[str]], progress: Progress) -> Built:
         """Make the schema, unless the database is a copy of it, and run the seeds."""

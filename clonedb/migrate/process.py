@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MigrationProcess", "elsewhere"]
 
+_STEPS = ("revision", "file", "command")  # events of progress
+
 
 def elsewhere() -> str:
     """What helps against a missing extension on a server of which nothing else is known."""
@@ -142,6 +144,25 @@ class MigrationProcess:
         __tracebackhide__ = True
         return self._migrated("create", progress, names=list(names), seeds=self._seeds(seeds))
 
+    def command(
+        self,
+        words: Collection[str],
+        seeds: Collection[str],
+        *,
+        names: Collection[str],
+        progress: Progress | None = None,
+    ) -> Migrated:
+        """Run the project's own command, to which the variables `names` lead, and the seeds."""
+        __tracebackhide__ = True
+        return self._migrated(
+            "command",
+            progress,
+            words=list(words),
+            limit=self._config.migrate_timeout,
+            names=list(names),
+            seeds=self._seeds(seeds),
+        )
+
     def stairway(
         self,
         target: str = "heads",
@@ -216,10 +237,10 @@ class MigrationProcess:
 
         try:
             for event in interpreter.ask({"action": action, **arguments}, self.waiting):
-                if event["event"] == "revision":
-                    progress.step("revision", event["number"], event["total"], event["name"])
-                elif event["event"] == "file":
-                    progress.step("file", event["number"], event["total"], event["name"])
+                if event["event"] in _STEPS:
+                    progress.step(
+                        event["event"], event["number"], event["total"], event["name"]
+                    )
                 elif event["event"] == "seeding":
                     progress.say(f"seed {event['name']}")
 

@@ -18,12 +18,21 @@ __all__ = ["find_launcher", "find_recipe", "require_revisions"]
 
 def find_recipe(config: Config) -> Recipe:
     """What makes the schema of a configuration's template. Raises NoMigrationsError or ConfigError."""
-    made_by = [name for name in ("alembic_ini", "metadata", "schema") if getattr(config, name)]
+    made_by = [
+        name
+        for name in ("alembic_ini", "metadata", "schema", "migrate")
+        if getattr(config, name)
+    ]
     if len(made_by) > 1:
         listed = " and ".join(f"{name} ({config.source(name)})" for name in made_by)
         raise ConfigError(
             f"{listed} are set together, and one of them makes the schema; take the others away"
         )
+
+    if config.migrate:
+        from clonedb.migrate.command_recipe import CommandRecipe
+
+        return CommandRecipe(config)
 
     if config.schema:
         from clonedb.migrate.sql_recipe import SqlRecipe

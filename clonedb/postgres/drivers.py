@@ -21,13 +21,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
-__all__ = ["Guard", "Look", "PatchedDrivers", "WatchedDrivers", "libpq_of"]
+__all__ = [
+    "Guard",
+    "Look",
+    "PatchedDrivers",
+    "RoutedDrivers",
+    "Send",
+    "WatchedDrivers",
+    "libpq_of",
+]
 
 Look = Callable[..., None]
 """Is shown the parameters of a connection that may hold a token, and raises to have it refused."""
 
 Guard = Callable[[list[Any], Mapping[str, Any]], None]
 """Is shown all parameters of a connection, in its driver's words, and raises to have it refused."""
+
+Send = Callable[[str, list[Any], dict[str, Any]], None]
+"""Changes a connection's parameters, positional ones and keywords, which are in the words of the driver named first."""
 
 
 class PatchedDrivers(ABC):
@@ -53,13 +64,13 @@ class PatchedDrivers(ABC):
     def _asyncpg(self, asyncpg: ModuleType) -> None:
         """Patch this driver."""
 
+    def _patches(self) -> dict[str, Callable[[ModuleType], None]]:
+        """The packages to patch, each with what does it."""
+        return {"psycopg": self._psycopg, "psycopg2": self._psycopg2, "asyncpg": self._asyncpg}
+
     def install(self) -> None:
         """Patch the drivers that are there, and wait for the others."""
-        for name, patch in (
-            ("psycopg", self._psycopg),
-            ("psycopg2", self._psycopg2),
-            ("asyncpg", self._asyncpg),
-        ):
+        for name, patch in self._patches().items():
             if isinstance(sys.modules.get(name), ModuleType):
                 patch(
                     importlib.import_module(name)
@@ -203,6 +214,55 @@ class WatchedDrivers(PatchedDrivers):
 
         self._replace(getattr(asyncpg, "connect_utils", None), "_connect", wrap)
         self._replace(asyncpg, "connect", wrap_public)
+
+
+class RoutedDrivers(PatchedDrivers):
+    """Lets `send` change where each new connection leads."""
+
+    def __init__(self, send: Send) -> None:
+        super().__init__()
+        self._send = send
+
+    def _psycopg(self, psycopg: ModuleType) -> None:
+        def wrap(was: classmethod[Any, ..., Any]) -> classmethod[Any, ..., Any]:
+            function = was.__func__
+
+            @functools.wraps(function)
+            def get_connection_params(cls: type, conninfo: str, **keywords: Any) -> Any:
+                positional: list[Any] = [conninfo]
+                self._send("psycopg", positional, keywords)
+                return function(cls, *(positional or [""]), **keywords)
+
+            return classmethod(get_connection_params)
+
+        for kind in ("Connection", "AsyncConnection"):
+            self._replace(getattr(psycopg, kind, None), "_get_connection_params", wrap)
+
+    def _psycopg2(self, psycopg2: ModuleType) -> None:
+        def wrap(was: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(was)
+            def connect(dsn: str, *arguments: Any, **keywords: Any) -> Any:
+                positional: list[Any] = [dsn]
+                parameters: dict[str, Any] = {}
+                self._send("psycopg2", positional, parameters)
+                dsn = psycopg2.extensions.make_dsn(*positional, **parameters)
+                return was(dsn, *arguments, **keywords)
+
+            return connect
+
+        self._replace(psycopg2, "_connect", wrap)
+
+    def _asyncpg(self, asyncpg: ModuleType) -> None:
+        def wrap(was: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(was)
+            async def connect(**keywords: Any) -> Any:
+                absent = dict.fromkeys(keywords)  # it demands each of them, and None is none
+                self._send("asyncpg", [], keywords)
+                return await was(**{**absent, **keywords})
+
+            return connect
+
+        self._replace(getattr(asyncpg, "connect_utils", None), "_connect", wrap)
 
 
 def libpq_of(driver: str) -> int:

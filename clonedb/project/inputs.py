@@ -38,7 +38,7 @@ _LEFT_BESIDE = (
 )
 
 
-_SQL = ("schema", "seed")  # the kinds of inputs that may be SQL scripts
+_SQL = ("schema", "migrate", "seed")  # the kinds of inputs that may be SQL scripts
 
 
 class Input(NamedTuple):

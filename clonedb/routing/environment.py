@@ -12,7 +12,7 @@ from clonedb.postgres.libpq_variables import ASYNCPG, PLACE_VARIABLES, answering
 if TYPE_CHECKING:
     from clonedb.url import DatabaseURL
 
-__all__ = ["EVERYTHING", "Environment", "variables_in"]
+__all__ = ["EVERYTHING", "Environment", "like", "variables_in"]
 
 EVERYTHING = "*"
 _OTHER_PLACES = ("PGSERVICE", "PGHOSTADDR")  # libpq lets both win over the others
@@ -68,7 +68,7 @@ class Environment:
     def lead_to(self, url: DatabaseURL) -> None:
         """From now on the variables name this database, in URLs of the driver and the query that each had."""
         values: dict[str, str | None] = {
-            name: _like(was, url).render() for name, was in self._variables.items()
+            name: like(was, url).render() for name, was in self._variables.items()
         }
         keywords = {**self._defaults, **url.conninfo()}
         values |= {
@@ -127,7 +127,7 @@ def _set(name: str, value: str | None) -> None:
         os.environ[name] = value
 
 
-def _like(was: DatabaseURL, url: DatabaseURL) -> DatabaseURL:
+def like(was: DatabaseURL, url: DatabaseURL) -> DatabaseURL:
     """A URL with another one's driver and query, but for the part of the query that says how to reach its server."""
     query = tuple(pair for pair in was.query if pair[0] not in ADDRESS)
     address = tuple(pair for pair in url.query if pair[0] in ADDRESS)

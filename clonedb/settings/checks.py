@@ -67,8 +67,14 @@ def _refuse_reserved(role: str, what: str) -> None:
 
 
 def _check_list(key: Key, value: Any, source: str) -> tuple[str, ...]:
-    if key.name == "metadata":
-        value = [value] if isinstance(value, str) else value
+    if key.split is not None and isinstance(value, str):
+        try:
+            value = key.split(value)
+        except ValueError as error:
+            raise ConfigError(
+                f"{source}: {key.name} is {shown(value)}, which cannot be split into words: {error}"
+            ) from None
+
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
         raise ConfigError(f"{source}: {key.name} is {shown(value)}; it takes a list of strings")
     for variable in value if key.name == "watch_env" else ():

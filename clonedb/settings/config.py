@@ -45,6 +45,7 @@ class Config(NamedTuple):
     target: str = KEYS["target"].default
     metadata: tuple[str, ...] = KEYS["metadata"].default
     schema: tuple[str, ...] = KEYS["schema"].default
+    migrate: tuple[str, ...] = KEYS["migrate"].default
     seed: tuple[str, ...] = KEYS["seed"].default
     extensions: tuple[str, ...] = KEYS["extensions"].default
     roles: tuple[str, ...] = KEYS["roles"].default
@@ -63,6 +64,7 @@ class Config(NamedTuple):
     isolation: str = KEYS["isolation"].default
     strategy: str = KEYS["strategy"].default
     lock_timeout: float = KEYS["lock_timeout"].default
+    migrate_timeout: float = KEYS["migrate_timeout"].default
     keep: str = KEYS["keep"].default
     keep_count: int = KEYS["keep_count"].default
     keep_templates: int = KEYS["keep_templates"].default

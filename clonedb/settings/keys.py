@@ -5,7 +5,7 @@ pytest loads this in every run there is, so it imports next to nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -15,9 +15,12 @@ __all__ = ["ISOLATIONS", "KEYS", "TEMPLATE_KEYS", "Key", "nearest", "shown"]
 
 
 class Key:
-    """One setting: its name, type, default, help, and the values it takes. Not a dataclass: those cost 1 ms to make."""
+    """One setting: its name, type, default, help, and the values it takes. Not a dataclass: those cost 1 ms to make.
 
-    __slots__ = ("choices", "default", "help", "minimum", "name", "secret", "type")
+    `split` makes a list of a text, for a setting that takes both.
+    """
+
+    __slots__ = ("choices", "default", "help", "minimum", "name", "secret", "split", "type")
 
     def __init__(
         self,
@@ -29,6 +32,7 @@ class Key:
         choices: tuple[str, ...] = (),
         minimum: float | None = None,
         secret: bool = False,
+        split: Callable[[str], list[str]] | None = None,
     ) -> None:
         self.name: str = name
         self.type: type = kind
@@ -37,6 +41,7 @@ class Key:
         self.choices: tuple[str, ...] = choices
         self.minimum: float | None = minimum
         self.secret: bool = secret
+        self.split: Callable[[str], list[str]] | None = split
 
     @property
     def option(self) -> str:
@@ -75,7 +80,7 @@ class Key:
 
     def _parse_json(self, text: str, source: str) -> Any:
         if self.type is tuple and not text.lstrip().startswith("["):
-            return tuple(part.strip() for part in text.split(",") if part.strip())
+            return text if self.split is not None else tuple(_parts(text))
         import json
 
         try:
@@ -84,6 +89,18 @@ class Key:
             raise ConfigError(
                 f"{source}: {self.name} is {shown(text)}, which is not JSON: {error}"
             ) from None
+
+
+def _words(text: str) -> list[str]:
+    """The words of a command, as a shell splits them. Raises ValueError for a quotation that is not ended."""
+    import shlex
+
+    return shlex.split(text)
+
+
+def _parts(text: str) -> list[str]:
+    """What commas separate."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 ISOLATIONS = ("auto", "clone", "rollback", "truncate", "migrate", "worker", "readonly")
@@ -100,6 +117,7 @@ TEMPLATE_KEYS = frozenset(
             "target",
             "metadata",
             "schema",
+            "migrate",
             "seed",
             "extensions",
             "roles",
@@ -185,9 +203,17 @@ _ALL = (
         tuple,
         (),
         "package.module:Base.metadata, whose tables are the schema, in place of migrations",
+        split=_parts,
     ),
     Key(
         "schema", tuple, (), "SQL files that make the schema, for a project without migrations"
+    ),
+    Key(
+        "migrate",
+        tuple,
+        (),
+        "command that makes the schema: `python manage.py migrate`; run without a shell",
+        split=_words,
     ),
     Key(
         "seed",
@@ -245,6 +271,7 @@ _ALL = (
         choices=("auto", "file_copy", "wal_log"),
     ),
     Key("lock_timeout", float, 600.0, "seconds to wait for somebody else's build", minimum=0),
+    Key("migrate_timeout", float, 600.0, "seconds that `migrate` may take", minimum=0.1),
     Key(
         "keep",
         str,

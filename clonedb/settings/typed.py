@@ -30,6 +30,7 @@ class TemplateSettings(TypedDict, total=False):
     target: str
     metadata: str | Strings
     schema: Strings
+    migrate: str | Strings
     seed: Strings
     extensions: Strings
     roles: Strings
@@ -62,6 +63,7 @@ class Settings(TemplateSettings, total=False):
     isolation: Isolation
     strategy: Literal["auto", "file_copy", "wal_log"]
     lock_timeout: float
+    migrate_timeout: float
     keep: Literal["failed", "all", "none"]
     keep_count: int
     keep_templates: int

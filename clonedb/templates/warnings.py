@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from clonedb.postgres.server import Server
 from clonedb.project.detect import FOUND
@@ -52,12 +52,14 @@ def unseen_files(rootdir: Path, wanted: Fingerprint, read: Iterable[Path]) -> li
 
     if not unseen:
         return []
-    listed = ", ".join(json.dumps(name) for name in unseen[:_MOST])
-    told = (
-        f"the build read files that are not in the fingerprint: {listed}; a change in them would go unseen: "
-        f"add watch = [{listed}] to [tool.clonedb]"
-    )
-    return [told]
+    listed = _listed(unseen[:_MOST])
+    told = f"files that are not in the fingerprint: {listed}"
+    if len(unseen) > _MOST:
+        told = f"{len(unseen)} {told}, ..."
+    watch = _listed(_globs(unseen))
+    return [
+        f"the build read {told}; a change in them would go unseen: add watch = [{watch}] to [tool.clonedb]"
+    ]
 
 
 def unseen_variables(config: Config, read: Iterable[str]) -> list[str]:
@@ -82,6 +84,20 @@ def unseen_variables(config: Config, read: Iterable[str]) -> list[str]:
         f" depend on them, another value would go unseen: add watch_env = [{listed}] to [tool.clonedb]"
     )
     return [told]
+
+
+def _globs(names: Iterable[str]) -> list[str]:
+    """The files; a glob where several of a kind are beside each other, as a new one there will be read, too."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        path = PurePosixPath(name)
+        glob = str(path.with_name(f"*{path.suffix}")) if path.suffix else name
+        kinds.setdefault(glob, []).append(name)
+    return [glob if len(alike) > 1 else alike[0] for glob, alike in kinds.items()]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(json.dumps(name) for name in names)
 
 
 def remedy(server: Server) -> str:

@@ -234,6 +234,7 @@ OTHER_VALUES: dict[str, object] = {
     "extensions": ["pgcrypto", "vector"],
     "locale": "C",
     "metadata": ["shop.data:rows"],
+    "migrate": ["shop"],
     "prepare": "shop.data:rows",
     "roles": ["app", "other"],
     "salt": "pepper",

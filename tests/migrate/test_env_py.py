@@ -310,4 +310,6 @@ def test_env_py_that_waits_for_its_own_other_session(project: Project) -> None:
     project.revision("one", 'op.execute("create table item (id int)")')
     outcome = project.clonedb("build").demand(1)
     assert "waits for a transaction that is left open, and would do so for ever" in outcome.err
-    assert "an env.py that migrates several needs a template for each" in outcome.err
+    assert (
+        "an env.py or a command that migrates several needs a template for each" in outcome.err
+    )

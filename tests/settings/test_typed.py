@@ -17,7 +17,7 @@ def expected(key: Key) -> Any:
     """The type that a key of the table means."""
     if key.name == "templates":
         return Mapping[str, TemplateSettings]
-    if key.name == "metadata":
+    if key.split is not None:
         return str | Strings
     if key.choices:
         return Literal[key.choices]

@@ -5,7 +5,7 @@ asynchronous env.py's `asyncio.run` fails under a running loop. It reads a setup
 number of requests (a line of JSON each) from its standard input, which stays open: when it
 closes, the process that asked is gone, and this one ends at once. It writes events (a JSON
 object a line) to the file descriptor named as its argument: `revision`, `seed`, `file`,
-`seeding`, `stair`, and at the end of each request `failed` or `done`.
+`command`, `seeding`, `stair`, and at the end of each request `failed` or `done`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clonedb.migrate.inside.project_command import ProjectCommand
 
 _RELATIVE = ("+", "-")
 
@@ -32,6 +35,7 @@ class Program:
 
     def __init__(self, setup: dict[str, Any], events: int, requests: int) -> None:
         from clonedb.migrate.inside.environment import AlembicEnvironment
+        from clonedb.migrate.inside.read_files import read_by
         from clonedb.migrate.inside.session_settings import SessionSettings
 
         self.setup = setup
@@ -41,7 +45,9 @@ class Program:
         self._events = os.fdopen(events, "w", buffering=1)
         self._routed = False
         self._requests = requests
+        self._project_command: ProjectCommand | None = None
         self._read: set[str] = set()
+        self._read_by = read_by
         self._done: list[dict[str, Any]] = []
         self._left_behind: set[str] = set()
         self._left_out: set[str] = set()
@@ -69,6 +75,7 @@ class Program:
             "differences": self._differences,
             "stairway": self._stairway,
             "create": self._create,
+            "command": self._command,
             "seed": self._seed,
         }
         self._read.clear()
@@ -144,6 +151,8 @@ class Program:
         return {**self._upgrade(target, direction=None), **self._seed(seeds)}
 
     def _upgrade(self, target: str, direction: str | None = "upgrade") -> dict[str, Any]:
+        from clonedb.migrate.inside.verification import require_at, require_expected
+
         script = self._environment.script
 
         def steps(heads: Any, context: Any) -> Iterator[Any]:
@@ -154,10 +163,15 @@ class Program:
         self._environment.run(steps, command=("upgrade", target), destination_rev=target)
         self._note("verify")
         found = self._environment.heads()
-        self._require_at(target, found)
+        if target == "base" or any(sign in target for sign in _RELATIVE):
+            require_expected(found, self._expected)
+        else:
+            require_at(target, found, script, [revision["name"] for revision in self._done])
         return _heads(found)
 
     def _downgrade(self, target: str) -> dict[str, Any]:
+        from clonedb.migrate.inside.verification import require_expected
+
         script = self._environment.script
 
         def steps(heads: Any, context: Any) -> Iterator[Any]:
@@ -169,7 +183,7 @@ class Program:
         self._environment.run(steps, command=("downgrade", target), destination_rev=target)
         self._note("verify")
         found = self._environment.heads()
-        self._require_expected(found)
+        require_expected(found, self._expected)
         return _heads(found)
 
     def _current(self) -> dict[str, Any]:
@@ -244,49 +258,6 @@ class Program:
             context.get_current_heads()
         )
 
-    def _require_at(
-        self, target: str, found: Mapping[tuple[str, str | None], tuple[str, ...]]
-    ) -> None:
-        """Look at the version table as another session sees it.
-
-        env.py may have forgotten to commit, or may have migrated another place.
-        """
-        from clonedb.migrate.inside.failure import NotMigratedError
-
-        if target == "base" or any(sign in target for sign in _RELATIVE):
-            self._require_expected(found)
-            return
-
-        for (table, schema), heads in found.items():
-            left = self._environment.script._upgrade_revs(target, heads)  # type: ignore[arg-type]  # noqa: SLF001
-            if left:
-                names = ", ".join(step.revision.revision for step in left[:3]) + (
-                    ", ..." if len(left) > 3 else ""
-                )
-                planned = {step.revision.revision for step in left} | {
-                    revision["name"] for revision in self._done
-                }
-                raise NotMigratedError(
-                    f"the migrations ended without an error, but the version table {_shown(table, schema)} holds"
-                    f" {', '.join(heads) or 'nothing'}: {len(left)} of {len(planned)} revisions up to"
-                    f" {target!r} are missing ({names}); does env.py commit what it did, and on this connection?"
-                )
-
-    def _require_expected(
-        self, found: Mapping[tuple[str, str | None], tuple[str, ...]]
-    ) -> None:
-        """Demand what the migrations' own session saw at their end."""
-        from clonedb.migrate.inside.failure import NotMigratedError
-
-        for (table, schema), heads in found.items():
-            wanted = self._expected.get((table, schema), ())
-            if set(heads) != set(wanted):
-                raise NotMigratedError(
-                    f"the migrations ended without an error, but the version table {_shown(table, schema)} holds"
-                    f" {', '.join(heads) or 'nothing'} and not {', '.join(wanted) or 'nothing'}; does env.py commit"
-                    " what it did, and on this connection?"
-                )
-
     def _create(
         self, names: Iterable[str], seeds: Iterable[Mapping[str, str]]
     ) -> dict[str, Any]:
@@ -297,6 +268,31 @@ class Program:
             create_all(names, self.setup["own_url"])
             self._read |= project_modules(self.setup["rootdir"])
         return self._seed(seeds)
+
+    def _command(
+        self,
+        words: Sequence[str],
+        limit: float,
+        names: Sequence[str],
+        seeds: Iterable[Mapping[str, str]],
+    ) -> dict[str, Any]:
+        from clonedb.migrate.inside.project_command import ProjectCommand
+
+        self._note("command", words[0] if words else None)
+        if words:
+            self._project_command = ProjectCommand(self.setup, self._tell_of_command)
+            found = self._project_command.run(words, limit=limit, names=names)
+            self._read |= found.read
+            self._environment.asked.own |= found.variables
+        return self._seed(seeds)
+
+    def _tell_of_command(self, seconds: int, line: str) -> None:
+        self.tell("command", number=1, total=1, name=f"{seconds} s: {line}")
+
+    def end(self) -> None:
+        """End what this process has started: it is about to end itself."""
+        if self._project_command is not None:
+            self._project_command.end()
 
     def _seed(self, seeds: Iterable[Mapping[str, str]]) -> dict[str, Any]:
         from clonedb.migrate.inside.seeds import run_seed
@@ -316,20 +312,12 @@ class Program:
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Note which files are read: what is not in the fingerprint would change the template unseen."""
-        if event != "open" or not isinstance(arguments[0], str):
-            return
-        path, mode, flags = arguments
-        reads = "r" in mode if mode is not None else not flags & (os.O_WRONLY | os.O_RDWR)
-        if reads and not path.endswith((".py", ".pyc")):
-            self._read.add(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links and read
+        if (path := self._read_by(event, arguments)) is not None:
+            self._read.add(path)
 
 
 def _heads(found: Mapping[Any, Iterable[str]]) -> dict[str, Any]:
     return {"heads": list(dict.fromkeys(head for heads in found.values() for head in heads))}
-
-
-def _shown(table: str, schema: str | None) -> str:
-    return repr(f"{schema}.{table}" if schema else table)
 
 
 def _flush() -> None:
@@ -349,9 +337,12 @@ def _lines(descriptor: int) -> Iterator[bytes]:
             yield bytes(line)
 
 
-def _listen(lines: Iterator[bytes], requests: queue.SimpleQueue[bytes]) -> None:
+def _listen(
+    lines: Iterator[bytes], requests: queue.SimpleQueue[bytes], program: Program
+) -> None:
     for line in lines:
         requests.put(line)
+    program.end()
     os.kill(os.getpid(), signal.SIGKILL)  # the process that asked is gone
 
 
@@ -366,7 +357,6 @@ def main() -> None:
         raise SystemExit(2)
     setup = json.loads(first)
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(lines, requests), daemon=True).start()
     sys.path[:] = setup["sys_path"]
     for stream in (
         sys.stdout,
@@ -376,6 +366,7 @@ def main() -> None:
             stream.reconfigure(line_buffering=True)
 
     program = Program(setup, int(sys.argv[1]), parent)
+    threading.Thread(target=_listen, args=(lines, requests, program), daemon=True).start()
     gc.disable()  # there is nothing to collect yet, and looking for it costs a tenth of the imports
     with contextlib.suppress(
         Exception

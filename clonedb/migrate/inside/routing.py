@@ -17,7 +17,7 @@ from clonedb.postgres.drivers import WatchedDrivers
 if TYPE_CHECKING:
     from clonedb.url import DatabaseURL
 
-__all__ = ["MisroutedError", "route_everything"]
+__all__ = ["MisroutedError", "route_engines", "route_everything"]
 
 
 class MisroutedError(CloneDBError):
@@ -34,7 +34,6 @@ def route_everything(url: DatabaseURL) -> None:
     puts another password in.
     """
     from sqlalchemy import event
-    from sqlalchemy.engine import Engine
     from sqlalchemy.pool import Pool
 
     database, own = url.database, Address.of(url.conninfo(), libpq_variables.defaults())
@@ -48,6 +47,22 @@ def route_everything(url: DatabaseURL) -> None:
             )
 
     WatchedDrivers(lambda *_: None, guard).install()
+    route_engines(url)
+
+    @event.listens_for(Pool, "connect")
+    def _look(dbapi_connection: Any, _record: Any) -> None:
+        reached = current_database(dbapi_connection)
+        if reached is not None and reached != database:
+            raise MisroutedError(
+                f"an engine with a creator of its own connected to database {reached!r}, which is not the one being"
+                " built, so it was refused; let env.py make its engine from a URL"
+            )
+
+
+def route_engines(url: DatabaseURL) -> None:
+    """Send the connections of every SQLAlchemy engine that is made from a PostgreSQL URL to one database, for good."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
 
     @event.listens_for(Engine, "do_connect")
     def _send(
@@ -58,12 +73,3 @@ def route_everything(url: DatabaseURL) -> None:
         positional, keywords = list(positional), dict(keywords)
         redirect(url, dialect.driver, positional, keywords)
         return dialect.connect(*positional, **keywords)
-
-    @event.listens_for(Pool, "connect")
-    def _look(dbapi_connection: Any, _record: Any) -> None:
-        reached = current_database(dbapi_connection)
-        if reached is not None and reached != database:
-            raise MisroutedError(
-                f"an engine with a creator of its own connected to database {reached!r}, which is not the one being"
-                " built, so it was refused; let env.py make its engine from a URL"
-            )

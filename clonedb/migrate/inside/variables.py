@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["AskedVariables"]
@@ -17,13 +18,14 @@ class AskedVariables:
 
     `names` has them in order, whoever asked; `own` has those that a file of the project's asked
     for. A library that reads them for the project, such as pydantic's settings, is not seen
-    there.
+    there. `heard` is called with each of these as it is asked for first.
     """
 
-    def __init__(self, rootdir: str) -> None:
+    def __init__(self, rootdir: str, heard: Callable[[str], object] = str) -> None:
         self.names: dict[str, None] = {}
         self.own: set[str] = set()
         self._below = rootdir + os.sep
+        self._heard = heard
         environ: Any = type(os.environ)
         original = environ.__getitem__
 
@@ -40,5 +42,14 @@ class AskedVariables:
         while frame.f_back and frame.f_globals.get("__name__") in _BETWEEN:
             frame = frame.f_back
         path = frame.f_code.co_filename
-        if path.startswith(self._below) and "site-packages" not in path:
+        if path.startswith("<"):
+            return
+
+        path = os.path.abspath(path)  # noqa: PTH100 - that of a script is as the command line has it
+        if (
+            path.startswith(self._below)
+            and "site-packages" not in path
+            and name not in self.own
+        ):
             self.own.add(name)
+            self._heard(name)
