@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ _MARKS = (  # of a project's directory
     "tox.ini",
     "conftest.py",
     "requirements.txt",
+    "manage.py",
     ".git",
 )
 _SCHEMAS = ("schema.sql", "db/schema.sql", "sql/schema.sql", "database/schema.sql")
@@ -34,13 +36,13 @@ _SCHEMAS = ("schema.sql", "db/schema.sql", "sql/schema.sql", "database/schema.sq
 def detect(config: Config) -> list[Settings]:
     """The settings that may say what makes the schema, of the likeliest kind alone; one if there is no doubt.
 
-    Migrations come first, which are looked for below the project's directory; then models; then
-    an SQL file.
+    Migrations come first: Alembic's below the project's directory, then Django's. Then come
+    models, and last an SQL file.
     """
     rootdir = config.rootdir
     if not any((rootdir / name).exists() for name in _MARKS):
         return []  # somebody's home directory may be large
-    return _migrations(rootdir) or _models(rootdir) or _schema(rootdir)
+    return _migrations(rootdir) or _django(rootdir) or _models(rootdir) or _schema(rootdir)
 
 
 def as_lines(settings: Settings) -> list[str]:
@@ -52,6 +54,8 @@ def as_lines(settings: Settings) -> list[str]:
             tables += ["", f"[tool.clonedb.{name}]", *values]
         elif name == "metadata" and isinstance(value, (list, tuple)) and len(value) == 1:
             lines.append(f"{name} = {json.dumps(value[0])}")
+        elif name == "migrate" and isinstance(value, (list, tuple)):
+            lines.append(f"{name} = {json.dumps(shlex.join(map(str, value)))}")
         else:
             lines.append(f"{name} = {json.dumps(value)}")
     return [*lines, *tables]
@@ -73,6 +77,13 @@ def _migrations(rootdir: Path) -> list[Settings]:
         for ini in found
         if not ini.parts[0].startswith(".")
     ]
+
+
+def _django(rootdir: Path) -> list[Settings]:
+    program = rootdir / "manage.py"
+    if not program.is_file() or b"DJANGO_SETTINGS_MODULE" not in program.read_bytes():
+        return []
+    return [{"migrate": "python manage.py migrate"}]
 
 
 def _models(rootdir: Path) -> list[Settings]:

@@ -353,6 +353,7 @@ def _nothing_found(
                 "  write script_location = 'package:migrations' under [tool.clonedb.alembic]",
                 "  write schema = ['schema.sql'] under [tool.clonedb] if SQL files make the schema",
                 "  write metadata = 'package.models:Base.metadata' there if create_all() makes it",
+                "  write migrate = 'COMMAND' there if another tool's command makes it",
             ]
         )
     )

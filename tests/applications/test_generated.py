@@ -128,6 +128,19 @@ def test_advanced_alchemy(empty: Project, url: str, kind: str) -> None:
     assert "2 passed" in empty.pytest().demand().out
 
 
+def test_django(empty: Project) -> None:
+    """`django-admin startproject` with a database of PostgreSQL's in its settings."""
+    empty.run(tool("django-admin"), "startproject", "shop", ".").demand()
+    settings = empty.directory / "shop/settings.py"
+    text = settings.read_text()
+    before, _, after = text.partition("DATABASES = {")
+    ours = """DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "shop"}}\n"""
+    settings.write_text(before + ours + after.partition("\n}\n")[2])
+    written = empty.clonedb("init", "--yes").demand()
+    assert 'migrate = "python manage.py migrate"' in written.out
+    assert "already there" in empty.clonedb("build").demand().text
+
+
 def test_an_env_py_that_finds_its_application_itself(empty: Project, url: str) -> None:
     """It goes on working where nothing is found, or what is found fails."""
     empty.write("app.py", FLASK.format(url=f"postgresql+psycopg://{url}"))

@@ -39,6 +39,10 @@ PLACES = {
         {"shop/a.py": MODELS, "shop/c.py": MORE, "shop/b.py": MORE, "shop/d.py": ""},
         ['metadata = ["shop.a:Base.metadata", "shop.b:Base.metadata", "shop.c:Base.metadata"]'],
     ),
+    "Django": (
+        {"manage.py": "setdefault('DJANGO_SETTINGS_MODULE', 'x')", "models.py": MODELS},
+        ['migrate = "python manage.py migrate"'],
+    ),
     "SQL": ({"tests/models.py": MODELS, "db/schema.sql": ""}, ['schema = ["db/schema.sql"]']),
 }
 
