@@ -73,7 +73,7 @@ def open_engine(
     from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
     from sqlalchemy.pool import NullPool
 
-    from clonedb.sessions.async_engine import LastingAsyncEngine
+    from clonedb.sessions.lasting_engine import LastingEngine
     from clonedb.sessions.lent_engine import (
         hide_password_in_tracebacks,
         lend,
@@ -86,24 +86,24 @@ def open_engine(
         )
         if around is not None:
             engine.dialect.connect = around(engine.dialect.connect)  # type: ignore[method-assign]
-        refuse_late_statements(engine)
         return engine
 
     if clone.lasting.reused:
         lasting = clone.lasting.source(
-            LastingAsyncEngine,
+            "asynchronous engine",
             # never more than asked for, so that no task waits: an asyncio.Queue is for one loop
             # only
-            lambda: LastingAsyncEngine(clone.name, lambda: make(max_overflow=-1)),
+            lambda: LastingEngine(clone.name, lambda: make(max_overflow=-1)),
         )
         try:
-            yield AsyncEngine(lend(lasting.engine().sync_engine, loan))
+            yield AsyncEngine(lasting.engine(loan))
         finally:
             lasting.close_in_use()
 
         return
 
     engine = make(poolclass=NullPool)
+    refuse_late_statements(engine)
     connections = _InUse(engine)
     try:
         yield AsyncEngine(lend(engine, loan))

@@ -20,7 +20,7 @@ from clonedb.postgres.admission import Waiter
 from clonedb.postgres.background import MaintenanceSession
 from clonedb.postgres.server import Server
 from clonedb.postgres.unlogged import require_filled
-from clonedb.sessions.kept import LastingConnections
+from clonedb.sessions.lasting import LastingConnections
 from clonedb.templates.metadata import Kept, TemplateRecord
 from clonedb.templates.properties import give, has_any
 
@@ -99,7 +99,7 @@ class Clone:
         """The connections of clonedb's own fixtures, which stay open while the database goes from test to test."""
         if self._lasting is None:
             endpoint = self.endpoint()
-            self._lasting = LastingConnections(endpoint.engine, endpoint.connect)
+            self._lasting = LastingConnections(self.name, endpoint.engine, endpoint.connect)
         return self._lasting
 
     def let_go(self) -> bool:

@@ -181,9 +181,10 @@ class PlainDatabase(Database):
         self, in_the_middle: Callable[[], None]
     ) -> Iterator[Connection[Any]]:
         """The clone's one."""
-        connection = self.clone.lasting.connection()
+        lasting = self.clone.lasting.connection
+        connection = lasting.take()
         yield connection
-        if not self.clone.lasting.give_back(connection, self.loan):
+        if not lasting.give_back(connection, self.loan):
             in_the_middle()
 
     def lasting_engine(self) -> Engine:

@@ -113,7 +113,7 @@ class Pool:
 
         clone.dispose_all()
         with self._changed:
-            self._connects = clone.lasting.asked
+            self._connects = clone.lasting.connection.asked
             self._used.append(clone)
             self._changed.notify_all()
 
@@ -288,7 +288,7 @@ class Pool:
         """
         if self._connects:
             with contextlib.suppress(Exception):  # the test opens it, and meets the same
-                clone.lasting.open()
+                clone.lasting.connection.open()
         elif self._server.info.fsync or self._server.config.strategy == "wal_log":
             self._server.connect(clone.name, application_name="clonedb pool").close()
 

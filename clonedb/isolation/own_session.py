@@ -5,35 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from clonedb.clones.clone import Clone
+from clonedb.rewind.own_session import AS_TEXT
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
 __all__ = ["open_session"]
 
-# text has to mean the same when rows are read and when they are put back
+# SET, as these sessions may be on servers behind a proxy, which takes no other parameters when
+# one connects
 _SETTINGS = "; ".join(
     f"set {setting}"
     for setting in (
-        "role = none",
-        "default_transaction_read_only = off",
-        "statement_timeout = 0",
-        "idle_in_transaction_session_timeout = 0",
-        "lock_timeout = '10s'",
-        "row_security = off",
-        "synchronous_commit = off",
-        "client_encoding = 'UTF8'",
-        "client_min_messages = error",
-        "standard_conforming_strings = on",
-        "datestyle = 'ISO'",
-        "intervalstyle = 'postgres'",
-        "timezone = 'UTC'",
-        "extra_float_digits = 3",
-        "bytea_output = 'hex'",
-        "xmloption = content",
-        "array_nulls = on",
-        "plan_cache_mode = force_generic_plan",
-        "jit = off",
+        *AS_TEXT,
+        "statement_timeout=0",
+        "lock_timeout='10s'",
+        "synchronous_commit=off",
+        "timezone=UTC",
     )
 )
 

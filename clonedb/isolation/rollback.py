@@ -15,7 +15,7 @@ from clonedb.isolation.outer_transaction import INSTEAD, Hold, refusal
 from clonedb.isolation.own_session import open_session
 from clonedb.isolation.sequences import Sequences
 from clonedb.postgres import client_sessions, sql
-from clonedb.sessions.kept import Sessionmakers
+from clonedb.sessions.sessionmakers import Sessionmakers
 
 if TYPE_CHECKING:
     from psycopg import Connection

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from clonedb.clones.clone import Clone
 from clonedb.errors import ServerError
 from clonedb.postgres.statements import custom_settings, named_settings, sets
-from clonedb.sessions.renewal import Renewal
-from clonedb.sessions.reset import SessionReset
+from clonedb.sessions.reset import Renewal, SessionReset
 
 if TYPE_CHECKING:
     from psycopg import Connection

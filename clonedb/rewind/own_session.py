@@ -9,33 +9,38 @@ from clonedb.postgres.server import Server
 if TYPE_CHECKING:
     from psycopg import Connection
 
-__all__ = ["open_session"]
+__all__ = ["AS_TEXT", "open_session"]
 
-# The same in the session that reads rows as text and in the one that writes them: text has to
-# mean the same to both.
+# The same in a session that reads rows as text and in the one that writes them, in whatever
+# database: text has to mean the same to both.
+AS_TEXT = (
+    "role=none",
+    "default_transaction_read_only=off",
+    "idle_in_transaction_session_timeout=0",
+    "row_security=off",
+    "standard_conforming_strings=on",
+    "client_encoding=UTF8",
+    "DateStyle=ISO",
+    "IntervalStyle=postgres",
+    "extra_float_digits=3",
+    "bytea_output=hex",
+    "xmloption=content",
+    "array_nulls=on",
+    "client_min_messages=error",
+    "plan_cache_mode=force_generic_plan",
+    "jit=off",
+)
+"""Settings of sessions of clonedb's own in a clone, each `name=value`."""
+
 _SETTINGS = " ".join(
     f"-c {setting}"
     for setting in (
-        "role=none",
+        *AS_TEXT,
         "session_replication_role=replica",
-        "default_transaction_read_only=off",
         "statement_timeout=10s",
         "lock_timeout=1s",
-        "idle_in_transaction_session_timeout=0",
         "idle_session_timeout=0",
-        "row_security=off",
-        "standard_conforming_strings=on",
-        "client_encoding=UTF8",
-        "DateStyle=ISO",
-        "IntervalStyle=postgres",
-        "extra_float_digits=3",
-        "bytea_output=hex",
-        "xmloption=content",
-        "array_nulls=on",
         "check_function_bodies=off",
-        "client_min_messages=error",
-        "plan_cache_mode=force_generic_plan",
-        "jit=off",
         "track_activities=on",
         "stats_fetch_consistency=none",
         "application_name=clonedb",

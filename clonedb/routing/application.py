@@ -18,7 +18,8 @@ from clonedb.postgres.address import Address, aimed_at, reached, redirect
 from clonedb.postgres.drivers import WatchedDrivers
 from clonedb.routing.environment import EVERYTHING, Environment, variables_in
 from clonedb.sessions import idle_connections
-from clonedb.sessions.kept import OWN, LastingConnections
+from clonedb.sessions.idle_connections import OWN
+from clonedb.sessions.lasting import LastingConnections
 from clonedb.sessions.pooled import CloneMark, Connections, Idle, mark_of
 from clonedb.settings.keys import nearest
 from clonedb.url import DatabaseURL, redact_url
@@ -155,7 +156,8 @@ class Router:
         Nothing idle stays connected to it, unless `lasting` is reused: it gets that as a source
         of its own.
         """
-        self._connections.let_go(url.database)
+        if url.database is not None:
+            self._connections.let_go(url.database)
         for index in reversed(range(len(self._entered))):
             if self._entered[index].database == url.database:
                 del self._entered[index]
@@ -172,7 +174,7 @@ class Router:
             )  # who is still aimed there got it from the environment
             if lasting is not None and lasting.reused:
                 idle = Idle(self._connections, url.database)
-                lasting.source(Idle, lambda: idle)
+                lasting.source("the application's", lambda: idle)
             else:
                 self._connections.close_idle(url.database)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import Pool
 
     from clonedb.sessions.loops import OpenEntry
-    from clonedb.sessions.renewal import Renewal, Reset
+    from clonedb.sessions.reset import Renewal, SessionReset
 
 __all__ = [
     "OWN",
@@ -187,7 +187,7 @@ def begin(entry: OpenEntry, renewal: Renewal) -> None:
         entry.invalidate()
 
 
-def stay(entry: OpenEntry, reset: Reset) -> int | None:
+def stay(entry: OpenEntry, reset: SessionReset) -> int | None:
     """Reset an idle connection of an asynchronous driver, on its loop and in a greenlet.
 
     Returns its backend's pid, or None for one that has to be closed instead.

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from clonedb.errors import EndedTestError
 from clonedb.sessions import driver_state, idle_connections
-from clonedb.sessions.kept import OWN
+from clonedb.sessions.idle_connections import OWN
 from clonedb.sessions.loops import OpenEntry, OpenOnLoops
-from clonedb.sessions.renewal import Renewal
+from clonedb.sessions.reset import Renewal
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine
@@ -46,9 +46,13 @@ def mark_of(entry: OpenEntry) -> CloneMark | None:
 
 
 class Connections:
-    """Connections to clones, from when they are opened until they are closed."""
+    """Connections to clones, from when they are opened until they are closed.
 
-    def __init__(self) -> None:
+    With a `database` all of them lead there, and have no mark that says so.
+    """
+
+    def __init__(self, database: str | None = None) -> None:
+        self._database = database
         self._synchronous: dict[ConnectionPoolEntry, _InUse | None] = {}
         self._on_loops = OpenOnLoops(self._renew_pools)
         self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -111,18 +115,26 @@ class Connections:
         """A statement is about to be sent."""
         idle_connections.listen(connection.connection, statement)
 
-    def let_go(self, database: str | None) -> None:
-        """Close what a COPY or the like holds on a clone: a session's rollback would wait for it for ever."""
-        for entry in list(self._synchronous):
-            if database is not None and _leads_to(entry, database):
-                driver_state.let_go(entry.dbapi_connection)
+    def let_go(self, database: str) -> bool:
+        """Close what a COPY or the like holds on a clone: whether there was any, for which a rollback would wait."""
+        there = [entry for entry in self._synchronous if self._leads_to(entry, database)]
+        closed = [driver_state.let_go(entry.dbapi_connection) for entry in there]
+        return any(closed)
+
+    def close_gone(self) -> None:
+        """Close the idle connections that the server has ended, but not those on loops, which are asked later."""
+        for entry, in_use in list(self._synchronous.items()):
+            if in_use is None and idle_connections.is_gone(entry):
+                entry.invalidate()
 
     def close_idle(self, database: str) -> None:
         """Close the idle connections to a clone; the others are the ones a test left open."""
         for entry, in_use in list(self._synchronous.items()):
-            if in_use is None and _leads_to(entry, database):
+            if in_use is None and self._leads_to(entry, database):
                 entry.invalidate()
-        self._on_loops.close(lambda entry, in_use: not in_use and _leads_to(entry, database))
+        self._on_loops.close(
+            lambda entry, in_use: not in_use and self._leads_to(entry, database)
+        )
         self._renew_pools()
 
     def idle(self, database: str, renewal: Renewal) -> None:
@@ -135,11 +147,11 @@ class Connections:
             return pid is not None
 
         for entry, in_use in list(self._synchronous.items()):
-            if in_use is None and _leads_to(entry, database):
+            if in_use is None and self._leads_to(entry, database):
                 idle_connections.begin(entry, renewal)
 
         self._on_loops.close(
-            lambda entry, in_use: not in_use and _leads_to(entry, database), spare=stays
+            lambda entry, in_use: not in_use and self._leads_to(entry, database), spare=stays
         )
         self._renew_pools()
 
@@ -159,8 +171,8 @@ class Connections:
             )
 
         def is_stale(entry: OpenEntry) -> bool:
-            mark = mark_of(entry)
-            return mark is not None and mark.database is not None and is_left(mark.database)
+            database = self._database_of(entry)
+            return database is not None and is_left(database)
 
         for entry, in_use in list(self._synchronous.items()):
             if in_use is not None and is_stale(entry) and (proxy := in_use()) is not None:
@@ -177,8 +189,19 @@ class Connections:
             mark = mark_of(entry)
             if in_use is None and mark is not None and mark.routed:
                 entry.invalidate()
+        self.forget()
+
+    def forget(self) -> None:
+        """Watch over nothing any more; what is open on a loop is closed."""
         self._synchronous.clear()
         self._on_loops.end()
+
+    def _database_of(self, entry: OpenEntry) -> str | None:
+        mark = mark_of(entry)
+        return self._database or (None if mark is None else mark.database)
+
+    def _leads_to(self, entry: OpenEntry, database: str) -> bool:
+        return self._database_of(entry) == database
 
     def _renew_pools(self) -> None:
         """Give asynchronous engines new pools when the old ones are empty.
@@ -225,11 +248,6 @@ class _Aside:
         """Close it; asyncpg's cannot when its loop was closed."""
         with contextlib.suppress(Exception):
             getattr(self._connection, "terminate", self._connection.close)()
-
-
-def _leads_to(entry: OpenEntry, database: str) -> bool:
-    mark = mark_of(entry)
-    return mark is not None and mark.database == database
 
 
 def _running_loop() -> Any:

@@ -1,8 +1,9 @@
-"""The reset of a session that stays open from one test to the next, and the question whether that made it as new."""
+"""The reset of sessions that stay open from one test to the next, and the question whether they are as new."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from clonedb.postgres.message import answer, send
@@ -10,7 +11,7 @@ from clonedb.postgres.message import answer, send
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
 
-__all__ = ["SessionReset"]
+__all__ = ["Renewal", "SessionReset"]
 
 # DISCARD ALL would do more: it drops prepared statements behind the driver's back, after which
 # psycopg asks for `_pg3_0` in vain. A transaction of its own, so that all this is committed
@@ -84,3 +85,46 @@ class SessionReset:
         ):  # which came before, for the test that listened then
             pass
         return connection.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+
+class Renewal:
+    """Connections that are being reset, all at once, and not to be used until `end`; `pids` are their backends'."""
+
+    def __init__(self, reset: SessionReset) -> None:
+        self.pids: list[int] = []
+        self.reset = reset
+        self._begun: list[tuple[PGconn, Callable[[], None], Callable[[], None]]] = []
+
+    def begin(
+        self,
+        connection: PGconn,
+        *more: str,
+        settings: bool,
+        keep: Callable[[], None],
+        lose: Callable[[], None],
+    ) -> None:
+        """Begin with one, of which `keep` is called at the end if it works then, and `lose` if not.
+
+        `settings` says whether one may have been changed in the session.
+        """
+        import psycopg
+
+        try:
+            if connection.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                raise psycopg.InterfaceError("it is in the middle of something")
+            self.reset.begin(connection, *more, settings=settings)
+            self.pids.append(connection.backend_pid)
+        except psycopg.Error:
+            lose()
+        else:
+            self._begun.append((connection, keep, lose))
+
+    def end(self) -> None:
+        """Wait until all are reset, and give them back; may be called again."""
+        while self._begun:
+            connection, keep, lose = self._begun.pop()
+            works = False
+            try:
+                works = self.reset.end(connection)
+            finally:
+                (keep if works else lose)()

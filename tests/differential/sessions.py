@@ -13,8 +13,7 @@ from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
 from clonedb.postgres.statements import Traces
-from clonedb.sessions.renewal import Renewal
-from clonedb.sessions.reset import SessionReset
+from clonedb.sessions.reset import Renewal, SessionReset
 from tests.differential.grammar import Program, Step
 
 __all__ = ["APPLICATION", "Sessions", "share"]
