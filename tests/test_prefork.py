@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from clonedb.migrate.alembic import AlembicMigrator
 from clonedb.project.find import find_project
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
+from tests.migrators import Migrator
 from tests.prefork import MIGRATIONS, PROGRAMS, Prefork
 from tests.projects import CLONEDB, PYTEST, Project, prefork, unobserved
 
@@ -73,7 +73,7 @@ def test_a_forked_interpreter_that_migrates_is_as_a_started_one(
         f"exec({LOOKS!r}, globals())\nimport json\nwith open({str(path)!r}, 'w') as file: json.dump(FOUND, file)",
     )
     config = Config(rootdir=project.directory)
-    migrator = AlembicMigrator(config, find_project(config))
+    migrator = Migrator(config, find_project(config))
     url = DatabaseURL.parse(empty_database_url)
     migrator.upgrade(url)
     forked = seen(path)

@@ -19,8 +19,10 @@ from clonedb.cli.table import lines
 if TYPE_CHECKING:
     from clonedb.api import Template
     from clonedb.clones.clone import Clone
-    from clonedb.migrate.alembic import AlembicMigrator, MigrationProcess, Stair
+    from clonedb.migrate.alembic import AlembicMigrator
     from clonedb.migrate.alembic_recipe import AlembicRecipe
+    from clonedb.migrate.process import MigrationProcess
+    from clonedb.migrate.results import Stair
     from clonedb.postgres.server import Server
     from clonedb.progress import Progress
     from clonedb.settings.config import Config
@@ -307,14 +309,15 @@ class _Check:
             self._config = self._config.replace("clonedb check", target="heads")
 
     def _compare(self, template: Template, migrator: AlembicMigrator) -> None:
-        from clonedb.migrate.alembic import NoModelsError
+        from clonedb.migrate.results import NoModelsError
 
         if self._found.labels and self._found.labels.keys() != {*template.heads}:
             self._found.models = f"target {self._config.target!r} is not the whole history"
             return
         with template.clone() as clone:
             try:
-                self._found.differences = migrator.differences(template.server.url(clone.name))
+                with migrator.session(template.server.url(clone.name)) as session:
+                    self._found.differences = session.differences()
             except NoModelsError as error:
                 self._found.models = str(error)
 

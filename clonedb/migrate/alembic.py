@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 from clonedb.migrate.environment import environment_of, is_old_sqlalchemy
 from clonedb.migrate.inside import command
 from clonedb.migrate.process import MigrationProcess, elsewhere
-from clonedb.migrate.results import Migrated, NoModelsError, Stair
-from clonedb.progress import Progress
 from clonedb.project.find import Project
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
@@ -22,7 +20,7 @@ from clonedb.url import DatabaseURL
 if TYPE_CHECKING:
     from clonedb.project.launchers import Launcher
 
-__all__ = ["AlembicMigrator", "Migrated", "MigrationProcess", "NoModelsError", "Stair"]
+__all__ = ["AlembicMigrator"]
 
 
 def _named(text: str | None, rootdir: Path) -> str | None:
@@ -57,65 +55,6 @@ class AlembicMigrator:
 
     config: Config
     project: Project
-
-    def migrate(self, url: DatabaseURL, *, progress: Progress | None = None) -> Migrated:
-        """Bring a database from wherever it is to the configured target, and run the seeds; on Ctrl-C it is ended.
-
-        A database that holds other migrations' tables, with a version table of another name, is
-        as good as an empty one. Raises BuildError, MissingExtensionError, PermissionDeniedError
-        or ConfigError.
-        """
-        with self.session(url) as session:
-            return session.migrate(self.config.target, self.config.seed, progress=progress)
-
-    def upgrade(
-        self, url: DatabaseURL, revision: str = "heads", *, progress: Progress | None = None
-    ) -> Migrated:
-        """What `alembic upgrade REVISION` does, relative revisions (`+1`) too; no seeds. Raises as `migrate`."""
-        with self.session(url) as session:
-            return session.upgrade(revision, progress=progress)
-
-    def downgrade(
-        self, url: DatabaseURL, revision: str = "base", *, progress: Progress | None = None
-    ) -> Migrated:
-        """What `alembic downgrade REVISION` does; relative revisions (`-1`) too. Raises as `migrate`."""
-        with self.session(url) as session:
-            return session.downgrade(revision, progress=progress)
-
-    def current(self, url: DatabaseURL) -> tuple[str, ...]:
-        """The revisions a database is at, as env.py sees them; none for one that was never migrated."""
-        with self.session(url) as session:
-            return session.current()
-
-    def differences(self, url: DatabaseURL) -> list[str]:
-        """What `alembic check` finds between the models of env.py and a migrated database, a line each.
-
-        `add` and `remove` say what a new revision would do. Raises NoModelsError when env.py
-        names no models.
-        """
-        with self.session(url) as session:
-            return session.differences()
-
-    def stairway(
-        self,
-        url: DatabaseURL,
-        *,
-        target: str = "heads",
-        skip: Collection[str] = (),
-        progress: Progress | None = None,
-    ) -> Iterator[Stair]:
-        """Each revision up, down, up again, in the order of `alembic upgrade`; those in `skip` are only upgraded.
-
-        Every step is a run of env.py of its own, and all of them are in one interpreter: a step
-        costs milliseconds.
-        """
-        with self.session(url) as session:
-            yield from session.stairway(target, skip, progress=progress)
-
-    def seed(self, url: DatabaseURL, seeds: Collection[str]) -> tuple[Path, ...]:
-        """Run seeds in a migrated database, and nothing else; returns the data files they read. Raises SeedError."""
-        with self.session(url) as session:
-            return session.seed(seeds)
 
     def command(
         self, url: DatabaseURL, arguments: Sequence[str]

@@ -115,10 +115,6 @@ class MigrationProcess:
         heads = {name: frozenset(labels) for name, labels in done["branches"]["heads"]}
         return Branches(heads, tuple(done["branches"]["meant"]), _doubled(done))
 
-    def seed(self, seeds: Collection[str]) -> tuple[Path, ...]:
-        """Run seeds; returns the data files that were read."""
-        return self._migrated("seed", None, seeds=self._seeds(seeds)).read
-
     def fill(
         self,
         files: Collection[str],

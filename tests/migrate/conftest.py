@@ -8,23 +8,22 @@ from typing import Any
 import psycopg
 import pytest
 
-from clonedb.migrate.alembic import AlembicMigrator
 from clonedb.project.find import find_project
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
+from tests.migrators import Migrator
 from tests.projects import Project
 
 Ask = Callable[[str], list[tuple[object, ...]]]
-Migrators = Callable[..., AlembicMigrator]
 
 
 @pytest.fixture
-def migrator(project: Project) -> Callable[..., AlembicMigrator]:
+def migrator(project: Project) -> Callable[..., Migrator]:
     """A function that gives the migrator of the test's project; keywords are settings."""
 
-    def make(**settings: Any) -> AlembicMigrator:
+    def make(**settings: Any) -> Migrator:
         config = Config(rootdir=project.directory).replace("tests", **settings)
-        return AlembicMigrator(config, find_project(config))
+        return Migrator(config, find_project(config))
 
     return make
 

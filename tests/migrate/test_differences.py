@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from clonedb.errors import MigrationError
-from clonedb.migrate.alembic import AlembicMigrator, NoModelsError
+from clonedb.migrate.results import NoModelsError
 from clonedb.url import DatabaseURL
 from tests.migrate.conftest import Ask
 from tests.migrate.test_env_py import ASYNC_ENV_PY
+from tests.migrators import Migrators
 from tests.projects import ALEMBIC_INI, ENV_PY, Project
-
-Migrators = Callable[..., AlembicMigrator]
 
 MODELS = """
 import sqlalchemy as sa

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 import pytest
 
 from clonedb.errors import MigrationError, VerificationError
-from clonedb.migrate.alembic import AlembicMigrator
 from clonedb.url import DatabaseURL
 from tests.migrate.conftest import Ask
+from tests.migrators import Migrator, Migrators
 from tests.projects import ENV_PY, Project
-
-Migrators = Callable[..., AlembicMigrator]
 
 TABLE = 'op.execute("create table item (id int)")'
 RUN = """
@@ -23,7 +20,7 @@ with context.begin_transaction():
 """
 
 
-def migrated(migrator: AlembicMigrator, url: DatabaseURL) -> tuple[str, ...]:
+def migrated(migrator: Migrator, url: DatabaseURL) -> tuple[str, ...]:
     """The heads that a database is at after its migrations."""
     return migrator.migrate(url).heads
 

@@ -8,15 +8,13 @@ from pathlib import Path
 import pytest
 
 from clonedb.errors import MigrationError, SeedError, VerificationError
-from clonedb.migrate.alembic import AlembicMigrator
 from clonedb.project.find import find_project
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
 from tests.migrate.conftest import Ask
 from tests.migrate.test_env_py import ASYNC_ENV_PY
+from tests.migrators import Migrator, Migrators
 from tests.projects import ALEMBIC_INI, ENV_PY, Project
-
-Migrators = Callable[..., AlembicMigrator]
 
 
 @pytest.fixture
@@ -160,7 +158,7 @@ def test_a_database_that_others_migrated_is_taken_further(
         "seed.sql", "insert into item (name) values ('rest'); insert into three values (3);"
     )
     config = Config(rootdir=base.directory).replace("tests", seed=["seed.sql"])
-    first = AlembicMigrator(config, find_project(config)).migrate(url)
+    first = Migrator(config, find_project(config)).migrate(url)
     assert (first.heads, first.version_tables) == (("two",), (("base_version", None),))
 
     partly = migrator(target="two").migrate(url)

@@ -8,19 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from clonedb.errors import MigrationError
-from clonedb.migrate.alembic import AlembicMigrator
 from clonedb.url import DatabaseURL
 from tests.migrate.conftest import Ask
+from tests.migrators import Migrators
 from tests.projects import TIMEOUT, Project
-
-Migrators = Callable[..., AlembicMigrator]
 
 PID = 'op.execute(f"create table if not exists pids (pid int)"); op.execute(f"insert into pids values ({os.getpid()})")'
 

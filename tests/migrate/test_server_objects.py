@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import psycopg
 import pytest
 
 from clonedb.errors import MigrationError
-from clonedb.migrate.alembic import AlembicMigrator
 from clonedb.migrate.inside.server_objects import shared
 from clonedb.url import DatabaseURL
 from tests.migrate.test_env_py import ASYNC_ENV_PY
+from tests.migrators import Migrators
 from tests.projects import ALEMBIC_INI, ENV_PY, Project
-
-Migrators = Callable[..., AlembicMigrator]
 
 
 @pytest.fixture

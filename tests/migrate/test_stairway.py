@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from clonedb.errors import MigrationError
-from clonedb.migrate.alembic import AlembicMigrator, Stair
+from clonedb.migrate.results import Stair
 from clonedb.url import DatabaseURL
 from tests.migrate.conftest import Ask
 from tests.migrate.test_env_py import ASYNC_ENV_PY
+from tests.migrators import Migrators
 from tests.projects import ALEMBIC_INI, ENV_PY, Project
-
-Migrators = Callable[..., AlembicMigrator]
 
 
 def table(project: Project, name: str, **options: Any) -> None:

@@ -133,7 +133,7 @@ def test_without_pg_restore(items: Project, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(
         ConfigError, match=r"no pg_restore to read it; install it .*postgresql-client"
     ):
-        process.seed(ours.seed)
+        process.fill((), ours.seed)
 
 
 @pytest.mark.parametrize(
