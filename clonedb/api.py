@@ -229,8 +229,8 @@ def open_template(
     """The template of a configured project; `run` names the test run that its workers share.
 
     One that is built upon another is opened after that, on the same server, which is one of
-    `servers` if those are given. Without a run, what dead processes left on the server is
-    collected in the background; a run sees to that itself. Raises as `template` does.
+    `servers` if those are given. What dead processes left on the server is collected in the
+    background. Raises as `template` does.
     """
     with files_that_can_be_written(config.rootdir):
         chain = Chain.of(resolved(config))
@@ -239,7 +239,7 @@ def open_template(
         opening = _Opening(
             run, progress or Silence(), rebuild, chain.extensions, servers or Servers()
         )
-        return opening.open(chain, collecting=run is None)
+        return opening.open(chain, collecting=True)
 
 
 class _Opening(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -27,7 +26,7 @@ _HOLDER = "the block of `with template.database()`"
 
 
 class Supply:
-    """The databases of one template: its pool, its isolation modes, the drops that are under way.
+    """The databases of one template: its pool and its isolation modes.
 
     It is what an isolation mode gets its clones from (`isolation.mode.CloneSource`). `base`
     opens the template that this one is built upon, None for one that is built from nothing.
@@ -50,7 +49,6 @@ class Supply:
         self._base = base
         self._pool = Pool(server, template, self.run, self.run.expected)
         self._modes: dict[str, Isolation] = {}
-        self._drops: list[_Drop] = []
         self.run.supplies.append(self)
         built = template.metadata.seconds if template.built else None
         self.run.statistics.templates[template.name] = server.about, built
@@ -78,14 +76,8 @@ class Supply:
         return self._pool.spare()
 
     def drop(self, clone: Clone) -> None:
-        """Drop a used clone while the next test runs; the only test's while its process reports and clears up.
-
-        The latter is done on the embedded server only, which no fixture stops meanwhile.
-        """
-        if self.run.is_single() and self.server.embedded:
-            self._drops.append(_Drop(clone))
-        else:
-            self._pool.drop(clone)
+        """Drop a used clone while the next test runs, if clones are made ahead; else at once."""
+        self._pool.drop(clone)
 
     @property
     def others_wait(self) -> bool:
@@ -147,32 +139,33 @@ class Supply:
         return self.run.loans.begin(_HOLDER, database)
 
     def _take_back(self, mode: Isolation, lent: Database, thread: int) -> list[Warning]:
-        """Release a database; what there is to warn of."""
-        from clonedb.sessions.leaks import (
-            ServerChangedWarning,
-            held,
-            leaked_connection_warnings,
-        )
-
         told: list[Warning] = []
         try:
             if lent.let_go():
+                from clonedb.sessions.leaks import held
+
                 told.append(held(_HOLDER, "a connection of clonedb's engine"))
             if lent.loan is not None:
                 lent.loan.end()
         finally:
             with self.run.turns.releasing(thread):
-                left_open = mode.release(lent.clone)
-                changes = self.run.server_changes
-                told += [
-                    ServerChangedWarning(f"{_HOLDER} {changes.pop(0)}") for _ in list(changes)
-                ]
+                told += self.release(mode, lent, _HOLDER)
+        return told
 
-        if (
-            not self.server.proxied
-        ):  # a proxy's sessions stay open when its clients have closed theirs
-            told += leaked_connection_warnings(_HOLDER, lent.loan, left_open, self.run.loans)
+    def release(self, mode: Isolation, lent: Database, holder: str) -> list[Warning]:
+        """Give a database back to its mode: what there is to warn of what `holder` did with it."""
+        left_open, changes = mode.release(lent.clone), self.run.server_changes
+        if not (left_open or changes):
+            return []
+        from clonedb.sessions.leaks import ServerChangedWarning, leaked_connection_warnings
 
+        told: list[Warning] = []
+        while changes:
+            told.append(ServerChangedWarning(f"{holder} {changes.pop(0)}"))
+
+        # a proxy's sessions stay open when its clients have closed theirs
+        if not self.server.proxied:
+            told += leaked_connection_warnings(holder, lent.loan, left_open, self.run.loans)
         return told
 
     def release_spares(self) -> None:
@@ -181,56 +174,14 @@ class Supply:
             mode.release_spares()
         self._pool.release_spares()
 
-    def close_modes(self) -> None:
-        """Close the isolation modes; may be called again."""
-        with contextlib.ExitStack() as stack:  # one that fails keeps no other from being closed
-            while self._modes:
-                stack.callback(self._modes.popitem()[1].close)
-
-    @property
-    def is_dropping(self) -> bool:
-        """Whether the only test's clone was given up for dropping, which `failed_drops` waits for."""
-        return bool(self._drops)
-
-    def failed_drops(self) -> Iterator[tuple[str, Exception]]:
-        """Wait for the drops that are under way: the name of each clone that could not be dropped, and why."""
-        while self._drops:
-            drop = self._drops.pop()
-            if error := drop.wait():
-                yield drop.name, error
-
     def close(self) -> None:
         """Drop what is left, and end the pool's thread; may be called again. Raises the first error of dropping."""
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:  # one that fails keeps no other from being closed
             stack.callback(self._leave)
             stack.callback(self._pool.close)
-            stack.callback(self.close_modes)
-            errors = [error for _, error in self.failed_drops()]
-            if errors:
-                raise errors[0]
+            while self._modes:
+                stack.callback(self._modes.popitem()[1].close)
 
     def _leave(self) -> None:
         if self in self.run.supplies:
             self.run.supplies.remove(self)
-
-
-class _Drop:
-    """Drops a clone while the caller does something else, and does not wait for it before it asks `wait`."""
-
-    def __init__(self, clone: Clone) -> None:
-        self.name = clone.name
-        self._clone = clone
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._drop, name="clonedb-drop", daemon=True)
-        self._thread.start()
-
-    def _drop(self) -> None:
-        try:
-            self._clone.drop()
-        except Exception as error:  # noqa: BLE001 - the caller of `wait` reports it
-            self._error = error
-
-    def wait(self) -> Exception | None:
-        """Wait until it is done: what went wrong."""
-        self._thread.join()
-        return self._error

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from clonedb.isolation.mode import Isolation
     from clonedb.sessions.loans import Loan
     from clonedb.settings.config import Config
+    from clonedb.supply import Supply
 
 __all__ = ["Paid", "Request", "Seed", "lend", "let_go", "require_on"]
 
@@ -97,14 +98,15 @@ def lend(request: pytest.FixtureRequest, wanted: Request) -> Iterator[Database]:
         return run.loans.begin(_holder(request), database, node.name)
 
     with run.process_state.unpatched():
-        mode = run.supply(template, request.session.addfinalizer).isolation(isolation)
+        supply = run.supply(template, request.session.addfinalizer)
+        mode = supply.isolation(isolation)
         with paid:
             lent = mode.lend(begin)
 
     with contextlib.ExitStack() as stack:
         # what fails from here on must not keep the clone from being released
         stack.callback(taken_back, request.config, _holder(request))
-        stack.callback(_release, node, paid, mode, lent)
+        stack.callback(_release, node, paid, supply, mode, lent)
         hold_loop(request)
         entered(request.config, lent)
         stack.callback(left, request.config, lent)
@@ -137,29 +139,18 @@ def _holder(request: pytest.FixtureRequest) -> str:
 
 
 def _release(
-    node: pytest.Item | pytest.Collector, paid: Paid, mode: Isolation, lent: Database
+    node: pytest.Item | pytest.Collector,
+    paid: Paid,
+    supply: Supply,
+    mode: Isolation,
+    lent: Database,
 ) -> None:
     __tracebackhide__ = True
-    run = run_of(node.config)
     with paid:
-        open_still = mode.release(lent.clone)
+        told = supply.release(mode, lent, node.nodeid)
     paid.note()
-    changes = run.state.server_changes
-    while changes:
-        from clonedb.sessions.leaks import ServerChangedWarning
-
-        warnings.warn(ServerChangedWarning(f"{node.nodeid} {changes.pop(0)}"), stacklevel=2)
-
-    if (
-        open_still and not lent.clone.server.proxied
-    ):  # a proxy's sessions stay open when its clients have closed theirs
-        from clonedb.sessions.leaks import leaked_connection_warnings
-
-        for warning in leaked_connection_warnings(
-            node.nodeid, lent.loan, open_still, run.loans
-        ):
-            warnings.warn(warning, stacklevel=2)
-
+    for warning in told:
+        warnings.warn(warning, stacklevel=2)
     lent.clone.server.growth.require_not_stopped(lent.name)
 
 

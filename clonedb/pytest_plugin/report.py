@@ -172,12 +172,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """See dropped what is still being dropped, and collect what killed workers left, before the run is over."""
-    if RUN in config.stash:
-        run = config.stash[RUN]
-        run.finish()
-        if run.workers_lost:
-            run.collect_after_death()
+    """Collect what killed workers left, before the run is over."""
+    if RUN in config.stash and config.stash[RUN].workers_lost:
+        config.stash[RUN].collect_after_death()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

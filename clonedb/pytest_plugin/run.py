@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from clonedb.clones.clone import Clone
     from clonedb.clones.database import Database
     from clonedb.project.recipe import Recipe
-    from clonedb.pytest_plugin.collecting import Collecting
     from clonedb.sessions.loans import Loans
     from clonedb.settings.config import Config
     from clonedb.supply import Supply
@@ -31,11 +30,10 @@ __all__ = ["CLONES", "LENT", "RUN", "Run", "run_of"]
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A template that the run opened, whose it is, and what goes on with it."""
+    """A template that the run opened, and whose it is."""
 
     config: Config
     supply: Supply
-    collecting: Collecting
 
 
 class Run:
@@ -78,15 +76,12 @@ class Run:
         """Open the template, build it if need be, and begin to collect what earlier runs left."""
         with self.process_state.session():
             from clonedb.api import open_template
-            from clonedb.pytest_plugin.collecting import Collecting
 
             progress = Lines(self.write)
             opened = open_template(
                 config, run=self.id, progress=progress, servers=self.state.servers
             )
-            self._opened[opened] = _Opened(
-                config, opened.supply(self.state), Collecting(opened.server)
-            )
+            self._opened[opened] = _Opened(config, opened.supply(self.state))
 
         self.secrets.add(opened.server)
         return opened
@@ -164,16 +159,6 @@ class Run:
         session = self.pytest_config.pluginmanager.getplugin("session")
         return session is not None and session.testscollected == 1
 
-    def finish(self) -> None:
-        """Wait for what was left to be done behind pytest's report, and say what went wrong with it."""
-        for template, opened in list(self._opened.items()):
-            if opened.supply.is_dropping:
-                for name, error in opened.supply.failed_drops():
-                    self.write(
-                        f"clonedb: could not drop {name!r}: {error}; the next run does, or `clonedb gc`"
-                    )
-                self._close_rest(template)
-
     def keep_if_failed(
         self, clone: Clone, recipe: Recipe, item: pytest.Item, *, failed: bool
     ) -> bool:
@@ -212,20 +197,12 @@ class Run:
                 server.close()
 
     def close(self, template: Template) -> None:
-        """Give an opened template back, and what its modes hold; `finish` does the rest if a drop is under way."""
-        with self.process_state.unpatched(), contextlib.ExitStack() as stack:
-            supply = self._opened[template].supply
-            if not supply.is_dropping:
-                stack.callback(self._close_rest, template)
-            supply.close_modes()
-
-    def _close_rest(self, template: Template) -> None:
-        opened = self._opened.pop(template)
-        try:
-            opened.supply.close()
-        finally:
-            opened.collecting.join()
-            template.close()
+        """Give an opened template back, and what its supply holds."""
+        with self.process_state.unpatched():
+            try:
+                self._opened.pop(template).supply.close()
+            finally:
+                template.close()
 
 
 RUN = pytest.StashKey[Run]()
