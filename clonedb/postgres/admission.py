@@ -74,11 +74,13 @@ class _Lone:
 class _Need(Protocol[Taken_co]):
     """What a database needs and a process may have to wait for.
 
-    `what` is the database, as a line names it; `late` makes the error of one that has waited
+    `what` is the database, as a line names it; `queue` is the key of the lock at the head of
+    the queue; `late` makes the error of one that has waited
     for so many seconds, `stuck` that of one for which no process will make room.
     """
 
     what: str
+    queue: int
 
     def take(self, connection: Connection[Any]) -> Taken_co | None:
         """Take it if it is there."""
@@ -99,8 +101,9 @@ class Admission:
 
     A process that finds no room sends NOTIFY. The other processes receive it with the reply to
     their next query, at no cost: they drop what they have made ahead or keep for later, and
-    wait in line for their next one. Of the processes that wait, the first in the queue looks
-    for room; an advisory lock is the place at its head.
+    wait in line for their next one. Of the processes that need the same, the first in the queue
+    looks for it; an advisory lock is the place at its head. A process that needs memory does
+    not wait for those that need a slot, as it may have the slot that they wait for.
 
     PostgreSQL scopes NOTIFY to the maintenance database. For processes that set another one,
     the lock at the head of the queue stands for it: they look for that in pg_locks.
@@ -112,7 +115,6 @@ class Admission:
         self._slots = Slots(server)
         self._memory = MemoryRoom(server)
         self._lone = _Lone(server)
-        self._queue = locks.admission_key("queue", prefix)
         self._waiting = locks.admission_key("waiting", prefix)
         self._channel = f"clonedb_room_{prefix}"
         self._pid = getpid()
@@ -127,7 +129,7 @@ class Admission:
 
     def listen(self) -> bool:
         """`others_wait`, after having listened: for a process that asks the server nothing else at the moment."""
-        if self._run(locks.is_held_elsewhere, self._queue):
+        if self._run(locks.is_held_elsewhere, {self._slots.queue, self._memory.queue}):
             self._heard = monotonic()
         return self.others_wait
 
@@ -198,7 +200,7 @@ class Admission:
         first, pause = False, 0.005
         try:
             while True:
-                first = first or self._run(locks.try_lock, self._queue)
+                first = first or self._run(locks.try_lock, need.queue)
                 if first and (got := self._run(need.take)) is not None:
                     return got
                 now = monotonic()
@@ -225,7 +227,7 @@ class Admission:
                 pause = min(pause * 1.3, 0.02 if first else 0.1)
         finally:
             with contextlib.suppress(Exception):  # of a session that is gone nothing is left
-                self._server.run(self._leave, first=first)
+                self._server.run(self._leave, need.queue if first else None)
 
     def _is_stuck(self, connection: Connection[Any], need: _Need[Any], waiter: Waiter) -> bool:
         """Whether nobody who has what is needed goes on, and this session is the one of them that is told.
@@ -246,12 +248,12 @@ class Admission:
         told = min(holders, default=ours)
         return told == ours and holders <= locks.holders(connection, {self._waiting})
 
-    def _leave(self, connection: Connection[Any], *, first: bool) -> None:
+    def _leave(self, connection: Connection[Any], queue: int | None) -> None:
         if self._says_so:
             self._says_so = False
             locks.release(connection, self._waiting, shared=True)
-        if first:
-            locks.release(connection, self._queue)
+        if queue is not None:
+            locks.release(connection, queue)
 
     def _run(
         self,

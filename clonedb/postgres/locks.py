@@ -61,7 +61,7 @@ def role_key(role: str) -> int:
 
 
 def admission_key(purpose: str, prefix: str = "") -> int:
-    """The locks about room for one more database: the head of the `queue`; `waiting`, which is shared; a `turn`."""
+    """The locks about room for one more database: the heads of the queues; `waiting`, which is shared; a `turn`."""
     return _key(f"admission {purpose}", prefix)
 
 
@@ -96,16 +96,17 @@ def try_lock(connection: Connection[Any], key: int, *, shared: bool = False) -> 
     return bool(row and row[0])
 
 
-def is_held_elsewhere(connection: Connection[Any], key: int) -> bool:
-    """Whether a session of another database holds a lock: what it notifies does not come here."""
+def is_held_elsewhere(connection: Connection[Any], keys: Collection[int]) -> bool:
+    """Whether a session of another database holds any of these locks: what it notifies does not come here."""
     row = connection.execute(
         """
         select exists (
             select from pg_locks
-            where locktype = 'advisory' and objsubid = 1 and granted and (classid::bigint << 32) | objid::bigint = %s
+            where locktype = 'advisory' and objsubid = 1 and granted
+                  and (classid::bigint << 32) | objid::bigint = any(%s)
                   and database <> (select oid from pg_database where datname = current_database()))
         """,
-        [key],
+        [list(keys)],
     ).fetchone()
     return bool(row and row[0])
 

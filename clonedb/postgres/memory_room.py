@@ -30,6 +30,7 @@ class MemoryRoom:
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self.queue: int = locks.admission_key("memory", server.config.prefix)
         self.making = False
 
     def need(self, size: int, what: str) -> _Need | None:
@@ -56,6 +57,7 @@ class _Need:
         self, room: MemoryRoom, server: Server, memory: Memory, size: int, what: str
     ) -> None:
         self.what = what
+        self.queue: int = room.queue
         self._room = room
         self._server = server
         self._memory = memory

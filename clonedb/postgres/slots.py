@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from clonedb.errors import ConfigError, LockTimeoutError
+from clonedb.postgres import locks
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -53,6 +54,7 @@ class Slots:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._limit = server.config.max_clones
+        self.queue: int = locks.admission_key("slots", server.config.prefix)
         digest = hashlib.sha256(f"clonedb clones {server.config.prefix}".encode()).digest()
         # the first half of a key of two halves
         self._group = int.from_bytes(digest[:4], "big") >> 1

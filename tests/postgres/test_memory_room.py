@@ -19,6 +19,7 @@ from clonedb.embedded import leases
 from clonedb.embedded.memory import memory_at
 from clonedb.errors import ServerError
 from clonedb.settings.config import Config
+from tests.clones.conftest import eventually
 from tests.mounts import tmpfs
 from tests.projects import PYTEST, Project, one
 
@@ -101,6 +102,28 @@ def test_room_is_waited_for(opened: Open) -> None:
         assert 3 < time.monotonic() - start < 8
     assert heard[0].startswith("waiting for room for clone")
     timer.join()
+    for clone in clones:
+        clone.drop()
+
+
+def test_who_waits_for_a_slot_keeps_nobody_from_memory(opened: Open) -> None:
+    """The process that has the slot makes another database at once, where memory is scarce, too."""
+    holder, waiter = opened(max_clones=1), opened(max_clones=1)
+    slot = holder.server.admission.try_slot()
+    assert slot is not None
+    clones = fill(holder)
+    clones.pop().drop()
+    served: list[int] = []
+    thread = threading.Thread(target=lambda: served.append(waiter.server.admission.slot()))
+    thread.start()
+    eventually(holder.server.admission.listen)
+    start = time.monotonic()
+    clones.append(holder.clone())
+    assert time.monotonic() - start < 1
+    assert served == []
+    holder.server.admission.give(slot)
+    thread.join(10)
+    assert served == [slot]
     for clone in clones:
         clone.drop()
 
