@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PlainRecipe"]
 
+_ORDER = "(order)"  # the name of the input that has the steps
+
 
 @dataclass(frozen=True, slots=True)
 class PlainRecipe(abc.ABC):
@@ -83,8 +85,16 @@ class PlainRecipe(abc.ABC):
             self.config, rootdir=self.rootdir, import_roots=roots, index_dir=index_dir, key=key
         )
         self.take(reading)
-        reading.text(self.KIND, "(order)", "\n".join(self.steps))
+        reading.text(self.KIND, _ORDER, "\n".join(self.steps))
         return reading.finish()
+
+    def is_below(self, upon: Sequence[Sequence[str]]) -> bool:
+        """Whether a template with these inputs was made by the same steps."""
+        digest = digest_of("\n".join(self.steps))
+        return any(
+            (kind, name) == (self.KIND, _ORDER) and digest.startswith(abbreviated)
+            for kind, name, abbreviated in upon
+        )
 
     def builder(
         self,
@@ -137,8 +147,7 @@ class _PlainBuilder:
 
     def build(self, *, upon: Sequence[Sequence[str]], progress: Progress) -> Built:
         """Make the schema, unless the database is a copy of it, and run the seeds."""
-        there = any(kind == self.recipe.KIND for kind, *_ in upon)
-        steps = () if there else self.recipe.steps
+        steps = () if self.recipe.is_below(upon) else self.recipe.steps
         filled = self.recipe.fill(self.process, steps, progress)
         return Built(
             heads=None,

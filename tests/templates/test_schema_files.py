@@ -90,6 +90,36 @@ def test_mistakes(files: Project, settings: dict[str, object], message: str) -> 
     assert "Traceback" not in outcome.text
 
 
+def test_files_upon_a_named_template(files: Project) -> None:
+    """Its own are run there; those of the base are not run again."""
+    files.write("db/more/1.sql", "insert into item (name) values ('more')")
+    files.settings(
+        schema=["db/*.sql"],
+        templates={
+            "more": {"base": "default", "schema": ["db/more/1.sql"]},
+            "same": {"base": "default", "seed": ["more.sql"]},
+        },
+    )
+    files.write(
+        "test_it.py",
+        """
+        import pytest
+        NAMES = "select name from item order by id"
+
+        @pytest.mark.clonedb(template="more")
+        def test_more(clonedb_connection):
+            rows = clonedb_connection.execute(NAMES).fetchall()
+            assert [name for (name,) in rows] == ["two", "more"]
+
+        @pytest.mark.clonedb(template="same")
+        def test_same(clonedb_connection):
+            rows = clonedb_connection.execute(NAMES).fetchall()
+            assert [name for (name,) in rows] == ["two", "three"]
+        """,
+    )
+    assert "2 passed" in files.pytest().demand().out
+
+
 def test_what_needs_revisions_says_so(files: Project) -> None:
     """There are none to stop at, to go down from, or to check."""
     words = "needs Alembic's revisions, and the template is made by SQL files, which has none"
