@@ -30,6 +30,7 @@ _LEFT_OUT = (
     "pytest_alembic",
     "asyncio",
     "anyio",
+    "django",
     "fakefs",
     "socket",
     "time_machine",
