@@ -86,6 +86,8 @@ class CommandRecipe(PlainRecipe):
         for part in self._parts():
             path = os.path.normpath(os.path.join(rootdir, os.path.expanduser(part)))
             within = path.startswith(os.path.join(rootdir, ""))
+            if _MODULE.fullmatch(part) and os.path.isfile(os.path.join(path, "__init__.py")):
+                continue  # a module, of which counts what it imports
             if os.path.isdir(path) and within:
                 yield from _below(path)
             elif (

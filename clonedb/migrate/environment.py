@@ -41,9 +41,12 @@ def environment_of(
 def environment_as_it_is(config: Config, url: DatabaseURL) -> dict[str, str]:
     """As `environment_of`, for a program of any kind: a URL has the driver and the query that stand in its variable.
 
-    One that is not set names no driver: psql, Django and others know none.
+    One that is not set names no driver: psql, Django and others know none. The embedded server
+    speaks no TLS, which Go's lib/pq demands unless a variable says that there is none.
     """
     environment = leading_to(os.environ, url.conninfo(), alone=config.url is None)
+    if config.url is None:
+        environment["PGSSLMODE"] = "disable"
     plain = url.replace(driver=None)
     for name in variables_of(config):
         try:

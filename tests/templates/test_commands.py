@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import textwrap
 import time
 from collections.abc import Callable
@@ -109,11 +110,13 @@ def test_files_and_directories_that_a_command_names(shop: Project) -> None:
     shop.write("more/migrations/3.sql", "")
     shop.write("node_modules/x/migrations/4.sql", "")
     shop.write("shop/tool.py", "import shop.sql\n")
-    shop.settings(migrate="python make.py --file=db/one.sql --app=shop.tool:run db")
+    shop.write("shop/unused.py", "")
+    shop.settings(migrate="python make.py --file=db/one.sql --app=shop.tool:run shop db")
     told = shop.clonedb("fingerprint", "--explain").demand().out
     for name in ("migrate    db/one.sql", "migrate    db/two.inc", "migrate    make.py"):
         assert name in told
     assert "migrate    more/migrations/3.sql" in told
+    assert "shop/unused.py" not in told  # of a package that is named as a module
     assert "import     shop/tool.py" in told
     assert "node_modules" not in told
     shop.write("more/migrations/5.sql", "")
@@ -209,16 +212,21 @@ MISTAKES = {
     "does nothing": (
         "print('done')",
         [
-            (
-                "ended without an error, but the database that is being built is empty; it may have written to another one: "
-                "let it read DATABASE_URL"
-            ),
+            "ended without an error, but the database that is being built is empty; it may have written to another one",
+            "let it read DATABASE_URL",
             "last output:\n  done",
         ],
     ),
     "writes to SQLite": (
         "import sqlite3\nsqlite3.connect('app.db').execute('create table item (id)')",
-        ["is empty; it may have written to another one (it opened SQLite's 'app.db')"],
+        ["is empty; it may have written to another one (it opened SQLite's 'app.db'"],
+    ),
+    "makes a role again": (
+        "import psycopg\npsycopg.connect().execute('create role postgres')",
+        [
+            'psycopg.errors.DuplicateObject: role "postgres" already exists',
+            "hint: roles belong to the server, on which many templates are built: create one only where pg_roles lacks it",
+        ],
     ),
 }
 
@@ -237,6 +245,18 @@ def test_a_command_that_fails(shop: Project, admin_dsn: str, mistake: str) -> No
     )
     assert "clonedb/migrate" not in outcome.text
     assert databases(admin_dsn, shop.environment["CLONEDB_PREFIX"]) == []
+
+
+def test_a_driver_that_is_not_led(shop: Project) -> None:
+    """What a Python process opened by itself is told of, when nothing has come of it here."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        connects = f"import socket\nsocket.create_connection(('127.0.0.1', {port}))\n"
+        shop.write("make.py", connects)
+        failed = shop.clonedb("build").demand(1).text
+        assert f"it may have written to another one (it opened 127.0.0.1:{port}" in failed
+        shop.write("make.py", connects + MAKE)
+        shop.clonedb("build").demand()
 
 
 @pytest.mark.parametrize(
@@ -353,6 +373,7 @@ def test_variables(shop: Project) -> None:
         assert [url.scheme for url in urls] == ["postgresql", "postgresql+asyncpg"]
         assert urls[0].path == urls[1].path == "/" + os.environ["PGDATABASE"]
         assert urls[1].query == "application_name=shop"
+        assert os.environ["PGSSLMODE"] == "disable"  # which Go's drivers demand
         assert not [name for name in os.environ if name.startswith("CLONEDB_URL")]
         """
         + textwrap.indent(MAKE, " " * 8),

@@ -8,6 +8,7 @@ Every process below inherits the variable that says where to, and the directory 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -71,8 +72,9 @@ def noted(notes: str) -> Noted:
     found: dict[str, dict[str, None]] = {"read": {}, "variable": {}, "elsewhere": {}}
     with open(notes, encoding="utf-8") as file:  # noqa: PTH123
         for line in file:
-            kind, what = json.loads(line)
-            found[kind][what] = None
+            with contextlib.suppress(ValueError):  # the process was killed as it wrote
+                kind, what = json.loads(line)
+                found[kind][what] = None
 
     return Noted(
         frozenset(found["read"]), frozenset(found["variable"]), tuple(found["elsewhere"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -33,6 +34,12 @@ _NEWS, _SILENCE = (
 _TAIL = 65536  # bytes of output that are looked at for the last lines
 _LINES = 30
 _SHELLS = frozenset({"&&", "||", "|", ";", ">", "<", "&", "cd", "export", "source"})
+
+_ROLE = re.compile(r'\brole "[^"]+" already exists')
+_ABOUT_ROLES = (
+    "hint: roles belong to the server, on which many templates are built: create one only where pg_roles"
+    " lacks it\n"
+)
 
 # what is in a database besides the system's own, and besides what belongs to extensions
 _MADE = """
@@ -198,8 +205,9 @@ class _Told:
     def failure(self, what: str) -> str:
         """The command, what became of it, its last output, and how to run it by hand."""
         output = "".join(f"\n  {line}" for line in self._lines) or " nothing"
+        hint = _ABOUT_ROLES if any(map(_ROLE.search, self._lines)) else ""
         return (
-            f"the command {self._name!r} {what}\nlast output:{output}\n"
+            f"the command {self._name!r} {what}\n{hint}last output:{output}\n"
             f"to run it by hand, on an empty database NAME of your own:\n  {self._by_hand}"
         )
 
