@@ -122,8 +122,14 @@ class Address:
     def is_nowhere(self) -> bool:
         """Whether that is the place that variables name while no test has a clone."""
         return self.database == NO_DATABASE or any(
-            host in (NO_HOST, NO_DIRECTORY) for host, _ in self.addresses
+            host.endswith(NO_HOST) or host.startswith(NO_DIRECTORY)
+            for host, _ in self.addresses
         )
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The names of its hosts; `localhost` for all of this machine."""
+        return frozenset(host for host, _ in self.addresses)
 
     def is_at(self, other: Address) -> bool:
         """Whether both may be the same database."""
@@ -175,7 +181,7 @@ def _parts(value: Any) -> list[str]:
 
 def _host(name: str) -> str:
     name = name.lower()
-    if name == NO_DIRECTORY:
+    if name.startswith(NO_DIRECTORY):
         return name
     local = name in ("", "localhost", "::1", "0.0.0.0") or name.startswith(("/", "@", "127."))  # noqa: S104 - compared
     return "localhost" if local else name

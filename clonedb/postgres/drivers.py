@@ -13,6 +13,7 @@ import functools
 import importlib
 import importlib.util
 import sys
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -21,24 +22,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
-__all__ = [
-    "Guard",
-    "Look",
-    "PatchedDrivers",
-    "RoutedDrivers",
-    "Send",
-    "WatchedDrivers",
-    "libpq_of",
-]
+__all__ = ["Lead", "Look", "PatchedDrivers", "WatchedDrivers", "libpq_of"]
 
 Look = Callable[..., None]
 """Is shown the parameters of a connection that may hold a token, and raises to have it refused."""
 
-Guard = Callable[[list[Any], Mapping[str, Any]], None]
-"""Is shown all parameters of a connection, in its driver's words, and raises to have it refused."""
+Lead = Callable[[str, list[Any], dict[str, Any]], bool]
+"""Is shown a driver's name and all parameters of a connection, in the driver's words: positional, and by keyword.
 
-Send = Callable[[str, list[Any], dict[str, Any]], None]
-"""Changes a connection's parameters, positional ones and keywords, which are in the words of the driver named first."""
+It changes them in place to lead the connection elsewhere, and says whether it did; or it raises
+to have the connection refused.
+"""
 
 
 class PatchedDrivers(ABC):
@@ -53,20 +47,8 @@ class PatchedDrivers(ABC):
         self._waiting: dict[str, Callable[[ModuleType], None]] = {}
 
     @abstractmethod
-    def _psycopg(self, psycopg: ModuleType) -> None:
-        """Patch this driver."""
-
-    @abstractmethod
-    def _psycopg2(self, psycopg2: ModuleType) -> None:
-        """Patch this driver."""
-
-    @abstractmethod
-    def _asyncpg(self, asyncpg: ModuleType) -> None:
-        """Patch this driver."""
-
-    def _patches(self) -> dict[str, Callable[[ModuleType], None]]:
-        """The packages to patch, each with what does it."""
-        return {"psycopg": self._psycopg, "psycopg2": self._psycopg2, "asyncpg": self._asyncpg}
+    def _patches(self) -> Mapping[str, Callable[[ModuleType], None]]:
+        """What patches each of the modules, by its name."""
 
     def install(self) -> None:
         """Patch the drivers that are there, and wait for the others."""
@@ -128,17 +110,21 @@ class PatchedDrivers(ABC):
 
 
 class WatchedDrivers(PatchedDrivers):
-    """Shows `look` and `guard` the parameters of each new connection."""
+    """Shows `look` and `lead` the parameters of each new connection."""
 
-    def __init__(self, look: Look, guard: Guard | None = None) -> None:
+    def __init__(self, look: Look, lead: Lead | None = None) -> None:
         super().__init__()
         self._look = look
-        self._guard = guard or _look_at_nothing
+        self._lead = lead or _lead_nowhere_else
+
+    def _patches(self) -> Mapping[str, Callable[[ModuleType], None]]:
+        return {"psycopg": self._psycopg, "psycopg2": self._psycopg2, "asyncpg": self._asyncpg}
 
     def uninstall(self) -> None:
         """No connection is shown any more, neither where a wrapper could not be taken away."""
         super().uninstall()
-        self._look = self._guard = _look_at_nothing
+        self._look = _look_at_nothing
+        self._lead = _lead_nowhere_else
 
     def _psycopg(self, psycopg: ModuleType) -> None:
         """Watch what makes parameters of a connection string and of keywords, documented as a place to change them."""
@@ -150,7 +136,8 @@ class WatchedDrivers(PatchedDrivers):
             def get_connection_params(cls: type, conninfo: str, **keywords: Any) -> Any:
                 __tracebackhide__ = True
                 self._look(conninfo, keywords.get("application_name"), keywords.get("passfile"))
-                self._guard([conninfo], keywords)
+                if self._lead("psycopg", [conninfo], keywords):
+                    conninfo = ""
                 return function(cls, conninfo, **keywords)
 
             return classmethod(get_connection_params)
@@ -160,14 +147,27 @@ class WatchedDrivers(PatchedDrivers):
 
     def _psycopg2(self, psycopg2: ModuleType) -> None:
         """Watch what `psycopg2.connect` calls with one connection string, in which its keywords are."""
+        thread = threading.local()
 
         def wrap(was: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(was)
             def connect(dsn: str, *arguments: Any, **keywords: Any) -> Any:
                 __tracebackhide__ = True
                 self._look(dsn)
-                self._guard([dsn], {})
-                return was(dsn, *arguments, **keywords)
+                positional: list[Any] = [dsn]
+                parameters: dict[str, Any] = {}
+                if getattr(thread, "leads", False) or not self._lead(
+                    "psycopg2", positional, parameters
+                ):
+                    return was(dsn, *arguments, **keywords)
+
+                # from the outermost wrapper on: another one has to know where it goes
+                led: str = psycopg2.extensions.make_dsn(*positional, **parameters)
+                thread.leads = True
+                try:
+                    return vars(psycopg2)["_connect"](led, *arguments, **keywords)
+                finally:
+                    thread.leads = False
 
             return connect
 
@@ -190,7 +190,9 @@ class WatchedDrivers(PatchedDrivers):
                     keywords.get("passfile"),
                     settings.get("application_name"),
                 )
-                self._guard([], keywords)
+                names = list(keywords)
+                if self._lead("asyncpg", [], keywords):
+                    keywords = {**dict.fromkeys(names), **keywords}
                 return await was(**keywords)
 
             return connect
@@ -216,55 +218,6 @@ class WatchedDrivers(PatchedDrivers):
         self._replace(asyncpg, "connect", wrap_public)
 
 
-class RoutedDrivers(PatchedDrivers):
-    """Lets `send` change where each new connection leads."""
-
-    def __init__(self, send: Send) -> None:
-        super().__init__()
-        self._send = send
-
-    def _psycopg(self, psycopg: ModuleType) -> None:
-        def wrap(was: classmethod[Any, ..., Any]) -> classmethod[Any, ..., Any]:
-            function = was.__func__
-
-            @functools.wraps(function)
-            def get_connection_params(cls: type, conninfo: str, **keywords: Any) -> Any:
-                positional: list[Any] = [conninfo]
-                self._send("psycopg", positional, keywords)
-                return function(cls, *(positional or [""]), **keywords)
-
-            return classmethod(get_connection_params)
-
-        for kind in ("Connection", "AsyncConnection"):
-            self._replace(getattr(psycopg, kind, None), "_get_connection_params", wrap)
-
-    def _psycopg2(self, psycopg2: ModuleType) -> None:
-        def wrap(was: Callable[..., Any]) -> Callable[..., Any]:
-            @functools.wraps(was)
-            def connect(dsn: str, *arguments: Any, **keywords: Any) -> Any:
-                positional: list[Any] = [dsn]
-                parameters: dict[str, Any] = {}
-                self._send("psycopg2", positional, parameters)
-                dsn = psycopg2.extensions.make_dsn(*positional, **parameters)
-                return was(dsn, *arguments, **keywords)
-
-            return connect
-
-        self._replace(psycopg2, "_connect", wrap)
-
-    def _asyncpg(self, asyncpg: ModuleType) -> None:
-        def wrap(was: Callable[..., Any]) -> Callable[..., Any]:
-            @functools.wraps(was)
-            async def connect(**keywords: Any) -> Any:
-                absent = dict.fromkeys(keywords)  # it demands each of them, and None is none
-                self._send("asyncpg", [], keywords)
-                return await was(**{**absent, **keywords})
-
-            return connect
-
-        self._replace(getattr(asyncpg, "connect_utils", None), "_connect", wrap)
-
-
 def libpq_of(driver: str) -> int:
     """The version of libpq that a driver speaks with, as libpq writes it (160004); 0 for one without it."""
     with contextlib.suppress(ImportError):
@@ -281,3 +234,7 @@ def libpq_of(driver: str) -> int:
 
 def _look_at_nothing(*_: object) -> None:
     """A wrapper that could not be taken away has nothing to do any more."""
+
+
+def _lead_nowhere_else(*_: object) -> bool:
+    return False

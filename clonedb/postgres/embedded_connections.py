@@ -38,6 +38,9 @@ class EmbeddedConnections(PatchedDrivers):
         self._answers = frozenset(answers.items())
         self._variables = libpq_variables.affecting()
 
+    def _patches(self) -> Mapping[str, Callable[[ModuleType], None]]:
+        return {"psycopg": self._psycopg, "psycopg2": self._psycopg2, "asyncpg": self._asyncpg}
+
     def install(self) -> None:
         """Begin, if there is such a variable at all."""
         if self._variables:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
-from clonedb.pytest_plugin.routing import entered, is_routed, left, taken_back
+from clonedb.pytest_plugin.lending import Request, lend
+from clonedb.pytest_plugin.options import marker_of
+from clonedb.pytest_plugin.routing import (
+    entered,
+    is_routed,
+    left,
+    other_templates,
+    taken_back,
+)
 from clonedb.pytest_plugin.run import run_of
 
 if TYPE_CHECKING:
     from clonedb.api import Template
     from clonedb.clones.database import Database
+    from clonedb.settings.config import Config
 
 __all__ = ["between_tests", "pytest_itemcollected", "without_asking"]
 
@@ -23,19 +33,35 @@ _BETWEEN, _FOR_TEST = (
 
 
 @pytest.fixture(scope="session", autouse=True, name=_BETWEEN)
-def between_tests(request: pytest.FixtureRequest, clonedb_template: Template) -> Iterator[None]:
+def between_tests(
+    request: pytest.FixtureRequest, clonedb_config: Config, clonedb_template: Template
+) -> Iterator[None]:
     """What the project's own fixtures of a wider scope than a test reach: the process's clone, never reset."""
     __tracebackhide__ = True
     if not is_routed(request.config):  # nothing would lead there
         yield
         return
 
+    own = clonedb_config.template
+    run, at_end = run_of(request.config), request.session.addfinalizer
+    with contextlib.ExitStack() as stack:
+        for name in other_templates(request.config, own):
+            other = run.template(clonedb_config, name, (), at_end)
+            stack.enter_context(_standing_in(request, other, name))
+        stack.enter_context(_standing_in(request, clonedb_template, own))
+        yield
+
+
+@contextlib.contextmanager
+def _standing_in(
+    request: pytest.FixtureRequest, template: Template, name: str
+) -> Iterator[None]:
     run = run_of(request.config)
     with run.process_state.unpatched():
-        mode = run.supply(clonedb_template, request.session.addfinalizer).isolation("worker")
+        mode = run.supply(template, request.session.addfinalizer).isolation("worker")
         database = mode.database(mode.acquire(), None)
 
-    entered(request.config, database, stands_in=True)
+    entered(request.config, database, name, stands_in=True)
     yield
     left(request.config, database)
     mode.release(database.clone)
@@ -43,8 +69,18 @@ def between_tests(request: pytest.FixtureRequest, clonedb_template: Template) ->
 
 
 @pytest.fixture(autouse=True, name=_FOR_TEST)
-def without_asking(clonedb: Database) -> None:
-    """The test's own clone."""
+def without_asking(
+    request: pytest.FixtureRequest, clonedb_config: Config, clonedb: Database
+) -> Iterator[None]:
+    """The test's own clone, and one of each other template that `route` names."""
+    __tracebackhide__ = True
+    del clonedb
+    own = marker_of(request.node).template or clonedb_config.template
+    with contextlib.ExitStack() as stack:
+        for name in other_templates(request.config, own):
+            lent = contextlib.contextmanager(lend)
+            stack.enter_context(lent(request, Request(template=name)))
+        yield
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -108,7 +108,7 @@ def lend(request: pytest.FixtureRequest, wanted: Request) -> Iterator[Database]:
         stack.callback(taken_back, request.config, _holder(request))
         stack.callback(_release, node, paid, supply, mode, lent)
         hold_loop(request)
-        entered(request.config, lent)
+        entered(request.config, lent, wanted.template or config.template)
         stack.callback(left, request.config, lent)
         if lent.loan is not None:
             stack.callback(lent.loan.end)

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from clonedb.routing.application import Router
     from clonedb.settings.config import Config
 
-__all__ = ["entered", "hold_loop", "is_routed", "left", "pytest_sessionstart", "taken_back"]
+__all__ = [
+    "entered",
+    "hold_loop",
+    "is_routed",
+    "left",
+    "other_templates",
+    "pytest_sessionstart",
+    "taken_back",
+]
 
 _KEYS = ("route", "autouse")
 _AUTOUSE = "clonedb.pytest_plugin.autouse"
@@ -65,9 +73,18 @@ def _router(settings: Config, config: pytest.Config) -> Router:
     def look(*parameters: object) -> None:
         run_of(config).loans.require(*parameters)
 
-    return Router(
+    router = Router(
         settings.route, source=settings.source("route"), prefix=settings.prefix, look=look
     )
+    for name in router.others(settings.template):
+        settings.of_template(name, f"{settings.source('route')}: route")
+    return router
+
+
+def other_templates(config: pytest.Config, template: str) -> list[str]:
+    """Those that the application is led to besides one: a test without their clones cannot use all its databases."""
+    router = config.stash.get(_ROUTER, None)
+    return [] if router is None else router.others(template)
 
 
 def _is_libpqs(settings: Config) -> bool:
@@ -101,11 +118,16 @@ def _concerns(config: pytest.Config) -> bool:
     return False
 
 
-def entered(config: pytest.Config, database: Database, *, stands_in: bool = False) -> None:
-    """A test, or a wider scope, holds a database from now on: the application is led to it."""
+def entered(
+    config: pytest.Config, database: Database, template: str, *, stands_in: bool = False
+) -> None:
+    """A test, or a wider scope, holds a database of a template from now on: the application is led to it."""
     if (router := config.stash.get(_ROUTER, None)) is not None:
         router.enter(
-            database.route, stands_in=stands_in, proof=database.clone.server.proof_only
+            database.route,
+            template=template,
+            stands_in=stands_in,
+            proof=database.clone.server.proof_only,
         )
 
 

@@ -1,28 +1,32 @@
-"""The application under test: its SQLAlchemy connections and its environment, led to the clone of the test.
+"""The application under test: its connections and its environment, led to the clone of the test.
 
-Applications bind an engine at import, long before there is a test. They need no change:
-listeners on SQLAlchemy's Engine and Pool classes see every connection of every engine, whenever
-it was created, sync or async.
+Applications bind an engine or a pool at import, long before there is a test. They need no
+change: listeners on SQLAlchemy's Engine and Pool classes see every connection of every engine,
+whenever it was created, sync or async, and psycopg, psycopg2 and asyncpg are patched where all
+their ways to connect meet.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from clonedb.errors import ConfigError, RoutingError
+from clonedb.errors import RoutingError
 from clonedb.names import parse
 from clonedb.postgres import libpq_variables
 from clonedb.postgres.address import Address, aimed_at, reached, redirect
 from clonedb.postgres.drivers import WatchedDrivers
-from clonedb.routing.environment import EVERYTHING, Environment, variables_in
+from clonedb.routing.driver_pools import DriverPools
+from clonedb.routing.entered import Entered, Lent, Proof, no_proof
+from clonedb.routing.environment import Environment
+from clonedb.routing.places import DEFAULT, Places, Route
 from clonedb.sessions import idle_connections
 from clonedb.sessions.idle_connections import OWN
 from clonedb.sessions.lasting import LastingConnections
+from clonedb.sessions.loans import has_token
 from clonedb.sessions.pooled import CloneMark, Connections, Idle, mark_of
-from clonedb.settings.keys import nearest
-from clonedb.url import DatabaseURL, redact_url
+from clonedb.url import DatabaseURL
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
@@ -31,23 +35,15 @@ if TYPE_CHECKING:
 __all__ = ["Router"]
 
 
-Proof = Callable[[str], Mapping[str, Any]]
-"""Keywords for a driver's connect()."""
-
-
-def _no_proof(_driver: str) -> Mapping[str, Any]:
-    return {}
-
-
 class Router:
     """Sends connections aimed at the places in `route` to the clone that was entered last, and refuses them otherwise.
 
     An entry of `route` is the name of an environment variable, a URL, or "*" for every
-    PostgreSQL engine. They are read once, here; `source` is the place in the configuration that
-    named them, and `prefix` that of clones' names. `refuse` makes the exception for a
-    connection that is refused, a RoutingError if it is not given. `look` is shown the
-    parameters of each connection before it is led anywhere, and may raise: it refuses those of
-    ended tests.
+    PostgreSQL engine; a mapping says which template's clones each is sent to. They are read
+    once, here; `source` is the place in the configuration that named them, and `prefix` that of
+    clones' names. `refuse` makes the exception for a connection that is refused, a RoutingError
+    if it is not given. `look` is shown the parameters of each connection before it is led
+    anywhere, and may raise: it refuses those of ended tests.
 
     Raises ConfigError for a variable that is not set, and for what is not the URL of a
     PostgreSQL database.
@@ -55,34 +51,30 @@ class Router:
 
     def __init__(
         self,
-        route: Sequence[str],
+        route: Route,
         *,
         source: str,
         prefix: str,
         refuse: Callable[[str], BaseException] = RoutingError,
         look: Callable[..., None] = lambda *_: None,
     ) -> None:
-        self._shown = (
-            f"route = [{', '.join(repr(redact_url(entry)) for entry in route)}] ({source})"
-        )
-        self._everything = EVERYTHING in route
         self._prefix = prefix
         self._refuse = refuse
         self._look_at = look
         self._defaults = libpq_variables.defaults()
-        variables = {name: _variable(name, source) for name in variables_in(route)}
-        urls = [
-            DatabaseURL.parse(entry, f"{source}: route") for entry in route if "://" in entry
-        ]
-        self._addresses = [
-            Address.of(url.conninfo(), self._defaults) for url in (*variables.values(), *urls)
-        ]
-        self._environment = Environment(variables, self._defaults)
+        self._places = places = Places(route, source, self._defaults)
+        self._environment = Environment(places.variables, self._defaults, places.labels)
+        self._entered = Entered()
         self._connections = Connections()
-        self._drivers = WatchedDrivers(lambda *_: None, self._guard)
-        self._entered: list[DatabaseURL] = []
-        self._proofs: dict[str, Proof] = {}
-        self._standing_in: set[str] = set()
+        self._drivers = WatchedDrivers(lambda *_: None, self._lead)
+        self._pools = DriverPools(self._aim)
+
+        # the template to whose clone a driver's last connection of this thread or task was led
+        self._led: ContextVar[str | None] = ContextVar("clonedb_led", default=None)
+
+    def others(self, template: str) -> list[str]:
+        """The templates that have places in `route`, but for the one that this template's clones stand for."""
+        return sorted(self._places.templates - {self._places.stands_for(template)})
 
     @property
     def found(self) -> Mapping[str, str | None]:
@@ -100,17 +92,19 @@ class Router:
         for target, name, listener in self._listeners():
             event.listen(target, name, listener)
         self._drivers.install()
+        self._pools.install()
         self._environment.lead_nowhere(libpqs_place=libpqs_place)
 
     def uninstall(self) -> None:
         """Leave what is entered still, and listen no more; the environment is what it was."""
         from sqlalchemy import event
 
-        for url in reversed(self._entered.copy()):
+        for url in self._entered.urls:
             self.leave(url)
         for target, name, listener in self._listeners():
             event.remove(target, name, listener)
         self._connections.end()
+        self._pools.uninstall()
         self._drivers.uninstall()
         self._environment.restore()
 
@@ -130,25 +124,29 @@ class Router:
         ]
 
     def enter(
-        self, url: DatabaseURL, *, stands_in: bool = False, proof: Proof = _no_proof
+        self,
+        url: DatabaseURL,
+        *,
+        template: str = DEFAULT,
+        stands_in: bool = False,
+        proof: Proof = no_proof,
     ) -> None:
         """From now on connections go to this database, until it is left or another is entered.
 
-        `proof` says what a driver is told besides, so that it never sends the password in the
-        clear (Server.proof_only).
+        `template` is its template's name: one that `route` does not name stands for the
+        project's own. `proof` says what a driver is told besides, so that it never sends the
+        password in the clear (Server.proof_only).
 
         One that `stands_in` serves what runs between tests: an engine made from the environment
         meanwhile is the application's, and reaches the tests' clones later. One aimed at any
         other clone is left alone while that lasts.
         """
         assert url.database is not None  # noqa: S101 - a clone's has its name
-        if stands_in:
-            self._standing_in.add(url.database)
-        elif not self._is_entered(url.database):
-            self._standing_in.discard(url.database)
-        self._entered.append(url)
-        self._proofs[url.database] = proof
-        self._environment.lead_to(url)
+        template = self._places.stands_for(template)
+        if (below := self._entered.current(template)) is not None:
+            self._pools.close_idle(below.name)
+        self._entered.enter(Lent(url, template, proof), stands_in=stands_in)
+        self._lead_environment()
 
     def leave(self, url: DatabaseURL, *, lasting: LastingConnections | None = None) -> None:
         """Take a database back: the one below is the one to go to.
@@ -156,49 +154,73 @@ class Router:
         Nothing idle stays connected to it, unless `lasting` is reused: it gets that as a source
         of its own.
         """
-        if url.database is not None:
-            self._connections.let_go(url.database)
-        for index in reversed(range(len(self._entered))):
-            if self._entered[index].database == url.database:
-                del self._entered[index]
-                break
-
-        if self._entered:
-            self._environment.lead_to(self._entered[-1])
-        else:
-            self._environment.leave()
-
-        if url.database is not None and not self._is_entered(url.database):
-            self._standing_in.add(
-                url.database
-            )  # who is still aimed there got it from the environment
+        self._connections.let_go(url.database)
+        is_left = self._entered.leave(url.database)
+        self._lead_environment()
+        if url.database is not None and is_left:
+            self._pools.close_idle(url.database)
             if lasting is not None and lasting.reused:
                 idle = Idle(self._connections, url.database)
                 lasting.source("the application's", lambda: idle)
             else:
                 self._connections.close_idle(url.database)
 
+    def _lead_environment(self) -> None:
+        """The variables lead to the databases that are entered now; libpq's to the project's own, if there is one."""
+        last = self._entered.current(DEFAULT) or self._entered.current()
+        if last is None:
+            self._environment.leave()
+            return
+
+        apart: dict[str, DatabaseURL | None] = {}
+        for name in self._places.variables:
+            own = self._entered.current(self._places.template_of(name))
+            if own is not last:
+                apart[name] = None if own is None else own.url
+        self._environment.lead_to(last.url, apart)
+
     def close_leaked(self, holder: str = "") -> None:
         """Close what `holder` left in use on clones that were left, after they have been counted."""
-        self._connections.close_in_use(lambda database: not self._is_entered(database), holder)
+        self._connections.close_in_use(lambda database: not self._entered.has(database), holder)
 
-    def _is_entered(self, database: str | None) -> bool:
-        return any(url.database == database for url in self._entered)
+    def _template(self, address: Address) -> str | None:
+        """The template whose clone connections to a place are sent to; None for those that are left alone."""
+        name = address.database
+        if parse(self._prefix, name) is not None or self._entered.has(name):
+            return self._entered.stands_in(name)
+        return self._places.find(address)
 
-    def _current(self) -> str | None:
-        return self._entered[-1].database if self._entered else None
+    def _aim(
+        self, positional: list[Any], keywords: Mapping[str, Any]
+    ) -> Callable[[], object] | None:
+        """What raises if there is no clone for the parameters of a pool; None if they are not the application's.
 
-    def _is_meant(self, address: Address) -> bool:
-        """Whether connections to a place are the application's, to be routed."""
-        if parse(self._prefix, address.database) is not None or self._is_entered(
-            address.database
-        ):
-            return address.database in self._standing_in
-        return self._everything or self._is_applications(address)
+        They are, too, if they come from the environment of a test that has a clone.
+        """
+        address = aimed_at(positional, keywords, libpq_variables.defaults())
+        if (template := self._template(address)) is not None:
+            return lambda: self._require(template, address)
+        if self._entered.has(address.database) and not has_token(positional, keywords):
+            return lambda: None
+        return None
 
-    def _is_applications(self, address: Address) -> bool:
-        """Whether it is what `route` names, or what the variables name while there is no clone."""
-        return address.is_nowhere or any(address.is_at(other) for other in self._addresses)
+    def _require(self, template: str, address: Address) -> Lent:
+        """The clone that connections to a place are sent to; raises when there is none now."""
+        __tracebackhide__ = True
+        if (lent := self._entered.current(template)) is not None:
+            return lent
+        if template == DEFAULT:
+            what, whose, ask = "the clone of the test", "", "the fixture `clonedb`"
+        else:
+            what = f"the test's clone of template {template!r}"
+            whose = f" of template {template!r}"
+            ask = f"a fixture made by `clonedb.fixture(template={template!r})`"
+        raise self._refuse(
+            f"a connection to database {address} was refused: {self._places.shown} sends it to {what}, and"
+            f" there is none now; ask for {ask} in the test or the fixture that connects, or write"
+            f" `autouse = true` in [tool.clonedb] to give every test a clone{whose}; code that runs at import cannot"
+            " have one"
+        )
 
     def _send(
         self,
@@ -220,25 +242,17 @@ class Router:
 
         self._look_at(*positional, *keywords.values())
         address = aimed_at(positional, keywords, self._defaults)
-        if not self._is_meant(address):
-            CloneMark(address.database if self._is_entered(address.database) else None).put_on(
-                entry
-            )
+        template = self._template(address) or self._of_everything(address)
+        if template is None:
+            known = self._entered.has(address.database)
+            CloneMark(address.database if known else None).put_on(entry)
             return None
 
-        if not self._entered:
-            raise self._refuse(
-                f"a connection to database {address} was refused: {self._shown} sends it to the clone of the test, and"
-                " there is none now; ask for the fixture `clonedb` in the test or the fixture that connects, or write"
-                " `autouse = true` in [tool.clonedb] to give every test a clone; code that runs at import cannot have"
-                " one"
-            )
-
+        lent = self._require(template, address)
         positional, keywords = list(positional), dict(keywords)
-        to = self._entered[-1]
-        redirect(to, dialect.driver, positional, keywords)
-        keywords.update(self._proofs[str(to.database)](dialect.driver))
-        CloneMark(self._current(), routed=True).put_on(entry)
+        redirect(lent.url, dialect.driver, positional, keywords)
+        keywords.update(lent.proof(dialect.driver))
+        CloneMark(lent.name, routed=True, template=template).put_on(entry)
         try:
             return dialect.connect(*positional, **keywords)
         except Exception as error:  # noqa: BLE001 - of whatever driver
@@ -246,18 +260,31 @@ class Router:
             # password
             raise error.with_traceback(None) from None
 
-    def _guard(self, positional: list[Any], keywords: Mapping[str, Any]) -> None:
-        """A driver is about to connect: for an engine that was led already, for clonedb, or by itself: refused."""
+    def _of_everything(self, address: Address) -> str | None:
+        """The template that "*" has for an engine which is not aimed at a clone."""
+        if parse(self._prefix, address.database) is not None:
+            return None
+        return None if self._entered.has(address.database) else self._places.of_everything()
+
+    def _lead(self, driver: str, positional: list[Any], keywords: dict[str, Any]) -> bool:
+        """A driver is about to connect, by itself or for an engine: whether it was led to a clone.
+
+        "*" is for engines: other code of the process connects by drivers, too.
+        """
         __tracebackhide__ = True
+        self._led.set(None)
         if str(keywords.get("application_name", "")).startswith("clonedb"):
-            return
+            return False
         address = aimed_at(positional, keywords, libpq_variables.defaults())
-        if self._is_applications(address):
-            raise self._refuse(
-                f"a connection to database {address} was refused: {self._shown} means the clone of the test, and only"
-                " SQLAlchemy's engines that are made from a URL can be led there; use `clonedb_dsn`, or read the"
-                " variable when you connect, in a test that has a clone"
-            )
+        if (template := self._template(address)) is None:
+            return False
+        lent = self._require(template, address)
+        self._led.set(template)
+        if address.is_at(Address.of(lent.url.conninfo(), self._defaults)):
+            return False
+        redirect(lent.url, driver, positional, keywords)
+        keywords.update(lent.proof(driver))
+        return True
 
     def _look(self, dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:
         """A connection was opened: if it was not by its engine, but by a `creator`, then see where it leads."""
@@ -268,32 +295,34 @@ class Router:
         mark = mark_of(entry)
         if mark is None or (mark.database is None and not mark.routed):
             address = reached(dbapi_connection, self._defaults)
-            if (
-                address is not None
-                and self._is_meant(address)
-                and not self._is_entered(address.database)
-            ):
-                dbapi_connection.close()
-                raise self._refuse(
-                    f"an engine that makes its connections itself (a creator, a service file) reached database"
-                    f" {address}:"
-                    f" {self._shown} means the clone of the test, so it was refused; make the engine from a URL, or let"
-                    " its creator ask for a clone's (`clonedb.dsn`, or the environment while a test has a clone)"
-                )
-
+            known = address is not None and self._entered.has(address.database)
+            if address is not None and not known:
+                self._refuse_unseen(dbapi_connection, address)
             if mark is None:
-                ours = address is not None and self._is_entered(address.database)
-
-                # what a creator got between tests, it got from the environment
-                mark = (
-                    CloneMark(address.database, routed=self._is_meant(address))
-                    if ours and address is not None
-                    else CloneMark()
-                )
+                mark = self._mark_of_creator(address) if known and address else CloneMark()
                 mark.put_on(entry)
 
         if mark.database is not None:
             self._connections.opened(entry)
+
+    def _refuse_unseen(self, dbapi_connection: Any, address: Address) -> None:
+        """Raises for a connection to a place in `route` by a driver that is not patched."""
+        if (self._template(address) or self._of_everything(address)) is None:
+            return
+        dbapi_connection.close()
+        raise self._refuse(
+            f"an engine that makes its connections itself (a creator, a service file) reached database {address}:"
+            f" {self._places.shown} means the clone of the test, and its driver cannot be led there, so it was refused;"
+            " make the engine from a URL, or let its creator ask for a clone's (`clonedb.dsn`, or the environment"
+            " while a test has a clone)"
+        )
+
+    def _mark_of_creator(self, address: Address) -> CloneMark:
+        """What a creator's driver was led to, or got between tests from the environment, follows the tests' clones."""
+        template = self._led.get() or self._entered.stands_in(address.database)
+        return CloneMark(
+            address.database, routed=template is not None, template=template or DEFAULT
+        )
 
     def _hand_out(
         self, dbapi_connection: Any, entry: ConnectionPoolEntry, proxy: PoolProxiedConnection
@@ -304,13 +333,15 @@ class Router:
         mark = mark_of(entry)
         if mark is None:  # opened before there was a listener
             address = reached(dbapi_connection, self._defaults)
-            mark = CloneMark(routed=address is not None and self._is_meant(address))
+            template = address and (self._template(address) or self._of_everything(address))
+            mark = CloneMark(routed=template is not None, template=template or DEFAULT)
             mark.put_on(entry)
 
         if mark.routed:
-            stale = mark.database is None or mark.database != self._current()
+            lent = self._entered.current(mark.template)
+            stale = lent is None or mark.database != lent.name
         else:
-            stale = mark.database is not None and not self._is_entered(mark.database)
+            stale = mark.database is not None and not self._entered.has(mark.database)
 
         if not self._connections.is_here(entry) or stale or idle_connections.is_outdated(entry):
             raise DisconnectionError("the clone, the event loop or a listener has changed")
@@ -321,20 +352,10 @@ class Router:
         if dbapi_connection is None:
             return
         mark = mark_of(entry)
-        if mark is not None and mark.routed and not self._is_entered(mark.database):
+        if mark is not None and mark.routed and not self._entered.has(mark.database):
             entry.invalidate()
         else:
             self._connections.handed_back(entry)
 
     def _close(self, _dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:
         self._connections.closed(entry)
-
-
-def _variable(name: str, source: str) -> DatabaseURL:
-    """The URL in an environment variable; raises ConfigError."""
-    if not (text := os.environ.get(name)):
-        raise ConfigError(
-            f"{source}: route names the environment variable {name!r}, which is not set{nearest(name, os.environ)};"
-            " set it, or write the application's URL itself, or '*' for every PostgreSQL engine"
-        )
-    return DatabaseURL.parse(text, f"{source}: route: variable {name!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from clonedb.postgres.address import ADDRESS, NO_DATABASE, NO_DIRECTORY, NO_HOST
@@ -12,7 +13,7 @@ from clonedb.postgres.libpq_variables import ASYNCPG, PLACE_VARIABLES, answering
 if TYPE_CHECKING:
     from clonedb.url import DatabaseURL
 
-__all__ = ["EVERYTHING", "Environment", "like", "variables_in"]
+__all__ = ["EVERYTHING", "Environment", "like", "no_place", "variables_in"]
 
 EVERYTHING = "*"
 _OTHER_PLACES = ("PGSERVICE", "PGHOSTADDR")  # libpq lets both win over the others
@@ -30,14 +31,19 @@ class Environment:
     """Variables of this process: led nowhere, from there to a clone and back, and in the end what they were.
 
     A value that is set by others meanwhile is put back after a clone, unless it was found as it
-    was left: a test's monkeypatch that outlives the clone puts the clone's URL back.
+    was left: a test's monkeypatch that outlives the clone puts the clone's URL back. `labels` tell
+    the places apart that variables lead to while there is no clone.
     """
 
     def __init__(
-        self, variables: Mapping[str, DatabaseURL], defaults: Mapping[str, str]
+        self,
+        variables: Mapping[str, DatabaseURL],
+        defaults: Mapping[str, str],
+        labels: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._variables = variables
         self._defaults = defaults
+        self._labels = labels
         self._nowhere = _Patch()
         self._clone = _Patch()
 
@@ -58,17 +64,25 @@ class Environment:
         only PGDATABASE changes without `libpqs_place`.
         """
         values: dict[str, str | None] = {
-            name: _nowhere(was).render() for name, was in self._variables.items()
+            name: _nowhere(was, self._labels.get(name, "")).render()
+            for name, was in self._variables.items()
         }
         values["PGDATABASE"] = NO_DATABASE
         if libpqs_place:
             values |= {"PGHOST": NO_DIRECTORY, **dict.fromkeys(_OTHER_PLACES)}
         self._nowhere.write(values)
 
-    def lead_to(self, url: DatabaseURL) -> None:
-        """From now on the variables name this database, in URLs of the driver and the query that each had."""
+    def lead_to(
+        self, url: DatabaseURL, apart: Mapping[str, DatabaseURL | None] = MappingProxyType({})
+    ) -> None:
+        """From now on the variables name this database, in URLs of the driver and the query that each had.
+
+        Those in `apart` name another one, or none if it is None; libpq's are not among them.
+        """
         values: dict[str, str | None] = {
-            name: like(was, url).render() for name, was in self._variables.items()
+            name: like(was, to).render()
+            for name, was in self._variables.items()
+            if (to := apart.get(name, url)) is not None
         }
         keywords = {**self._defaults, **url.conninfo()}
         values |= {
@@ -120,6 +134,14 @@ class _Patch:
             _set(name, value)
 
 
+def no_place(label: str) -> tuple[str, str]:
+    """The directory of sockets and the host that do not exist, with a label in their names if there is one."""
+    return (
+        f"{NO_DIRECTORY}/{label}" if label else NO_DIRECTORY,
+        f"{label}.{NO_HOST}" if label else NO_HOST,
+    )
+
+
 def _set(name: str, value: str | None) -> None:
     if value is None:
         os.environ.pop(name, None)
@@ -138,11 +160,12 @@ def like(was: DatabaseURL, url: DatabaseURL) -> DatabaseURL:
     return url.replace(driver=was.driver, query=(*address, *query))
 
 
-def _nowhere(was: DatabaseURL) -> DatabaseURL:
+def _nowhere(was: DatabaseURL, label: str) -> DatabaseURL:
     """A URL of the same form, database and user, of a server that does not exist; its password is not told."""
     is_socket = was.host is None or was.host.startswith(("/", "@"))
+    directory, host = no_place(label)
     return was.replace(
-        host=NO_DIRECTORY if is_socket else NO_HOST,
+        host=directory if is_socket else host,
         password=None if was.password is None else "none",
         query=tuple(pair for pair in was.query if pair[0] not in _LEADS_ELSEWHERE),
     )

@@ -7,6 +7,7 @@ import os
 import re
 import threading
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from clonedb.url import DatabaseURL
 
-__all__ = ["CARRIERS", "Loan", "Loans"]
+__all__ = ["CARRIERS", "Loan", "Loans", "has_token"]
 
 CARRIERS = ("application_name", "passfile")
 """The parameters of a connection that may hold a token, the better one first.
@@ -134,3 +135,9 @@ class Loans:
         for text in texts:
             if (loan := self.find(text)) is not None:
                 loan.require()
+
+
+def has_token(positional: list[Any], keywords: Mapping[str, Any]) -> bool:
+    """Whether the parameters of a connection are those of a URL that a test was handed."""
+    texts = (*positional, *keywords.values())
+    return any(isinstance(text, str) and _TOKEN.search(text) for text in texts)

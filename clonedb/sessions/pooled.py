@@ -28,10 +28,14 @@ _MARK = "clonedb"  # the key of a connection's `info`, which SQLAlchemy empties 
 
 @dataclass(frozen=True, slots=True)
 class CloneMark:
-    """The clone that a connection leads to, None for any other place, and whether routing has sent it there."""
+    """The clone that a connection leads to, None for any other place, and whether routing has sent it there.
+
+    `template` is the one whose clones it is sent to.
+    """
 
     database: str | None = None
     routed: bool = False
+    template: str = "default"
 
     def put_on(self, entry: ConnectionPoolEntry | None) -> None:
         """Mark the connection that an entry of a pool has, or is about to make."""

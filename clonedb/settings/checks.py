@@ -26,6 +26,8 @@ def check(name: str, value: Any, source: str) -> Any:
 
     if key.default is None and (value is None or value == ""):
         return None  # CLONEDB_URL= in the environment takes back what pyproject.toml says
+    if name == "route" and isinstance(value, Mapping):
+        return _check_route(value, source)
     if key.type is tuple:
         return _check_list(key, value, source)
     if key.type is dict:
@@ -95,6 +97,16 @@ def _check_list(key: Key, value: Any, source: str) -> tuple[str, ...]:
             )
 
     return tuple(value)
+
+
+def _check_route(value: Mapping[Any, Any], source: str) -> Mapping[str, str]:
+    for entry, template in value.items():
+        if not isinstance(template, str) or not template:
+            raise ConfigError(
+                f"{source}: route sends {shown(entry)} to {shown(template)}; it takes the name of a template"
+                " ('default' is the project's own)"
+            )
+    return MappingProxyType({str(entry): template for entry, template in value.items()})
 
 
 def _check_table(key: Key, value: Any, source: str) -> Mapping[str, str | tuple[str, ...]]:

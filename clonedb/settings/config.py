@@ -59,7 +59,7 @@ class Config(NamedTuple):
     driver: str | None = KEYS["driver"].default
     role: str | None = KEYS["role"].default
     role_password: str | None = KEYS["role_password"].default
-    route: tuple[str, ...] = KEYS["route"].default
+    route: tuple[str, ...] | Mapping[str, str] = KEYS["route"].default
     autouse: bool = KEYS["autouse"].default
     isolation: str = KEYS["isolation"].default
     strategy: str = KEYS["strategy"].default

@@ -79,7 +79,7 @@ class Key:
         return text
 
     def _parse_json(self, text: str, source: str) -> Any:
-        if self.type is tuple and not text.lstrip().startswith("["):
+        if self.type is tuple and not text.lstrip().startswith(("[", "{")):
             return text if self.split is not None else tuple(_parts(text))
         import json
 
@@ -259,7 +259,8 @@ _ALL = (
         "route",
         tuple,
         (),
-        "variables that hold the application's database URL, such URLs, or '*' for all of them",
+        "variables that hold the application's database URL, such URLs, or '*' for all of them;"
+        " or a table of these, each with the name of a template",
     ),
     Key("autouse", bool, False, "give every test a database without being asked"),
     Key("isolation", str, "auto", "what a test gets", choices=ISOLATIONS),

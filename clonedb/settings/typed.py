@@ -58,7 +58,7 @@ class Settings(TemplateSettings, total=False):
     driver: str | None
     role: str | None
     role_password: str | None
-    route: Strings
+    route: Strings | Mapping[str, str]
     autouse: bool
     isolation: Isolation
     strategy: Literal["auto", "file_copy", "wal_log"]

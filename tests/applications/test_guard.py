@@ -17,15 +17,25 @@ REAL = os.environ["REAL"]
 
 async def by_asyncpg(dsn):
     connection = await asyncpg.connect(dsn)
-    await connection.close()
+    try:
+        return await connection.fetchval("select current_database()")
+    finally:
+        await connection.close()
 
 async def by_async_psycopg(dsn):
-    await (await psycopg.AsyncConnection.connect(dsn)).close()
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        return connection.info.dbname
+
+def by_libpq(connection):
+    try:
+        return connection.info.dbname
+    finally:
+        connection.close()
 
 WAYS = {
-    "psycopg": lambda dsn: psycopg.connect(dsn).close(),
+    "psycopg": lambda dsn: by_libpq(psycopg.connect(dsn)),
     "async psycopg": lambda dsn: asyncio.run(by_async_psycopg(dsn)),
-    "psycopg2": lambda dsn: psycopg2.connect(dsn).close(),
+    "psycopg2": lambda dsn: by_libpq(psycopg2.connect(dsn)),
     "asyncpg": lambda dsn: asyncio.run(by_asyncpg(dsn)),
 }
 """
@@ -38,15 +48,14 @@ import clonedb
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("host", ["127.0.0.1", os.environ["HOST_NAME"]])
 def test_without_a_database(way, host):
-    with pytest.raises(clonedb.RoutingError, match="use `clonedb_dsn`, or read the"):
+    with pytest.raises(clonedb.RoutingError, match="ask for the fixture `clonedb`"):
         WAYS[way](REAL.replace("127.0.0.1", host))
 
 @pytest.mark.parametrize("way", WAYS)
-def test_with_a_database(way, clonedb_dsn):
-    with pytest.raises(clonedb.RoutingError, match="use `clonedb_dsn`, or read the"):
-        WAYS[way](REAL)
-    WAYS[way](clonedb_dsn)
-    WAYS[way](os.environ["SHOP_URL"])
+@pytest.mark.parametrize("host", ["127.0.0.1", os.environ["HOST_NAME"]])
+def test_with_a_database(way, host, clonedb, clonedb_dsn):
+    urls = [REAL.replace("127.0.0.1", host), clonedb_dsn, os.environ["SHOP_URL"]]
+    assert [WAYS[way](url) for url in urls] == [clonedb.name] * 3
 
 def test_by_libpqs_variables(monkeypatch):
     monkeypatch.setenv("PGDATABASE", "{database}")
@@ -69,7 +78,7 @@ def real(empty_database_url: str) -> DatabaseURL:
 def test_drivers_do_not_reach_the_applications_database(
     items: Project, real: DatabaseURL
 ) -> None:
-    """By whatever driver, with a clone and without one, and by another name of its host: refused with what to write."""
+    """By whatever driver, and by another name of its host: led to the clone, refused with what to write without one."""
     items.settings(route=["SHOP_URL"])
     items.write(
         "test_it.py",
@@ -196,13 +205,13 @@ def test_its_form():
 @pytest.mark.parametrize("way", WAYS)
 def test_in_this_process(way):
     for url in {os.environ["SHOP_URL"], AT_IMPORT}:
-        with pytest.raises(clonedb.RoutingError, match="use `clonedb_dsn`|ask for the fixture `clonedb`"):
+        with pytest.raises(clonedb.RoutingError, match="ask for the fixture `clonedb`"):
             WAYS[way](url)
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "sqlalchemy"])
 def test_libpqs_variables_in_this_process(way):
     for dsn in ("", "postgresql:///postgres"):
-        with pytest.raises(clonedb.RoutingError, match="use `clonedb_dsn`"):
+        with pytest.raises(clonedb.RoutingError, match="ask for the fixture `clonedb`"):
             WAYS[way](dsn or None if way == "asyncpg" else dsn)
 
 @pytest.mark.parametrize("program", BY_HAND)

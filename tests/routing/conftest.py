@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import psycopg
 import pytest
@@ -59,10 +59,12 @@ def make_router(
     monkeypatch.setenv("SHOP_URL", shop.render())
     made: list[Router] = []
 
-    def make(*route: str) -> Router:
+    def make(*route: str, templates: Mapping[str, str] | None = None) -> Router:
         made.append(
             Router(
-                route or ("SHOP_URL",), source="pyproject.toml [tool.clonedb]", prefix=prefix
+                templates or route or ("SHOP_URL",),
+                source="pyproject.toml [tool.clonedb]",
+                prefix=prefix,
             )
         )
         made[-1].install()

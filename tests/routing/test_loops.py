@@ -198,18 +198,29 @@ def test_an_engine_that_is_not_routed(
         runner.run(other.dispose())
 
 
-def test_a_creator(router: Router, shop: DatabaseURL, one: DatabaseURL) -> None:
-    """An asynchronous one is refused, too, and its connection closed."""
+def test_a_creator(
+    router: Router, shop: DatabaseURL, one: DatabaseURL, two: DatabaseURL
+) -> None:
+    """An asynchronous one is led, too, and its pool keeps no connection of the clone before."""
     keywords = {name: value for name, value in shop.conninfo().items() if name != "dbname"}
 
     async def connect() -> asyncpg.Connection:
         return await asyncpg.connect(database=shop.database, **keywords)
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect)
-    router.enter(one)
-    with pytest.raises(RoutingError, match="engines that are made from a URL"):
-        asyncio.run(reached(engine))
-    router.leave(one)
+    with asyncio.Runner() as runner:
+        for clone in (one, two):
+            router.enter(clone)
+            assert runner.run(reached(engine)) == clone.database
+            router.leave(clone)
+        router.enter(one)
+        router.enter(two)
+        assert runner.run(reached(engine)) == two.database
+        router.leave(two)
+        assert runner.run(reached(engine)) == one.database
+        router.leave(one)
+        with pytest.raises(RoutingError, match="ask for the fixture `clonedb`"):
+            runner.run(reached(engine))
 
 
 def test_everything(make_router: MakeRouter, one: DatabaseURL) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -104,7 +106,7 @@ def test_a_connection_handed_back_too_late(
 def test_a_creator(
     router: Router, shop: DatabaseURL, one: DatabaseURL, two: DatabaseURL
 ) -> None:
-    """It cannot be routed: refused where it reaches the application's database, followed where it asks for a clone."""
+    """Whatever URL it has, its connections lead to the clone that was entered last."""
     stubborn = sa.create_engine(
         "postgresql+psycopg://",
         creator=lambda: psycopg.connect(shop.replace(driver=None).render()),
@@ -115,18 +117,61 @@ def test_a_creator(
     )
     for clone in (one, two):
         router.enter(clone)
-        with pytest.raises(RoutingError, match="engines that are made from a URL"):
-            stubborn.connect()
-        assert reached(willing) == clone.database
+        assert reached(stubborn) == reached(willing) == clone.database
         router.leave(clone)
     router.enter(one, stands_in=True)
-    assert reached(willing) == one.database
+    assert reached(stubborn) == reached(willing) == one.database
     router.enter(two)
-    assert reached(willing) == two.database
+    assert reached(stubborn) == reached(willing) == two.database
     router.leave(two)
+    assert reached(stubborn) == one.database
     router.leave(one)
-    with pytest.raises(RoutingError, match="a connection to database"):
-        willing.connect()
+    for engine in (stubborn, willing):
+        with pytest.raises(RoutingError, match="a connection to database"):
+            engine.connect()
+
+
+def test_a_creator_that_cannot_be_led(
+    router: Router,
+    shop: DatabaseURL,
+    one: DatabaseURL,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """libpq alone knows where a service leads: it is seen afterwards, and refused."""
+    place = "".join(f"{name}={value}\n" for name, value in shop.conninfo().items())
+    (tmp_path / "services").write_text(f"[shop]\n{place}")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    engine = sa.create_engine(
+        "postgresql+psycopg://", creator=lambda: psycopg.connect("service=shop")
+    )
+    router.enter(one)
+    with pytest.raises(RoutingError, match="make the engine from a URL"):
+        engine.connect()
+    router.leave(one)
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_a_listener_that_connects(
+    router: Router, shop: DatabaseURL, one: DatabaseURL, two: DatabaseURL, driver: str
+) -> None:
+    """A `do_connect` listener that was there first and returns a connection of its own is led, too."""
+    engine = sa.create_engine(shop.replace(driver=driver).render())
+    first = sa.event.listens_for(sa.engine.Engine, "do_connect", insert=True)
+
+    @first
+    def connect(dialect: Any, _record: object, _parts: object, _keywords: object) -> Any:
+        return dialect.dbapi.connect(shop.replace(driver=None).render())
+
+    try:
+        for clone in (one, two):
+            router.enter(clone)
+            assert reached(engine) == clone.database
+            router.leave(clone)
+        with pytest.raises(RoutingError, match="a connection to database"):
+            engine.connect()
+    finally:
+        sa.event.remove(sa.engine.Engine, "do_connect", connect)
 
 
 def test_a_pool_filled_before(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from clonedb.errors import ConfigError
 from clonedb.settings.config import Config
 from clonedb.settings.keys import KEYS
+from clonedb.settings.load import load
 
 URL = "postgresql://me:SECRET@localhost/app"
 EMPTY = Config(rootdir=Path("/project"))
@@ -100,6 +102,8 @@ def test_wrong_type_says_what_the_key_takes(name: str) -> None:
     """A value of another type is refused, never converted: `keep_count = "3"` is a mistake."""
     values, takes = WRONG[KEYS[name].type]
     for value in values[KEYS[name].split is not None :]:  # which takes a text, too
+        if name == "route" and isinstance(value, dict):  # which takes a table, too
+            continue
         with pytest.raises(
             ConfigError, match=f"^here: {name} is {re.escape(repr(value))}; it takes {takes}$"
         ):
@@ -110,6 +114,19 @@ def test_wrong_type_says_what_the_key_takes(name: str) -> None:
     else:
         with pytest.raises(ConfigError, match=f"here: {name} is None"):
             replaced(**{name: None})
+
+
+def test_route_takes_a_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of variables and URLs with the names of templates, also in CLONEDB_ROUTE; a name is a text."""
+    table = {"SHOP_URL": "default", "REPORTS_URL": "reports"}
+    assert replaced(route=table).route == table
+    monkeypatch.setenv("CLONEDB_ROUTE", json.dumps(table))
+    assert load(tmp_path).route == table
+    for wrong in (1, "", None, ["reports"]):
+        with pytest.raises(
+            ConfigError, match=f"^here: route sends 'A' to {re.escape(repr(wrong))}"
+        ):
+            replaced(route={"A": wrong})
 
 
 def test_whole_number_does_for_a_number() -> None:
@@ -251,8 +268,9 @@ def test_passwords_are_never_shown() -> None:
 def test_passwords_are_never_in_a_complaint(name: str) -> None:
     """A URL in the wrong place is complained about without its password."""
     for value in (URL, [URL, 1], {"password": "SECRET"}, {"url": [URL]}):
-        is_right = isinstance(value, dict if KEYS[name].type is dict else str) and (
-            KEYS[name].type is dict or name == "migrate"
+        takes_tables = KEYS[name].type is dict or name == "route"
+        is_right = isinstance(value, dict if takes_tables else str) and (
+            takes_tables or name == "migrate"
         )
         if not is_right:
             with pytest.raises(ConfigError) as caught:

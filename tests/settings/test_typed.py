@@ -19,6 +19,8 @@ def expected(key: Key) -> Any:
         return Mapping[str, TemplateSettings]
     if key.split is not None:
         return str | Strings
+    if key.name == "route":
+        return Strings | Mapping[str, str]
     if key.choices:
         return Literal[key.choices]
     wider: dict[type, Any] = {tuple: Strings, dict: Mapping[str, object]}

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from clonedb.migrate.inside.read_files import source_read_by
 from clonedb.migrate.inside.variables import AskedVariables
 from clonedb.postgres.address import redirect
-from clonedb.postgres.drivers import RoutedDrivers
+from clonedb.postgres.drivers import WatchedDrivers
 from clonedb.url import DatabaseURL
 
 __all__ = ["Noted", "environment_below", "noted", "watch_and_route"]
@@ -81,14 +81,15 @@ def noted(notes: str) -> Noted:
     )
 
 
-class _Below(RoutedDrivers):
+class _Below(WatchedDrivers):
     """Routes the drivers, and SQLAlchemy's engines: those of other drivers, and their roles."""
 
     def __init__(self, url: DatabaseURL) -> None:
-        def send(driver: str, positional: list[Any], keywords: dict[str, Any]) -> None:
+        def lead(driver: str, positional: list[Any], keywords: dict[str, Any]) -> bool:
             redirect(url, driver, positional, keywords)
+            return True
 
-        super().__init__(send)
+        super().__init__(lambda *_: None, lead)
         self._url = url
 
     def _patches(self) -> dict[str, Callable[[ModuleType], None]]:

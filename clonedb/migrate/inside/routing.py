@@ -38,15 +38,16 @@ def route_everything(url: DatabaseURL) -> None:
 
     database, own = url.database, Address.of(url.conninfo(), libpq_variables.defaults())
 
-    def guard(positional: list[Any], keywords: Mapping[str, Any]) -> None:
+    def refuse_others(_driver: str, positional: list[Any], keywords: Mapping[str, Any]) -> bool:
         address = aimed_at(positional, keywords, libpq_variables.defaults())
         if not address.is_at(own):
             raise MisroutedError(
                 f"a connection to database {address} was refused: it is not the one being built; let migrations use"
                 " op.get_bind(), or read the URL from DATABASE_URL or a variable that `route` names"
             )
+        return False
 
-    WatchedDrivers(lambda *_: None, guard).install()
+    WatchedDrivers(lambda *_: None, refuse_others).install()
     route_engines(url)
 
     @event.listens_for(Pool, "connect")
