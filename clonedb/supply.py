@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from clonedb.clones.pool import Pool
 from clonedb.isolation.modes import make_isolation
+from clonedb.isolation.one_name import OneName
 from clonedb.run_state import RunState
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class Supply:
 
     It is what an isolation mode gets its clones from (`isolation.mode.CloneSource`). `base`
     opens the template that this one is built upon, None for one that is built from nothing.
-    `run` is what all supplies of the process share.
+    `run` is what all supplies of the process share. The clones of the isolation `one_name` have
+    one name, one after the other; it is said before the first of them is made.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Supply:
         self._base = base
         self._pool = Pool(server, template, self.run, self.run.expected)
         self._modes: dict[str, Isolation] = {}
+        self.one_name: str | None = None
         self.run.supplies.append(self)
         built = template.metadata.seconds if template.built else None
         self.run.statistics.templates[template.name] = server.about, built
@@ -107,7 +110,8 @@ class Supply:
         if name == "auto" and self.run.is_single():
             name = "clone"
         if name not in self._modes:
-            self._modes[name] = make_isolation(name, self)
+            source = OneName(self) if name == self.one_name else self
+            self._modes[name] = make_isolation(name, source)
         return self._modes[name]
 
     @contextlib.contextmanager
@@ -124,6 +128,7 @@ class Supply:
             mode = self.isolation(name)
             lent = mode.lend(self._begin)
 
+        name = lent.name
         try:
             yield lent
         except BaseException:
@@ -133,7 +138,7 @@ class Supply:
 
         for warning in self._take_back(mode, lent, thread):
             warnings.warn(warning, stacklevel=3)  # the caller's `with`, past contextlib
-        self.server.growth.require_not_stopped(lent.name)
+        self.server.growth.require_not_stopped(name)
 
     def _begin(self, database: str) -> Loan:
         return self.run.loans.begin(_HOLDER, database)

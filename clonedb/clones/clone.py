@@ -47,6 +47,7 @@ class Clone:
     it took; `oid` is the database's number, by which it is dropped even if a test renamed it;
     `crashes` is what `Server.crashes` was before it was made; `worth_keeping` is false if a
     failed test leaves nothing in it to look at. `on_drop` is called once when it is given up.
+    `own_name` is the one that it was made with, and gets back when it is kept.
     As a context manager it drops the database at the end.
     """
 
@@ -57,10 +58,15 @@ class Clone:
     oid: int | None = None
     crashes: int = 0
     kept: bool = False
+    dropped: bool = False
     worth_keeping: bool = True
     on_drop: Callable[[], None] | None = field(default=None, repr=False)
     _engines: list[Engine] = field(default_factory=list, repr=False)
     _lasting: LastingConnections | None = field(default=None, repr=False)
+    own_name: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.own_name = self.name
 
     def endpoint(self, loan: Loan | None = None) -> Endpoint:
         """What leads to the database; with a loan all of it is refused when the loan has ended."""
@@ -131,6 +137,32 @@ class Clone:
         self.dispose_all()
         return self.server.run(client_sessions.end_open_sessions, self.name)
 
+    def rename(self, name: str) -> None:
+        """Have another name from now on; what is connected is ended, as PostgreSQL demands."""
+        self.dispose_all()
+        self._lasting = None  # what it opens leads to the name
+        self.server.run(_rename, self.name, name)
+        self.name = name
+
+    def take_own_name(self) -> None:
+        """Have the name again that it was made with; where a test has dropped or renamed it, drop what is there.
+
+        Raises ServerError when it is kept, and cannot be renamed.
+        """
+        import psycopg
+
+        if self.name == self.own_name:
+            return
+        try:
+            self.rename(self.own_name)
+        except psycopg.Error as error:
+            if self.kept:
+                raise ServerError(
+                    f"database {self.name!r} is kept, but could not be renamed to {self.own_name!r}:"
+                    f" {' '.join(str(error).split())}; find it by its own name"
+                ) from error
+            self.drop()
+
     def is_sound(self) -> bool:
         """Whether the database is still the one that was made, under its name, and lets everybody in."""
         return self.server.run(sql.is_open, self.name, self.oid)
@@ -161,8 +193,11 @@ class Clone:
         """`drop`, by another session than the server's."""
         self.dispose_all()
         try:
-            if not self.kept:
+            if self.kept:
+                self.take_own_name()
+            elif not self.dropped:  # another database may have the name by now
                 session.run(sql.drop_database, self.name, oid=self.oid)
+                self.dropped = True
         except KeyboardInterrupt:  # which cancelled the statement
             _discard(session, self.name)
             raise
@@ -258,6 +293,11 @@ def _guard_disk(server: Server, name: str) -> Iterator[None]:
             f"{server.about} could not make clone {name!r}: {' '.join(str(error).split())}; free some space"
             " (`clonedb gc`, `clonedb list`) and run again"
         ) from None
+
+
+def _rename(connection: Connection[Any], old: str, new: str) -> None:
+    sql.end_sessions(connection, old)
+    sql.rename_database(connection, old, new)
 
 
 def _discard(session: MaintenanceSession, name: str) -> None:

@@ -146,12 +146,13 @@ def _release(
     lent: Database,
 ) -> None:
     __tracebackhide__ = True
+    name = lent.name
     with paid:
         told = supply.release(mode, lent, node.nodeid)
     paid.note()
     for warning in told:
         warnings.warn(warning, stacklevel=2)
-    lent.clone.server.growth.require_not_stopped(lent.name)
+    lent.clone.server.growth.require_not_stopped(name)
 
 
 def _sorted(

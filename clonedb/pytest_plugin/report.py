@@ -133,7 +133,13 @@ def _mention_kept(item: pytest.Item, report: pytest.TestReport) -> None:
     ]:
         try:
             if run_of(item.config).keep_if_failed(clone, recipe, item, failed=report.failed):
-                report.sections.append(("clonedb", f"database kept: {_psql_command(clone)}"))
+                kept = f"database kept: {_psql_command(clone)}"
+                if (
+                    item.config.getoption("usepdb", default=False)
+                    and clone.name != clone.own_name
+                ):
+                    kept += f" (while the debugger runs: {clone.name})"
+                report.sections.append(("clonedb", kept))
         except Exception as error:  # noqa: BLE001 - the test's own failure is the one to see
             report.sections.append(
                 ("clonedb", f"database {clone.name!r} could not be kept: {error}")
@@ -273,4 +279,4 @@ def _psql_command(clone: Clone) -> str:
                 f"{KEYS[name].variable}={shlex.quote(redact(getattr(config, name) or ''))}"
             )
 
-    return " ".join([*told, "clonedb", "psql", clone.name])
+    return " ".join([*told, "clonedb", "psql", clone.own_name])

@@ -81,7 +81,10 @@ class Run:
             opened = open_template(
                 config, run=self.id, progress=progress, servers=self.state.servers
             )
-            self._opened[opened] = _Opened(config, opened.supply(self.state))
+            supply = opened.supply(self.state)
+            if (config.route or config.autouse) and not opened.server.proxied:
+                supply.one_name = config.isolation
+            self._opened[opened] = _Opened(config, supply)
 
         self.secrets.add(opened.server)
         return opened
@@ -179,7 +182,7 @@ class Run:
                 if not keep(clone, kept, limited=policy == "failed"):
                     return False
 
-            self.statistics.kept.append(clone.name)
+            self.statistics.kept.append(clone.own_name)
 
         return True
 

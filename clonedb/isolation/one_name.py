@@ -1,0 +1,81 @@
+"""One name for the clones that a process's tests get one after the other, so that their URL stays the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from clonedb.names import clone_name
+
+if TYPE_CHECKING:
+    from clonedb.clones.clone import Clone
+    from clonedb.isolation.mode import CloneSource
+    from clonedb.postgres.server import Server
+    from clonedb.project.recipe import Recipe
+    from clonedb.templates.metadata import TemplateRecord
+
+__all__ = ["OneName"]
+
+
+class OneName:
+    """The clones of a source, each of which takes the name of the one before when that is given up.
+
+    Settings that an application has cached, its pools and the programs that it has started lead
+    to the next clone by that. A clone that is made while a test uses the one with the name, as
+    one for a module, keeps its own. It costs nothing as long as a clone is used again.
+    """
+
+    def __init__(self, source: CloneSource) -> None:
+        self._source = source
+        self.server: Server = source.server
+        self.template: TemplateRecord = source.template
+        self.recipe: Recipe = source.recipe
+        self._name: str | None = None
+        self._holder: Clone | None = None
+
+    @property
+    def others_wait(self) -> bool:
+        """The source's."""
+        return self._source.others_wait
+
+    def base(self) -> TemplateRecord | None:
+        """The source's."""
+        return self._source.base()
+
+    def clone(self, *, ahead: int = 0) -> Clone:
+        """A new clone, under the name if it is free."""
+        return self._named(self._source.clone(ahead=ahead))
+
+    def other(self, make: Callable[[], Clone]) -> Clone:
+        """A database of another kind, under the name if it is free."""
+        return self._named(self._source.other(make))
+
+    def spare(self) -> Clone | None:
+        """The source's, which no test connects to."""
+        return self._source.spare()
+
+    def drop(self, clone: Clone) -> None:
+        """Drop a clone in the background, under its own name: the next one takes this one at once."""
+        if clone is self._holder:
+            clone.take_own_name()
+        self._source.drop(clone)
+
+    def note(self, kind: str, why: str) -> None:
+        """Count for the source."""
+        self._source.note(kind, why)
+
+    def changed(self, what: str | None) -> None:
+        """Tell the source."""
+        self._source.changed(what)
+
+    def _named(self, clone: Clone) -> Clone:
+        if self._name is None:
+            server = self.server
+            fingerprint = self.template.metadata.fingerprint
+            self._name = clone_name(
+                server.config.prefix, fingerprint, server.owner, server.next_number()
+            )
+        if self._holder is None or self._holder.name != self._name or self._holder.dropped:
+            clone.rename(self._name)
+            self._holder = clone
+        return clone
