@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import pg8000.dbapi
 import psycopg
 import pytest
 import sqlalchemy as sa
@@ -132,19 +132,20 @@ def test_a_creator(
 
 
 def test_a_creator_that_cannot_be_led(
-    router: Router,
-    shop: DatabaseURL,
-    one: DatabaseURL,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    router: Router, shop: DatabaseURL, one: DatabaseURL
 ) -> None:
-    """libpq alone knows where a service leads: it is seen afterwards, and refused."""
-    place = "".join(f"{name}={value}\n" for name, value in shop.conninfo().items())
-    (tmp_path / "services").write_text(f"[shop]\n{place}")
-    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
-    engine = sa.create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect("service=shop")
-    )
+    """A driver that is not patched is seen when it has connected, and refused."""
+
+    def connect() -> Any:
+        return pg8000.dbapi.connect(
+            user=str(shop.user),
+            password=shop.password,
+            host=str(shop.host),
+            port=shop.port or 5432,
+            database=shop.database,
+        )
+
+    engine = sa.create_engine("postgresql+pg8000://", creator=connect)
     router.enter(one)
     with pytest.raises(RoutingError, match="make the engine from a URL"):
         engine.connect()
