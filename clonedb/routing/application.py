@@ -154,10 +154,11 @@ class Router:
         Nothing idle stays connected to it, unless `lasting` is reused: it gets that as a source
         of its own.
         """
+        assert url.database is not None  # noqa: S101 - a clone's has its name
         self._connections.let_go(url.database)
         is_left = self._entered.leave(url.database)
         self._lead_environment()
-        if url.database is not None and is_left:
+        if is_left:
             self._pools.close_idle(url.database)
             if lasting is not None and lasting.reused:
                 idle = Idle(self._connections, url.database)
