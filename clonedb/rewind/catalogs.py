@@ -42,6 +42,7 @@ class TemplateCatalogs(Protocol):
 
 def is_new(since: str) -> str:
     """The condition that a visible row was written by a test; `since` is `Mark.rows`."""
+    # Mark.rows: two literals, `'4711', '4722'`
     limit, undoing = since.split(", ")
     # as in undo.py
     return f"pg_catalog.age(xmin) between 0 and pg_catalog.age({limit}::xid) and xmin <> {undoing}::xid"
@@ -69,6 +70,8 @@ def relations(condition: str) -> str:
 
     The digest leaves out where and how large a relation is.
     """
+    # reltablespace is 0 in the database's default tablespace, where WAL records have its
+    # number. pg_relation_filenode() is null for what has no file (views, partitioned tables).
     return f"""
         select c.oid::bigint, (case c.reltablespace when 0 then d.dattablespace else c.reltablespace end)::bigint,
                coalesce(pg_catalog.pg_relation_filenode(c.oid)::bigint, 0), c.relkind::text, coalesce(o.oid, 0)::bigint,
@@ -81,6 +84,8 @@ def relations(condition: str) -> str:
 
 def mapped_files() -> str:
     """The statement for the digest of the files of those catalogs whose file pg_class does not tell."""
+    # pg_class has relfilenode 0 for these; their files are in pg_filenode.map, so VACUUM FULL
+    # moves them without a new row in pg_class.
     return """
         select pg_catalog.md5(string_agg(c.oid::text || ' ' || pg_catalog.pg_relation_filenode(c.oid)::text, ','
                                          order by c.oid))
@@ -103,8 +108,10 @@ def look_at_catalogs(
     and CLUSTER; the tables are added to `written.whole`. Raises RefusedError for everything
     else.
     """
+    # a relation gets its file by a row of pg_class: an unknown file without one is unexplained
     if "pg_class" not in written.catalogs and written.files:
         raise RefusedError(CHANGED)
+    # everything in one message: counts of the catalogs, new rows of pg_class, mapped files
     condition = is_new(since)
     names = sorted(written.catalogs - {"pg_class"})
     counts, found, ((mapped,),) = _split(
@@ -121,6 +128,8 @@ def look_at_catalogs(
     for name, ((count, new),) in zip(("pg_class", *names), counts, strict=True):
         if number(count) != rows[name]:
             raise RefusedError(CHANGED)
+        # new rows of pg_class are expected (TRUNCATE writes some): `relations` compares them
+        # below, without the columns that may change
         if name != "pg_class" and new != b"0":
             _require_same_contents(ask, template, name, rows[name])
 
@@ -179,8 +188,11 @@ def _with_new_files(
         elif oid in sequences:
             written.sequences.add(sequences[oid])
         elif kind == "m":
+            # a refresh computes the view again, perhaps from rows that are a test's
             raise RefusedError("a materialized view was refreshed")
         elif oid < FIRST_OID or oid in facts.fragile or (kind == "t" and owner not in moved):
+            # a TOAST table moves with its own table (TRUNCATE); alone, for a reason unknown
+            # here
             raise RefusedError(CHANGED)
 
     return (
@@ -191,9 +203,11 @@ def _with_new_files(
 def _put_back_whole(written: Written, table: Table) -> None:
     if table.refusal:
         raise RefusedError(table.refusal)
+    # `whole` puts back every row: its single blocks have nothing to add
     written.whole.add(table)
     written.gained.pop(table, None)
     written.lost.pop(table, None)
 
 
+# what TRUNCATE, VACUUM and ANALYZE write into a row of pg_class
 _VOLATILE = "relfilenode,relpages,reltuples,relallvisible,relallfrozen,relfrozenxid,relminmxid"

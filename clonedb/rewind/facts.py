@@ -100,6 +100,7 @@ class Facts:
         """The same relations, some of which have new files now, by oid: TRUNCATE gives a table and its indexes one."""
         tables = {table.oid: table for table in self.tables.values()}
         sequences = {sequence.oid: sequence for sequence in self.sequences.values()}
+        # each relation is known by one file only, so its old one is left out
         old = {file: one for file, one in self.tables.items() if one.oid not in files}
         counters = {file: one for file, one in self.sequences.items() if one.oid not in files}
         return replace(
@@ -134,6 +135,7 @@ class _Sorted:
 
     def put_catalog(self, relation: Relation) -> None:
         """Sort in what initdb has made."""
+        # indexes follow the rows of their catalog, which are looked at
         if relation.kind == "i" or relation.of_catalog in _STATISTICS:
             self.ignored.add(relation.file)
         elif relation.of_catalog in _LARGE_OBJECTS:
@@ -147,6 +149,8 @@ class _Sorted:
             self.others[relation.file] = f"an index of the kind {relation.access!r} was written"
         else:
             self.ignored.add(relation.file)
+        # TRUNCATE and VACUUM FULL build indexes again from the rows; these might get other
+        # contents
         if relation.access not in _PROVEN or relation.computes_index:
             self.fragile.add(relation.oid)
 
@@ -160,9 +164,11 @@ def read_facts(connection: Connection[Any]) -> Facts:
         elif relation.oid < FIRST_OID:
             found.put_catalog(relation)
         elif relation.kind == "r":
+            # no WAL tells of a row deleted from an unlogged table; the number of rows does
             rows = _count(connection, relation) if relation.unlogged else 0
             found.tables[relation.file] = _table(relation, rows)
         elif relation.kind == "m":
+            # only REFRESH ... CONCURRENTLY writes to the present file of one
             found.others[relation.file] = "a materialized view was refreshed"
         elif relation.kind == "i":
             found.put_index(relation)
@@ -192,6 +198,7 @@ def _table(relation: Relation, rows: int) -> Table:
     elif relation.access != "heap":
         refusal = "a table with an access method other than heap was written"
     elif not relation.columns:
+        # `insert into t (columns)` cannot say a row without any
         refusal = "a table without columns was written"
 
     if relation.writes_in_checks:
@@ -226,6 +233,7 @@ def _count(connection: Connection[Any], relation: Relation) -> int:
     from psycopg import sql
 
     name = sql.Identifier(relation.schema, relation.name)
+    # children have files of their own
     row = connection.execute(sql.SQL("select count(*) from only {}").format(name)).fetchone()
     return int(row[0]) if row else 0
 
@@ -258,6 +266,8 @@ def _sequences(
         sequences[one.file] = Sequence(
             one.oid, one.schema, one.name, one.unlogged, last_value, is_called
         )
+        # nextval() writes one WAL record for 32 values (SEQ_LOG_VALS in sequence.c); log_cnt is
+        # how many of those are left, which it hands out in silence
         ahead = ahead or (log_count != 0 and not one.unlogged)
 
     return sequences, ahead

@@ -46,6 +46,7 @@ def put_back(
     """
     (rows,) = ask([OBJECTS])
     present = objects_of(rows)
+    # who made an object again would give it another owner: that is compared, too
     if any(
         oid not in present or present[oid][0] != rights for oid, (rights, _) in template.items()
     ):
@@ -56,10 +57,13 @@ def put_back(
     ]
     for oid, (_, pages) in template.items():
         if present[oid][1] != pages:
+            # lo_put() overwrites and never shortens: the object is emptied first. The
+            # descriptor that lo_truncate() needs is closed with the transaction.
             statements += [
                 f"select pg_catalog.lo_truncate(pg_catalog.lo_open({oid}, {_WRITING}), 0)",
                 f"select pg_catalog.lo_put({oid}, 0, '\\x{contents(oid)}')",
             ]
 
+    # holes have no pages in the template and are pages of zeros after lo_put()
     if objects_of(ask([*statements, OBJECTS])[-1]) != template:
         raise RefusedError(_SPARSE)

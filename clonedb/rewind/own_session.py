@@ -37,11 +37,15 @@ _SETTINGS = " ".join(
     for setting in (
         *AS_TEXT,
         "session_replication_role=replica",
+        # waiting for longer would cost more than a new clone
         "statement_timeout=10s",
         "lock_timeout=1s",
         "idle_session_timeout=0",
         "check_function_bodies=off",
+        # Witness keeps a session only while pg_stat_activity says that it is idle
         "track_activities=on",
+        # the counts of sessions are read more than once in a transaction, and have to be the
+        # present ones
         "stats_fetch_consistency=none",
         "application_name=clonedb",
     )

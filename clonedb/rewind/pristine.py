@@ -48,6 +48,8 @@ class Pristine:
             if self._facts is None:
                 with open_session(self.server, database) as connection:
                     self._facts = read_facts(connection)
+                # the reference's clone is made later, when another template may have this one's
+                # name
                 self._reference = Reference(
                     self.server, self._make, lambda: self.require_same(self._template_oid())
                 )
@@ -67,6 +69,8 @@ class Pristine:
     def witness(self) -> Witness:
         """The session that reads the WAL; another one when the server ended the last, or a parent process has it."""
         with self._lock:
+            # one socket cannot serve two processes; the parent's is not closed either, as that
+            # would send a Terminate to the server
             if self._pid != getpid():
                 self._pid, self._witness = getpid(), None
             if self._witness is None or self._witness.broken:

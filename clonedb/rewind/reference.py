@@ -59,15 +59,19 @@ class Reference:
 
     def names(self, table: Table, blocks: Iterable[int]) -> list[str]:
         """The names of the template's rows in some blocks of a table."""
+        # blocks beyond the template's hold rows of tests only
         wanted = sorted({block for block in blocks if block < table.pages})
         known = self._names.setdefault(table.oid, {})
         if missing := set(wanted) - known.keys():
+            # one statement for a small table; without texts if no row of it may be put back
+            # anyway
             if table.bytes <= _WHOLE and not table.computed:
                 missing = set(range(table.pages))
                 rows = self._rows[table.oid] = self._read(table, [(0, table.pages)], text=True)
             else:
                 rows = self._read(table, ranges(missing), text=False)
 
+            # a block without rows gets its empty list, or it would be asked for each time
             found: dict[int, list[str]] = {block: [] for block in missing}
             for name in rows:
                 found[block_of(name)].append(name)
@@ -81,6 +85,7 @@ class Reference:
         Raises RefusedError when they are too long, or when one of them does not survive being
         text.
         """
+        # simple, and rare: all is forgotten, not what was used longest ago
         if self._remembered > _REMEMBERED:
             self._rows.clear()
             self._remembered = 0
@@ -112,6 +117,7 @@ class Reference:
             *counts, found, ((mapped,),) = ask(
                 self._session().pgconn,
                 [
+                    # no row is new here: only the numbers are wanted
                     *(catalogs.rows_of(name, "false") for name in uncounted),
                     catalogs.relations(f"oid = any('{{{wanted}}}')"),
                     catalogs.mapped_files(),
@@ -162,6 +168,7 @@ class Reference:
         name = sql.Identifier(table.schema, table.name)
         what = sql.SQL(_SURVIVING).format(name) if text else sql.SQL("''")
         found: dict[str, str | None] = {}
+        # a Tid Range Scan (PostgreSQL 14 and newer), which reads these blocks only
         for start, end in spans:
             places = sql.Literal(f"({start},0)"), sql.Literal(f"({end},0)")
             found.update(self._select(sql.SQL(query).format(what, name, *places)))
@@ -171,6 +178,7 @@ class Reference:
     def _read_named(self, table: Table, names: Collection[str]) -> dict[str, str | None]:
         from psycopg import sql
 
+        # a Tid Scan: one block is read for each row
         query = "select c.ctid::text, {} from only {} c where c.ctid = any({}::tid[])"
         name = sql.Identifier(table.schema, table.name)
         places = sql.Literal("{" + ",".join(f'"{name}"' for name in names) + "}")
@@ -202,6 +210,7 @@ class Reference:
     def close(self) -> None:
         """Drop the clone, if there is one."""
         if self._pid == getpid():
+            # the session goes first: DROP DATABASE would wait for it
             if self._connection is not None:
                 self._connection.close()
             if self._clone is not None:

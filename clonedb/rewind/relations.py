@@ -66,6 +66,10 @@ def read_relations(connection: Connection[Any]) -> list[Relation]:
 # replaced, or if it reads settings, as functions in SQL and PL/pgSQL may that are declared
 # immutable. Domains' checks are a matter of every table that has a column of a type which may
 # contain one.
+# In their order: `tree` are the expressions of checks, domains, generated columns and indexes;
+# `call` the functions in them; `writing` the relations whose checks may write (dynamic SQL,
+# sequences and large objects are written to by functions of PostgreSQL's own); `computing` the
+# indexes.
 _RELATIONS = r"""
 with tree (kind, relation, text) as (
     select 'check', conrelid, conbin::text from pg_catalog.pg_constraint

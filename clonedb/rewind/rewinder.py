@@ -29,6 +29,7 @@ _MOST_REWINDS = 1000  # after which a new clone is due: 33 ms among so many cost
 _MOST_DDL = 200  # tests with DDL of which nothing is left but dead rows in the catalogs
 _READING = 5.5e-3 / 2**20  # seconds that it takes to read a byte of WAL
 _CHECKPOINT = 0.4  # seconds that it takes to drop a clone on a server that waits for the disk
+# bytes; bounds for where a clone is very cheap or very dear
 _LEAST_WAL, _MOST_WAL = 16 * 2**20, 256 * 2**20
 _PATIENCE = 2.0  # seconds that it may take until no session is connected
 
@@ -69,6 +70,7 @@ class Rewinder:
         self._start: str | None = None
         self._server_state: ServerState | None = None
         self._shared: Collection[int] | None = None
+        # the facts first: they are read by a session in the clone, which the mark has to count
         with self._losing():
             self._facts = pristine.facts(clone.name)
             self._witness = pristine.witness()
@@ -76,7 +78,10 @@ class Rewinder:
                 clone.name, pristine.template.name
             )
             self._start = self._mark.position
+            # after the mark, as `find_changes` asks for: what differs later was written after
+            # `start`
             self._server_state = pristine.server.run(read_state)
+            # by oid: the name may have passed to a new template since the clone was made
             pristine.require_same(template)
             self._lost = self._facts.refusal
 
@@ -123,6 +128,7 @@ class Rewinder:
         if before is None or start is None or getpid() != self._pid:
             return None
         self._start, self._shared = self._mark.position, None
+        # None if a rewind was refused before the WAL was read
         if written is not None and not before.may_differ(written):
             return None
         found = find_changes(self._pristine.server, self._oid, before, start)
@@ -155,11 +161,14 @@ class Rewinder:
             raise RefusedError("the process was forked")
         since = self._mark
         written, mark = self._look(keep, left_open, meanwhile)
+        # their writing leaves no WAL, so an empty window proves nothing
         unlogged = bool(self._facts.unlogged_tables or self._facts.unlogged_sequences)
         if self._undoing is None and (written or written.ddl or unlogged):
             self._open()  # one more session: the server's count of them has to be read again
             written, mark = self._look(keep, left_open)
 
+        # before the unlogged tables are looked at: one that was truncated is put back as a
+        # whole
         if written.ddl:
             # plans know the columns of relations, and a function may have changed settings
             # under which they were made
@@ -172,6 +181,7 @@ class Rewinder:
             self._mark = mark
             return "untouched"
 
+        # each rewind leaves dead rows behind, which nothing vacuums
         if self._rewinds >= _MOST_REWINDS:
             raise RefusedError("bloat")
         self._mark = self._open().undo(written, since, mark, keep)
@@ -204,6 +214,7 @@ class Rewinder:
             most_wal=self._most_wal,
         )
         found = None if meanwhile is None else look(meanwhile=meanwhile)
+        # the first look may have come while sessions to keep were being reset
         found = found or look()  # by now all to keep are idle
         while found is None:
             if monotonic() > deadline:
@@ -218,6 +229,8 @@ class Rewinder:
         self._shared = written.shared
         if written.refusal is not None:
             raise RefusedError(written.refusal)
+        # others write there, too (pg_database, with each clone); what is said of this database
+        # decides
         if written.shared and self._witness.about(self._oid) != self._about:
             raise RefusedError("the database itself was altered")
         return written, mark
@@ -301,6 +314,7 @@ def _why_not(connection: Connection[Any]) -> str | None:
 def _reason(error: Exception) -> str:
     """An error as a reason that can be counted, so without its message, which may hold names and values."""
     state = getattr(error, "sqlstate", None)
+    # undefined_file
     if state == "58P01":
         return "WAL was recycled before it was read"
     return (

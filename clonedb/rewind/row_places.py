@@ -23,6 +23,7 @@ def ranges(blocks: Collection[int], *, most: int | None = None) -> list[tuple[in
 
     if most is None or len(found) <= most:
         return found
+    # the `most` - 1 widest gaps are kept, so that the fewest blocks are looked at in vain
     gaps = sorted(
         range(1, len(found)), key=lambda n: found[n][0] - found[n - 1][1], reverse=True
     )
@@ -69,6 +70,7 @@ class MovedRows:
         """
         moved = list(moves)
         for old, _, name in moved:
+            # `_names` has a row only while it is elsewhere than at home
             if self._present.pop(name, None) is not None:
                 del self._names[block_of(old)][old]
         for _, new, name in moved:

@@ -33,6 +33,7 @@ class ServerChanges:
         left = self.undo_by_hand()
         if server.embedded:
             try:
+                # after sessions of the clone have ended, or its roles could not be dropped
                 left = server.run(
                     partial(undo, changes=self.changes, before=self.before, now=self.now)
                 )
@@ -55,7 +56,7 @@ def find_changes(
     """What sessions with a database, which have ended, changed since the position `start` in the WAL.
 
     `before` was read then, or later but before they began. None if the server does not tell,
-    whatever the reason: no test fails because of that. Costs 0.5 ms, and reading the WAL if
+    for any reason: no test fails because of that. Costs 0.5 ms, and reading the WAL if
     anything differs.
     """
     import psycopg

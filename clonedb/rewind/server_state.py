@@ -93,6 +93,7 @@ def read_changes(
     different = [
         key
         for key in before.rows.keys() | now.rows.keys()
+        # a row that was written again with the same values is none that changed
         if (
             key not in before.rows
             or key not in now.rows
@@ -107,6 +108,7 @@ def read_changes(
         Change(key[0], _columns(before.rows.get(key)), _columns(now.rows.get(key)))
         for key in sorted(different)
         if (
+            # a dead row does not tell who deleted it
             now.rows[key].xmin in ours if key in now.rows else bool(ours) and not others_deleted
         )
     ]
@@ -127,6 +129,7 @@ def _writers(
     (xl_xact_dbinfo in PostgreSQL's access/xact.h, the same in 15 to 18), because standbys have
     to invalidate their caches of that.
     """
+    # its commit flushes the WAL up to here: pg_walinspect reads flushed WAL only
     with connection.transaction():
         connection.execute(
             "set local synchronous_commit = local; set local statement_timeout = '30s'"
@@ -141,6 +144,7 @@ def _writers(
     others_deleted = False
     found = connection.execute(query, {"start": start, "stop": stop, "others": [*state.others]})
     for transactions, deletes, record, offset, page in found.fetchall():
+        # subtransactions write under numbers of their own, all of which the commit lists
         if _database_of(record, offset % page, page) == database:
             ours.update(transactions)
         else:
@@ -153,13 +157,16 @@ _PAGE_HEADER = (
     24  # bytes at the beginning of each page of WAL but a file's first, which has 16 more
 )
 _RECORD_HEADER, _INFO = 24, 16  # bytes of a record's header, and where its kind is in that
+# access/xlogrecord.h: XLR_BLOCK_ID_ORIGIN and XLR_BLOCK_ID_TOPLEVEL_XID,
 _BEFORE_DATA = MappingProxyType(
     {0xFD: 3, 0xFC: 5}
 )  # bytes that say of its origin and of the transaction above it
+# XLR_BLOCK_ID_DATA_SHORT and XLR_BLOCK_ID_DATA_LONG
 _DATA = MappingProxyType(
     {0xFF: 2, 0xFE: 5}
 )  # bytes that say how long a short or a long record's data are
 _TIME = 8  # bytes of the time of the commit, with which the data begin
+# access/xact.h: XLOG_XACT_HAS_INFO, and XACT_XINFO_HAS_DBINFO in what follows the time
 _HAS_FLAGS, _HAS_DATABASE = 0x80, 1
 
 
@@ -170,10 +177,12 @@ def _database_of(record: bytes, offset: int, page: int) -> int | None:
     recognised.
     """
     room = page - offset
+    # the header of the next page lies in the middle of the record
     if room < len(record):
         record = record[:room] + record[room + _PAGE_HEADER :]
     try:
         place = _RECORD_HEADER
+        # a commit names no blocks, so nothing else comes before its data
         while record[place] in _BEFORE_DATA:
             place += _BEFORE_DATA[record[place]]
         place += _DATA[record[place]] + _TIME
@@ -188,6 +197,7 @@ def _parts() -> Iterator[str]:
     """The rows of each kind: kind, key, definition, and the transaction that wrote them."""
     yield """
         select 'role', a.oid::text, to_jsonb(a)::text, a.xmin::text::bigint from pg_authid a"""
+    # since 16 these rows have an oid, another one after REVOKE and GRANT of the same
     yield """
         select 'membership', concat_ws(' ', m.roleid, m.member, m.grantor), (to_jsonb(m) - 'oid')::text,
                m.xmin::text::bigint
@@ -205,6 +215,8 @@ def _parts() -> Iterator[str]:
         select 'tablespace', t.oid::text, to_jsonb(t)::text, t.xmin::text::bigint from pg_tablespace t"""
 
 
+# The position comes with what is read in the same statement. The five catalogs below are those
+# that `_parts` reads; each other shared one is known by its file.
 _STATE = (
     """
     select 'position', '', pg_current_wal_insert_lsn()::text, 0::bigint

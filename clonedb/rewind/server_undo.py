@@ -43,6 +43,7 @@ class _Step:
 
     def apply(self, connection: Connection[Any]) -> None:
         """Undo it, in a transaction of its own."""
+        # one transaction a step: what cannot be undone does not hinder the rest
         with connection.transaction():
             connection.execute(
                 "set local lock_timeout = '2s'; set local statement_timeout = '10s'"
@@ -80,8 +81,10 @@ def _applied(connection: Connection[Any], step: _Step) -> str | None:
         except psycopg.Error as error:
             if connection.closed:
                 raise
+            # of a role that owns something: `owner of table x`, one line for each object
             detail = (error.diag.message_detail or "").partition("\n")[0]
             why = ": ".join(filter(None, [error.diag.message_primary, detail]))
+            # XX000: `tuple concurrently updated`
             if not isinstance(error, psycopg.errors.InternalError_):
                 return why
         else:
@@ -97,6 +100,8 @@ def steps(changes: Sequence[Change], before: ServerState, now: ServerState) -> l
 
 def _steps(changes: Sequence[Change], before: ServerState, now: ServerState) -> Iterator[_Step]:
     """In an order that works: old roles first, what refers to roles by their old names, and new roles last."""
+    # 0 is PUBLIC in privileges, and all roles in settings. The old names win: old roles are
+    # renamed back before these statements run.
     names = {**now.role_names, **before.role_names, "0": "public"}
     made = {
         change.now["oid"]
@@ -107,6 +112,7 @@ def _steps(changes: Sequence[Change], before: ServerState, now: ServerState) -> 
     last = [change for change in changes if change.kind == "role" and not change.before]
     for change in first:
         yield _old_role(change)
+    # DROP ROLE comes last, as nothing may refer to a role by then
     for kind, step in _REFERRING.items():
         of_kind = [change for change in changes if change.kind == kind]
         for change in sorted(
@@ -147,6 +153,7 @@ def _old_role(change: Change) -> _Step:
     statements = []
     if now["rolname"] != name:
         statements.append(_composed("alter role {} rename to {}", now["rolname"], name))
+    # what is shown has no password in it
     visible = list(statements)
     if different:
         alter = _composed("alter role {}", name)
@@ -192,11 +199,13 @@ def _membership(change: Change, names: Mapping[str, str], made: set[str]) -> _St
 
     row = change.now or change.before or {}
     role, member = names[row["roleid"]], names[row["member"]]
+    # since 16 a membership may be granted by several roles, each by itself
     by = (
         _composed(" granted by {}", names[row["grantor"]])
         if "set_option" in row
         else _keyword("")
     )  # since 16
+    # a membership of a role that a test made goes with that role: no line of its own
     within = bool(made & {row["roleid"], row["member"]})
     if change.before is None:
         statement = _composed("revoke {} from {}", role, member) + by + sql.SQL(" cascade")
@@ -214,6 +223,7 @@ def _membership(change: Change, names: Mapping[str, str], made: set[str]) -> _St
         if column in before
     ]
     statement = _composed("grant {} to {}", role, member)
+    # 16 and newer say each option; before, GRANT without ADMIN OPTION did not take one away
     if "set_option" in before:
         statements = [statement + sql.SQL(" with ") + sql.SQL(", ").join(options) + by]
     elif before["admin_option"]:
@@ -251,6 +261,7 @@ def _setting(change: Change, names: Mapping[str, str], made: set[str]) -> _Step:
     different = sorted(
         name for name in before.keys() | now.keys() if before.get(name) != now.get(name)
     )
+    # only those that differ are shown; undone are all, by RESET ALL and what was set before
     shown = [
         whose
         + (
@@ -262,6 +273,7 @@ def _setting(change: Change, names: Mapping[str, str], made: set[str]) -> _Step:
     ]
     return _Step(
         None if role in made else f"changed settings of {about} ({', '.join(different)})",
+        # RESET takes away what was added, then `setting` sets what was there
         [whose + sql.SQL(" reset all")],
         "; ".join(map(_shown, shown)),
         whose,
@@ -270,6 +282,7 @@ def _setting(change: Change, names: Mapping[str, str], made: set[str]) -> _Step:
 
 
 def _settings(row: Mapping[str, Any] | None) -> dict[str, str]:
+    # `name=value`, and a value may have further equals signs
     pairs = (text.partition("=") for text in (row or {}).get("setconfig") or ())
     return {name: value for name, _, value in pairs}
 
@@ -285,7 +298,9 @@ def _privilege(change: Change, names: Mapping[str, str], made: set[str]) -> _Ste
             continue
         grantee, privilege = key
         who = sql.SQL("public") if grantee == "0" else sql.Identifier(names[grantee])
+        # an extension's parameter has a dot in its name, and both parts are identifiers
         what = [_keyword(_PRIVILEGES[privilege]), sql.Identifier(*parameter.split(".")), who]
+        # REVOKE also where GRANT follows: it takes the grant option away
         if key in now:
             statements.append(
                 sql.SQL("revoke {} on parameter {} from {} cascade").format(*what)

@@ -75,6 +75,7 @@ class Undoing:
 
         Raises RefusedError if they are too large for that.
         """
+        # what is put back as a whole need not be looked at
         tables = [table for table in facts.unlogged_tables if table not in written.whole]
         if sum(table.pages for table in tables) > _MOST_UNLOGGED:
             raise RefusedError("an unlogged table of the template is too large to be looked at")
@@ -90,6 +91,7 @@ class Undoing:
                 if (number(one), other == b"t") != (relation.last_value, relation.is_called):
                     written.sequences.add(relation)
             elif (number(one), number(other)) != (0, relation.rows):
+                # an UPDATE leaves a row that is a test's, a DELETE one row fewer
                 if relation.refusal:
                     raise RefusedError(relation.refusal)
                 # rows that were put back may lie in blocks that VACUUM has cut off since, if a
@@ -105,6 +107,8 @@ class Undoing:
         Two messages to the server, or one when nothing but inserts and sequences was written.
         Raises RefusedError, or psycopg's errors; the clone is lost then.
         """
+        # a block with an UPDATE or DELETE may hold a test's rows as well: `delete` looks at all
+        # blocks, `places` only at those that may have lost some
         lost = {
             table: ranges(blocks, most=_MOST_RANGES) for table, blocks in written.lost.items()
         }
@@ -119,6 +123,7 @@ class Undoing:
         seen = sum(table.density * blocks for table, blocks in sizes.items())
         if sum(sizes.values()) > _MOST_BLOCKS or seen > _MOST_SEEN:
             raise RefusedError("too much was written")
+        # the highest block that was written to says how long the table has become
         if any(
             max(blocks) > table.pages * _GROWTH + _PAGES for table, blocks in all_blocks.items()
         ):
@@ -127,6 +132,7 @@ class Undoing:
         self._prepare("delete", all_blocks)
         self._prepare("places", lost)
         self._prepare("empty", written.whole)
+        # DELETE before SELECT: what is visible after that is pristine
         begin = ["begin isolation level read committed read write"]
         begin += [f"execute empty_{table.oid}" for table in written.whole]
         for table, blocks in all_blocks.items():
@@ -135,6 +141,7 @@ class Undoing:
                 for start, end in ranges(blocks, most=_MOST_RANGES)
             ]
 
+        # nothing has to be read before the rest can be said: one message
         if not lost and not written.whole and not written.large_objects:
             return self._finish(begin, (), written.sequences, mark, keep)
         begin += [
@@ -142,6 +149,7 @@ class Undoing:
             for table, spans in lost.items()
             for start, end in spans
         ]
+        # results come in the order of the statements, one for each range
         present = iter(self._send(begin))
         missing = [
             self._missing(table, spans, {text(row[0]) for _ in spans for row in next(present)})
@@ -165,6 +173,7 @@ class Undoing:
         """The pristine rows that are not where they belong."""
         blocks = {block for start, end in spans for block in range(start, end)}
         belong = self._moved_rows(table).rows(blocks, self._pristine.names(table, blocks))
+        # a row neither of the template's nor put back: the account of moved rows is wrong
         if not present <= belong.keys():
             raise RefusedError("a row is where none was left")
         gone = {place: name for place, name in belong.items() if place not in present}
@@ -179,6 +188,7 @@ class Undoing:
         names = self._pristine.names(table, range(table.pages))
         if names and table.computed:
             raise RefusedError(table.computed)
+        # all its rows get new places, and `_finish` notes them
         self._moved.pop(table.oid, None)
         return _Missing(table, names, names)
 
@@ -207,6 +217,7 @@ class Undoing:
         results = self._send(
             [
                 *parts,
+                # all in the transaction that deleted, or that begins with `parts`
                 *(
                     f"execute insert_{one.table.oid}({_array(self._pristine.rows(one.table, one.names))})"
                     for one in missing
@@ -218,6 +229,7 @@ class Undoing:
                 f"execute finish({self._oid}, '{{{kept}}}')",
             ],
         )
+        # the results go on with those of sequences and of `_finish`'s own statements
         for one, placed in zip(missing, results, strict=False):
             if any(same != b"t" for _, same in placed):
                 raise RefusedError("a row cannot be computed again as it was")
@@ -225,6 +237,7 @@ class Undoing:
             self._moved_rows(one.table).move(zip(one.places, places, one.names, strict=True))
 
         ((own,),), ((place,),), ((ceiling, present, sessions),) = results[-3:]
+        # one that came and went is in the count
         if present != b"0" or number(sessions) != mark.sessions:
             raise RefusedError("a session came while it was undone")
         undoing = None if own is None else number(own)
@@ -243,6 +256,7 @@ class Undoing:
 
         statements: list[Composable] = []
         for relation in relations:
+            # one statement of a kind for each relation, named by its oid: `delete_16390`
             if (kind, relation.oid) in self._prepared:
                 continue
             self._prepared.add((kind, relation.oid))
@@ -279,12 +293,16 @@ class Undoing:
 
 def _array(rows: Iterable[str]) -> str:
     """Rows as the literal of an array of their table's type."""
+    # backslashes first: those that quote quotes must not be doubled
     quoted = (row.replace("\\", "\\\\").replace('"', '\\"') for row in rows)
     return "'{" + ",".join(f'"{row}"' for row in quoted).replace("'", "''") + "}'"
 
 
 # age() counts as transaction numbers do, round and round, and without a comparison operator for
-# xid
+# xid.
+# A name such as age() may be a project's function, too, in a schema before pg_catalog: each is
+# written with its schema. OVERRIDING SYSTEM VALUE lets GENERATED ALWAYS AS IDENTITY columns be
+# given. `n` pairs each row that was inserted with its text, and `*=` compares their images.
 _STATEMENTS: Mapping[str, LiteralString] = MappingProxyType(
     {
         "delete": "prepare {statement} (tid, tid, xid, xid) as delete from only {relation}"

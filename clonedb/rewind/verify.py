@@ -65,6 +65,7 @@ def verify(server: Server, template: TemplateRecord, clone: Clone) -> list[str]:
     connected to the clone. Raises as `create` does.
     """
     with (
+        # expected, found: in this order in all pairs below
         create(server, template) as new,
         contextlib.closing(server.connect(new.name, options=_SETTINGS)) as expected,
         contextlib.closing(server.connect(clone.name, options=_SETTINGS)) as found,
@@ -83,6 +84,7 @@ def _differences(expected: Connection[Any], found: Connection[Any]) -> Iterator[
         for kind, schema, name, _ in sorted(tables[1] - tables[0])
     )
 
+    # what is only in one of them has been told above
     here = {(schema, name) for _, schema, name, _ in tables[0] & tables[1]}
     relations = [one for one in _relations(expected) if (one.schema, one.name) in here]
     digests = _digests(expected, relations), _digests(found, relations)
@@ -141,6 +143,7 @@ def _rows(
     counts = _counted(expected, relation), _counted(found, relation)
     lacking, extra = counts[0] - counts[1], counts[1] - counts[0]
     yield f"{relation.label}: {lacking.total()} rows are missing, {extra.total()} are none of the template's"
+    # pg_authid and the like
     if relation.secret:
         return
     yield from (f"  - {row}" for row in _texts(expected, relation, lacking))
@@ -191,6 +194,7 @@ _VOLATILE: Mapping[str, frozenset[str]] = MappingProxyType(
                 "relfilenode",
             )
         ),
+        # it depends on which transactions ran when the index was built
         "pg_index": frozenset(("indcheckxmin",)),
     }
 )
@@ -212,6 +216,8 @@ from only {table} t where md5(record_send(row({image}))) = any({images})
 group by md5(record_send(row({image}))) order by 1
 """
 
+# Temporary schemas and TOAST are left out (TOAST rows are seen in their tables), and what
+# ANALYZE computes.
 _KINDS: LiteralString = """
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.relkind in ('r', 'p', 'm', 'S') and not c.relisshared and n.nspname !~ '^pg_(toast|temp)'
@@ -241,6 +247,7 @@ from (select case when n.nspname = 'pg_catalog' then 'catalog' when c.relkind = 
 order by 1, 2, 3
 """  # noqa: S608 - all literals
 
+# What belongs to the database, but stands in shared catalogs.
 _DATABASE = """
 select d.datacl::text, d.datconnlimit, d.datallowconn, d.datdba,
        array(select s.setrole || ' ' || s.setconfig::text

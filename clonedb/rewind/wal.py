@@ -22,6 +22,8 @@ _COUNTS = """not (
 """
 
 # The lateral join keeps a window that is too long from being read.
+# relforknumber 0 is the main fork, database 0 the shared catalogs; `false` leaves out the
+# contents of the blocks.
 _BLOCKS = """
 select b.reltablespace::bigint, b.reldatabase <> 0, b.relfilenode::bigint, b.resource_manager, b.record_type,
        pg_catalog.array_agg(distinct b.relblocknumber)
@@ -77,7 +79,8 @@ _WRITERS_OF_RECORDS = """
     where m[1]::bigint <> all(%(others)s) and {counts} group by 1
 """
 
-# HEAP_CONFIRM: an INSERT ... ON CONFLICT that came through
+# HEAP_CONFIRM: an INSERT ... ON CONFLICT that came through.
+# +INIT: the first row of a page that is new or was empty.
 _INSERTING = frozenset(
     {
         *(("Heap", kind) for kind in ("INSERT", "INSERT+INIT", "HEAP_CONFIRM")),
@@ -90,6 +93,7 @@ _CHANGING = frozenset(
             ("Heap", kind)
             for kind in ("DELETE", "UPDATE", "UPDATE+INIT", "HOT_UPDATE", "HOT_UPDATE+INIT")
         ),
+        # a whole page, whatever was on it before
         ("XLOG", "FPI"),
     }
 )
@@ -137,6 +141,7 @@ class Written:
 
     def __bool__(self) -> bool:
         """Whether there is anything to undo."""
+        # `shared` and `catalogs` are not: they are to be looked at first
         return bool(
             self.gained or self.lost or self.whole or self.sequences or self.large_objects
         )
@@ -155,6 +160,7 @@ def sort_out(rows: Iterable[Row], facts: Facts) -> Written:
         if ours != b"t":
             written.shared.add(file[1])
         elif table := facts.tables.get(file):
+            # an array as text: `{1,2}`
             _sort_out_table(written, table, record, map(int, text(blocks)[1:-1].split(",")))
         elif sequence := facts.sequences.get(file):
             written.sequences.add(sequence)

@@ -63,6 +63,7 @@ class Witness:
 
     def __init__(self, server: Server) -> None:
         self._lock = threading.Lock()
+        # pg_logical_emit_message() has a parameter `flush` since 17
         self._flushes = server.info.major >= 17
         self._connection = server.connect(server.config.maintenance_database, options=_SETTINGS)
         emit = _EMIT_AND_FLUSH if self._flushes else _EMIT
@@ -104,6 +105,8 @@ class Witness:
             try:
                 yield self._connection
             except BaseException:
+                # with answers not read yet, or in a transaction, it would answer the next
+                # question wrongly
                 if self._connection.info.transaction_status != 0:
                     self._connection.close()
                 raise
@@ -139,6 +142,7 @@ class Witness:
         emit = f"execute clonedb_stop('{since.position}', '{quiet}')"
         message = (
             f"execute clonedb_look({oid}, {_pids(keep)})",
+            # up to 16 only a commit flushes
             *((emit,) if self._flushes else ("begin", emit, "commit")),
             f"execute clonedb_place('{since.position}')",
             f"execute clonedb_read('{since.position}', {_STOP}, {oid}, {most_wal}, {undoing})",
@@ -147,11 +151,14 @@ class Witness:
         with self._session() as connection:
             send(connection.pgconn, message)
             meanwhile()
+            # five results, as `begin` and `commit` have none
             seen, _, placed, rows, counted = answer(connection.pgconn)
 
         ((sessions, others, prepared, slots, xid, _),), ((stop, size, silent),) = seen, placed
+        # a session that came and went in between is in the count
         if others != b"0" or counted[0][0] != sessions:
             return None
+        # it survives its session, and COMMIT PREPARED may come at any time
         if prepared not in {None, b"0"}:
             raise RefusedError("a prepared transaction is open")
         if slots not in {None, b"0"}:
@@ -159,8 +166,10 @@ class Witness:
         if int(size or 0) > most_wal:
             raise RefusedError("too much WAL was written")
         written, position, count = sort_out(rows, facts), text(stop), number(sessions)
+        # nothing was written anywhere: `clonedb_stop` emitted no record
         if position == since.position:
             return written, replace(since, sessions=count)
+        # our record's own transaction, where one was needed
         quiet, own = text(silent) if silent else since.quiet, 0 if self._flushes else 1
         return written, Mark(position, number(xid), quiet, count, own)
 
@@ -174,6 +183,7 @@ class Witness:
         each 100 ms.
         """
         with self._session() as connection:
+            # a client that has just closed its connection still has a backend for a moment
             still = [] if at_once else given_time(lambda: _others(connection, "see", oid, keep))
             others = _others(connection, "end", oid, keep) if still or at_once else []
             no_leaks = {*keep, *(one.pid for one in still if one.closed)}
