@@ -70,6 +70,7 @@ def within_reach(binaries: Binaries, place: ServerDirectory, account: Account) -
     if _usable(binaries.directory, account):
         return binaries.directory
     prefix = binaries.directory.parent
+    # another build under the same path has another time or size, and gets another copy
     build = binaries.directory.joinpath("postgres").stat()
     stamp = zlib.crc32(
         f"{prefix}:{build.st_mtime_ns}:{build.st_size}".encode(errors="surrogateescape")
@@ -88,6 +89,7 @@ def within_reach(binaries: Binaries, place: ServerDirectory, account: Account) -
 def _copy(prefix: Path, copies: Path, copy: Path) -> None:
     import shutil
 
+    # renamed when it is whole: a copy that was interrupted is begun anew
     shutil.rmtree(copies, ignore_errors=True)
     unfinished = copies / "unfinished"
     for name in ("bin", "lib", "lib64", "share"):
@@ -98,6 +100,7 @@ def _copy(prefix: Path, copies: Path, copy: Path) -> None:
     libraries = prefix.parent.with_name(f"{prefix.parent.name}.libs")
     if libraries.is_dir():
         shutil.copytree(libraries, unfinished / libraries.name, copy_function=_link)
+    # a umask of root's may keep others out of what mkdir made
     for directory, _, _ in os.walk(copies):
         Path(directory).chmod(0o755)
     unfinished.rename(copy)
@@ -139,5 +142,6 @@ def _barrier(directory: Path, account: Account) -> Path | None:
 def _allows(path: Path, account: Account, bits: int) -> bool:
     """Whether a file's mode gives the account these bits (it has no further groups; access lists are not read)."""
     found = path.stat()
+    # one class of bits counts, the owner's before the group's, even if another one allows more
     shift = 6 if found.st_uid == account.uid else 3 if found.st_gid == account.gid else 0
     return (found.st_mode >> shift) & bits == bits

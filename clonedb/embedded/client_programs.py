@@ -20,6 +20,7 @@ __all__ = ["client_programs"]
 def client_programs(config: Config, name: str) -> Iterator[tuple[Path, int | None]]:
     """The programs of this name, such as pg_dump, the newest first; each with its major version where that is known."""
     found: list[binaries.Binaries] = []
+    # a wrong postgres_bin is told of where a server is started
     with contextlib.suppress(ServerError):
         found = binaries.find(config)[0]
     for installation in sorted(found, key=lambda one: -one.major):

@@ -102,9 +102,11 @@ def verifier(password: str, iterations: int = 1) -> str:
     """
     salt = os.urandom(16)
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
+    # RFC 5802: of the client's key only the hash (StoredKey) is kept, of the server's the key
     client = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
     server = hmac.digest(salted, b"Server Key", "sha256")
     coded = (base64.b64encode(part).decode() for part in (salt, client, server))
+    # the format of pg_authid.rolpassword: iterations, salt, StoredKey, ServerKey
     return f"SCRAM-SHA-256${iterations}:" + "{}${}:{}".format(*coded)
 
 
@@ -142,6 +144,7 @@ class Cluster:
         """
         new = self.place.file("data.new")
         new.mkdir(0o700)
+        # initdb refuses a directory that is not its account's
         if self.account is not None:
             os.chown(new, self.account.uid, self.account.gid)
         try:
@@ -151,6 +154,7 @@ class Cluster:
                 f"--locale={self._locale()}",
                 *initdb_options(self.major),
             )
+            # before the directory has its final name: no server ever starts without a password
             self.set_password(new)
         except BaseException:
             import shutil
@@ -227,6 +231,7 @@ class Cluster:
             try:
                 self._feed(process, text)
             except BaseException:
+                # after an interrupt: a program that goes on would keep the lock `server`
                 process.kill()
                 raise
 
@@ -238,10 +243,12 @@ class Cluster:
     def _feed(self, process: subprocess.Popen[bytes], text: str) -> None:
         """Give a program its input and wait for its end, with signs of life for those who wait for us."""
         assert process.stdin is not None  # noqa: S101  # for the type checker: Popen was told to make a pipe
+        # initdb reads nothing; postgres may end before it has read all
         with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
             pipe.write(text.encode())
         begin = monotonic()
         while process.poll() is None:
+            # the time of the keeper's file is what waiting processes look at (watchdog.py)
             os.utime(self.lock)
             if monotonic() - begin > PROGRAM_TIMEOUT:
                 process.kill()
@@ -272,9 +279,11 @@ def last_words(place: ServerDirectory, start: int) -> str:
     """What the log of a server says from a byte on, for an error, and what to do if that is known."""
     ends = place.tail(start=start)
     remedy = ""
+    # `FATAL:  database files are incompatible with server`
     if "incompatible with" in ends:
         remedy = "\nthe data were made by another build of PostgreSQL; run `clonedb server reset` to begin anew"
     elif place.has_parameters and ("FATAL" in ends or "\n  postgres: " in ends):
+        # options are complained of before there is a log with levels: `postgres: ...`
         remedy = "\nthe project sets parameters of PostgreSQL (server in [tool.clonedb]); change what is complained of"
     return f"the log {str(place.log)!r} ends:{ends}{remedy}"
 

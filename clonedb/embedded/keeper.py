@@ -62,6 +62,7 @@ class Keeper:
 
     def open(self, name: str, flags: int) -> int:
         """Open a regular file below our working directory, the server's, where `data` may be another account's."""
+        # O_NONBLOCK: to open a FIFO that stands there would wait for a writer
         descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return descriptor
@@ -93,10 +94,12 @@ class Keeper:
             self.asked = True
 
         reading, writing = os.pipe()
+        # set_wakeup_fd() takes no descriptor that blocks
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, ask)
+        # without a Python handler a signal is not written to the wakeup descriptor
         signal.signal(signal.SIGCHLD, lambda *_: None)
         return reading
 
@@ -125,15 +128,18 @@ class Keeper:
         if pid := os.fork():
             return pid
         try:
+            # what goes to standard output goes to the log, which is descriptor 2
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(2, 1)
             os.set_inheritable(inherit, True)
             if self.account:
+                # in this order: after setuid() the others are not allowed any more
                 os.setgroups([])
                 os.setgid(self.account[1])
                 os.setuid(self.account[0])
 
             call("prctl", PR_SET_PDEATHSIG, signal.SIGQUIT, 0, 0, 0)
+            # a keeper that died before prctl() sends no signal any more
             if os.getppid() == parent:
                 os.execv(self.postgres, [self.postgres, *arguments])  # noqa: S606  # no shell is what we want
         except BaseException as error:  # noqa: BLE001  # nothing may return into the keeper's code from here
@@ -173,6 +179,7 @@ class Keeper:
         ) as file:
             file.write(json.dumps({**about, "socket_dir": self.socket_dir}))
 
+        # a rename, so that no process reads a half of it
         os.rename("ready.new", "ready")
         say(f"port {port}, socket in {self.socket_dir!r}")
 
@@ -184,6 +191,7 @@ class Keeper:
             "unix_socket_directories": self.socket_dir,
         }
         options = [argument for item in settings.items() for argument in ("-c", "=".join(item))]
+        # where in the log this attempt begins
         begin = os.fstat(2).st_size
         lock = self.try_lock("server")
         if lock is None:
@@ -195,6 +203,8 @@ class Keeper:
         if self.account:
             os.chown(self.socket_dir, *self.account)
         self.server = self.spawn(["-D", f"{self.directory}/data", *options], inherit=lock)
+        # postgres has its own copy of the descriptor: the lock now lives as long as its
+        # processes
         os.close(lock)
         self.patiently(
             lambda: self.accepts() or self.has_ended(self.server) or self.asked, RECOVERY, 0.003
@@ -220,6 +230,7 @@ class Keeper:
 
     def watch(self) -> str:
         """Wait until there is a reason to stop, and say which."""
+        # four looks in idle_timeout, but at most 50 and at least one a second
         tick = min(max(self.idle_timeout / 4, 0.02), 1.0)
         last_used, used = time.monotonic(), os.fstat(self.lease).st_mtime_ns
         while True:
@@ -231,11 +242,13 @@ class Keeper:
             if self.is_removed():
                 return REMOVED
             try:
+                # taken only when no process holds it shared: there is no lease
                 fcntl.flock(self.lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 last_used = time.monotonic()
                 continue
 
+            # a lease that came and went since the last look has set the file's time
             if (latest := os.fstat(self.lease).st_mtime_ns) != used or float(
                 self.read("hold") or 0
             ) > time.time():
@@ -251,6 +264,7 @@ class Keeper:
     def is_removed(self) -> bool:
         """Whether our directory, the data or the socket is gone, or something else stands in their place."""
         try:
+            # a path may lead to another file by now; a descriptor stays with the file
             mine = os.path.samestat(os.fstat(self.lock), os.stat(f"{self.directory}/keeper"))
         except FileNotFoundError:
             return True
@@ -261,10 +275,12 @@ class Keeper:
         """End the server; leave the directory ready for the next start."""
         say(f"stopping: {reason}")
         with contextlib.suppress(FileNotFoundError):  # the directory may be deleted meanwhile
+            # before the server is down, or a process would read it and connect in vain
             if reason != REMOVED:
                 os.rename("ready", "last")
             if reason == ASKED:
                 os.unlink("hold")
+        # SIGQUIT (immediate shutdown) writes nothing to files that are removed
         clean = self.end_server(signal.SIGQUIT if reason == REMOVED else signal.SIGINT)
         with contextlib.suppress(FileNotFoundError):
             if clean and reason != REMOVED:
@@ -291,6 +307,7 @@ class Keeper:
             self.patiently(lambda: not self.reap(), 1.0, 0.005)
 
         shutil.rmtree(self.socket_dir, ignore_errors=True)
+        # 0: postgres wrote its shutdown checkpoint
         return self.ended.get(self.server) == 0
 
     def settle(self) -> None:
@@ -344,6 +361,7 @@ def keep(directory: str, parameters: dict[str, Any]) -> NoReturn:
     """Be the keeper."""
     os.umask(0o077)
     os.set_inheritable(parameters["lock"], False)
+    # the working directory is the server's from here on, even if it is renamed
     os.fchdir(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
     call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     keeper = Keeper(directory, parameters)

@@ -97,6 +97,7 @@ def lease(
             if found := _try_lease(place, config, binaries, progress or _say_nothing):
                 return found
         except FileNotFoundError as error:  # the state directory is being deleted
+            # the directory may have been deleted between any two steps: all is begun anew
             problem = str(error)
         except OSError as error:
             raise ServerError(
@@ -137,6 +138,7 @@ def _try_lease(
             descriptor
         )  # the keeper counts idle_timeout from here, even if the lease is shorter than its glance
         password = place.read("password")
+        # `reset` moves the directory away: a lock on the old file keeps no server up
         keep = bool(password) and same_file(descriptor, place.files.stat("lease"))
     finally:
         if not keep:
@@ -162,6 +164,7 @@ def _running(
 ) -> tuple[Running, bool]:
     """The server, and whether it was started here."""
     watchdog = Watchdog(place, "to start")
+    # taken before anything is waited for: a failure from now on concerns this process
     starts, told, earlier = 0, False, _stamp(place)
     while True:
         running = place.running()
@@ -176,6 +179,7 @@ def _running(
             try:
                 from clonedb.embedded.start import start_server
 
+                # for the message of a process that waits
                 os.ftruncate(start, 0)
                 os.pwrite(start, str(getpid()).encode(), 0)
                 started = start_server(place, config, binaries, watchdog, progress)
@@ -191,6 +195,7 @@ def _running(
             if started:
                 continue
 
+        # a start on existing data takes less than a second
         if watchdog.waited > 1 and not told:
             told = True
             progress(
@@ -284,6 +289,7 @@ def _listens(probe: _socket.socket, uid: int) -> bool:
 
     if not hasattr(_socket, "SO_PEERCRED"):
         return True
+    # struct ucred: pid, uid, gid
     found: int = struct.unpack(
         "3i", probe.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
     )[1]

@@ -121,6 +121,7 @@ def memory_at(directory: Path, *, root: Path = Path("/")) -> Memory | None:
     size = (
         there.f_blocks * there.f_frsize or of_memory
     )  # ramfs and a tmpfs without a limit have no size
+    # f_bfree and not f_bavail: a tmpfs reserves nothing
     return Memory(min(of_memory, size), (there.f_blocks - there.f_bfree) * there.f_frsize)
 
 
@@ -183,6 +184,8 @@ def _is_in_memory(directory: Path, root: Path) -> bool:
     """Whether a directory is on a tmpfs or ramfs, as the list of mounted file systems says."""
     device = directory.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
+    # proc(5): `36 35 0:31 / /mnt rw shared:1 - tmpfs tmpfs rw`, where fields like `shared:1`
+    # are optional
     for line in _lines(root / "proc/self/mountinfo"):
         fields, _, of_file_system = line.partition(" - ")
         if fields.split()[2] == number:
@@ -198,6 +201,7 @@ def _total(root: Path) -> int:
 
 def _meminfo(root: Path) -> dict[str, int]:
     """The first lines of /proc/meminfo, in bytes."""
+    # MemTotal, MemFree, MemAvailable
     found = (line.partition(":") for line in _lines(root / "proc/meminfo")[:3])
     return {name: int(value.split()[0]) * 1024 for name, _, value in found}
 
@@ -224,6 +228,7 @@ def _groups(root: Path) -> Iterator[tuple[int, Path, Path, str]]:
     A container sees its own group as the root of the tree (version 2), or where the path of its
     group does not exist (version 1); so every directory from the root down to there is asked.
     """
+    # `0::/path` in version 2, `4:memory:/path` in version 1
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
@@ -241,6 +246,7 @@ def _groups(root: Path) -> Iterator[tuple[int, Path, Path, str]]:
         else:
             continue
 
+        # `..` is in a path that leads out of this cgroup namespace
         parts = [part for part in path.split("/") if part not in ("", "..")]
         for depth in range(len(parts) + 1):
             directory = top.joinpath(*parts[:depth])

@@ -80,6 +80,7 @@ def not_in_memory(config: Config) -> str:
 
 def default_state_dir() -> Path:
     """What platformdirs answers; on Linux worked out here where that is plain, because importing it costs 20 ms."""
+    # site_cache_path() and user_cache_path() for the cases that are plain
     root = os.geteuid() == 0
     if sys.platform == "linux" and "ANDROID_DATA" not in os.environ:
         if root:
@@ -216,6 +217,7 @@ class ServerDirectory(NamedTuple):
         In this order: `ready` is moved away before a keeper's lock is taken, so what is read
         while the lock is held is never an earlier server's.
         """
+        # the lock first: a `ready` whose keeper is dead says nothing
         if not self.files.is_held("keeper"):
             return None
         return Running.of(self._said("ready"))
@@ -280,4 +282,5 @@ class Running(NamedTuple):
 
 def _is_pid(value: object) -> bool:
     """Whether a file names one process: to -1 and 0 a signal is one to many, and 1 is the system's."""
+    # `type() is`, because True is an int
     return type(value) is int and value > 1

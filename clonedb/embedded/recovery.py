@@ -35,6 +35,7 @@ def clear(place: ServerDirectory, lock: int) -> int:
         (place.data / "postmaster.pid").unlink(
             missing_ok=True
         )  # no process uses the data: the kernel says so
+        # an initdb that was killed left it
         place.files.remove_tree("data.new")
         mark = place.read("boot").split()
         if mark and mark[0] != boot_id():
@@ -54,6 +55,7 @@ def _end_earlier(place: ServerDirectory, lock: int) -> int:
     With PR_SET_PDEATHSIG a server dies with its keeper; elsewhere, or when that takes its time,
     it is told to.
     """
+    # the first signal at once, each further one after PATIENCE
     signals = iter((signal.SIGINT, signal.SIGQUIT, signal.SIGKILL))
     deadline = monotonic()
     while (server := place.files.try_lock("server", fcntl.LOCK_EX)) is None:
@@ -83,6 +85,7 @@ def _postmaster(place: ServerDirectory) -> int | None:
     """
     try:
         pid = int(read_regular(place.data / "postmaster.pid").partition(b"\n")[0])
+        # only Linux has /proc
         if sys.platform != "linux":
             return pid
         process = Path(f"/proc/{pid}").stat()
@@ -113,6 +116,7 @@ def _remove_socket_dir(directory: Path, owners: Container[int]) -> None:
         return
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     with contextlib.suppress(OSError):
+        # by descriptor: the directory that is checked is the one that is emptied
         opened = os.open(directory, flags)
         try:
             found = os.fstat(opened)
@@ -124,4 +128,5 @@ def _remove_socket_dir(directory: Path, owners: Container[int]) -> None:
         finally:
             os.close(opened)
 
+        # if anything else is in it, it stays
         directory.rmdir()

@@ -136,6 +136,7 @@ def _stopped(place: ServerDirectory) -> Iterator[bool]:
     watchdog = Watchdog(place, "to stop")
     while (start := place.files.try_lock("start", fcntl.LOCK_EX)) is None:
         watchdog.wait()
+    # no start from here on; then the keeper is asked
     try:
         os.ftruncate(start, 0)
         os.pwrite(start, str(getpid()).encode(), 0)
@@ -147,6 +148,7 @@ def _stopped(place: ServerDirectory) -> Iterator[bool]:
         place.files.unlink("hold")
         yield ran
     finally:
+        # before the lock is free, or the next server would be held up by it
         os.close(start)
 
 

@@ -82,6 +82,7 @@ def _start(
         check_reach(place, account)
         programs = within_reach(binaries, place, account)
 
+    # only here: a running postgres goes on writing to its place in the file
     if (log := place.files.stat("log")) is not None and log.st_size > LOG_LIMIT:
         os.close(place.files.open("log", os.O_WRONLY | os.O_TRUNC))
     for directory, name in ServerDirectory.removed(config):  # of a reset that was killed
@@ -98,9 +99,12 @@ def _start(
         else:
             cluster.set_password(place.data)
     finally:
+        # the keeper takes this lock itself, for postgres
         os.close(server)
 
     parameters = _parameters(place, config, binaries, programs, account)
+    # the mark is written before the server is up: after a crash of the machine the data are
+    # known to be lost
     place.files.write("boot", parameters["mark"])
     place.files.write("pg_hba.conf", HBA, 0o644)
     place.files.write("socket", parameters["socket_dir"])
@@ -178,6 +182,8 @@ def _set_keeper_to_work(
             process.kill()
             raise
 
+    # the directory was deleted meanwhile: the server there is of no use, and `lease` tries
+    # again
     if not same_file(parameters["lock"], place.files.stat("keeper")):
         raise FileNotFoundError(place.directory)
     if "error" in answer:
@@ -200,6 +206,7 @@ def _ask(process: subprocess.Popen[bytes], text: str, watchdog: Watchdog) -> dic
     poll.register(process.stdout)
     answer = b""
     while True:
+        # with a limit: a keeper that hangs never answers
         if not poll.poll(500):
             watchdog.check()
             continue

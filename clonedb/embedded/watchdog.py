@@ -18,6 +18,7 @@ class Watchdog:
     def __init__(self, place: ServerDirectory, what: str) -> None:
         self.place = place
         self.what = what
+        # wall-clock time, as it is compared with the time of a file
         self.begin: float = now()
         self.pause: float = 0.001
 
