@@ -32,6 +32,7 @@ _MESSAGE = 50  # entries, and
 _LARGE = (
     4 * 1024 * 1024
 )  # bytes, after which a message ends: a server has room for some thousand locks
+# DOTALL: there may be a line break in the name of a table or column
 _TARGET = re.compile(rb"COPY (.* \(.*\)) FROM stdin;\n", re.DOTALL)
 
 
@@ -117,6 +118,7 @@ def _written(
                     b"".join(as_insert(target[1], b"".join(_pieces(dump, entry.rows))))
                 )
         else:
+            # what is pending was before these rows in the dump
             yield Part(_put(contents, pending))
             pending, number = [], 0
             yield Part(_put(contents, [entry.text]), _put(contents, _pieces(dump, entry.rows)))
@@ -146,6 +148,7 @@ def pg_dump(server: Server) -> Path:
             said = subprocess.run(
                 [path, "--version"], capture_output=True, text=True, timeout=10, check=False
             ).stdout
+            # `pg_dump (PostgreSQL) 18.1`
             if (match := re.search(r"(\d+)", said)) and int(match[1]) == server.info.major:
                 return path
 
@@ -171,8 +174,10 @@ def _dump(server: Server, program: Path, database: str, file: io.BufferedRandom)
 
     keywords = dict(server.url(database).conninfo())
     environment = leading_to(os.environ, keywords, alone=server.embedded)
+    # libpq takes it from PGPASSWORD, which `leading_to` has set
     keywords.pop("password", None)
     if server.embedded:
+        # libpq 16 and newer then refuse a server that asks for the password itself
         environment["PGREQUIREAUTH"] = "scram-sha-256"
     command = [
         *(str(program), "--format=plain", "--encoding=UTF8", "--no-password"),
@@ -188,6 +193,8 @@ def _dump(server: Server, program: Path, database: str, file: io.BufferedRandom)
 
 def _roles(connection: Connection[Any]) -> list[str]:
     """Roles that own something in the database or were granted something there: they are no part of it."""
+    # pg_shdepend: what in the database depends on a role, as owner or by a privilege; roles in
+    # pg_ are predefined on every server
     rows = connection.execute(
         """
         select distinct r.rolname from pg_shdepend s join pg_roles r on r.oid = s.refobjid

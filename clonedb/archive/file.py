@@ -138,6 +138,7 @@ def read_archive(
             )
             with open(descriptor, "rb") as original:  # noqa: PTH123  # a descriptor
                 shutil.copyfileobj(original, file)
+            # nothing of the file is parsed before that
             require(digest_of(file))
             _require_whole(file)
             tar = stack.enter_context(tarfile.open(fileobj=_rewound(file), mode="r:gz"))
@@ -171,6 +172,7 @@ def read_archive(
 def _require_whole(file: io.BufferedRandom) -> None:
     """Read to the checksum at the end, before anything of it is believed."""
     with gzip.open(_rewound(file)) as unpacked:
+        # gzip knows only at the end whether what it gave out was right
         while unpacked.read(1 << 20):
             pass
 
@@ -194,6 +196,7 @@ def _require_all(header: Header, size: int) -> None:
 
 
 def _header(path: Path, tar: tarfile.TarFile) -> dict[str, Any]:
+    # the first entry is the header: a file of another kind is known by its beginning
     first = tar.next()
     content = tar.extractfile(first) if first is not None and first.name == _HEADER else None
     if first is None or content is None or first.size > _LARGEST_HEADER:
@@ -234,6 +237,7 @@ def _span(data: Sequence[Any]) -> Span:
 
 
 def _number(value: object) -> int:
+    # JSON's true is an int to Python
     if type(value) is not int:
         raise TypeError(f"{value!r:.50} is no whole number")
     return value

@@ -63,6 +63,7 @@ def restore(
         server.require_createdb()
         with BuildQueue(config, name, run).turn(progress), server_lock(server, name, progress):
             found = find(server, name)
+            # a crash of the server empties unlogged tables, of templates too
             if found is not None and what_is_lost(server, found) is None:
                 return found
             progress.say(f"restoring template {name!r} on {server.about}")
@@ -104,12 +105,14 @@ class _Restore:
             server.next_number(),
         )
         try:
+            # roles belong to the server, and the dump names them as owners
             for role in header.roles:
                 server.run(sql.create_role_if_missing, role)
             create(server, self.config, private, size=header.metadata.size)
             self._fill(private)
             unlogged = seal(server, private, lambda _: None)
             described = describe(server, private)
+            # how it is on this server; the rest is the exporter's
             metadata = replace(
                 header.metadata,
                 made=now(),
@@ -138,6 +141,7 @@ class _Restore:
 
         try:
             with contextlib.closing(
+                # pg_dump was called with --encoding=UTF8
                 self.server.connect(private, client_encoding="UTF8")
             ) as connection:
                 connection.execute(self.header.settings.encode())

@@ -10,11 +10,15 @@ from typing import NamedTuple
 
 __all__ = ["Entry", "Script", "Span", "as_insert", "read_script"]
 
+# `-- Name: users; Type: TABLE; Schema: public; Owner: alice`, `-- Data for Name: ...`
 _ENTRY = re.compile(
     rb"-- (?:Data for )?Name: (.*?); Type: (.*?); Schema: (.*?)(?:; Owner: .*)?\n"
 )
+# pg_dump since August 2025 (17.6) fences a script in with `\restrict WORD`, so that psql takes
+# no line of the data for a command of its own
 _FENCE = re.compile(rb"\\restrict (\w+)\s*")
 _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
+# of COPY's text format; any other character stands for itself
 _ESCAPED = bytes.maketrans(b"bfnrtv", b"\b\f\n\r\t\v")
 
 
@@ -74,9 +78,11 @@ def _entries(file: io.BufferedRandom, fences: Container[bytes]) -> Iterator[Entr
             if holds_rows and line.endswith(
                 b" FROM stdin;\n"
             ):  # there may be line breaks in a column's name
+                # rows stay in the file: only their place is noted
                 length = 0
                 for row in lines:
                     position += len(row)
+                    # the line that ends COPY's data
                     if row == b"\\.\n":
                         break
                     length += len(row)
@@ -93,12 +99,14 @@ def _entries(file: io.BufferedRandom, fences: Container[bytes]) -> Iterator[Entr
 
 
 def _ended(entry: Entry, text: list[bytes]) -> Entry:
+    # the dashes that begin the next entry's heading
     entry.text = b"".join(text).removesuffix(b"--\n")
     return entry
 
 
 def as_insert(target: bytes, rows: bytes) -> Iterator[bytes]:
     """COPY's rows, in its text format, as one INSERT: `target` is a table and its columns."""
+    # an identity column that is GENERATED ALWAYS takes values only so
     yield b"INSERT INTO " + target + b" OVERRIDING SYSTEM VALUE VALUES"
     for number, row in enumerate(rows.removesuffix(b"\n").split(b"\n")):
         yield (
@@ -108,8 +116,10 @@ def as_insert(target: bytes, rows: bytes) -> Iterator[bytes]:
 
 
 def _literal(value: bytes) -> bytes:
+    # COPY's null; the text `\N` is written with two backslashes
     if value == rb"\N":
         return b"NULL"
     if b"\\" in value:
         value = _ESCAPE.sub(lambda found: found[1].translate(_ESCAPED), value)
+    # pg_dump's settings have standard_conforming_strings on: a backslash is a backslash
     return b"'" + value.replace(b"'", b"''") + b"'"

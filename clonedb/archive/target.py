@@ -42,6 +42,7 @@ def target(path: Path | None) -> Iterator[io.BufferedRandom]:
     with _nameless(path.parent) as file:
         yield file
         file.flush()
+        # contents before name: after a power failure the name must not lead to an empty file
         os.fsync(file.fileno())
         _name(file, path)
 
@@ -75,6 +76,7 @@ def _stream(path: Path) -> IO[bytes]:
                 f"{str(path)!r} cannot be written: nobody reads from that FIFO; begin that first"
             ) from None
         raise error from None
+    # only opening was not to wait; writing may
     os.set_blocking(descriptor, True)
     return open(descriptor, "wb")  # noqa: PTH123  # Path.open() takes no descriptor
 
@@ -99,6 +101,7 @@ def _nameless(directory: Path) -> io.BufferedRandom:
 
 def _name(file: io.BufferedRandom, path: Path) -> None:
     """Give a nameless file its name, in place of what had it."""
+    # link(2) replaces nothing, rename(2) does
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -118,6 +121,7 @@ def _name(file: io.BufferedRandom, path: Path) -> None:
                 os.fsync(copy.fileno())
 
         beside.replace(path)
+        # the name is in the directory
         os.fsync(directory)
     finally:
         os.close(directory)

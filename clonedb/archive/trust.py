@@ -30,6 +30,7 @@ def note_export(config: Config, digest: str) -> None:
         found = files.stat(name)
         if found is not None and found.st_mtime < now() - _REMEMBERED:
             files.unlink(name)
+    # an empty file: its name is the digest
     files.write(digest, "")
 
 
@@ -42,6 +43,7 @@ def require_trusted(
     """
 
     def require(found: str) -> None:
+        # a digest that is not met is refused even with --trust
         if digest is not None and digest.strip().lower().removeprefix("sha256:") != found:
             raise BuildError(
                 f"{path!r} is not what its digest says: it is sha256:{found}; fetch it again"
