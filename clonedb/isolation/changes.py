@@ -19,6 +19,7 @@ _CHUNK = (
     100  # relations in one statement: each is locked until it ends, and there are so many locks
 )
 
+# a copy of a database has the oids and file numbers of what it is a copy of
 _DIGEST = """
     select md5(string_agg(c.oid::text || ' ' || coalesce(pg_relation_filenode(c.oid), 0)::text, ',' order by c.oid))
     from pg_class c where c.relkind in ('r', 'p', 'm', 'S') and c.oid >= 16384
@@ -26,6 +27,8 @@ _DIGEST = """
 
 # What initdb made is left out where an index makes that quick; a schema like public is looked
 # at. pg_statistic and its like hold the planner's statistics.
+# The subquery gives the catalog's first column if that is its oid and an index begins with it:
+# where it is NULL all rows are looked at. A large object's oid may be below 16384.
 _CATALOGS = """
     select c.relname::text, (
         select a.attname::text from pg_attribute a join pg_index i on i.indrelid = a.attrelid and i.indkey[0] = 1
@@ -44,7 +47,9 @@ _CLASSES = """
     from pg_class c where c.oid >= 16384
 """
 
-# a transaction that is prepared, and not committed yet, has a number and is not visible
+# a transaction that is prepared, and not committed yet, has a number and is not visible.
+# ::xid, because xmin has 32 bits. In order: the mark, then one value for each of
+# _ABOUT_SURROUNDINGS.
 _SURROUNDINGS = """
     select pg_snapshot_xmax(pg_current_snapshot())::xid::text,
            (select count(*) from pg_prepared_xacts where database = current_database()),
@@ -62,6 +67,8 @@ _ABOUT_SURROUNDINGS = (
     "a replication slot was made",
 )
 
+# The last column: whether its rows can be read and compared. A role that row security holds for
+# does not see all; a view without data refuses to be read.
 _TABLES = """
     select c.oid::bigint, n.nspname::text, c.relname::text, c.relkind = 'm',
            has_table_privilege(c.oid, 'select') and not row_security_active(c.oid) and a.amname = 'heap'
@@ -125,6 +132,7 @@ class Changes:
         self.blind: str | None = self._blindness()
         self._catalogs = _catalogs_query(connection.execute(_CATALOGS).fetchall())
         self._table_queries = list(self._row_queries())
+        # the mark before anything is read: what is written meanwhile counts as a test's
         self.begin()
         self._surroundings = self._read_surroundings()
         self._counts = {name: rows for name, rows, _ in self._count_catalogs()}
@@ -141,7 +149,10 @@ class Changes:
         return same if same._move(connection) else Changes(connection)  # noqa: SLF001 - of this class
 
     def _move(self, connection: Connection[Any]) -> bool:
+        # the copy keeps what was read of the first clone: its rows' numbers, catalogs and
+        # queries
         self._connection = connection
+        # the names of tables and sequences, and so the queries, hold for this template only
         if self._one(_DIGEST) != self.digest:
             return False
         self.sequences = self.sequences.of_clone(connection)
@@ -161,8 +172,10 @@ class Changes:
         ):
             if before != now:
                 return Found(about)
+        # every write but a sequence's takes a transaction number
         if surroundings[0] == self.mark:
             return Found(sequences=self.sequences.changed())
+        # the tables' queries need the schema that they were made for
         if elsewhere := self._changed_catalog():
             return Found(elsewhere)
         return Found(None, self.changed_tables(), self.sequences.changed())
@@ -171,6 +184,7 @@ class Changes:
         """Those with other rows than at first; the schema must be the same."""
         tables = {table.oid: table for table in self.tables}
         return tuple(
+            # all rows but the fresh ones are those that were there
             ChangedTable(tables[oid], rows - fresh == self.rows[oid])
             for oid, rows, fresh in self._count_rows()
             if fresh or rows != self.rows[oid]
@@ -189,6 +203,7 @@ class Changes:
             or any(
                 fresh or rows != self._counts[name]
                 for name, rows, fresh in self._count_catalogs()
+                # catalogs that hold contents
                 if name.startswith("pg_largeobject")
             )
         )
@@ -213,6 +228,7 @@ class Changes:
     def _changed_catalog(self) -> str | None:
         for name, rows, fresh in self._count_catalogs():
             same = rows == self._counts[name]
+            # TRUNCATE, VACUUM and ANALYZE write pg_class anew, and leave the schema alone
             if same and (
                 not fresh or (name == "pg_class" and self._one(_CLASSES) == self._classes)
             ):
@@ -233,6 +249,8 @@ class Changes:
         from psycopg import sql
 
         counted = sql.SQL(
+            # the younger a transaction is, the smaller is age(): not older than the mark. ONLY,
+            # because child tables are counted by themselves.
             "select {}::bigint, count(*), count(*) filter (where age(t.xmin) <= marked.mark) from only {} t, marked"
         )
         for start in range(0, len(self.tables), _CHUNK):
@@ -274,5 +292,6 @@ def _marked(parts: list[Composed]) -> Composed:
     """The parts in one statement, whose only parameter is the mark."""
     from psycopg import sql
 
+    # MATERIALIZED: age() is computed once, not for each row
     marked = sql.SQL("with marked as materialized (select age(%s::xid) as mark) ")
     return marked + sql.SQL(" union all ").join(parts)

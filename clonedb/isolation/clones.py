@@ -34,11 +34,13 @@ class CloneEach(Isolation):
         """A new clone, which may have been made ahead."""
         clone = self._supply.clone(ahead=_AHEAD)
         if self._watches:
+            # the state after the last test is that before this one, if nothing was changed
             self._last = self._before[clone] = self._last or clone.server.run(read_state)
         return clone
 
     def release(self, clone: Clone) -> Sequence[ClientSession]:
         """Drop it, behind the test."""
+        # a clone that is kept is for a person to look at, sessions and all
         left_open = () if clone.kept else clone.end_sessions()
         if self._watches:
             self._undo_changes_of_server(clone, self._before.pop(clone))

@@ -17,6 +17,8 @@ _ROOM = 2**20  # bytes that deleted rows may take in a table before it is vacuum
 
 # What is computed again when a row is put back, by functions of the project's own: they may see
 # other settings, or tables that are not back yet, or do more than to compute.
+# A function that belongs to an extension (deptype e) counts as PostgreSQL's own. In order:
+# indexes, checks of tables, checks of domains, generated columns.
 _COMPUTED = """
     with calls as (
         select d.classid, d.objid from pg_depend d
@@ -81,6 +83,7 @@ class Contents:
         computed = _oids(connection, _COMPUTED)
         to_verify = _oids(connection, _TO_VERIFY)
         for table in changes.tables:
+            # to bring back an empty table nothing has to be read
             if not changes.rows[table.oid] or table.oid in self._refusals:
                 continue
             if table.oid in computed:
@@ -90,6 +93,7 @@ class Contents:
                 continue
 
             data = _read(connection, table)
+            # tried on the first clone, before any test has it
             if table.oid in to_verify and not _survives(connection, table, data):
                 self._lost[table.oid] = "has rows that do not survive being written as text"
             else:
@@ -112,6 +116,7 @@ class Contents:
         from psycopg import sql
 
         for table, only_added in changed:
+            # what was added is deleted, and nothing else is touched
             delete = _named("delete from only {} t", table)
             if only_added:
                 connection.execute(
@@ -119,6 +124,7 @@ class Contents:
                 )
                 continue
 
+            # rows that are gone or changed are not told from the others: all are written again
             connection.execute(delete)
             if data := self._rows.get(table.oid):
                 _write(connection, table, data)
@@ -128,6 +134,7 @@ class Contents:
         tables = [table for table, _ in changed]
         sizes = _sizes(connection, tables)
         for table in tables:
+            # DELETE leaves the room of a row taken until VACUUM
             if sizes[table.oid] > self._sizes[table.oid] + _ROOM:
                 connection.execute(_named("vacuum {}", table))
 
@@ -143,6 +150,8 @@ def _survives(connection: Connection[Any], table: Table, data: bytes) -> bool:
     import psycopg
 
     name = _named("{}", table)
+    # rows are numbered as they lie in the file, which is the order in which COPY reads and
+    # writes
     compared = psycopg.sql.SQL(
         "select not exists (select from (select row_number() over () as number, t as image from only {} t) now"
         " full join pg_temp.clonedb_before b using (number) where (now.image *= b.image) is not true)"
@@ -160,10 +169,12 @@ def _survives(connection: Connection[Any], table: Table, data: bytes) -> bool:
             row = connection.execute(compared.format(name)).fetchone()
             return bool(row and row[0])
     except psycopg.Error:
+        # the server does not take the rows again
         return False
 
 
 def _read(connection: Connection[Any], table: Table) -> bytes:
+    # COPY leaves generated columns out: they are computed again
     with connection.cursor().copy(_named("copy {} to stdout", table)) as copy:
         return b"".join(bytes(part) for part in copy)
 

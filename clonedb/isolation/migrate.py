@@ -96,9 +96,11 @@ class Migrate(Reusable):
         own = self._own[clone]
         versions = {str(table) for table, _ in self.supply.template.metadata.version_tables}
         try:
+            # before the downgrade: what is not from the upgrade is the test's own
             tested = frozenset(objects(own.connection))
             own.migrations.downgrade("base")
             after = objects(own.connection)
+            # Alembic leaves its version table when it is back at base
             ours = _oids_of(own.connection, versions)
             left = {
                 one: name
@@ -106,9 +108,12 @@ class Migrate(Reusable):
                 if one not in own.base and one.oid not in ours
             }
             by_test = tested - own.target
+            # what the test made is no fault of the migrations, and costs a new database only
             _require_nothing_left([name for one, name in left.items() if one not in by_test])
             return (
                 not left
+                # the downgrade may have taken too much, and rows may differ where no object
+                # does
                 and own.base <= after.keys()
                 and not own.changes.changed_contents(leave_out=versions)
             )

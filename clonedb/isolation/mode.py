@@ -141,7 +141,9 @@ class Reusable(Isolation):
             return ()
 
         try:
+            # sessions first: what they would write later could not be undone
             left_open = self.end_sessions(clone)
+            # a database that was renamed, dropped or closed has nothing to bring back
             clean = clone.is_sound() and self.reset(clone)
         except BaseException:
             self._discard(clone)
@@ -156,6 +158,7 @@ class Reusable(Isolation):
 
     def hand_on(self, clone: Clone) -> None:
         """The next test gets it, unless another process waits for room."""
+        # only now, so that `release_spares` finds it
         self._free.append(clone)
         if self.supply.others_wait:
             self.release_spares()

@@ -48,6 +48,9 @@ def objects(connection: Connection[Any]) -> dict[Object, str]:
         )
         for oid, name in connection.execute(_CATALOGS)
     ]
+    # pg_depend's kinds: i(nternal), a(utomatic), e(xtension), P and S (partition), x
+    # (automatic, of an extension): the object goes when the other one goes. Below 16384 the
+    # other one is initdb's, such as the schema public.
     query = sql.SQL(
         """
         select found.classid::bigint, found.oid::bigint, pg_describe_object(found.classid, found.oid, 0)

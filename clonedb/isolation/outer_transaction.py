@@ -58,6 +58,7 @@ class Hold:
         self.told: bool = False
         self.wrote: bool = False
         self._stays = False
+        # the gate is open only while the engine connects
         event.listen(engine, "do_connect", self._open_gate)
         event.listen(engine, "connect", self._close_gate)
         event.listen(engine, "checkout", _require_alive)
@@ -70,6 +71,8 @@ class Hold:
         if self._connection is None:
             self._connection = self.engine.connect()
             self._connection.begin()
+            # released with its transaction: as long as it is there, no other transaction was
+            # begun
             self._connection.exec_driver_sql(_BEGIN)
         return self._connection
 
@@ -87,7 +90,9 @@ class Hold:
         if not self.left and not connection.invalidated:
             answer = _end(connection.connection.dbapi_connection)
             self.left = answer is None
+            # not known: the worst is supposed
             self.wrote, prepared = answer or (True, True)
+            # an invalidated connection is closed, a closed one goes back to the pool
             if prepared or stays:
                 connection.invalidate()
 
@@ -115,7 +120,9 @@ class Hold:
     def _look(
         self, connection: EngineConnection, _cursor: object, statement: str, *_: object
     ) -> None:
+        # a statement after which a rollback does not bring the session back
         self._stays = self._stays or spoils(statement)
+        # a COMMIT as text, which SQLAlchemy's event `commit` does not see
         if connection is self._connection and not _in_transaction(
             connection.connection.dbapi_connection
         ):
@@ -144,6 +151,7 @@ def _end(dbapi_connection: Any) -> tuple[bool, bool] | None:
         if hasattr(
             dbapi_connection, "pgconn"
         ):  # psycopg shows the first of several results, psycopg2 the last
+            # several commands cannot be one prepared statement
             cursor.execute(_END, prepare=False)
             while cursor.nextset():
                 pass

@@ -16,6 +16,7 @@ __all__ = ["open_session"]
 # one connects
 _SETTINGS = "; ".join(
     f"set {setting}"
+    # the clone may have inherited other values from its role or its database
     for setting in (
         *AS_TEXT,
         "statement_timeout=0",

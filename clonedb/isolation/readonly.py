@@ -59,6 +59,7 @@ class Readonly(Reusable):
         """A clone with the setting."""
         clone = super().make()
         try:
+            # for sessions that begin after this; `open_session` sets it back for its own
             clone.server.run(
                 apply_settings, clone.name, [[None, "default_transaction_read_only", "on"]]
             )
@@ -93,6 +94,8 @@ class Readonly(Reusable):
             return False
 
         if not found:
+            # other databases' transactions have moved the server's number: the next look is
+            # quick again
             self._own[clone][1].begin()
             return True
 

@@ -38,11 +38,13 @@ class Rewind(Reusable):
 
     def make(self) -> Clone:
         """A new clone, watched from its first moment on."""
+        # without rewinding each test needs one; after a refusal the next may come
         clone = self.supply.clone(
             ahead=_EACH if self._unable else _AFTER_REFUSAL if self._refusals else 0
         )
         if self._pristine is not None:
             self._watched[clone] = Rewinder(clone, self._pristine)
+            # its connections are worth keeping open between tests
             clone.lasting.reused = True
         return clone
 
@@ -55,21 +57,25 @@ class Rewind(Reusable):
         """Rewind it, or drop it."""
         clone.dispose()
         rewinder = self._watched.get(clone)
+        # not watched: the WAL of this server cannot be read
         if rewinder is None:
             ended = () if clone.kept else clone.end_sessions()
             self.supply.drop(clone)
             return ended
 
         if clone.kept:
+            # before the clone is dropped: roles that own its objects go after it
             self._settle(clone, rewinder)
             self.drop(clone)
             return ()
 
         try:
             renewal = self._template_reset.begin(clone)
+            # connections are reset while the server reads the WAL
             try:
                 outcome = rewinder.rewind(keep=renewal.pids, meanwhile=renewal.end)
             finally:
+                # also after an error, or a connection would be left in the middle of its reset
                 renewal.end()
 
             left_open = outcome.left_open
@@ -79,6 +85,7 @@ class Rewind(Reusable):
                 ours = {*renewal.pids, *rewinder.own}  # which may take a moment to go
                 left_open += tuple(one for one in clone.end_sessions() if one.pid not in ours)
 
+            # after the test's sessions have ended: they are the ones that changed it
             if self._settle(clone, rewinder):
                 outcome = Outcome("refused", CHANGED)
         except BaseException:

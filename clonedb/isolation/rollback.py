@@ -52,6 +52,7 @@ class HeldConnection:
         if self._sessionmakers is None:
             options = {
                 "class_": _session_class(self._hold),
+                # a session's commit releases its savepoint, its rollback goes back to that
                 "join_transaction_mode": "create_savepoint",
             }
             self._sessionmakers = Sessionmakers(options)
@@ -63,6 +64,7 @@ class HeldConnection:
         """The same for asynchronous sessions, on an engine that is made for the test's loop and closed with it."""
         from sqlalchemy.ext.asyncio import async_sessionmaker
 
+        # each test's loop has an engine of its own, and so has the hold
         if self._async_hold is None or self._async_hold.engine is not engine.sync_engine:
             self._async_hold = Hold(self.allow_connections, engine.sync_engine)
         self._require_one_of(self._async_hold, self._hold)
@@ -88,6 +90,8 @@ class HeldConnection:
         """End the outer transaction: whether the test had left it, so that something may be committed, and was told."""
         held = [hold for hold in (self._hold, self._async_hold) if hold is not None]
         if self._hold is not None:
+            # the asynchronous one ended with its loop; its server process may still be rolling
+            # back
             self._hold.end()
         return any(hold.left for hold in held), any(hold.told for hold in held)
 
@@ -104,6 +108,7 @@ class HeldConnection:
         if self._async_hold is None:
             return
         self._async_hold = None
+        # `end_sessions` would end its pooled connection without its pool's knowing
         if self._hold is not None:
             self._hold.engine.dispose()
         self._clone.server.run(sql.end_sessions, self._clone.name, keep=[keep])
@@ -119,6 +124,7 @@ def _session_class(hold: Hold) -> type[Session]:
             super().__init__(*arguments, **keywords)
             self._loan = loan
 
+        # called when a session needs its connection: a test that uses none opens none
         def get_bind(self, *_: Any, **__: Any) -> EngineConnection:
             if self._loan is not None:
                 self._loan.require()
@@ -128,7 +134,7 @@ def _session_class(hold: Hold) -> type[Session]:
 
 
 class HeldDatabase(Database):
-    """Sessions on the one connection; whatever would open another one is refused."""
+    """Sessions on the one connection; everything that would open another one is refused."""
 
     def __init__(self, held: HeldConnection, clone: Clone, loan: Loan | None) -> None:
         super().__init__(clone, loan)
@@ -223,10 +229,12 @@ class Rollback(Reusable):
     def make(self) -> Clone:
         """A clone that takes no connections but the held one."""
         clone = super().make()
+        # nothing of a test's is committed: a clone that was kept would show the template
         clone.worth_keeping = False
         try:
             connection, held = open_session(clone), HeldConnection(clone)
             self._own[clone] = _Own(connection, Sequences(connection), held)
+            # clonedb's own session is in by now
             held.allow_connections(False)
         except BaseException:
             self._discard(clone)
@@ -240,6 +248,7 @@ class Rollback(Reusable):
     def release(self, clone: Clone) -> Sequence[client_sessions.ClientSession]:
         """Roll back; a test that left its transaction costs a new clone."""
         left, told = self._own[clone].held.roll_back()
+        # in this order: a transaction that the test left may have written for good
         if not left and self.reset(clone):
             self.hand_on(clone)
             return ()
@@ -255,6 +264,7 @@ class Rollback(Reusable):
         import psycopg
 
         own = self._own[clone]
+        # no row was written, and every sequence logs its first nextval()
         if not (own.held.wrote or own.sequences.silent):
             return True
         try:

@@ -17,7 +17,9 @@ _CHUNK = (
     100  # sequences in one statement: each is locked until it ends, and there are so many locks
 )
 
-# a role that may not read or set a sequence cannot have advanced it either
+# a role that may not read or set a sequence cannot have advanced it either.
+# CASE, and not AND alone: has_sequence_privilege() fails for what is no sequence, and a planner
+# may ask in any order
 _SEQUENCES = """
     select c.oid::bigint, n.nspname::text, c.relname::text, c.relpersistence = 'u'
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -70,6 +72,7 @@ class Sequences:
         """Set them; then the next nextval() writes WAL, as in a fresh clone."""
         for sequence in sequences:
             self._connection.execute(
+                # setval() forgets the values that were taken ahead (log_cnt)
                 "select setval(%s::oid::regclass, %s, %s)",
                 [sequence.oid, sequence.value, sequence.called],
                 prepare=True,

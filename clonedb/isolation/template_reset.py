@@ -124,6 +124,7 @@ def find_reset(
         return None
     (in_plans,) = connection.execute(_IN_PLANS).fetchone() or (True,)
     plans = plans or in_plans
+    # names of settings that the template's functions may set or read
     settings: set[str] = set()
     for text, of_library in connection.execute(_TEXTS):
         plans = plans or sets(text)

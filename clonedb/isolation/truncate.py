@@ -25,7 +25,7 @@ class Truncate(Reusable):
 
     TRUNCATE, after which this is named, takes 1 to 2 ms a table and would empty each table that
     refers to it, too. With session_replication_role = replica no ordinary trigger and no
-    foreign key acts, so that DELETE is enough. Whatever else a test changed costs a new clone.
+    foreign key acts, so that DELETE is enough. Any other change of a test costs a new clone.
     The rows are read once per process, from the first clone before any test had it, and held in
     memory. The session that does all this stays open, and so do those of clonedb's own fixtures
     and of routed engines.
@@ -43,11 +43,13 @@ class Truncate(Reusable):
         clone = super().make()
         try:
             connection = open_session(clone)
+            # before the contents are read: `Contents` tries to write some of them
             _silence(connection, clone)
             self._known = changes = (
                 self._known.of_clone(connection) if self._known else Changes(connection)
             )
             self._own[clone] = connection, changes
+            # by digest: the template of this name may have been built anew
             if self._contents is None or self._contents.digest != changes.digest:
                 self._contents = Contents(connection, changes)
                 changes.begin()  # what was tried was undone
@@ -96,12 +98,16 @@ class Truncate(Reusable):
             return None
         if why := self._contents.why_not(found.tables):
             return why
+        # in any order of tables: under session_replication_role = replica no foreign key is
+        # checked
         with connection.transaction():
             self._contents.put_back(connection, found.tables, changes.mark)
             changes.sequences.put_back(found.sequences)
 
+        # VACUUM refuses to run in a transaction
         if found.tables:
             self._contents.vacuum(connection, found.tables)
+        # last: what was written to put rows back is none of the next test's
         changes.begin()
         return None
 
