@@ -74,11 +74,13 @@ class _Build:
     def carry_out(self) -> Metadata:
         """Build under a private name and publish under the template's; on any failure nothing is left."""
         server, order, start = self.server, self.order, monotonic()
+        # a private name tells `gc` whose it is: what a killed build leaves is collected
         private = unfinished_name(
             server.config.prefix, order.wanted.digest, server.owner, server.next_number()
         )
         try:
             filled = self._fill(private)
+            # before it is sealed: what was made of files that were edited is not published
             warnings = self._warnings(filled.built)
             unlogged = seal(server, private, filled.prepare)
             metadata = replace(self._metadata(private, filled, start), unlogged=unlogged)
@@ -91,6 +93,7 @@ class _Build:
             ):  # the first error is the one to see; gc drops what is left
                 server.run(drop, private)
 
+            # here only for a base that was dropped: for layers `_fill` begins again
             if isinstance(error, _UnfitError):
                 raise ServerError(f"{error}; run again to rebuild it") from error
             raise
@@ -142,6 +145,7 @@ class _Build:
                     private, builder, order.base, f"it holds more than {order.step}s made"
                 )
 
+            # the interpreter imports what it needs while the files are looked at
             builder.start()
             order.edits.require_none()
             wanted = self._history(private, builder)
@@ -154,6 +158,7 @@ class _Build:
                 self.progress.say(
                     f"{error}; building template {order.name!r} from the first {order.step} on"
                 )
+                # its interpreter has run some steps in the database that is about to be dropped
                 builder.close()
                 with self._builder(private) as fresh:
                     return self._from_nothing(private, fresh, wanted, instead_of=error.layer)
@@ -174,11 +179,13 @@ class _Build:
         If not, what fails upon it is an error at once from then on: the whole history is not
         run again each time.
         """
+        # what the attempt upon a layer left
         self.server.run(drop, private)
         try:
             filled = self._filled(private, builder, None, wanted)
         except BuildError:
             if instead_of is not None:
+                # it failed from nothing, too: the layer is not to blame
                 note(self.server, instead_of, proven=True)
             raise
 
@@ -195,6 +202,7 @@ class _Build:
     def _history(self, private: str, builder: Builder) -> layers.History | str:
         """The steps on the way to the target; why they are not known, if they are not."""
 
+        # env.py may ask its database before it can name the revisions
         @contextlib.contextmanager
         def on_database() -> Iterator[None]:
             self._create(private, None)
@@ -217,6 +225,7 @@ class _Build:
         if not self.order.layers:
             return None
         for layer in layers.deepest(self.server, wanted):
+            # shared with clones that are being made, and refused while the collector has it
             if not self.server.use(layer.name):  # another process is collecting it
                 continue
             name, step, rest = (
@@ -231,6 +240,7 @@ class _Build:
             try:
                 filled = self._filled(private, builder, layer, wanted)
             except (BuildError, ServerError) as error:
+                # it has been shown before that the layer is sound: what failed are the steps
                 if layer.metadata.proven and isinstance(error, MigrationError):
                     self.progress.say(
                         f"tried upon {layer.name!r} only; `clonedb build --force` begins from nothing"
@@ -242,6 +252,7 @@ class _Build:
                     f"template {layer.name!r} cannot be built upon: {reason}", layer
                 ) from error
 
+            # the plan and what was run differ: it is not known what is in there
             if filled.built.steps != rest:
                 raise _UnfitError(
                     f"upon template {layer.name!r} other {step}s were run than there were to run",
@@ -262,6 +273,7 @@ class _Build:
     ) -> _Filled:
         server, config = self.server, self.order.config
         self._create(private, below)
+        # after the copy: rows that are written from now on are not prepared yet
         since = server.run(next_transaction)
         if below is not None:
             server.run(give, private, below.metadata)

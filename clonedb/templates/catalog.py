@@ -18,6 +18,7 @@ __all__ = ["find", "note", "note_use", "templates"]
 def find(server: Server, name: str) -> TemplateRecord | None:
     """The sealed template of this name, or None."""
     database = server.run(sql.find_database, name)
+    # is_template is set last, when all else is done: the proof that a template is complete
     if database is None or not database.is_template:
         return None
     metadata = Metadata.from_json(database.comment)

@@ -43,6 +43,7 @@ class Edits:
         be another's. So may a revision (of `scripts`, which were run) that is gone.
         """
         now = self._look()
+        # a file that was not there before would have changed the digest
         written = [
             path for path, stamp in now.items() if self._stamps.get(path, stamp) != stamp
         ]

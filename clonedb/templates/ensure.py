@@ -78,6 +78,7 @@ def ensure(
             progress.say(
                 f"{edit} before the template was ready; beginning again with what is there now"
             )
+            # a new recipe: this one remembers the files as they were
             recipe = recipe.with_config(recipe.config)
             sources = sources_of(recipe)
 
@@ -105,6 +106,7 @@ class _Attempt:
         """The template, found or built; raises StaleError when the sources were edited meanwhile."""
         wanted = self._fingerprint(self.sources)
         name = template_name(self.recipe.config.prefix, wanted.digest)
+        # without any lock: mostly it is there
         if (template := self._ready(name)) is not None:
             return _in_use(self.server, template)
         if self.recipe.config.frozen:
@@ -123,6 +125,7 @@ class _Attempt:
         server.require_createdb()
         queue = BuildQueue(recipe.config, name, self.run)
         with queue.turn(progress), server_lock(server, name, progress):
+            # another process may have built it while this one waited
             if (template := self._ready(name)) is not None:
                 return _in_use(server, template)
             queue.raise_if_failed()
@@ -148,6 +151,8 @@ class _Attempt:
             wanted=wanted,
             name=name,
             run=self.run,
+            # built while this template's locks are held; it never waits for a template with
+            # seeds, so that two processes cannot wait for each other
             base=self.base or self._schema(),
             layers=not self.rebuild,
             edits=Edits(

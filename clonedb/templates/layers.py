@@ -41,6 +41,7 @@ def history(surroundings: str, steps: Sequence[tuple[str, str]]) -> History:
     """The history that a recipe's steps are, each with the digest of what it depends on."""
     found = [surroundings]
     for name, digest in steps:
+        # each digest holds those before it: equal ones mean equal beginnings
         found.append(hashlib.sha256(f"{found[-1]} {name} {digest}".encode()).hexdigest())
     return History(tuple(name for name, _ in steps), tuple(found))
 
@@ -76,6 +77,7 @@ def deepest(server: Server, wanted: History) -> Iterator[TemplateRecord]:
     for template in _by_depth(server):
         metadata = template.metadata
         fits = (
+            # `digests` has one more than there are steps: the first is that of no step
             metadata.depth < len(wanted.digests)
             and wanted.digests[metadata.depth] == metadata.layer
         )
@@ -91,6 +93,7 @@ def likeliest(server: Server, wanted: Fingerprint) -> TemplateRecord | None:
         theirs = {
             (kind, name, digest)
             for kind, name, digest in template.metadata.inputs
+            # another target is no difference, as long as its steps are among these
             if kind != "target"
         }
         if theirs <= inputs and {item for item in theirs if item[0] not in OF_STEPS} == beside:
@@ -121,6 +124,7 @@ def why_none(
     if lost := what_is_lost(server, newest):
         return f"{newest.name!r} has lost {lost} in a crash of the server"
     changes = differences(newest.metadata.inputs, wanted)
+    # a change in what all steps depend on (env.py, options) makes every layer unfit
     for_all = [change for change in changes if change.kind not in OF_STEPS]
     named = [f"{_shown(change)} was {change.change}" for change in for_all or changes]
     if not named:
@@ -149,4 +153,5 @@ def _by_depth(server: Server) -> list[TemplateRecord]:
         for template in templates(server)
         if template.metadata.layer and template.metadata.depth > 0
     ]
+    # sorted() keeps the order of equals, and `templates` gives the newest first
     return sorted(found, key=lambda template: template.metadata.depth, reverse=True)

@@ -19,6 +19,7 @@ __all__ = ["server_lock"]
 def server_lock(server: Server, name: str, progress: Progress) -> Iterator[None]:
     """Hold the template's advisory lock on a session of its own: the truth across hosts."""
     key, timeout, told = locks.build_key(name), server.config.lock_timeout, False
+    # NAMEDATALEN - 1: the server cuts off the rest
     application = f"clonedb build on {socket.gethostname()}, pid {getpid()}"[:63]
     with contextlib.closing(
         server.connect(server.config.maintenance_database, application_name=application)

@@ -24,6 +24,7 @@ _SHAPES: Mapping[Any, Callable[[Any], bool]] = MappingProxyType(
         "str": lambda value: isinstance(value, str),
         "str | None": lambda value: value is None or isinstance(value, str),
         "bool": lambda value: isinstance(value, bool),
+        # `type() is`, because True is an int
         "int": lambda value: type(value) is int and value >= 0,
         "float": lambda value: type(value) in (int, float),
         "tuple[str, ...]": lambda value: all(isinstance(each, str) for each in value),
@@ -93,11 +94,13 @@ class Metadata:
         """Read a comment; None when it is not clonedb's, damaged, or of a newer clonedb."""
         try:
             data = json.loads(text or "")["clonedb"]
+            # fields that a newer clonedb added raise TypeError
             found = cls(**{**data, "heads": tuple(data["heads"])})
         except (ValueError, KeyError, TypeError, RecursionError):
             return None
         return (
             found
+            # a field's type is its annotation as text, by `from __future__ import annotations`
             if all(_SHAPES[each.type](getattr(found, each.name)) for each in fields(cls))
             else None
         )

@@ -14,6 +14,8 @@ __all__ = ["next_transaction", "prepare", "prepare_changed", "prepare_restored",
 
 # Rows of a catalog that were written since a transaction began to be the next one. A frozen row
 # keeps the number that it was written under, so a row of the layer below is as old as that.
+# `new` are relations with new rows in these catalogs, or that the counters know of; a TOAST
+# table stands for its owner, a partition for its root, too.
 _CHANGED = """
     with new as (
         select oid as relid from pg_class where age(xmin) <= age(%(since)s::xid) and relkind in ('r', 'm', 'p')
@@ -57,6 +59,7 @@ _ALL = """
 """
 _VIEWS = _OWN + " and c.relkind = 'm'"
 _RELATIONS = _OWN + " and c.relkind in ('r', 'm', 'p')"
+# Catalogs that have rows and no statistics.
 _UNKNOWN = """
     select 'pg_catalog', relname from pg_class
     where relnamespace = 'pg_catalog'::regnamespace and relkind = 'r' and not relisshared and pg_relation_size(oid) > 0
@@ -102,6 +105,7 @@ def prepare(connection: Connection[Any]) -> None:
     catalogs = connection.execute(_CATALOGS).fetchall()
     everything = connection.execute(_ALL).fetchall()
     try:
+        # ANALYZE first: VACUUM FULL then makes compact what it wrote into pg_statistic
         _vacuum(connection, "analyze {}", everything)
         _vacuum(connection, "vacuum (full, freeze) {}", everything)
     except _psycopg_error() as error:
@@ -109,6 +113,7 @@ def prepare(connection: Connection[Any]) -> None:
         _vacuum(connection, "vacuum (full, freeze, analyze) {}", catalogs)
         _one_by_one(connection, connection.execute(_RELATIONS).fetchall())
 
+    # VACUUM FULL wrote into catalogs itself; plain VACUUM leaves their maps
     _vacuum(connection, "vacuum (freeze) {}", catalogs)
     _write_sequences(connection)
 
@@ -130,6 +135,7 @@ def prepare_changed(connection: Connection[Any], since: str) -> None:
     """
     settle(connection)
     counting = connection.execute("select current_setting('track_counts')::bool").fetchone()
+    # without the counters, rows that were written and nothing else would go unseen
     if connection.info.server_version < _COUNTS or not counting or not counting[0]:
         prepare(connection)
         return

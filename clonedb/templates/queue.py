@@ -44,6 +44,7 @@ class BuildQueue:
         )  # FileLock would follow a link
         lock = FileLock(self._files.path / self._lock_file, mode=0o600)
         try:
+            # in silence for a second: many builds are over by then
             lock.acquire(timeout=min(1.0, self._timeout))
         except Timeout:
             progress.say(
@@ -83,6 +84,7 @@ class BuildQueue:
         """Raise the error of a build that failed in this run, or while we waited: trying again would only repeat it."""
         failure = self._read(self._failure_file)
         if failure and (
+            # of this run, or of another one that ended while this process waited
             failure.get("run") == self._run or failure.get("when", 0) >= self._asked
         ):
             raise BuildError(
@@ -96,6 +98,7 @@ class BuildQueue:
         try:
             yield
         except CloneDBError as error:
+            # the rest is shown by the process whose build failed
             lines = str(error).splitlines()
             record = {"run": self._run, "when": now(), "pid": getpid(), "message": lines[0]}
             self._write(self._failure_file, record)

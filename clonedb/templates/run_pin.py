@@ -24,6 +24,7 @@ class RunPin:
     def __init__(self, config: Config, run: str) -> None:
         from clonedb.embedded.places import state_files
 
+        # a run may use several configurations, each of which has a template of its own
         settings = [f"{name}={getattr(config, name)!r}" for name in KEYS]
         key = hashlib.sha256(
             os.fsencode("\n".join([run, str(config.rootdir), *settings]))

@@ -95,6 +95,7 @@ def _create_roles(server: Server, config: Config) -> None:
 
 def _strategy(server: Server) -> str | None:
     """How CREATE DATABASE makes what is no clone; None leaves it to the server."""
+    # with fsync on, FILE_COPY costs checkpoints, which wait for the disk
     return "file_copy" if not server.info.fsync and server.info.major >= 15 else None
 
 
@@ -125,6 +126,7 @@ def seal(
     `prepare` gets what opens a connection to it. Returns the unlogged relations that have
     contents.
     """
+    # what the build left open could hold locks, for which `prepare` would wait
     server.run(sql.end_sessions, private)
     prepare(lambda: server.connect(private))
     with contextlib.closing(server.connect(private)) as connection:
@@ -135,6 +137,7 @@ def seal(
 
 def publish(server: Server, private: str, name: str, metadata: Metadata) -> None:
     """Close a finished database and give it its name; one of that name steps aside in the same transaction."""
+    # before it is sealed, so that every sealed database says what it is
     server.run(sql.comment, private, metadata.to_json())
     server.run(sql.seal, private)
     aside = unfinished_name(
@@ -142,6 +145,7 @@ def publish(server: Server, private: str, name: str, metadata: Metadata) -> None
     )
 
     def rename(connection: Connection[Any]) -> None:
+        # a process that looks for the name finds the old one or the new one
         with connection.transaction():
             if sql.find_database(connection, name) is not None:
                 sql.rename_database(connection, name, aside)
