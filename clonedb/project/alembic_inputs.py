@@ -43,6 +43,7 @@ _NEW_REVISIONS = frozenset(
 _CONNECTION = frozenset(
     {"url", "uri", "dsn", "passwd", "password"}
 )  # the last word of an option's name
+# `postgresql+psycopg://`, `postgres://`
 _DATABASE_URL = r"(?i)\s*postgres(?:ql)?(?:\+\w+)?://"
 
 
@@ -53,6 +54,7 @@ def alembic_sources(config: Config, project: Project, *, index_dir: Path | None)
         rootdir=project.rootdir,
         import_roots=project.import_roots,
         index_dir=index_dir,
+        # no path has a NUL byte in it
         key=f"{project.rootdir}\0{project.script_location}",
     )
     for path in filter(None, (project.ini, project.toml)):
@@ -91,6 +93,7 @@ class _Scripts:
 
     def _walk(self, directory: str, outside: str, *, deep: bool) -> None:
         """Take the files of a directory, and with `deep` of those below; `outside` names it beyond the rootdir."""
+        # the version locations come first: below the script location they are met again
         if directory in self._visited:
             return
         self._visited.add(directory)
@@ -100,8 +103,10 @@ class _Scripts:
             path = f"{directory}/{name}"
             if entry.is_dir():
                 enters_all = is_version and self._project.recursive and name != "__pycache__"
+                # links to directories may lead in circles
                 if entry.is_symlink() or not (enters_all or (deep and not _is_ignored(name))):
                     continue
+                # in a recursive version location each directory below is one, too
                 if enters_all:
                     self._versions.add(path)
                 self._walk(path, f"{outside}{name}/", deep=deep)
@@ -138,6 +143,7 @@ def _x_arguments(reading: Reading, config: Config) -> None:
     values: dict[str, list[str]] = defaultdict(list)
     for argument in config.x:
         name, _, value = argument.partition("=")
+        # clonedb decides which database is meant, so that the URL is no input
         if not _is_database_url(value or name):
             values[name].append(argument)
     for name, arguments in values.items():
@@ -169,6 +175,7 @@ def _options(reading: Reading, project: Project) -> None:
 
 def _is_connection(name: str) -> bool:
     name = name.lower()
+    # the last word of `sqlalchemy.url`, `my_db_url` or `db-dsn`
     last = name.replace("_", ".").replace("-", ".").rpartition(".")[2]
     return last in _CONNECTION or name.startswith(("sqlalchemy.echo", "sqlalchemy.pool"))
 
@@ -180,6 +187,7 @@ def _is_database_url(text: str) -> bool:
 def _portable(value: str, project: Project) -> str:
     places = {"{rootdir}": project.rootdir, "{ini}": project.ini and project.ini.parent}
     for text, place in places.items():
+        # a project in / would have every slash replaced
         if place is not None and len(place.parts) > 1:
             value = value.replace(str(place), text)
     return value

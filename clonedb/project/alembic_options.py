@@ -30,6 +30,7 @@ _READER = Path(__file__).with_name("alembic_reader.py")
 _FORMAT = 1  # counted up when the reader answers in another way
 _LOCALE = ("LC_ALL", "LC_CTYPE", "LANG")  # by which Alembic decodes an .ini file
 _ATTEMPTS = 3  # readings that an edit may spoil
+# control characters, which no option has in it
 _WORDS = ("\x02here\x03", "\x02here of toml\x03")
 _PREFIX = "alembic-"  # of the files that answers are in
 _KEPT = 100  # the newest answers
@@ -82,6 +83,7 @@ class AlembicFiles(NamedTuple):
             answer = _remembered(memory, name, state)
             if answer is None:
                 answer = self._ask()
+                # what Alembic read may be neither the old file nor the new one
                 if self._state() != state:
                     continue  # edited while Alembic read it
                 _remember(memory, name, state, answer)
@@ -99,6 +101,7 @@ class AlembicFiles(NamedTuple):
         themselves if Alembic may split an option within them.
         """
         places = self.ini.parent.as_posix(), self.toml.parent.as_posix()
+        # blanks, commas and colons may separate the items of an option
         return _WORDS if all(re.fullmatch(r"[\w./-]+", place) for place in places) else places
 
     def _options(self, answer: Mapping[str, Any]) -> AlembicOptions:
@@ -139,6 +142,7 @@ class AlembicFiles(NamedTuple):
         locale = [os.environ.get(name) for name in _LOCALE]
         state = [_FORMAT, version("alembic"), self._here(), contents, locale]
         return hashlib.sha256(
+            # names of files that are no UTF-8 are surrogates
             json.dumps(state, sort_keys=True, default=str).encode("utf-8", "surrogatepass")
         ).hexdigest()
 
@@ -157,6 +161,7 @@ class AlembicFiles(NamedTuple):
             "overrides": dict(self.overrides),
         }
         done = subprocess.run(
+            # -P: or modules beside the program would hide others of their name
             [sys.executable, "-P", str(_READER)],
             input=json.dumps(question, default=str),
             capture_output=True,
@@ -169,6 +174,7 @@ class AlembicFiles(NamedTuple):
                 f"Alembic could not be asked how it reads {self._about()}: {redact(last)}"
             )
 
+        # a sitecustomize may have printed something before
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         if "error" in answer:
             # the message may quote lines
@@ -204,6 +210,7 @@ def _remembered(
     except (OSError, ServerError, ValueError):  # not there, or damaged
         return None
     match found:
+        # a file of another form was written by another version: as good as none
         case {
             "state": known,
             "answer": {

@@ -54,6 +54,7 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
     # the rest is what Alembic makes of them for its own use; the place itself is looked up by
     # the caller
     config.set_main_option("script_location", "/")
+    # `from_config` puts prepend_sys_path in front: what sys.path has gained
     before = len(sys.path)
     script = ScriptDirectory.from_config(config)
     found = {

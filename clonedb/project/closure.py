@@ -51,15 +51,18 @@ class Modules:
         self._rootdir = os.path.join(os.path.abspath(rootdir), "")
         self._library = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "")
         self._installations: tuple[str, ...] = ()
+        # also what is on sys.path by other ways, such as PYTHONPATH or a path of pytest's
         named = [os.path.abspath(root) for root in roots]
         own = [
             root
             for root in dict.fromkeys([*named, *map(os.path.abspath, sys.path)])
             if self._is_own(root)
         ]
+        # a root that is named is the project's even if packages are in it
         installations = {
             root for root in own if root not in named and self._is_installation(root)
         }
+        # empty until here, because `_is_own` asks for it
         self._installations = tuple(os.path.join(root, "") for root in installations)
         self.roots: tuple[str, ...] = tuple(
             root for root in own if root not in installations and os.path.isdir(root)
@@ -73,6 +76,7 @@ class Modules:
         count, those under `if TYPE_CHECKING:` do not. Names that are not the project's, or not
         modules, are passed over.
         """
+        # each name is looked at once: modules may import each other in a circle
         loaded: dict[str, Module] = {}
         pending = list(dict.fromkeys(names))
         seen = set(pending)
@@ -109,6 +113,7 @@ class Modules:
         if own is not None:
             return own.directories
         top, *below = package.split(".")
+        # of the top-level package only: of a module in it, find_spec() would import the package
         spec = _find_spec(top)
         places = (spec.submodule_search_locations if spec is not None else None) or ()
         found = (os.path.join(os.path.abspath(place), *below) for place in places)
@@ -121,6 +126,7 @@ class Modules:
 
     def _loaded_by(self, name: str) -> Iterator[Module]:
         end = 0
+        # of `a.b.c`: a, a.b, a.b.c, as importing the last one loads all
         while end != -1 and name:
             end = name.find(".", end + 1)
             module = self.find(name if end == -1 else name[:end])
@@ -143,6 +149,8 @@ class Modules:
         """Look for one name as the import system does: package, module, then directories as a namespace package."""
         portions = []
         for directory in directories:
+            # in one directory a package wins over a module; portions of a namespace package are
+            # collected from all directories, and lose to both
             listing = self._index.listing(directory)
             entry = listing.get(last)
             below = os.path.join(directory, last)
@@ -161,6 +169,7 @@ class Modules:
         if spec is None:
             return namespace
         places = [os.path.abspath(place) for place in spec.submodule_search_locations or ()]
+        # a namespace package has no origin
         if spec.origin and os.path.isfile(spec.origin):
             path = os.path.abspath(spec.origin)
             return (
@@ -182,6 +191,7 @@ class Modules:
         path = os.path.join(path, "")
         if path.startswith(self._installations):
             return False
+        # directories above the project are no matter, even if one is called site-packages
         if path.startswith(self._rootdir):
             path = path[len(self._rootdir) :]
         elif path.startswith(self._library):
@@ -208,6 +218,7 @@ def absolute(name: str, package: str) -> str:
     parts = package.split(".") if package else []
     if level > len(parts):
         return ""
+    # one dot is the package itself, each further one a level above
     return ".".join([*parts[: len(parts) - level + 1], *([rest] if rest else [])])
 
 

@@ -24,7 +24,9 @@ _PIECE, _OVERLAP = (
     1 << 12,
 )  # bytes; no CREATE EXTENSION is longer than what two pieces share
 
-# psql's commands that read another file, where they stand at the beginning of a line with a name as it is
+# psql's commands that read another file, where they stand at the beginning of a line with a name as it is:
+# `\i file`, `\ir 'a file'`, `\copy t from 'file'`; after COPY's FROM a word without quotes may
+# be STDIN
 _INCLUDE = re.compile(
     rb"""(?mi)^[ \t]*\\(?:(?:i|ir|include|include_relative)[ \t]+|copy\b[^\n]*?\bfrom[ \t]+(?='))"""
     rb"""(?:'(?P<quoted>[^'\n]+)'|(?P<plain>[^\s':]+))"""
@@ -35,6 +37,7 @@ _UNKNOWN = "\0"
 
 # A comment is matched first, so that what it holds is passed over. A name that goes on with an
 # unknown part, or that a template's placeholder makes up, is not a name.
+# `*+` gives nothing back: the name is matched in full before what follows it is looked at
 _STATEMENT = r"""(?isx)
     --[^\n]* | /\*.*?\*/
     | \b CREATE \s+ EXTENSION \s+ (?: IF \s+ NOT \s+ EXISTS \s+ )?
@@ -44,6 +47,7 @@ _ICU = r"""(?isx)
     --[^\n]* | /\*.*?\*/
     | (?P<icu> \b provider \s* = \s* '?icu\b | -x-icu\b )
     """
+# what follows `create extension` in prose
 _WORDS = frozenset(
     {
         "and",
@@ -110,6 +114,8 @@ def read_large(name: str, file: BinaryIO) -> Contents:
         is_sql = _holds_sql(name, piece) if is_sql is None else is_sql
         digest.update(piece)
         both = before + piece
+        # a statement may lie across two pieces; one in both is found twice, and a set does not
+        # mind
         if is_sql:
             included |= _included(both)
             if _may_name_extensions(both):
@@ -144,6 +150,7 @@ def extensions_in_sql(text: str) -> set[str]:
 
 
 def _may_name_extensions(data: bytes) -> bool:
+    # searching costs less than parsing, and most files have neither word
     lower = data.lower()
     return b"extension" in lower or b"icu" in lower
 
@@ -190,6 +197,7 @@ def _imports(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             module = "." * node.level + (node.module or "")
             yield module
+            # `from . import a` gives `.a`, not `..a`
             separator = "" if module.endswith(".") else "."
             for alias in node.names:
                 if alias.name != "*":
@@ -235,4 +243,5 @@ def _texts(tree: ast.AST) -> Iterator[str]:
                 for part in node.values
             )
         elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            # not of a docstring, or another text that stands by itself
             pending.extend(ast.iter_child_nodes(node))

@@ -21,6 +21,7 @@ def is_archive(path: str) -> bool:
         path = os.path.join(path, _CONTENTS)
     try:
         with open(path, "rb") as file:
+            # a tar's first block
             head = file.read(512)
     except OSError:
         return False

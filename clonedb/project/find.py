@@ -33,7 +33,9 @@ _PYTEST_FILES = MappingProxyType(
 )
 
 
+# `revision: str = "3f2a91"`
 _REVISION = r"""^revision\s*(?::[^=\n]*)?=\s*["']([^"'\n]+)["']"""
+# `down_revision = None`: the first revision of a history
 _FIRST = r"^down_revision\s*(?::[^=\n]*)?=\s*None\b"
 
 
@@ -100,6 +102,7 @@ class Project(NamedTuple):
                         Path(directory, name) for name in compiled_revisions(names, cached)
                     )
 
+                # os.walk() goes on to what is left in this list
                 below[:] = [
                     name
                     for name in below
@@ -142,6 +145,7 @@ def find_project(config: Config) -> Project:
     if not location:
         raise _nothing_found(config, rootdir, ini, toml, table)
     places = _Places.of((found_ini or toml).parent, rootdir)
+    # the TOML file may be another directory's, and name and pythonpath are the project's
     pyproject = document if toml.parent == rootdir else load_toml(rootdir / "pyproject.toml")
     prepended = tuple(_prepended(places, options))
     roots = tuple(_import_roots(rootdir, prepended, pyproject))
@@ -167,7 +171,7 @@ def find_project(config: Config) -> Project:
 
 
 def import_roots_of(rootdir: Path) -> tuple[Path, ...]:
-    """Directories that a project's own modules are imported from, whatever Alembic adds."""
+    """Directories that a project's own modules are imported from, without those that Alembic adds."""
     return tuple(_import_roots(rootdir, (), load_toml(rootdir / "pyproject.toml")))
 
 
@@ -222,12 +226,14 @@ def _resolve(
 ) -> list[Path]:
     """Where a location leads, the best place first; the others say where else was looked."""
     package, colon, below = text.partition(":")
+    # `package:directory`, but not an absolute path with a colon in it
     if colon and not text.startswith("/"):
         candidates = [
             Path(directory, *below.split(":")) for directory in modules.directories(package)
         ]
     else:
         candidates = places.candidates(text)
+    # those that fit before the others, and otherwise in their order
     return sorted(candidates, key=lambda path: not fits(path))
 
 
@@ -265,6 +271,7 @@ def _no_package(modules: Modules, text: str) -> str:
 def _prepended(places: _Places, options: AlembicOptions) -> Iterator[Path]:
     """The directories that Alembic puts in front of sys.path, as far as there are such."""
     for text in options.prepend_sys_path:
+        # the first place that is there
         yield from list(filter(Path.is_dir, places.candidates(text)))[:1]
 
 
@@ -290,6 +297,7 @@ def _pythonpath(rootdir: Path, pyproject: Mapping[str, Any]) -> Iterator[str]:
                     load_ini(path).get(section, "pythonpath", raw=True, fallback=None)
                 )
     for value in values:
+        # a list in TOML; words of a text elsewhere
         yield from shlex.split(value) if isinstance(value, str) else value or ()
 
 

@@ -88,13 +88,14 @@ def fingerprint(
 ) -> Fingerprint:
     """The fingerprint of the template that this configuration, a recipe's `sources` and a server give.
 
-    The same contents give the same digest wherever the checkout is, in whatever order
-    directories are listed, and whatever their times. `base` is the digest of the template that
-    this one is built upon.
+    The same contents give the same digest: where the checkout is, the order in which
+    directories are listed and the times of files do not count. `base` is the digest of the
+    template that this one is built upon.
     """
     inputs = [*sources.inputs, *_settings(config), *_of_server(server)]
     if base is not None:
         inputs.append(Input("base", config.base or "base", base))
+    # the order in which directories are listed must not count
     inputs.sort(key=lambda item: (item.kind, item.name, item.digest))
     listed = json.dumps([(item.kind, item.name, item.digest) for item in inputs])
     return Fingerprint(digest_of(listed), tuple(inputs))
@@ -110,6 +111,7 @@ def surroundings(found: Fingerprint, sources: Sources) -> str:
     kept = [
         (item.kind, item.name, item.digest)
         for item in found.inputs
+        # `watch` says that more than the revisions depends on a module that they import
         if item.kind not in OF_STEPS or (item.kind == "import" and item.name in sources.watched)
     ]
     return digest_of(json.dumps(kept))
@@ -130,6 +132,7 @@ def differences(old: Sequence[Sequence[str]], new: Fingerprint) -> list[Differen
         elif len(was) != len(now) or not all(
             _is_same(*pair) for pair in zip(was, now, strict=True)
         ):
+            # several inputs may have one kind and name, such as files outside of the project
             found.append(Difference("changed", kind, name))
 
     return found
@@ -156,6 +159,7 @@ def _settings(config: Config) -> Iterator[Input]:
         yield Input("locale", "locale", digest_of(config.locale))
     for name in sorted(set(config.watch_env)):
         value = os.environ.get(name)
+        # an empty variable is not the same as none
         yield Input("env", name, digest_of("not set" if value is None else f"is {value}"))
     if config.salt:
         yield Input("salt", "salt", digest_of(config.salt))
@@ -170,6 +174,7 @@ def _of_sessions(config: Config) -> Iterator[Input]:
     if config.url is None:
         return
     found = {name: os.environ[name] for name in libpq_variables.SHAPING if name in os.environ}
+    # the service may set `options`; PGOPTIONS would win
     if "PGSERVICE" in os.environ and "PGOPTIONS" not in found:
         found["PGOPTIONS"] = libpq_variables.defaults().get("options", "")
     found |= {

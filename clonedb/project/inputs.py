@@ -115,6 +115,7 @@ class Reading:
         What it imports is taken only after `follow`.
         """
         relative = self._relative(path)
+        # by the path in the project, as two paths may lead to one file
         if (relative or path) in self._taken:
             return None
         contents = self.index.contents(path)
@@ -129,8 +130,10 @@ class Reading:
     def _take_included(self, kind: str, script: str, contents: Contents) -> None:
         """Take the files that an SQL script reads: from the project's directory, or from beside it."""
         if not script.lower().endswith(".sql"):
+            # pg_dump's formats include nothing
             return
         for name in contents.imports:
+            # psql looks for `\i` from its current directory, for `\ir` from the script's
             for directory in (self._rootdir, os.path.dirname(script)):
                 path = os.path.abspath(os.path.join(directory, name))
                 self.file(kind, path, os.path.basename(path))
@@ -153,6 +156,7 @@ class Reading:
         self._seeds()
         for path, module in self._modules.closure(self._imported).items():
             self.file("import", path, module.name)
+        # last: a file that was taken as something else stays that
         self._watch()
         self.index.save()
         return Sources(
@@ -172,6 +176,7 @@ class Reading:
             else:
                 self._seed_file(seed)
         if len(seeds) > 1:
+            # the digests of seeds do not say which comes first
             self.text("seed", "(order)", "\n".join(seeds))
 
     def _watch(self) -> None:
@@ -180,6 +185,7 @@ class Reading:
             matches = glob.glob(
                 os.path.expanduser(pattern), root_dir=self._rootdir, recursive=True
             )
+            # a pattern matches by chance what an editor leaves, a name means it
             if glob.has_magic(pattern):
                 matches = [
                     match for match in matches if not any(map(is_left_beside, match.split("/")))
@@ -195,7 +201,9 @@ class Reading:
         path = os.path.abspath(os.path.join(self._rootdir, match))
         outside = os.path.basename(path) if os.path.isabs(match) else os.path.normpath(match)
         name = self._relative(path) or path
+        # `_names` has the name that an imported module was given
         self._watched.add(_text(self._names.get(name, name)))
+        # `file` gives None for what was taken before, which is a match, too
         return self.file("watch", path, outside) is not None or name in self._taken
 
     def _seed_file(self, seed: str) -> None:
@@ -227,6 +235,7 @@ class Reading:
             self._note(kind, named if kind == "seed" else file, contents)
             self.follow([name])
             if kind != "seed":
+                # `metadata` may name a package that imports its modules as it finds them
                 self._take_package(kind, module)
         elif self._modules.is_installed(name):
             self.text(kind, named, named)
@@ -260,6 +269,7 @@ class Reading:
     def _relative(self, path: str) -> str | None:
         """A file's path from the project's directory, which one of the two may name through a link; None outside."""
         directory, _, name = path.rpartition("/")
+        # once for each directory: realpath() asks the system for each of its parts
         if directory not in self._prefixes:
             pairs = (
                 (directory, self._rootdir),
@@ -283,5 +293,5 @@ def is_left_beside(name: str) -> bool:
 
 
 def _text(name: str) -> str:
-    """A file's name as text that can be stored and printed, whatever bytes it has."""
+    """A file's name as text that can be stored and printed, also if its bytes are no ASCII."""
     return name if name.isascii() else os.fsencode(name).decode(errors="backslashreplace")

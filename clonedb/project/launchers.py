@@ -55,6 +55,7 @@ def _found(kind: str, data: bytes) -> Iterator[str]:
             if kind == "flask" and node.name in _FACTORIES:
                 yield node.name
         elif isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Call):
+            # `app = Flask(...)`, at the top of a module
             maker = ast.unparse(node.value.func).rpartition(".")[2]
             if maker in _MADE_BY[kind]:
                 target = node.targets[0] if isinstance(node, ast.Assign) else node.target

@@ -23,6 +23,7 @@ _MAKERS = frozenset(
         "flask_sqlalchemy.SQLAlchemy",
     }
 )
+# a table's name or columns in a class
 _COLUMNS = re.compile(r"__table(?:name)?__|\bMapped\[|\b(?:mapped_column|Column)\(")
 _WORTH_PARSING = re.compile(
     rb"sqlalchemy|sqlmodel|__tablename__|\bimport\b.*\b(?:Base|db)\b", re.IGNORECASE
@@ -77,9 +78,11 @@ class _Module:
     def _imports(self, node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
         for alias in node.names:
             if isinstance(node, ast.Import):
+                # `import a.b` binds `a`, `import a.b as c` binds `c` to `a.b`
                 top = alias.name.partition(".")[0]
                 yield (alias.asname, alias.name) if alias.asname else (top, top)
             else:
+                # one dot is the package itself (`[:None]`), each further one a level above
                 above = self.package.split(".")[: 1 - node.level or None] if node.level else []
                 module = ".".join([*above, *([node.module] if node.module else [])])
                 yield alias.asname or alias.name, f"{module}.{alias.name}"
@@ -105,6 +108,7 @@ def _class(node: ast.ClassDef) -> _Class:
     }
     is_table = any(word.arg == "table" for word in node.keywords)
     has_columns = _COLUMNS.search(ast.unparse(node)) is not None
+    # an abstract class gives its columns to those derived from it
     return _Class(
         bases=[ast.unparse(base) for base in node.bases],
         metadata=assigned.get("metadata"),
@@ -153,6 +157,7 @@ class _Survey:
 
     def names(self, base: str, used: Mapping[str, str]) -> tuple[str, ...]:
         """One module that all others with tables are imported by, or each of them."""
+        # the shortest name first, which is a package's
         for name in sorted(self._modules, key=len):
             holds = all(user == name or user.startswith(f"{name}.") for user in used)
             if holds and set(used) <= self._loaded_with(name):
@@ -199,9 +204,10 @@ class _Survey:
         )
 
     def _base(self, name: str, above: frozenset[str] = frozenset()) -> str | None:
-        """The base whose MetaData a class or an object has, at whatever distance."""
+        """The base whose MetaData a class or an object has, at any distance."""
         module, name = self._defined(name)
         owner, _, last = name.rpartition(".")
+        # a circle of imports or bases
         if name in above:
             return None
         if module is None or name == _SQLMODEL:
@@ -233,5 +239,6 @@ class _Survey:
             if module is not None and module.name not in loaded:
                 loaded.add(module.name)
                 for target in module.imported.values():
+                    # the target is a module, or a name in one
                     pending += [target, target.rpartition(".")[0]]
         return loaded

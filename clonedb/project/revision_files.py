@@ -28,6 +28,7 @@ def compiled_revisions(names: Collection[str], cached: Collection[str]) -> Itera
             and not (name.endswith("o") and f"{name[:-1]}c" in names)
         ):
             yield name
+    # `a.cpython-313.pyc` is compiled from `a.py`
     sources = {name.partition(".")[0] for name in names}
     for name in cached:
         if _is_compiled(name) and name.partition(".")[0] not in sources:

@@ -84,6 +84,7 @@ class StatIndex:
         stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
         self.stamps[path] = stamp
         known = self._known.get(directory, {}).get(name)
+        # JSON has made a list of it
         if known is not None and tuple(known[:4]) == stamp:
             return Contents(known[4], self._imports[known[5]], tuple(known[6]))
         if path not in self._read_now:
@@ -95,12 +96,14 @@ class StatIndex:
 
         An index that cannot be written costs time at the next start and is no error.
         """
+        # set as soon as something was learnt
         if self._files is None or self._numbers is None:
             return
         files = {
             directory: kept
             for directory, names in self._known.items()
             if (
+                # files that are gone are forgotten
                 kept := {
                     name: entry
                     for name, entry in names.items()
@@ -133,6 +136,7 @@ class StatIndex:
             return None  # Alembic would open that one, and wait for its other end
 
         path = Path(directory, name)
+        # before it is read: a change meanwhile must look young
         now = now_ns()
         try:
             if (
@@ -160,6 +164,8 @@ class StatIndex:
     ) -> None:
         if self._numbers is None:
             self._numbers = {imports: number for number, imports in enumerate(self._imports)}
+        # many files import the same: a list of imports is kept once, and entries have its
+        # number
         number = self._numbers.setdefault(contents.imports, len(self._imports))
         if number == len(self._imports):
             self._imports.append(contents.imports)

@@ -16,6 +16,7 @@ from clonedb.project.find import import_roots_of
 
 __all__ = ["Survey", "files_below", "holds_url", "modules_of", "required_drivers", "survey"]
 
+# DATABASE_URL, POSTGRES_DSN, sqlalchemy_database_uri
 _VARIABLE = re.compile(
     r"(?i)\w*(?:database|postgres|postgresql|pg|db|sqlalchemy)\w*_?(?:url|uri|dsn)"
 )
@@ -46,6 +47,7 @@ class Survey:
 def survey(rootdir: Path) -> Survey:
     """Look at the Python files of a project, its pyproject.toml and requirements, and its Alembic configurations."""
     variables: Counter[str] = Counter()
+    # a requirement says more than a URL in an alembic.ini, and less than one in code
     drivers: Counter[str] = Counter(
         name for name in required_drivers(rootdir) for _ in range(5)
     )
@@ -106,6 +108,7 @@ def files_below(rootdir: Path) -> Iterator[Path]:
             for name in below
             if name not in _LEFT_OUT
             and not name.startswith(".")
+            # pyvenv.cfg marks a virtual environment of any name
             and not Path(directory, name, "pyvenv.cfg").exists()
         )
         for name in sorted(names):
@@ -123,6 +126,7 @@ def files_below(rootdir: Path) -> Iterator[Path]:
 
 def modules_of(rootdir: Path) -> Iterator[tuple[str, Path]]:
     """A project's modules that are no tests: the dotted name of each, and its file."""
+    # the deepest root first: below src/ a module's name starts there
     roots = sorted(import_roots_of(rootdir), key=lambda root: -len(root.parts))
     for path in files_below(rootdir):
         parts = path.relative_to(rootdir).parts
@@ -149,6 +153,7 @@ def required_drivers(rootdir: Path) -> Iterator[str]:
     texts.extend(_strings(document))
     for text in texts:
         for name in _DRIVERS:
+            # a line of requirements, with a version, extras or a marker behind it
             if re.search(rf"(?m)^\s*{name}(?:-binary)?\s*(?:$|[\[<>=!~;@ ])", text):
                 yield name
 
@@ -181,6 +186,7 @@ def _variables(tree: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.ClassDef) and any(
             "Settings" in ast.unparse(base) for base in node.bases
         ):
+            # pydantic's BaseSettings, and classes derived from one called so
             yield from _fields(node)
 
 

@@ -22,6 +22,7 @@ def version(name: str) -> str:
             continue
         entries = map(str.lower, os.listdir(directory or "."))  # noqa: PTH208 - so it does here
         found = [entry for entry in entries if entry.startswith(begin) and entry.endswith(end)]
+        # `alembic-1.17.2.dist-info`, but not `alembic-utils-0.8.dist-info`
         versions = sorted(
             entry[len(begin) : -len(end)] for entry in found if entry.count("-") == 2
         )
