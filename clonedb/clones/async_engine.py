@@ -67,6 +67,7 @@ def open_engine(
     """
     __tracebackhide__ = True
     url, arguments = _address(clone)
+    # SQLAlchemy's asyncio side runs its synchronous one in greenlets
     _require_installed(
         "greenlet", *(["asyncpg"] if url.startswith("postgresql+asyncpg:") else [])
     )
@@ -102,6 +103,7 @@ def open_engine(
 
         return
 
+    # no pool: a connection that is idle would belong to a loop that may be closed by then
     engine = make(poolclass=NullPool)
     refuse_late_statements(engine)
     connections = _InUse(engine)

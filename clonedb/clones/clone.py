@@ -202,6 +202,8 @@ class Clone:
             _discard(session, self.name)
             raise
         finally:
+            # once, and also if the drop failed: the slot of a clone that cannot be dropped is
+            # not held for ever
             given_up, self.on_drop = self.on_drop, None
             if given_up is not None:
                 given_up()
@@ -237,6 +239,7 @@ def create(
     TemplateInUseError when a session stays connected to the template (SQLSTATE 55006),
     ServerError when the template is gone or there is no room on the disk or in memory.
     """
+    # before the copy: a crash while it is made counts as one after it
     start, crashes = monotonic(), server.crashes
     metadata, own = template.metadata, session or server
     name = clone_name(
@@ -248,6 +251,7 @@ def create(
             server.admission.room, metadata.size, f"clone {name!r}", waiter, wait=wait
         )
         _copy(server, own, template, name, room, strategy=chosen, deadline=start + _PATIENCE)
+        # a crash before the copy may have emptied the template's unlogged tables
         if metadata.unlogged:
             require_filled(server, name, metadata.unlogged, template=template.name)
         if has_any(metadata):
@@ -265,6 +269,7 @@ def create_empty(server: Server, config: Config) -> Clone:
     from clonedb.templates import seal
 
     start = monotonic()
+    # in place of a fingerprint's first six digits
     name = clone_name(server.config.prefix, "empty0", server.owner, server.next_number())
     try:
         with _guard_disk(server, name), server.admission.room(EMPTY, f"clone {name!r}"):
@@ -327,6 +332,7 @@ def _copy(
             with _guard_disk(server, name), room():
                 session.run(make)
         except psycopg.errors.ObjectInUse as error:
+            # the server has waited 5 s by itself for the sessions to go
             if monotonic() > deadline:
                 found = session.run(sql.sessions, template.name)
                 raise TemplateInUseError(
@@ -334,6 +340,7 @@ def _copy(
                     f" {'; '.join(found) or str(error).strip()}; end them, and let nobody connect to a template"
                 ) from None
 
+            # a session that has just been closed needs a moment
             sleep(0.02)
         except psycopg.errors.InvalidCatalogName:
             raise ServerError(

@@ -32,6 +32,7 @@ def choose(server: Server, template: TemplateRecord) -> str | None:
     puts 4 to 12 MB into what every other worker has to read. Of four workers that started at
     once, each had one refused ("too much WAL").
     """
+    # CREATE DATABASE has STRATEGY since 15
     if server.info.major < 15:
         return None
     if server.config.strategy != "auto":
@@ -55,6 +56,7 @@ def share_blocks(server: Server, connection: Connection[Any], strategy: str | No
         and server.lease
         and _can_share(server.lease.data_dir)
     ):
+        # stays set in the session, in which nothing else copies files
         connection.execute("set file_copy_method = clone")
 
 

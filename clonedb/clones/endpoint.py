@@ -23,8 +23,8 @@ __all__ = ["Endpoint"]
 class Endpoint:
     """The ways to a database: `url` for SQLAlchemy, `dsn` for libpq, psycopg and other languages, connections, engines.
 
-    The URLs hold the password. With a `loan` they hold its token, too, and whatever they open
-    is refused after its end.
+    The URLs hold the password. With a `loan` they hold its token, too, and what they open is
+    refused after its end.
     """
 
     server: Server = field(repr=False)
@@ -42,6 +42,7 @@ class Endpoint:
         """`postgresql://user:password@host:port/name`, without a driver and without a driver's own parameters."""
         url = self.server.public_url(self.name, driver="psycopg")
         known = url.conninfo()
+        # what does not stand in the URL itself stands in its query
         parts = {"user", "password", "host", "dbname"} | ({"port"} if url.port else set())
         query = tuple((name, value) for name, value in known.items() if name not in parts)
         return self._marked(url.replace(driver=None, query=query)).render()
@@ -76,12 +77,14 @@ class Endpoint:
             refuse_late_statements,
         )
 
+        # asyncpg has no synchronous side
         driver = "psycopg" if self.server.public.driver == "asyncpg" else None
         url = self.server.proven(self.server.public_url(self.name, driver=driver))
         secret = {} if url.password is None else {"password": Hidden(url.password)}
         engine = hide_password_in_tracebacks(
             create_engine(
                 self._marked(url).render(),
+                # what a caller gives wins
                 connect_args={**secret, **(connect_args or {})},
                 **keywords,
             )

@@ -124,6 +124,7 @@ def collect(
     with contextlib.closing(
         server.connect(server.config.maintenance_database, application_name="clonedb gc")
     ) as own:
+        # a dry run changes nothing, and need not keep others from collecting
         if not dry_run and not locks.try_lock(own, locks.collector_key(server.config.prefix)):
             return []
         deadline = monotonic() + seconds
@@ -138,6 +139,7 @@ def collect(
                 psycopg.Error,
                 ServerError,
             ) as error:  # another role's, or a client has it open
+                # with its session the collector's lock is gone: another process may collect
                 if own.closed:
                     raise
                 refused(Leftover(leftover.name, _reason(error)))
@@ -155,6 +157,7 @@ def _leftovers(
     server: Server, own: Connection[Any], all_of: Callable[[str], bool]
 ) -> list[tuple[Leftover, Name]]:
     """What may go, with what its name says; `all_of` says whether all of a project does."""
+    # in this order: see `collect`
     found = _found(own, server.config.prefix)
     held = locks.held_keys(own)
     gone = [*_clones(found, all_of), *_templates(found, server.config.keep_templates, all_of)]
@@ -186,8 +189,10 @@ def _templates(
 
     kept: dict[str, list[tuple[bool, float, _Found]]] = {}
     for (project, lane), templates in by_lane.items():
+        # many tests stop at a revision of their own
         limit = 0 if all_of(project) else count * (_REVISIONS if lane == "revision" else 1)
         ordered = sorted(templates, key=lambda pair: pair[0], reverse=True)
+        # with True for the template of the lane that was used last
         kept.setdefault(project, []).extend(
             (not number, *pair) for number, pair in enumerate(ordered[:limit])
         )
@@ -205,6 +210,7 @@ def _templates(
 def _too_large(templates: Iterable[tuple[bool, float, _Found]]) -> Iterator[_Found]:
     """Those beyond the bytes that a project's templates may take: the lanes' last used ones count first, and stay."""
     total = 0
+    # those first, then the others by their last use
     for first, _, found in sorted(templates, key=lambda each: each[:2], reverse=True):
         total += found.template.size if found.template else 0
         if total > _MOST_BYTES and not first:
@@ -220,9 +226,11 @@ def _drop(own: Connection[Any], server: Server, found: Name, *, kept_too: bool) 
     PostgreSQL refuses.
     """
     name, key = found.text, _lock_of(found)
+    # two proofs: the file lock tells of this machine, the advisory lock of all
     if is_leased(server.config, _lease_of(found)) or not locks.try_lock(own, key):
         return False
     try:
+        # under the lock: the clone may have been kept since it was listed
         database = sql.find_database(own, name)
         kept = database is not None and Kept.from_json(database.comment) is not None
         if database is None or (kept and not kept_too):

@@ -86,6 +86,7 @@ class Pool:
         will be no next time. Raises as `create` and `Admission.slot` do.
         """
         clone = None
+        # a forked child has the parent's clones in its memory, and no thread
         if self._pid == getpid() and self._closing is None:
             self._takes += ahead > 0
             if ahead and self._takes > 1:
@@ -101,6 +102,8 @@ class Pool:
 
     def drop(self, clone: Clone) -> None:
         """Drop a used clone behind the test, or at once when there is no thread; sessions left open are ended."""
+        # nothing is dropped behind a test: without a thread, while closing, and a kept clone is
+        # only given up
         at_once = (
             self._thread is None
             or self._pid != getpid()
@@ -121,6 +124,7 @@ class Pool:
         """Drop what was made ahead, and what is just being made: a process waits for room, or it may be spoilt."""
         if self._thread is not None and self._pid == getpid():
             with self._changed:
+                # what is being made cannot be stopped: it is dropped when it is there
                 self._unwanted = self._making
                 self._give_up()
                 self._changed.notify_all()
@@ -163,6 +167,7 @@ class Pool:
                 clone = self._ready.popleft()
 
             try:
+                # not if the server has ended the owner's session: others may collect its clones
                 ours = is_owned(self._server, clone.name)
             except BaseException:
                 self._put_back(clone)
@@ -196,6 +201,7 @@ class Pool:
             waiter=self._waiter,
             wait=not behind,
         )
+        # the slot first: a clone counts from before it is made
         return self._admission.filled(slot, make)
 
     def _start(self) -> None:
@@ -210,6 +216,8 @@ class Pool:
                 step()
         finally:
             with self._changed:
+                # takers wait for what is being made; an error of this thread's must not leave
+                # them waiting
                 self._making = False
                 self._changed.notify_all()
             self._session.close()
@@ -225,9 +233,11 @@ class Pool:
 
                 if (step := self._step(now)) is not None:
                     return step
+                # as many are ready as are wanted: the thread has kept up with the takers so far
                 if self._depth and len(self._ready) >= self._depth:
                     self._kept_up = self._takes
                 pause = _LISTEN if self._ready or self._depth or self._used else None
+                # False: nothing happened for a while
                 if not self._changed.wait(pause) and self._ready:
                     return self._listen
 
@@ -235,6 +245,7 @@ class Pool:
         if self._depth and now - self._taken > _IDLE:
             self._depth, self._taken = self._depth - 1, now
             self._give_up(self._depth)
+        # dropping goes first when many are used: each takes a slot and room
         if len(self._used) < _BEHIND and now >= self._make_backoff.end and self._is_wanted():
             self._making = True
             return self._make_one
@@ -265,6 +276,7 @@ class Pool:
                 clone = self._make(slot, behind=True)
                 self._warm(clone)
         except Exception:  # noqa: BLE001 - the next taker makes one on the spot, and meets it
+            # a clone that was made but not warmed: its slot is free when it is dropped
             with self._changed:
                 self._used.extend([clone] if clone is not None else [])
             clone = None
@@ -295,6 +307,7 @@ class Pool:
     def _waits_for_more(self, now: float) -> bool:
         """Whether used clones wait for others, to be dropped at once."""
         return (
+            # drops that wait together share one checkpoint
             self._server.info.fsync and len(self._used) < _BATCH and now - self._taken < _LISTEN
         )
 
