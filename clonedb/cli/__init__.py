@@ -30,6 +30,7 @@ class _Group(click.Group):
     """Shows an error of ours as one message, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        # signal.signal() works in the main thread only
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _terminate)
         try:
@@ -47,6 +48,7 @@ class _Group(click.Group):
             raise SystemExit(1) from None
         except _TerminatedError:
             click.echo("clonedb: terminated; nothing is left behind", err=True)
+            # what a shell says of a program that a signal ended: 128 and its number
             raise SystemExit(128 + signal.SIGTERM) from None
         except KeyboardInterrupt:
             click.echo("clonedb: interrupted; nothing is left behind", err=True)

@@ -93,6 +93,7 @@ class _Findings:
     def heads_fit(self) -> bool:
         """Whether there is one head, or one for each labelled branch: those are meant to stay apart."""
         branches = [self.labels.get(head, frozenset()) for head in self.heads]
+        # two heads without labels, or with the same ones, belong to one branch
         return len(set(branches)) == len(branches)
 
     @property
@@ -157,6 +158,7 @@ class _Findings:
 
     def _on_template(self) -> Iterator[str]:
         if self.build:
+            # the stairway shows the error of that revision in full
             told_below = bool(self.stairs) and self.stairs[-1].failed == "upgrade"
             yield f"template  could not be built: {self.build.splitlines()[0] if told_below else self.build}"
             return
@@ -263,6 +265,7 @@ class _Check:
         self._config = recipe.config  # with what was found where nothing was said
         self._found.rootdir = str(recipe.rootdir)
         self._look_at_history(recipe)
+        # made anew: `_look_at_history` may have changed the target
         migrator = recipe.with_config(self._config).migrator
         with contextlib.ExitStack() as stack:
             try:
@@ -284,7 +287,7 @@ class _Check:
         """Ask Alembic for the heads, in an empty database, because it runs env.py before.
 
         A `target` that is no head is for templates only: half of a history would differ from
-        the models, whatever it is like. What keeps Alembic from answering is told by what comes
+        the models in any case. What keeps Alembic from answering is told by what comes
         next.
         """
         from clonedb.api import open_project_server
@@ -338,6 +341,8 @@ class _Check:
         self, server: Server, migrator: AlembicMigrator, base: Template | None
     ) -> Iterator[Stair]:
         """Every revision that a way leads to; after a failure that spoils the database, another goes on above it."""
+        # revisions that were tried, well or not; the next round goes on above them in a new
+        # database
         tried: list[str] = []
         while True:
             last = None
@@ -349,6 +354,7 @@ class _Check:
                     tried.append(last.revision)
                     yield last
 
+            # nothing above a failed upgrade can be reached
             if last is None or last.number == last.total or last.failed == "upgrade":
                 return
 

@@ -60,6 +60,7 @@ def clone(context: Context, driver: str | None) -> None:
     with progress() as shown, open_template(context.config(), progress=shown) as template:
         made = template.clone()
         run = secrets.token_hex(8)
+        # kept before the URL is printed: it is there when the user comes to it
         made.keep(Kept(project=template.recipe.key, run=run, when=time.time(), test=None))
         if template.server.lease is not None:
             leases.hold(template.server.config, template.server.lease, _HOLD)
@@ -125,6 +126,7 @@ def _environment(database: Clone, config: Config) -> dict[str, str]:
     from clonedb.routing.environment import variables_in
     from clonedb.url import DatabaseURL
 
+    # the clone's own, which the project's variables are to lead to
     own = DatabaseURL.parse(database.dsn)
     variables = {}
     for name in {"DATABASE_URL": None, **dict.fromkeys(variables_in(config.route))}:
@@ -150,6 +152,7 @@ def psql(context: Context, name: str | None, arguments: tuple[str, ...]) -> None
     config = context.config()
     if name is not None and name.startswith("-"):  # an option of psql's, and no name
         arguments, name = (name, *arguments), None
+    # what is meant for psql may be set off by `--`
     if arguments[:1] == ("--",):
         arguments = arguments[1:]
     with contextlib.ExitStack() as stack:
@@ -247,6 +250,7 @@ def drop(
                 _ask(server)
             _drop_all(server, projects)
 
+        # the hold was for kept clones, and there is none any more
         if server.lease is not None and not any(
             item.kind == "kept clone" for item in inventory(server)
         ):

@@ -144,6 +144,7 @@ class _Proposal:
         for line in as_lines(self.settings):
             remark = self.remarks.get(line.partition(" = ")[0])
             found.append(f"{line}  # {remark}" if remark else line)
+        # in TOML a setting behind the head of a sub-table would belong to that
         place = next((at for at, line in enumerate(found) if not line), len(found))
         return ["[tool.clonedb]", *found[:place], *self.undecided, *found[place:]]
 
@@ -174,6 +175,7 @@ def _schema(config: Config, found: Survey) -> tuple[Settings, Recipe]:
             {"alembic_ini": ini, "alembic": {"script_location": place}},
         ]
 
+    # an env.py without an alembic.ini
     candidates += [{"alembic": {"script_location": place}} for place in found.environments]
     try:
         recipe = find_recipe(config)

@@ -26,6 +26,7 @@ def run_to_end(
         click.echo(f"clonedb: cannot run {command[0]!r}: {error.strerror}", err=True)
         return 126 if isinstance(error, PermissionError) else 127
 
+    # the terminal sends it to the program, too: that decides what becomes of it
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     terminate = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
     try:
@@ -34,4 +35,5 @@ def run_to_end(
         signal.signal(signal.SIGINT, interrupt)
         signal.signal(signal.SIGTERM, terminate)
 
+    # Popen has -n for a program that signal n killed
     return code if code >= 0 else 128 - code

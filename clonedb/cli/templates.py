@@ -68,6 +68,7 @@ def _explain_difference(server: Server, recipe: Recipe, found: Fingerprint) -> N
     from clonedb.templates.layers import likeliest, why_none
 
     project = recipe.key
+    # `templates` gives the newest first
     newest = next((t for t in templates(server) if t.metadata.project == project), None)
     if newest is None:
         click.echo("there is no template of this project on the server yet")
