@@ -32,9 +32,11 @@ def check(name: str, value: Any, source: str) -> Any:
         return _check_list(key, value, source)
     if key.type is dict:
         return (_check_templates if name == "templates" else _check_table)(key, value, source)
+    # `type() is` here and below, because True is an int
     if key.type is float and type(value) is int:
         value = float(value)
     right_type: bool = type(value) is key.type
+    # a module and a function: partition() gives three parts, none of which may be empty
     if not right_type or (name == "prepare" and not all(map(str.strip, value.partition(":")))):
         kind = "package.module:function" if right_type else _KINDS[key.type]
         raise ConfigError(f"{source}: {name} is {shown(value)}; it takes {kind}")
@@ -52,6 +54,7 @@ def check(name: str, value: Any, source: str) -> Any:
 
 
 def _check_range(key: Key, value: Any, source: str) -> None:
+    # neither nan nor inf: their difference from themselves is nan
     if key.type is float and not value - value == 0:
         raise ConfigError(f"{source}: {key.name} is {value!r}; it takes a finite number")
     if key.minimum is not None and value < key.minimum:
@@ -131,6 +134,7 @@ def _check_templates(key: Key, value: Any, source: str) -> Mapping[str, Mapping[
     checked: dict[str, Mapping[str, Any]] = {}
     for name, table in value.items():
         place = f"{source}.templates.{name}"
+        # names of templates that clonedb derives from a configuration
         if name in ("default", "revision", "schema"):
             raise ConfigError(
                 f"{place}: {name!r} is a template of clonedb's own making; give this one another name"

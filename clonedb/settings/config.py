@@ -125,8 +125,10 @@ class Config(NamedTuple):
                 f" [tool.clonedb.templates.{name}] in pyproject.toml makes one"
             )
 
+        # what its own table says comes last and wins
         values = {"base": whole._base_of(name), **whole.templates[name]}  # noqa: SLF001 - one of this class's own
         if values["base"]:
+            # what is in the base already is not seeded twice
             values.setdefault("seed", ())
         place = f"{whole.source('templates')}.templates.{name}"
         whole._require_no_circle(name)  # noqa: SLF001
@@ -147,6 +149,7 @@ class Config(NamedTuple):
     def of_server(self) -> Config:
         """The configuration without what makes a template: that of a server, for all templates that are on it."""
         names = {*TEMPLATE_KEYS, "template", "templates"}
+        # the defaults of a NamedTuple's fields
         values = {name: self._field_defaults[name] for name in names}
         sources = {name: place for name, place in self.sources.items() if name not in names}
         return self._replace(**values, sources=MappingProxyType(sources), project_wide=None)
@@ -172,6 +175,7 @@ class Config(NamedTuple):
 
     def _base_of(self, name: str) -> str | None:
         """The base of a named template: what its table says, or else the project's."""
+        # a template that is the project's base would be its own
         inherited = None if name == self.base else self.base
         base: str | None = self.templates[name].get("base", inherited)
         return base or None

@@ -34,6 +34,7 @@ def load(
     """
     rootdir, table, place = _project(start.absolute(), otherwise or start.absolute())
     config = Config(rootdir=rootdir)
+    # each later place wins
     if table:
         config = config.replace(place, **table)
     for name, value in _environment().items():
@@ -72,6 +73,7 @@ def _project(start: Path, otherwise: Path) -> tuple[Path, dict[str, Any], str]:
         ):
             with_alembic = directory
 
+        # looked at after the files beside it: they are this project's
         if (directory / ".git").exists():
             break
 
@@ -82,6 +84,7 @@ def _tool(file: Path) -> dict[str, Any]:
     try:
         text = read_file(file)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
+        # directories above may be closed to this account
         return {}
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
@@ -111,6 +114,7 @@ def _refuse_misspelt(known: set[str]) -> None:
         if variable.startswith("CLONEDB_") and variable not in known:
             import difflib
 
+            # a high cutoff, as other programs may have variables that begin so
             close = difflib.get_close_matches(
                 variable[8:], [name[8:] for name in known], n=1, cutoff=0.8
             )

@@ -58,6 +58,7 @@ def check_parameters(value: Mapping[Any, Any], source: str) -> Mapping[str, str]
                 f"{source}: server.{name} is not a name of a PostgreSQL parameter"
             )
 
+        # PostgreSQL takes a name in any case
         if name.lower() in _OWN:
             raise ConfigError(f"{source}: server.{name} is clonedb's own to set; take it away")
         if isinstance(
@@ -77,6 +78,7 @@ def _written(item: Any, what: str) -> str:
         return "on" if item else "off"
     if isinstance(item, (list, tuple)) and all(isinstance(part, str) for part in item):
         return ", ".join(item)
+    # they go as arguments to postgres, which end at a NUL
     if not isinstance(item, (str, int, float)) or "\0" in str(item):
         raise ConfigError(
             f"{what} is {item!r}; a parameter takes a string, a number, true, false, or a list of strings"
