@@ -23,6 +23,7 @@ from clonedb.errors import ServerError
 __all__ = ["PrivateDirectory", "open_regular", "read_file", "read_regular", "same_file"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK for a FIFO, which would be waited for
 _REGULAR = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -70,6 +71,8 @@ class PrivateDirectory(NamedTuple):
     @contextlib.contextmanager
     def entered(self) -> Iterator[int]:
         """A descriptor of the directory, for as long as the context lasts."""
+        # each directory by its own descriptor: what was checked cannot be exchanged for another
+        # one afterwards
         here = _open_directory(self.base, None)
         try:
             for depth, name in enumerate(self.below, 1):
@@ -96,6 +99,7 @@ class PrivateDirectory(NamedTuple):
                     f"cannot make {str(part.path)!r}: {error}; set state_dir (CLONEDB_STATE_DIR)"
                 ) from None
 
+            # also what was there already must be ours alone
             with part.entered() as directory:
                 if made:
                     os.fchmod(directory, mode)  # mkdir's mode is cut by the umask
@@ -185,6 +189,7 @@ class PrivateDirectory(NamedTuple):
             descriptor = self.open(name, os.O_RDWR | os.O_CREAT)
             try:
                 fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+                # it may have been deleted between open and lock
                 if same_file(descriptor, self.stat(name)):
                     return descriptor
             except BlockingIOError:
@@ -203,6 +208,7 @@ class PrivateDirectory(NamedTuple):
         """Whether a process holds the exclusive lock on a file."""
         if self.stat(name) is None:
             return False
+        # a shared lock is refused only where an exclusive one is held
         descriptor = self.try_lock(name, fcntl.LOCK_SH)
         if descriptor is None:
             return True
@@ -244,10 +250,12 @@ def open_regular(
 
         raise ServerError(f"will not open {shown!r}: it is {_kind(found)}; {remedy}") from error
 
+    # of what was opened, not of what has the name now
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         problem = f"it is {_kind(found)}"
     elif owner is None or (found.st_uid == owner and not found.st_mode & 0o022):
+        # 0o022: the group or others may write
         return descriptor
     elif found.st_uid != owner:
         problem = f"it belongs to uid {found.st_uid}"
@@ -282,6 +290,7 @@ def read_file(path: Path) -> bytes:
 def _written(directory: int, name: str, text: str | bytes, mode: int) -> Iterator[str]:
     """The name of a new file with a text, which is gone after the context if it still has that name."""
     new = f".{name}.{secrets.token_hex(4)}"
+    # O_EXCL: never a file that another process has put there
     descriptor = os.open(
         new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _REGULAR, mode, dir_fd=directory
     )
@@ -292,6 +301,7 @@ def _written(directory: int, name: str, text: str | bytes, mode: int) -> Iterato
 
         yield new
     finally:
+        # the context has renamed it, or an error kept it from that
         with contextlib.suppress(FileNotFoundError):
             os.unlink(new, dir_fd=directory)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RevisionDatabase", "at", "config_at", "resolve"]
 
+# `revision: str = "3f2a91"  # a comment`
 _REVISION = re.compile(
     r"""^revision\s*(?::[^=\n]*)?=\s*(['"])([^'"\n]+)\1\s*(?:#.*)?$""", re.MULTILINE
 )
@@ -77,6 +78,7 @@ class RevisionDatabase(PlainDatabase):
             self._session = self.recipe.migrator.session(
                 server.url(self.name), waiting=self._blockers
             )
+        # what was told of an earlier migration's obstacles is no news for this one
         self._blockers.forget()
         return self._session
 
@@ -112,6 +114,7 @@ def resolve(project: Project, revision: str, source: str) -> str:
     __tracebackhide__ = True
     if revision in _WORDS or _SIGNS.intersection(revision):
         return revision
+    # compiled revisions have no text to read
     files = [
         path for path in project.revision_files() if path.suffix == ".py" and path.is_file()
     ]
@@ -130,6 +133,7 @@ def resolve(project: Project, revision: str, source: str) -> str:
         )
 
     labels = "\n".join(match[1] for text in texts if (match := _LABELS.search(text)))
+    # a name that is worked out when a file is run may be the one
     if None in matches or re.search(rf"""['"]{re.escape(revision)}['"]""", labels):
         return revision
     places = ", ".join(repr(str(place)) for place in project.version_locations)

@@ -43,6 +43,7 @@ class Statistics:
     def add(self, other: Statistics) -> None:
         """Take another process's numbers in."""
         for name, (about, built) in other.templates.items():
+            # what was built wins over what was found ready
             if built is not None or name not in self.templates:
                 self.templates[name] = about, built
         self.clones += other.clones
@@ -61,13 +62,15 @@ class _HasSpares(Protocol):
 
 
 class Turns:
-    """The threads of a process that acquire and release databases in turns, whatever an isolation mode does meanwhile.
+    """The threads of a process that acquire and release databases in turns, for any isolation mode.
 
     A thread that waits for room in the middle of acquiring lets others release: it waits for
     what they have. It does not let them acquire, as it has begun to change the mode's state.
     """
 
     def __init__(self) -> None:
+        # a thread that pauses gives `_lock` to those that release, and keeps `_line` from those
+        # that acquire
         self._line = Lock()
         self._lock = Lock()
         self._holder: int | None = None
@@ -82,6 +85,7 @@ class Turns:
         try:
             with self._line, self._turn():
                 yield thread
+            # only here: what failed has no database
             self._databases[thread] += 1
         finally:
             self._acquiring.discard(thread)
@@ -106,6 +110,7 @@ class Turns:
 
     def pause(self, seconds: float) -> bool:
         """Sleep, and let others release meanwhile if it is this thread's turn: whether it is."""
+        # a thread that has no turn, such as the pool's
         if self._holder != get_ident():
             sleep(seconds)
             return False
@@ -122,6 +127,7 @@ class Turns:
         """Whether a thread has a database, and does not acquire another one at the moment."""
         return any(
             count and thread not in self._acquiring
+            # a copy: other threads come and go meanwhile
             for thread, count in [*self._databases.items()]
         )
 
@@ -180,6 +186,7 @@ class RunState:
 
     def pause(self, seconds: float) -> None:
         """Wait for room; what another thread released meanwhile, for the next test, makes room."""
+        # only if it was this thread's turn: the supplies are changed by one thread at a time
         if self.turns.pause(seconds):
             self.release_spares()
 
@@ -193,5 +200,6 @@ class RunState:
 
     def release_spares(self) -> None:
         """Drop every clone of this process that no test has: another process waits for room, or they may be spoilt."""
+        # a copy, as a supply that is closed leaves the list
         for supply in list(self.supplies):
             supply.release_spares()

@@ -146,6 +146,7 @@ class Supply:
     def _take_back(self, mode: Isolation, lent: Database, thread: int) -> list[Warning]:
         told: list[Warning] = []
         try:
+            # first: psycopg's rollback would wait for a COPY that was left open
             if lent.let_go():
                 from clonedb.sessions.leaks import held
 
@@ -165,6 +166,7 @@ class Supply:
         from clonedb.sessions.leaks import ServerChangedWarning, leaked_connection_warnings
 
         told: list[Warning] = []
+        # taken out one by one: the list is shared by all supplies of the process
         while changes:
             told.append(ServerChangedWarning(f"{holder} {changes.pop(0)}"))
 

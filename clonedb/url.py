@@ -22,6 +22,7 @@ _CREDENTIALS = r"(?<=://)([^\s:\[]{0,200}):\S{0,2000}@"
 _BEGINNING = r"(?<=://)([^\s:\[]{0,200}):[^\s@]{0,200}?\.{3}"
 _END = r"(?<!\.)\.{3}[^\s@]{0,200}@"
 
+# what a parameter or variable with a password is called, and what may follow its value
 _NAME = r"\w*pass(?:word|wd|file)?"
 _STOP = r"(?=['\"]?[\])},;.]*(?:\s|$))"
 _IN_QUERY = rf"(?i)([?&]{_NAME}=)(?:[^\s&]+?{_STOP}|[^\s&]+)"
@@ -32,8 +33,10 @@ _PARAMETER = (
     rf"(?i)(?<![?&\w]){_SHOWN}({_NAME})"
     rf"(?:(\\*['\"]?\s*[=:]\s*)(?:{_QUOTED})|(\s*=\s*)(?:\\+[^\\]|\S)+?{_STOP})"
 )
+# of SQL: `PASSWORD '...'`
 _LITERAL = rf"(?i)\b({_NAME}\s+)\\*'(?:[^']|'\\*')*'"
 
+# up to the last @: all between the user and that is the password
 _WHOLE = r"(?s)\A((?:[\w+.=-]*://)?[^:/?]*):.*@"
 _REST = r"""(?sx)
     (?: (?P<user>[^:/?]*) (?: :(?P<password> (?: [^?] | \?(?!\w+=) )* ) )? @ )?  # an @ after ?name= is a parameter's
@@ -60,7 +63,7 @@ def redact(text: str) -> str:
 
 
 def redact_url(text: str) -> str:
-    """A text that is one URL, or was meant as one, without its password, whatever characters that holds."""
+    """A text that is one URL, or was meant as one, without its password, which may hold any character."""
     return re.sub(_WHOLE, r"\1:***@", redact(text))
 
 
@@ -112,10 +115,12 @@ class DatabaseURL(NamedTuple):
         user, password, database = (
             match[part] and unquote(match[part]) for part in ("user", "password", "database")
         )
+        # `?password=` is an empty password, and not none
         pairs = parse_qsl(match["query"] or "", keep_blank_values=True)
         named = dict(pairs)
         host, ports = _host_and_ports(match["hosts"], pairs, source)
         query = [(name, value) for name, value in pairs if name not in _PARTS]
+        # one port is a part of its own; several belong to hosts in their order
         if len(set(ports)) > 1:
             query.append(("port", ",".join(ports)))
         return cls(
@@ -167,6 +172,7 @@ class DatabaseURL(NamedTuple):
             "port": self.port,
         }
         keywords = {name: value for name, value in self.query if name in known}
+        # `ssl` is asyncpg's, with values of libpq's sslmode or true and false
         if "sslmode" not in keywords and (ssl := dict(self.query).get("ssl")):
             keywords["sslmode"] = {"true": "require", "false": "disable"}.get(ssl.lower(), ssl)
         keywords |= {name: str(value) for name, value in parts.items() if value is not None}
@@ -201,6 +207,7 @@ def _host_and_ports(
         names.append(match["address"] or match["name"])
         ports.append(match["port"] or "")
 
+    # before the path a socket's directory is written with %2F
     host = ",".join(names) if with_ports else hosts[0] if hosts else unquote(",".join(names))
     if "port" in named:
         ports = named["port"].split(",")
