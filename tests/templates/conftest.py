@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable
 
@@ -96,3 +97,40 @@ def _ordered(lines: list[str]) -> list[str]:
         if line.startswith("COPY ") and line.endswith("FROM stdin;"):
             rows = []
     return found
+
+
+TESTS = """
+def test_rows(clonedb_connection):
+    rows = clonedb_connection.execute("select name from item").fetchall()
+    assert [name for (name,) in rows] == ["one"]
+    clonedb_connection.execute("delete from item")
+
+def test_rows_again(clonedb_session):
+    from sqlalchemy import text
+    assert clonedb_session.scalar(text("select count(*) from item")) == 1
+"""
+
+MAKE = """
+import os, psycopg
+from shop.sql import STATEMENTS
+with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
+    for statement in STATEMENTS:
+        connection.execute(statement)
+"""
+
+STATEMENTS = """
+STATEMENTS = ["create table item (name text)", "insert into item values ('one')"]
+"""
+
+
+@pytest.fixture
+def maker(project: Project) -> Project:
+    """A package with a program that makes the schema, and nothing of Alembic's."""
+    (project.directory / "alembic.ini").unlink()
+    shutil.rmtree(project.directory / "migrations")
+    project.write("shop/__init__.py", "")
+    project.write("shop/sql.py", STATEMENTS)
+    project.write("make.py", MAKE)
+    project.write("test_it.py", TESTS)
+    project.settings(migrate="python make.py")
+    return project

@@ -2,133 +2,91 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import signal
 import socket
 import textwrap
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from clonedb.embedded import leases
-from tests.projects import CLONEDB, Project, databases
-
-TESTS = """
-def test_rows(clonedb_connection):
-    rows = clonedb_connection.execute("select name from item").fetchall()
-    assert [name for (name,) in rows] == ["one"]
-    clonedb_connection.execute("delete from item")
-
-def test_rows_again(clonedb_session):
-    from sqlalchemy import text
-    assert clonedb_session.scalar(text("select count(*) from item")) == 1
-"""
-
-MAKE = """
-import os, psycopg
-from shop.sql import STATEMENTS
-with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
-    for statement in STATEMENTS:
-        connection.execute(statement)
-"""
-
-STATEMENTS = """
-STATEMENTS = ["create table item (name text)", "insert into item values ('one')"]
-"""
+from tests.projects import Project, databases
+from tests.templates.conftest import MAKE, STATEMENTS
 
 
-@pytest.fixture
-def shop(project: Project) -> Project:
-    """A package with a program that makes the schema, and nothing of Alembic's."""
-    (project.directory / "alembic.ini").unlink()
-    shutil.rmtree(project.directory / "migrations")
-    project.write("shop/__init__.py", "")
-    project.write("shop/sql.py", STATEMENTS)
-    project.write("make.py", MAKE)
-    project.write("test_it.py", TESTS)
-    project.settings(migrate="python make.py")
-    return project
-
-
-def test_a_command_in_place_of_migrations(shop: Project) -> None:
+def test_a_command_in_place_of_migrations(maker: Project) -> None:
     """Run once by two workers; found again; run anew when a file that it names, or what that imports, is another."""
-    first = shop.pytest("-n", "2").demand()
+    first = maker.pytest("-n", "2").demand()
     assert "2 passed" in first.out
     assert first.text.count("building template") == 1
-    assert "building template" not in shop.pytest().demand().text
-    assert "made by 'python make.py'" in shop.clonedb("status").demand().out
+    assert "building template" not in maker.pytest().demand().text
+    assert "made by 'python make.py'" in maker.clonedb("status").demand().out
 
-    shop.write("shop/sql.py", STATEMENTS.replace("'one'", "'two'"))
-    told = shop.clonedb("fingerprint", "--explain").demand().text
+    maker.write("shop/sql.py", STATEMENTS.replace("'one'", "'two'"))
+    told = maker.clonedb("fingerprint", "--explain").demand().text
     assert "changed  import     shop/sql.py" in told
-    assert "assert ['two'] == ['one']" in shop.pytest().demand(1).text.replace("\\", "")
-    shop.write("make.py", MAKE + "print()\n")
-    assert "building template" in shop.clonedb("build").demand().text
+    assert "assert ['two'] == ['one']" in maker.pytest().demand(1).text.replace("\\", "")
+    maker.write("make.py", MAKE + "print()\n")
+    assert "building template" in maker.clonedb("build").demand().text
 
 
-def test_what_a_build_read_is_told(shop: Project) -> None:
+def test_what_a_build_read_is_told(maker: Project) -> None:
     """Modules that only running it shows, and data files; with the line that watches them."""
     more = "import os\nprint(open('names.txt').read(), os.environ.get('TENANT'))\n"
-    shop.write("shop/more.py", more)
-    shop.write("names.txt", "x")
-    shop.write(
+    maker.write("shop/more.py", more)
+    maker.write("names.txt", "x")
+    maker.write(
         "make.py", "import importlib\nimportlib.import_module('shop.' + 'more')\n" + MAKE
     )
-    told = shop.clonedb("build").demand().text
+    told = maker.clonedb("build").demand().text
     assert 'add watch = ["names.txt", "shop/more.py"]' in told
     assert 'add watch_env = ["TENANT"]' in told
     # compiled, it is read in another file
-    shop.settings(migrate="python make.py", watch=["names.txt"], salt="other")
-    del shop.environment["PYTHONDONTWRITEBYTECODE"]
+    maker.settings(migrate="python make.py", watch=["names.txt"], salt="other")
+    del maker.environment["PYTHONDONTWRITEBYTECODE"]
     for salt in ("first", "second"):
-        told = shop.clonedb("build", CLONEDB_SALT=salt).demand().text
+        told = maker.clonedb("build", CLONEDB_SALT=salt).demand().text
         assert 'add watch = ["shop/more.py"]' in told
 
 
-def test_many_files_that_a_build_read_are_told_by_directory(shop: Project) -> None:
+def test_many_files_that_a_build_read_are_told_by_directory(maker: Project) -> None:
     """So that one line is enough."""
     names = [f"shop/m{number}.py" for number in range(7)]
     for name in names:
-        shop.write(name, "")
+        maker.write(name, "")
     imports = "import importlib\nfor n in range(7): importlib.import_module(f'shop.m{n}')\n"
-    shop.write("make.py", imports + MAKE)
-    told = shop.clonedb("build").demand().text
+    maker.write("make.py", imports + MAKE)
+    told = maker.clonedb("build").demand().text
     assert "7 files that are not in the fingerprint" in told
     assert 'add watch = ["shop/*.py"]' in told
-    shop.settings(migrate="python make.py", watch=["shop/*.py"])
-    assert "not in the fingerprint" not in shop.clonedb("build").demand().text
+    maker.settings(migrate="python make.py", watch=["shop/*.py"])
+    assert "not in the fingerprint" not in maker.clonedb("build").demand().text
 
 
-def test_files_and_directories_that_a_command_names(shop: Project) -> None:
+def test_files_and_directories_that_a_command_names(maker: Project) -> None:
     """And those of every directory that is called `migrations`, a new one too; a module; what SQL includes."""
-    shop.write("db/one.sql", "\\i db/two.inc\n")
-    shop.write("db/two.inc", "")
-    shop.write("more/migrations/3.sql", "")
-    shop.write("node_modules/x/migrations/4.sql", "")
-    shop.write("shop/tool.py", "import shop.sql\n")
-    shop.write("shop/unused.py", "")
-    shop.settings(migrate="python make.py --file=db/one.sql --app=shop.tool:run shop db")
-    told = shop.clonedb("fingerprint", "--explain").demand().out
+    maker.write("db/one.sql", "\\i db/two.inc\n")
+    maker.write("db/two.inc", "")
+    maker.write("more/migrations/3.sql", "")
+    maker.write("node_modules/x/migrations/4.sql", "")
+    maker.write("shop/tool.py", "import shop.sql\n")
+    maker.write("shop/unused.py", "")
+    maker.settings(migrate="python make.py --file=db/one.sql --app=shop.tool:run shop db")
+    told = maker.clonedb("fingerprint", "--explain").demand().out
     for name in ("migrate    db/one.sql", "migrate    db/two.inc", "migrate    make.py"):
         assert name in told
     assert "migrate    more/migrations/3.sql" in told
     assert "shop/unused.py" not in told  # of a package that is named as a module
     assert "import     shop/tool.py" in told
     assert "node_modules" not in told
-    shop.write("more/migrations/5.sql", "")
-    assert "migrate    more/migrations/5.sql" in shop.clonedb("fingerprint", "--explain").out
+    maker.write("more/migrations/5.sql", "")
+    assert "migrate    more/migrations/5.sql" in maker.clonedb("fingerprint", "--explain").out
 
 
-def test_another_version_of_a_package_is_another_template(shop: Project) -> None:
+def test_another_version_of_a_package_is_another_template(maker: Project) -> None:
     """It may bring migrations of its own."""
-    before = shop.clonedb("fingerprint").demand().out
-    (shop.directory / "site-packages/other-1.0.dist-info").mkdir(parents=True)
-    path = str(shop.directory / "site-packages")
-    after = shop.clonedb("fingerprint", "--explain", PYTHONPATH=path).demand().out
+    before = maker.clonedb("fingerprint").demand().out
+    (maker.directory / "site-packages/other-1.0.dist-info").mkdir(parents=True)
+    path = str(maker.directory / "site-packages")
+    after = maker.clonedb("fingerprint", "--explain", PYTHONPATH=path).demand().out
     assert before.strip() not in after
 
 
@@ -185,11 +143,11 @@ DRIVERS = {
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-def test_connections_lead_to_the_database_that_is_built(shop: Project, driver: str) -> None:
+def test_connections_lead_to_the_database_that_is_built(maker: Project, driver: str) -> None:
     """Wherever they are aimed, whatever makes them."""
     statement = "STATEMENT = \"create table item as select text 'one' as name\"\n"
-    shop.write("make.py", statement + textwrap.dedent(DRIVERS[driver]))
-    assert "2 passed" in shop.pytest().demand().out
+    maker.write("make.py", statement + textwrap.dedent(DRIVERS[driver]))
+    assert "2 passed" in maker.pytest().demand().out
 
 
 MISTAKES = {
@@ -232,31 +190,31 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_command_that_fails(shop: Project, admin_dsn: str, mistake: str) -> None:
+def test_a_command_that_fails(maker: Project, admin_dsn: str, mistake: str) -> None:
     """Its exit code, its last output, and the line to run it by hand; no password, and nothing is left."""
     program, messages = MISTAKES[mistake]
-    shop.write("make.py", program)
-    outcome = shop.clonedb("build", SHOP_URL="postgresql://x").demand(1)
+    maker.write("make.py", program)
+    outcome = maker.clonedb("build", SHOP_URL="postgresql://x").demand(1)
     for message in messages:
         assert message in outcome.text
     assert (
-        f"  cd {shop.directory} && DATABASE_URL=postgresql:///NAME PGDATABASE=NAME python make.py"
+        f"  cd {maker.directory} && DATABASE_URL=postgresql:///NAME PGDATABASE=NAME python make.py"
         in outcome.text
     )
     assert "clonedb/migrate" not in outcome.text
-    assert databases(admin_dsn, shop.environment["CLONEDB_PREFIX"]) == []
+    assert databases(admin_dsn, maker.environment["CLONEDB_PREFIX"]) == []
 
 
-def test_a_driver_that_is_not_led(shop: Project) -> None:
+def test_a_driver_that_is_not_led(maker: Project) -> None:
     """What a Python process opened by itself is told of, when nothing has come of it here."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         connects = f"import socket\nsocket.create_connection(('127.0.0.1', {port}))\n"
-        shop.write("make.py", connects)
-        failed = shop.clonedb("build").demand(1).text
+        maker.write("make.py", connects)
+        failed = maker.clonedb("build").demand(1).text
         assert f"it may have written to another one (it opened 127.0.0.1:{port}" in failed
-        shop.write("make.py", connects + MAKE)
-        shop.clonedb("build").demand()
+        maker.write("make.py", connects + MAKE)
+        maker.clonedb("build").demand()
 
 
 @pytest.mark.parametrize(
@@ -279,91 +237,27 @@ def test_a_driver_that_is_not_led(shop: Project) -> None:
         ),
     ],
 )
-def test_what_is_no_command(shop: Project, settings: dict[str, object], message: str) -> None:
+def test_what_is_no_command(maker: Project, settings: dict[str, object], message: str) -> None:
     """Each is told in a line with what to do."""
-    shop.settings(**settings)
-    outcome = shop.clonedb("build")
+    maker.settings(**settings)
+    outcome = maker.clonedb("build")
     assert outcome.code != 0
     assert message in outcome.text
     assert "Traceback" not in outcome.text
 
 
-def test_what_needs_revisions_says_so(shop: Project) -> None:
+def test_what_needs_revisions_says_so(maker: Project) -> None:
     """There are none to stop at, to go down from, or to check."""
     words = "needs Alembic's revisions, and the template is made by 'python make.py', which has none"
-    assert f"clonedb check {words}" in shop.clonedb("check").text
-    assert f"isolation 'migrate' {words}" in shop.pytest("--clonedb-isolation=migrate").text
-    shop.write("test_it.py", "def test_at(clonedb_at):\n    clonedb_at('base')\n")
-    assert f"clonedb_at() {words}" in shop.pytest().demand(1).text
+    assert f"clonedb check {words}" in maker.clonedb("check").text
+    assert f"isolation 'migrate' {words}" in maker.pytest("--clonedb-isolation=migrate").text
+    maker.write("test_it.py", "def test_at(clonedb_at):\n    clonedb_at('base')\n")
+    assert f"clonedb_at() {words}" in maker.pytest().demand(1).text
 
 
-SLEEPS = """
-import os, subprocess, sys, time
-print("Applying 0001... ", end="")
-subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", os.environ["MARK"]])
-time.sleep(600)
-"""
-
-
-def test_a_command_that_hangs(shop: Project) -> None:
-    """It is told how long it runs and what it said last, and ended with all that it started."""
-    shop.write("make.py", SLEEPS)
-    mark = f"mark{os.getpid()}"
-    outcome = shop.clonedb("build", CLONEDB_MIGRATE_TIMEOUT="4", MARK=mark).demand(1)
-    assert "command 1 of 1 (2 s: Applying 0001...)" in outcome.err
-    told = "the command 'python make.py' still ran after migrate_timeout = 4 s, and was ended"
-    assert f"{told}\nlast output:\n  Applying 0001..." in outcome.err
-    assert _running(mark) == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_command(shop: Project, number: signal.Signals) -> None:
-    """Ctrl-C, SIGTERM and SIGKILL of the process that builds end all that it started."""
-    shop.write("make.py", SLEEPS)
-    shop.leave_coverage()
-    mark = f"mark{os.getpid()}"
-    process = shop.popen(*CLONEDB, "build", MARK=mark)
-    try:
-        _wait(lambda: len(_running(mark)) == 1)
-        process.send_signal(number)
-        process.communicate(timeout=20)
-        _wait(lambda: _running(mark) == [])
-    finally:
-        process.kill()
-
-
-def test_what_a_command_leaves_behind_is_ended(shop: Project) -> None:
-    """A process that it started in the background, whose output is open."""
-    leaves = """
-    import os, subprocess, sys
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", os.environ["MARK"]])
-    """
-    shop.write("make.py", textwrap.dedent(leaves) + MAKE)
-    mark = f"mark{os.getpid()}"
-    assert "2 passed" in shop.pytest(MARK=mark).demand().out
-    assert _running(mark) == []
-
-
-def _running(mark: str) -> list[int]:
-    """The processes that have a word among their arguments."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if mark.encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-    return found
-
-
-def _wait(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def test_variables(shop: Project) -> None:
+def test_variables(maker: Project) -> None:
     """Each URL has the form that it had; one that was not set names no driver; input is closed."""
-    shop.write(
+    maker.write(
         "make.py",
         """
         import os, sys
@@ -378,39 +272,39 @@ def test_variables(shop: Project) -> None:
         """
         + textwrap.indent(MAKE, " " * 8),
     )
-    shop.settings(migrate="python make.py", route=["SHOP_URL"])
+    maker.settings(migrate="python make.py", route=["SHOP_URL"])
     url = "postgresql+asyncpg://shop@db.invalid/shop?application_name=shop"
-    shop.clonedb("build", SHOP_URL=url).demand()
+    maker.clonedb("build", SHOP_URL=url).demand()
 
 
-def test_the_projects_own_sitecustomize(shop: Project) -> None:
+def test_the_projects_own_sitecustomize(maker: Project) -> None:
     """It is run, too."""
-    shop.write("site/sitecustomize.py", "import builtins\nbuiltins.customized = True\n")
-    shop.write("make.py", "assert customized\n" + MAKE)
-    shop.clonedb("build", PYTHONPATH=str(shop.directory / "site")).demand()
+    maker.write("site/sitecustomize.py", "import builtins\nbuiltins.customized = True\n")
+    maker.write("make.py", "assert customized\n" + MAKE)
+    maker.clonedb("build", PYTHONPATH=str(maker.directory / "site")).demand()
 
 
-def test_a_program_that_is_not_python(shop: Project, lease: leases.Lease) -> None:
+def test_a_program_that_is_not_python(maker: Project, lease: leases.Lease) -> None:
     """The server's own psql, led by libpq's variables: what an SQL file includes is part of the template."""
     psql = lease.binaries.program("psql")
     if psql is None:
         pytest.skip("there is no psql here")
-    shop.write("db/schema.sql", "\\ir more.sql\ninsert into item values ('one');\n")
-    shop.write("db/more.sql", "create table item (name text);\n")
-    shop.settings(migrate=[str(psql), "-v", "ON_ERROR_STOP=1", "-f", "db/schema.sql"])
-    assert "2 passed" in shop.pytest().demand().out
-    shop.write("db/more.sql", "create table itme (name text);\n")
-    failed = shop.clonedb("build").demand(1).text
+    maker.write("db/schema.sql", "\\ir more.sql\ninsert into item values ('one');\n")
+    maker.write("db/more.sql", "create table item (name text);\n")
+    maker.settings(migrate=[str(psql), "-v", "ON_ERROR_STOP=1", "-f", "db/schema.sql"])
+    assert "2 passed" in maker.pytest().demand().out
+    maker.write("db/more.sql", "create table itme (name text);\n")
+    failed = maker.clonedb("build").demand(1).text
     assert 'ERROR:  relation "item" does not exist' in failed
     assert "failed: exit status 3" in failed
 
 
-def test_seeds_are_a_layer(shop: Project) -> None:
+def test_seeds_are_a_layer(maker: Project) -> None:
     """The command is not run again for another seed."""
-    shop.write("seed.sql", "update item set name = 'two';\n")
-    shop.settings(migrate="python make.py", seed=["seed.sql"])
-    assert "assert ['two'] == ['one']" in shop.pytest().demand(1).text
-    shop.write("seed.sql", "delete from item; insert into item values ('one');\n")
-    again = shop.pytest().demand()
+    maker.write("seed.sql", "update item set name = 'two';\n")
+    maker.settings(migrate="python make.py", seed=["seed.sql"])
+    assert "assert ['two'] == ['one']" in maker.pytest().demand(1).text
+    maker.write("seed.sql", "delete from item; insert into item values ('one');\n")
+    again = maker.pytest().demand()
     assert "2 passed" in again.out
     assert "1 command" not in again.text
