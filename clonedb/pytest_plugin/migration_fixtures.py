@@ -112,7 +112,7 @@ def _server(request: pytest.FixtureRequest, config: Config, meant: Config) -> Se
     if key not in opened:
         run = run_of(request.config)
         opened[key] = server = open_project_server(meant, servers=run.state.servers)
-        run.secrets.add(server)
+        run.hide_passwords_of(server)
         request.session.addfinalizer(lambda: opened.pop(key).close())
         prepare_role(server)
         request.session.addfinalizer(Collector(server).join)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from clonedb.api import Template
     from clonedb.clones.clone import Clone
     from clonedb.clones.database import Database
+    from clonedb.postgres.server import Server
     from clonedb.project.recipe import Recipe
     from clonedb.sessions.loans import Loans
     from clonedb.settings.config import Config
@@ -86,8 +87,14 @@ class Run:
                 supply.one_name = config.isolation
             self._opened[opened] = _Opened(config, supply)
 
-        self.secrets.add(opened.server)
+        self.hide_passwords_of(opened.server)
         return opened
+
+    def hide_passwords_of(self, server: Server) -> None:
+        """From now on no report shows them."""
+        self.secrets.add(server)
+        if not self.pytest_config.pluginmanager.is_registered(self.secrets):
+            self.pytest_config.pluginmanager.register(self.secrets)  # for its hook
 
     def template(
         self,

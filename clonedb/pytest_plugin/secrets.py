@@ -1,4 +1,4 @@
-"""Passwords of servers in what pytest reports: a failed test's variables (`--showlocals`), its output, JUnit's file.
+"""Passwords of servers in what pytest reports: a test's variables (`--showlocals`), output and warnings, JUnit's file.
 
 A test that asks for `clonedb_url` holds a password, in a text that it may take apart or print.
 So it is found where pytest shows texts, and not where they are made.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 if TYPE_CHECKING:
-    import pytest
+    import warnings
 
     from clonedb.postgres.server import Server
 
@@ -40,6 +42,14 @@ class Secrets:
         if self._passwords:
             report.longrepr = self._hidden(report.longrepr)
             report.sections = self._hidden(report.sections)
+            report.user_properties = self._hidden(report.user_properties)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_warning_recorded(self, warning_message: warnings.WarningMessage) -> None:
+        """Take them out of a warning before it is put into the summary."""
+        warning = warning_message.message
+        if isinstance(warning, Warning):
+            warning.args = self._hidden(warning.args)
 
     def _hidden(self, value: Any) -> Any:
         """The value without them; the objects by which pytest represents a failure are changed."""
@@ -47,7 +57,7 @@ class Secrets:
             for password in self._passwords:
                 value = without(value, password)
             return value
-        if isinstance(value, (list, tuple)):
+        if type(value) in (list, tuple):
             return type(value)(map(self._hidden, value))
         if type(value).__module__ == "_pytest._code.code":
             for name, part in vars(value).items():

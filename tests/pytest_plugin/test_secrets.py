@@ -42,7 +42,7 @@ def test_a_word_as_a_password() -> None:
 
 
 HOLDS = """
-import logging, pytest
+import logging, warnings, pytest
 
 @pytest.fixture
 def address(clonedb_url):
@@ -62,8 +62,10 @@ def test_chain(clonedb_url):
     except ValueError as error:
         raise RuntimeError("later") from error
 
-def test_passes(clonedb_dsn):
+def test_passes(clonedb_dsn, record_property):
     print("passes", clonedb_dsn)
+    warnings.warn("deprecated " + clonedb_dsn)
+    record_property("address", clonedb_dsn)
 
 @pytest.fixture
 def broken(clonedb_dsn):
@@ -87,6 +89,8 @@ def test_a_test_that_holds_a_url(items: Project, options: tuple[str, ...]) -> No
     secret = (items.directory / "secret").read_text()
     junit = (items.directory / "junit.xml").read_text()
     assert len(secret) == 64
+    assert "UserWarning: deprecated postgresql://postgres:***@" in outcome.text
+    assert 'name="address" value="postgresql://postgres:***@' in junit
     for text in (outcome.text, junit):
         assert "out postgresql://postgres:***@127.0.0.1:" in text
         assert "RuntimeError: later" in text
