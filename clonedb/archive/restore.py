@@ -15,7 +15,7 @@ from clonedb.archive.script import Span
 from clonedb.errors import BuildError
 from clonedb.names import template_name, unfinished_name
 from clonedb.originals import monotonic, now
-from clonedb.postgres import sql
+from clonedb.postgres.roles import create_role_if_missing
 from clonedb.postgres.server import Server
 from clonedb.progress import Progress
 from clonedb.project.fingerprint import Fingerprint, differences
@@ -107,7 +107,7 @@ class _Restore:
         try:
             # roles belong to the server, and the dump names them as owners
             for role in header.roles:
-                server.run(sql.create_role_if_missing, role)
+                server.run(create_role_if_missing, role)
             create(server, self.config, private, size=header.metadata.size)
             self._fill(private)
             unlogged = seal(server, private, lambda _: None)

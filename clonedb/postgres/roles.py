@@ -1,18 +1,42 @@
-"""The role that tests and the application connect as: made ready to log in."""
+"""Roles of the server: created when they are missing, and the one that tests connect as made ready to log in."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from clonedb.errors import PermissionDeniedError
-from clonedb.postgres import locks, sql
+from clonedb.postgres import locks
 from clonedb.postgres.server import Server
 from clonedb.settings.keys import nearest
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-__all__ = ["prepare_role"]
+__all__ = ["create_role_if_missing", "let_role_log_in", "prepare_role"]
+
+
+def create_role_if_missing(connection: Connection[Any], name: str) -> bool:
+    """Create a role that may not log in, unless it exists: whether it was created."""
+    from psycopg import errors
+    from psycopg.sql import SQL, Identifier
+
+    try:
+        connection.execute(SQL("create role {} nologin").format(Identifier(name)))
+    except errors.DuplicateObject:
+        return False
+    return True
+
+
+def let_role_log_in(connection: Connection[Any], name: str, password: str) -> None:
+    """Create a role if it is missing, and give it a password (or a verifier of one) and the right to log in."""
+    from psycopg import sql
+
+    create_role_if_missing(connection, name)
+    connection.execute(
+        sql.SQL("alter role {} login password {}").format(
+            sql.Identifier(name), sql.Literal(password)
+        )
+    )
 
 
 def prepare_role(server: Server) -> None:
@@ -38,7 +62,7 @@ def prepare_role(server: Server) -> None:
     # updated"
     server.run(locks.wait_for_lock, key, timeout=5.0)
     try:
-        server.run(sql.let_role_log_in, role, password)
+        server.run(let_role_log_in, role, password)
     finally:
         server.run(locks.release, key)
 

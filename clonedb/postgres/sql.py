@@ -7,10 +7,11 @@ autocommit one to the maintenance database unless a docstring says otherwise.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple
 
-from clonedb.errors import ServerError
+from clonedb.errors import PermissionDeniedError, ServerError
 from clonedb.originals import monotonic, sleep
 from clonedb.postgres import obstacles
 
@@ -23,11 +24,11 @@ __all__ = [
     "ServerInfo",
     "allow_connections",
     "backend_pids",
+    "close_to_sessions",
     "comment",
     "copy_of",
     "create_database",
     "create_extension",
-    "create_role_if_missing",
     "database_oid",
     "database_size",
     "databases",
@@ -36,7 +37,6 @@ __all__ = [
     "end_sessions",
     "find_database",
     "is_open",
-    "let_role_log_in",
     "limit_drops",
     "make_droppable",
     "own_pid",
@@ -45,6 +45,7 @@ __all__ = [
     "server_info",
     "sessions",
     "unseal",
+    "without_sessions",
 ]
 
 DROP_LIMIT = (
@@ -179,16 +180,17 @@ def drop_database(
     """Drop a database if it exists, with what is in its way: sessions, prepared transactions, subscriptions.
 
     With its `oid` it is also found when it was renamed; another one that has its name by now
-    goes, too. Waits at most `patience` seconds for sessions to end; PostgreSQL's error says who
-    is left. Raises ServerError after DROP_LIMIT. DROP ... WITH (FORCE) costs 100 ms with a
-    client; ending the sessions ourselves costs 7 ms (measured).
+    goes, too. Waits at most `patience` seconds for sessions to end. Raises ServerError, which
+    says who is left, and after DROP_LIMIT. DROP ... WITH (FORCE) costs 100 ms with a client;
+    ending the sessions ourselves costs 7 ms (measured).
     """
     from psycopg import Error, errors
 
     for found in make_droppable(connection, name, oid=oid, patience=patience):
         limit_drops(connection)
+        drop = partial(_run, connection, "drop database if exists {}", found)
         try:
-            _run(connection, "drop database if exists {}", found)
+            without_sessions(connection, found, "dropped", drop)
         except errors.QueryCanceled as error:
             raise ServerError(
                 f"database {found!r} could not be dropped within {DROP_LIMIT:g} s: the server waits for one of its own"
@@ -210,10 +212,10 @@ def make_droppable(
     """All of `drop_database` but the last statement: the names of what there is to drop."""
     there = obstacles.find(connection, name, oid)
     for found in there:
-        end_sessions(connection, found.name, patience=patience)
+        close_to_sessions(connection, found.name, patience=patience)
         if found.obstructed:
             obstacles.clear(connection, found.name)
-            end_sessions(connection, found.name, patience=patience)
+            close_to_sessions(connection, found.name, patience=patience)
     return [found.name for found in there]
 
 
@@ -224,25 +226,81 @@ def drop_whatever(connection: Connection[Any], database: Database) -> None:
     drop_database(connection, database.name)
 
 
+def close_to_sessions(connection: Connection[Any], name: str, *, patience: float = 5.0) -> None:
+    """Let no session into a database any more, then end those that are there.
+
+    In this order: a background worker, or a client's pool, connects again as soon as its
+    session was ended. Closing costs 0.1 ms (measured).
+    """
+    allow_connections(connection, name, allowed=False)
+    end_sessions(connection, name, patience=patience)
+
+
+def without_sessions(
+    connection: Connection[Any], name: str, done: str, statement: Callable[[], None]
+) -> None:
+    """Run a statement that PostgreSQL refuses while a database has sessions (SQLSTATE 55006).
+
+    PostgreSQL itself waits for 5 s before it refuses. A session that was being opened while the
+    database was closed to connections is in it only now, so those are ended, and it is tried
+    once more. Raises ServerError with the sessions that stay; `done` says what could not be
+    done with the database.
+    """
+    from psycopg import errors
+
+    try:
+        statement()
+    except errors.ObjectInUse as error:
+        end_sessions(connection, name, patience=1.0)
+        if sessions(connection, name):
+            raise _in_use(connection, name, done, error) from None
+    else:
+        return
+
+    try:
+        statement()
+    except errors.ObjectInUse as error:
+        raise _in_use(connection, name, done, error) from None
+
+
+def _in_use(connection: Connection[Any], name: str, done: str, error: Exception) -> ServerError:
+    users = "; ".join(sessions(connection, name)) or " ".join(str(error).split())
+    return ServerError(
+        f"database {name!r} cannot be {done} while it is in use: {users}; stop the program, or the extension's"
+        " background worker, that stays connected (a server process that `ps` shows as T is stopped: kill -CONT)"
+    )
+
+
 def end_sessions(
     connection: Connection[Any], name: str, *, keep: Collection[int] = (), patience: float = 5.0
 ) -> int:
     """End every other session of a database, but those to `keep`, and wait until they are gone: how many.
 
-    Those of replication are among them; autovacuum gives way to a drop by itself. Waits at most
-    `patience` seconds.
+    Those of replication and of background workers are among them; autovacuum gives way to a
+    drop by itself. Sessions that begin meanwhile are not waited for. Waits at most `patience`
+    seconds. Raises PermissionDeniedError, with the sessions, when the role may not end one.
     """
-    row = connection.execute(
-        "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = %s and pid <> pg_backend_pid()"
-        " and pid <> all(%s) and backend_type <> 'autovacuum worker'",
-        [name, [*keep]],
-    ).fetchone()
-    ended = int(row[0]) if row else 0
+    from psycopg import errors
+
+    try:
+        rows = connection.execute(
+            "select pid, pg_terminate_backend(pid) from pg_stat_activity where datname = %s"
+            " and pid <> pg_backend_pid() and pid <> all(%s) and backend_type <> 'autovacuum worker'",
+            [name, [*keep]],
+        ).fetchall()
+    except errors.InsufficientPrivilege as error:
+        raise PermissionDeniedError(
+            f"role {connection.info.user!r} may not end the sessions of database {name!r}:"
+            f" {'; '.join(sessions(connection, name))}; end them, or grant it what PostgreSQL asks for:"
+            f" {' '.join(str(error).split())}"
+        ) from None
+
+    left = {pid for pid, ended in rows if ended}
+    ended = len(left)
     deadline = monotonic() + patience
-    left = ended
     while left and monotonic() < deadline:
         sleep(0.0005)
-        left = len({*backend_pids(connection, name)}.difference(keep))
+        left.intersection_update(backend_pids(connection, name))
 
     return ended
 
@@ -260,13 +318,13 @@ def backend_pids(connection: Connection[Any], name: str) -> list[int]:
 def sessions(connection: Connection[Any], name: str, kind: str = "%") -> list[str]:
     """Who is connected to a database: `pid 4711 (psql) of alice from 10.0.0.7`, a line each; `kind` is for LIKE."""
     rows = connection.execute(
-        "select pid, application_name, usename, client_addr::text from pg_stat_activity"
-        " where datname = %s and pid <> pg_backend_pid() and backend_type like %s",
+        "select pid, coalesce(nullif(application_name, ''), case backend_type when 'client backend'"
+        " then 'no application_name' else backend_type end), coalesce(usename, 'no role'), client_addr::text"
+        " from pg_stat_activity where datname = %s and pid <> pg_backend_pid() and backend_type like %s",
         [name, kind],
     )
     return [
-        f"pid {pid} ({application or 'no application_name'}) of {user}"
-        + (f" from {address}" if address else "")
+        f"pid {pid} ({application}) of {user}" + (f" from {address}" if address else "")
         for pid, application, user, address in rows
     ]
 
@@ -311,29 +369,6 @@ def comment(connection: Connection[Any], name: str, text: str) -> None:
 def create_extension(connection: Connection[Any], name: str) -> None:
     """CREATE EXTENSION IF NOT EXISTS, on a connection to the database that gets it."""
     _run(connection, "create extension if not exists {}", name)
-
-
-def create_role_if_missing(connection: Connection[Any], name: str) -> bool:
-    """Create a role that may not log in, unless it exists: whether it was created."""
-    from psycopg import errors
-
-    try:
-        _run(connection, "create role {} nologin", name)
-    except errors.DuplicateObject:
-        return False
-    return True
-
-
-def let_role_log_in(connection: Connection[Any], name: str, password: str) -> None:
-    """Create a role if it is missing, and give it a password (or a verifier of one) and the right to log in."""
-    from psycopg import sql
-
-    create_role_if_missing(connection, name)
-    connection.execute(
-        sql.SQL("alter role {} login password {}").format(
-            sql.Identifier(name), sql.Literal(password)
-        )
-    )
 
 
 def _run(connection: Connection[Any], statement: LiteralString, *identifiers: str) -> None:
