@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple
 
@@ -71,12 +71,15 @@ _ABOUT_SURROUNDINGS = (
 # does not see all; a view without data refuses to be read.
 _TABLES = """
     select c.oid::bigint, n.nspname::text, c.relname::text, c.relkind = 'm',
-           has_table_privilege(c.oid, 'select') and not row_security_active(c.oid) and a.amname = 'heap'
-    from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_am a on a.oid = c.relam
+           has_table_privilege(c.oid, 'select') and not row_security_active(c.oid), coalesce(a.amname::text, 'none')
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace left join pg_am a on a.oid = c.relam
     where c.relkind in ('r', 'm') and c.relispopulated and c.relpersistence <> 't'
           and n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
     order by 2, 3
 """
+
+
+_STORAGE = "heap"  # the access method whose rows have an xmin
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,26 +121,25 @@ class Changes:
     is missing from the count. Every such write needs a transaction number; as long as the
     server gave away none since the `mark`, only sequences are looked at. What escapes this: the
     planner's statistics, changes of what initdb made (a function of pg_catalog), and the order
-    of rows. `blind` says what more cannot be seen, by a role that may not read it. `digest` is
-    the same in all clones of a template, and another one in those of a template that was built
-    anew.
+    of rows. `blind` says what more cannot be seen: what a role may not read, and tables whose
+    rows do not tell by xmin when they were written. `digest` is the same in all clones of a
+    template, and another one in those of a template that was built anew.
     """
 
     def __init__(self, connection: Connection[Any]) -> None:
         self._connection = connection
         self.digest: str = self._one(_DIGEST)
-        self.tables: list[Table] = [
-            Table(*row[:4]) for row in self._connection.execute(_TABLES) if row[4]
-        ]
-        self.blind: str | None = self._blindness()
+        self.tables: list[Table] = []
+        self.blind: str | None = None
+        self._find_tables()
         self._catalogs = _catalogs_query(connection.execute(_CATALOGS).fetchall())
-        self._table_queries = list(self._row_queries())
+        self._table_queries = list(_row_queries(self.tables))
         # the mark before anything is read: what is written meanwhile counts as a test's
         self.begin()
         self._surroundings = self._read_surroundings()
         self._counts = {name: rows for name, rows, _ in self._count_catalogs()}
         self._classes = self._one(_CLASSES)
-        self.rows: dict[int, int] = {oid: rows for oid, rows, _ in self._count_rows()}
+        self.rows: dict[int, int] = self._first_counts()
         self.sequences: Sequences = Sequences(connection)
 
     def of_clone(self, connection: Connection[Any]) -> Changes:
@@ -208,17 +210,53 @@ class Changes:
             )
         )
 
-    def _blindness(self) -> str | None:
-        """Why it is not known what a test changed."""
-        readable = {table.oid for table in self.tables}
-        for oid, schema, name, *_ in self._connection.execute(_TABLES):
-            if oid not in readable:
-                return f"the rows of {schema}.{name} cannot be read by the role that resets the database"
-        if self._one(
+    def _find_tables(self) -> None:
+        """The tables to look at, and why it is not known what a test changed, if it is not."""
+        reasons = []
+        for *table, readable, storage in self._connection.execute(_TABLES):
+            found = Table(*table)
+            if readable and storage == _STORAGE:
+                self.tables.append(found)
+            elif readable:
+                reasons.append(
+                    f"{found.schema}.{found.name} is stored by access method {storage!r}, not by {_STORAGE!r},"
+                    " whose rows tell when they were written"
+                )
+            else:
+                reasons.append(
+                    f"the rows of {found.schema}.{found.name} cannot be read by the role that resets the database"
+                )
+
+        if not self._one(
             "select has_table_privilege('pg_largeobject', 'select') or not exists (select from pg_largeobject_metadata)"
         ):
-            return None
-        return "the template has large objects, which the role that resets the database may not read"
+            reasons.append(
+                "the template has large objects, which the role that resets the database may not read"
+            )
+        self.blind = reasons[0] if reasons else None
+
+    def _first_counts(self) -> dict[int, int]:
+        """The number of rows of each table; one that cannot be counted, as may be an extension's, is not looked at."""
+        import psycopg
+
+        counts: dict[int, int] = {}
+        try:
+            return {oid: rows for oid, rows, _ in self._count_rows()}
+        except psycopg.Error:
+            for table in self.tables:
+                try:
+                    counts.update(
+                        (oid, rows) for oid, rows, _ in self._count(_row_queries([table]))
+                    )
+                except psycopg.Error as error:
+                    reason = " ".join(str(error).split())
+                    self.blind = (
+                        f"the rows of {table.schema}.{table.name} cannot be counted: {reason}"
+                    )
+
+        self.tables = [table for table in self.tables if table.oid in counts]
+        self._table_queries = list(_row_queries(self.tables))
+        return counts
 
     def _read_surroundings(self) -> tuple[Any, ...]:
         row = self._connection.execute(_SURROUNDINGS, prepare=True).fetchone()
@@ -242,23 +280,11 @@ class Changes:
         return self._connection.execute(self._catalogs, [self.mark], prepare=True).fetchall()
 
     def _count_rows(self) -> Iterator[tuple[int, int, int]]:
-        for query in self._table_queries:
+        return self._count(self._table_queries)
+
+    def _count(self, queries: Iterable[Composed]) -> Iterator[tuple[int, int, int]]:
+        for query in queries:
             yield from self._connection.execute(query, [self.mark], prepare=True)
-
-    def _row_queries(self) -> Iterator[Composed]:
-        from psycopg import sql
-
-        counted = sql.SQL(
-            # the younger a transaction is, the smaller is age(): not older than the mark. ONLY,
-            # because child tables are counted by themselves.
-            "select {}::bigint, count(*), count(*) filter (where age(t.xmin) <= marked.mark) from only {} t, marked"
-        )
-        for start in range(0, len(self.tables), _CHUNK):
-            parts = [
-                counted.format(sql.Literal(table.oid), sql.Identifier(table.schema, table.name))
-                for table in self.tables[start : start + _CHUNK]
-            ]
-            yield _marked(parts)
 
     def _one(self, query: LiteralString) -> Any:
         row = self._connection.execute(query).fetchone()
@@ -286,6 +312,22 @@ def _catalogs_query(catalogs: list[tuple[str, str | None]]) -> Composed:
         )
 
     return _marked(parts)
+
+
+def _row_queries(tables: list[Table]) -> Iterator[Composed]:
+    from psycopg import sql
+
+    counted = sql.SQL(
+        # the younger a transaction is, the smaller is age(): not older than the mark. ONLY,
+        # because child tables are counted by themselves.
+        "select {}::bigint, count(*), count(*) filter (where age(t.xmin) <= marked.mark) from only {} t, marked"
+    )
+    for start in range(0, len(tables), _CHUNK):
+        parts = [
+            counted.format(sql.Literal(table.oid), sql.Identifier(table.schema, table.name))
+            for table in tables[start : start + _CHUNK]
+        ]
+        yield _marked(parts)
 
 
 def _marked(parts: list[Composed]) -> Composed:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 
+from clonedb.embedded.leases import Lease
 from tests.campaigns import VARIANT
-from tests.projects import Project
+from tests.projects import Project, databases
 
 TESTS = """
 import pytest, psycopg
@@ -102,12 +104,61 @@ def test_sessions_stay_open(shop: Project) -> None:
     assert "2 clones" in outcome.out
 
 
+ELSEWHERE = """
+import pytest
+
+@pytest.mark.parametrize("number", range(2))
+def test_writes(clonedb, number):
+    with clonedb.connect() as connection:
+        assert connection.execute("select count(*) from item").fetchone() == (1,)
+        connection.execute("insert into item values (2)")
+"""
+
+
+def test_another_access_method(project: Project) -> None:
+    """Whether its rows tell when they were written is not known: each test gets a new clone, and the report says why."""
+    project.revision(
+        "one",
+        "op.execute('create access method other type table handler heap_tableam_handler')\n"
+        "op.execute('create table item (id int) using other')\n"
+        "op.execute('insert into item values (1)')",
+    )
+    project.write("test_it.py", ELSEWHERE)
+    outcome = project.pytest("--clonedb-isolation=truncate", "--clonedb-report").demand()
+    assert "2 clones" in outcome.out
+    assert "public.item is stored by access method 'other', not by 'heap'" in outcome.out
+
+
+def test_a_table_that_cannot_be_counted(
+    project: Project, lease: Lease, admin_dsn: str, prefix: str
+) -> None:
+    """The server refuses to read it, as it may a distributed table: the report has its name and what the server said."""
+    project.environment["CLONEDB_PREFIX"] = f"{prefix}_damaged"
+    project.revision(
+        "one",
+        "op.execute('create table item (id int)')\nop.execute('create table other (id int)')\n"
+        "op.execute('insert into item values (1)')\nop.execute('insert into other values (1)')",
+    )
+    project.clonedb("build").demand()
+    (template,) = databases(admin_dsn, f"{prefix}_damaged")
+    with psycopg.connect(admin_dsn, autocommit=True) as admin:
+        admin.execute(f"alter database {template} allow_connections true")
+        with psycopg.connect(admin_dsn, dbname=template, autocommit=True) as connection:
+            row = connection.execute("select pg_relation_filepath('item')").fetchone()
+        admin.execute(f"alter database {template} allow_connections false")
+        admin.execute("checkpoint")
+    assert row
+    (lease.data_dir / row[0]).write_bytes(b"no page of a table" * 1024)
+    project.write("test_it.py", ELSEWHERE.replace(" item", " other"))
+    outcome = project.pytest("--clonedb-isolation=truncate", "--clonedb-report").demand()
+    assert "2 clones" in outcome.out
+    assert "the rows of public.item cannot be counted: invalid page in block 0" in outcome.out
+
+
 def test_without_the_right_to_silence_triggers(
     shop: Project, server_url: str, admin_dsn: str, prefix: str
 ) -> None:
     """A role that is no superuser is told what to grant, and is content when it has that."""
-    import psycopg
-
     from clonedb.url import DatabaseURL
 
     role = f"{prefix}_limited"
