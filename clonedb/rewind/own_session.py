@@ -14,14 +14,17 @@ __all__ = ["AS_TEXT", "open_session"]
 # The same in a session that reads rows as text and in the one that writes them, in whatever
 # database: text has to mean the same to both.
 AS_TEXT = (
+    # ALTER ROLE and ALTER DATABASE ... SET may have set each of these for new sessions
     "role=none",
     "default_transaction_read_only=off",
     "idle_in_transaction_session_timeout=0",
     "row_security=off",
+    # a backslash in a literal is a backslash
     "standard_conforming_strings=on",
     "client_encoding=UTF8",
     "DateStyle=ISO",
     "IntervalStyle=postgres",
+    # with 1 and more, text has all digits of a float
     "extra_float_digits=3",
     "bytea_output=hex",
     "xmloption=content",
@@ -37,7 +40,7 @@ _SETTINGS = " ".join(
     for setting in (
         *AS_TEXT,
         "session_replication_role=replica",
-        # waiting for longer would cost more than a new clone
+        # a rewind that waits for something is given up, and a new clone is made
         "statement_timeout=10s",
         "lock_timeout=1s",
         "idle_session_timeout=0",

@@ -48,9 +48,11 @@ class Reference:
         self._pid = getpid()
         self._clone: Clone | None = None
         self._connection: Connection[Any] | None = None
+        # by a table's oid: the rows' names in each block, and their texts by name
         self._names: dict[int, dict[int, list[str]]] = {}
         self._rows: dict[int, dict[str, str | None]] = {}
         self._remembered = 0
+        # of the catalogs by name, of relations by oid
         self._counts: dict[str, int] = {}
         self._digests: dict[int, str] = {}
         self._contents: dict[str, str] = {}

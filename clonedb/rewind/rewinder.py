@@ -60,13 +60,17 @@ class Rewinder:
         self._clone = clone
         self._pristine = pristine
         self._pid = getpid()
+        # both count towards `bloat`
         self._rewinds = 0
         self._after_ddl = 0
         self._reshaped = False
         self._most_wal = _most_wal(clone)
         self._undoing: Undoing | None = None
         self.own: set[int] = set()
+        # why the clone is of no use any more
         self._lost: str | None = None
+        # for `changes_of_server`: where its next look begins, what was there then, and the
+        # files of shared catalogs that the last window wrote (None: not known)
         self._start: str | None = None
         self._server_state: ServerState | None = None
         self._shared: Collection[int] | None = None
@@ -181,7 +185,7 @@ class Rewinder:
             self._mark = mark
             return "untouched"
 
-        # each rewind leaves dead rows behind, which nothing vacuums
+        # each rewind leaves dead rows behind
         if self._rewinds >= _MOST_REWINDS:
             raise RefusedError("bloat")
         self._mark = self._open().undo(written, since, mark, keep)

@@ -56,10 +56,14 @@ class Undoing:
     def __init__(self, pristine: Pristine, database: str, oid: int) -> None:
         self._pristine = pristine
         self._oid = oid
+        # by a table's oid
         self._moved: dict[int, MovedRows] = {}
+        # a kind of _STATEMENTS and a relation's oid
         self._prepared: set[tuple[str, int]] = set()
         self._connection = open_session(pristine.server, database)
         try:
+            # three statements in one message, which the simple protocol takes: there are no
+            # parameters
             self._connection.execute(_FINISH.encode())
         except BaseException:
             self._connection.close()

@@ -80,7 +80,7 @@ _WRITERS_OF_RECORDS = """
 """
 
 # HEAP_CONFIRM: an INSERT ... ON CONFLICT that came through.
-# +INIT: the first row of a page that is new or was empty.
+# +INIT: the first row of a page that is new or was empty
 _INSERTING = frozenset(
     {
         *(("Heap", kind) for kind in ("INSERT", "INSERT+INIT", "HEAP_CONFIRM")),
