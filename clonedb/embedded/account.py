@@ -38,6 +38,7 @@ def account_for(place: ServerDirectory) -> Account | None:
     if place.data.exists() and (owner := place.data.lstat()).st_uid != 0:
         return Account(f"uid {owner.st_uid}", owner.st_uid, owner.st_gid)
     sudo = os.environ.get("SUDO_UID", "")
+    # sudo gives a number, the others are names
     for name in (sudo, "postgres", "nobody"):
         try:
             entry = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)

@@ -295,6 +295,7 @@ def initdb_options(major: int) -> list[str]:
     and a read would look like a write. From 17 on with the builtin provider, whose C.UTF-8 is
     the same on every machine and has no collation version to go stale.
     """
+    # --lc-messages=C, because the log is searched for PostgreSQL's English words
     options = [
         "--username=postgres",
         "--auth=trust",

@@ -167,11 +167,13 @@ def _running(
     # taken before anything is waited for: a failure from now on concerns this process
     starts, told, earlier = 0, False, _stamp(place)
     while True:
+        # it is up, or another process's start has failed
         running = place.running()
         if running is not None and _is_reachable(place, running, watchdog):
             return running, starts > 0
         if (failure := _failure_since(place, earlier)) is not None:
             raise ServerError(failure)
+        # no keeper, and nobody else starts one
         if (
             running is None
             and (start := place.files.try_lock("start", fcntl.LOCK_EX)) is not None
@@ -192,6 +194,7 @@ def _running(
                     f"embedded server {place.name!r} ends as soon as it is up; see {str(place.log)!r}"
                 )
 
+            # its keeper has said that it is up: the next look finds it
             if started:
                 continue
 

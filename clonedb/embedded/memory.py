@@ -121,7 +121,6 @@ def memory_at(directory: Path, *, root: Path = Path("/")) -> Memory | None:
     size = (
         there.f_blocks * there.f_frsize or of_memory
     )  # ramfs and a tmpfs without a limit have no size
-    # f_bfree and not f_bavail: a tmpfs reserves nothing
     return Memory(min(of_memory, size), (there.f_blocks - there.f_bfree) * there.f_frsize)
 
 

@@ -42,6 +42,7 @@ def servers(config: Config) -> list[Status]:
 def _status(place: ServerDirectory) -> Status:
     running = place.running()
     held_until = place.held_until()
+    # of a server that never ran, only the name tells the version
     return Status(
         name=place.name,
         version=running.version
@@ -145,10 +146,10 @@ def _stopped(place: ServerDirectory) -> Iterator[bool]:
             _ask_to_stop(place)
             watchdog.wait()
 
+        # before the lock is free, or the next server would be held up by it
         place.files.unlink("hold")
         yield ran
     finally:
-        # before the lock is free, or the next server would be held up by it
         os.close(start)
 
 

@@ -82,7 +82,6 @@ def _start(
         check_reach(place, account)
         programs = within_reach(binaries, place, account)
 
-    # only here: a running postgres goes on writing to its place in the file
     if (log := place.files.stat("log")) is not None and log.st_size > LOG_LIMIT:
         os.close(place.files.open("log", os.O_WRONLY | os.O_TRUNC))
     for directory, name in ServerDirectory.removed(config):  # of a reset that was killed
