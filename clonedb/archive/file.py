@@ -99,6 +99,7 @@ def write_archive(path: Path | None, header: Header, contents: io.BufferedRandom
     text = json.dumps(data).encode()
     try:
         with target(path) as file:
+            # the header first: it says what the file is before all of it is read
             with tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as tar:
                 _add(tar, _HEADER, len(text), io.BytesIO(text))
                 _add(tar, _CONTENTS, contents.seek(0, os.SEEK_END), _rewound(contents))

@@ -51,6 +51,7 @@ def _is_stream(path: Path) -> bool:
     """Whether a path leads to something that is written into; raises BuildError for what takes no archive."""
     with contextlib.suppress(FileNotFoundError):
         link = path.lstat()
+        # as a link that another account made could lead to any file of this one's
         if stat.S_ISLNK(link.st_mode) and link.st_uid not in (0, os.geteuid()):
             raise BuildError(
                 f"{str(path)!r} cannot be written: it is a link that uid {link.st_uid} made"
