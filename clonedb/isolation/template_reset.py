@@ -18,6 +18,7 @@ __all__ = ["TemplateReset", "find_reset"]
 # Functions, views, policies, defaults, constraints and triggers that may set or read settings,
 # and whether each is an extension's. An expression that does so has a call of current_setting
 # or set_config in its tree.
+# The numbers are those functions' oids, in pg_proc of every version.
 _TEXTS = r"""
 with calls (pattern) as (select ':funcid (2077|3294|2078)\M'),
 library (class, object) as (select classid, objid from pg_depend where deptype = 'e')
