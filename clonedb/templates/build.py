@@ -305,12 +305,14 @@ class _Build:
     def _metadata(self, private: str, filled: _Filled, start: float) -> Metadata:
         order, built = self.order, filled.built
         described = describe(self.server, private)
+        # the layer's own tables of versions come first, each once
         below = filled.upon.metadata.version_tables if filled.upon else []
         own: list[list[str | None]] = [list(table) for table in built.version_tables]
         begun = filled.upon.metadata.depth if filled.upon else 0
         unfit = layers.unfit(
             filled.history, built, order.recipe.words, described["settings"], begun=begun
         )
+        # no layer: nothing may be built upon this template
         layer, depth = (
             ("", 0) if unfit or isinstance(filled.history, str) else filled.history.last
         )

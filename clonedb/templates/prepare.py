@@ -249,6 +249,7 @@ def _named(statement: LiteralString, tables: Sequence[tuple[str, str]]) -> Compo
 
 def _write_sequences(connection: Connection[Any], *, touched: bool = False) -> None:
     """As `prepare` says; `touched` are those alone of which a page was read since the database was made."""
+    # last_value is NULL if a sequence has not been used
     which = (
         _TOUCHED
         if touched

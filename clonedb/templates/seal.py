@@ -82,6 +82,8 @@ def create_empty(
         psycopg.errors.FeatureNotSupported,
         psycopg.errors.SyntaxError,
     ) as error:
+        # a locale of another encoding, one that the system lacks, a provider that this build or
+        # version lacks
         if locale is None:
             raise
         raise ConfigError(

@@ -43,6 +43,7 @@ def unseen_files(rootdir: Path, wanted: Fingerprint, read: Iterable[Path]) -> li
     unseen = []
     for path in read:
         name = path.relative_to(rootdir).as_posix()
+        # such as .env, or a package in a virtual environment below the project
         hidden = any(
             part.startswith(".") or part == "site-packages"
             for part in path.relative_to(rootdir).parts
@@ -70,6 +71,7 @@ def unseen_variables(config: Config, read: Iterable[str]) -> list[str]:
     unseen = [
         name
         for name in read
+        # what is watched, what leads to a database, and what clonedb or pytest set themselves
         if name not in {*config.watch_env, *config.route}
         and not name.startswith(_NO_INPUTS)
         and not holds_url(name)
