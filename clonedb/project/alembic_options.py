@@ -234,6 +234,7 @@ def _remember(
     with contextlib.suppress(OSError, ServerError):
         memory.make()
         memory.write(name, json.dumps({"state": state, "answer": answer}))
+        # each state of the files leaves an answer, also that of every branch that was looked at
         known = [
             (found.st_mtime, each)
             for each in memory.names()

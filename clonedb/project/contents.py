@@ -93,6 +93,7 @@ def read_contents(name: str, data: bytes) -> Contents:
         tree = _parse(data)
         if tree is None:
             return Contents(digest)
+        # in Python only strings are searched
         texts = _texts(tree) if _may_name_extensions(data) else ()
         extensions = {extension for text in texts for extension in extensions_in_sql(text)}
         return Contents(digest, tuple(sorted(set(_imports(tree)))), tuple(sorted(extensions)))

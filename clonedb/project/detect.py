@@ -53,6 +53,7 @@ def as_lines(settings: Settings) -> list[str]:
             values = [f"{key} = {json.dumps(each)}" for key, each in value.items()]
             tables += ["", f"[tool.clonedb.{name}]", *values]
         elif name == "metadata" and isinstance(value, (list, tuple)) and len(value) == 1:
+            # one name and a command are written as text, which a person would do
             lines.append(f"{name} = {json.dumps(value[0])}")
         elif name == "migrate" and isinstance(value, (list, tuple)):
             lines.append(f"{name} = {json.dumps(shlex.join(map(str, value)))}")

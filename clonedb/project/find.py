@@ -86,6 +86,7 @@ class Project(NamedTuple):
 
         if not first:
             return self.name
+        # sorted, so that a renamed file changes nothing
         return (
             f"{self.name} ({hashlib.sha256(' '.join(sorted(first)).encode()).hexdigest()[:6]})"
         )
@@ -133,6 +134,7 @@ def find_project(config: Config) -> Project:
     """
     rootdir = _clean(config.rootdir)
     ini, toml = _files(config, rootdir)
+    # which files, and what Alembic makes of them
     document = load_toml(toml)
     table = document.get("tool", {}).get("alembic", {})
     if not isinstance(table, dict):
@@ -144,6 +146,7 @@ def find_project(config: Config) -> Project:
     location = options.values.get("script_location")
     if not location:
         raise _nothing_found(config, rootdir, ini, toml, table)
+    # where that leads: locations may be packages, which are found in the import roots
     places = _Places.of((found_ini or toml).parent, rootdir)
     # the TOML file may be another directory's, and name and pythonpath are the project's
     pyproject = document if toml.parent == rootdir else load_toml(rootdir / "pyproject.toml")
@@ -203,6 +206,7 @@ def _files(config: Config, rootdir: Path) -> tuple[Path, Path]:
         named = config.path(config.alembic_ini)
         source = config.source("alembic_ini")
     elif variable := os.environ.get("ALEMBIC_CONFIG"):
+        # Alembic takes it from the current directory, which a test run may have anywhere
         candidates = _Places.of(rootdir).candidates(variable)
         named = next((path for path in candidates if path.is_file()), candidates[0])
         source = "ALEMBIC_CONFIG"
@@ -217,6 +221,7 @@ def _files(config: Config, rootdir: Path) -> tuple[Path, Path]:
 
     if named.suffix == ".toml":
         return named.with_name("alembic.ini"), named
+    # an .ini file of another directory may come with a pyproject.toml of its own
     beside = named.with_name("pyproject.toml")
     return named, beside if beside.is_file() else rootdir / "pyproject.toml"
 

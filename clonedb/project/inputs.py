@@ -95,7 +95,10 @@ class Reading:
         self._config = config
         self._modules = Modules(import_roots, self.index, rootdir=rootdir)
         self._rootdir = os.path.abspath(rootdir)
+        # what `_relative` found out, by directory
         self._prefixes: dict[str, str | None] = {}
+        # names of modules to follow; then by path in the project, or else by path: what was
+        # taken, and under which name
         self._imported: set[str] = set()
         self._taken: set[str] = set()
         self._names: dict[str, str] = {}

@@ -121,12 +121,14 @@ def survey_models(files: Iterable[tuple[str, Path]]) -> list[Models]:
     modules = {}
     for name, path in files:
         data = path.read_bytes()
+        # parsing costs far more than a search
         if not _WORTH_PARSING.search(data):
             continue
         try:
             tree = ast.parse(data)
         except (SyntaxError, ValueError):
             continue
+        # relative imports in a package's __init__ start from itself
         is_package = path.name == "__init__.py"
         modules[name] = _Module(name, name if is_package else name.rpartition(".")[0])
         modules[name].read(tree)
@@ -151,6 +153,7 @@ class _Survey:
             for name in [*tables, *module.tables]:
                 dotted = module.resolve(name)
                 base = self._base(dotted)
+                # a base that has columns of its own is no table
                 if base is not None and not (name in tables and self._is_base(dotted)):
                     found.setdefault(base, {}).setdefault(module.name, name)
         return found
