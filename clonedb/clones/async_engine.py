@@ -141,12 +141,14 @@ def _address(clone: Clone) -> tuple[str, dict[str, Any]]:
     from clonedb.url import DatabaseURL, Hidden
 
     config = clone.server.config
+    # the driver that the project named, if it runs on asyncio
     named = config.driver or (DatabaseURL.parse(config.url).driver if config.url else None)
     if named in _DRIVERS:
         return clone.url, _secret(clone, named)
     dsn = DatabaseURL.parse(clone.dsn)
     if not _is_installed("asyncpg"):
         return dsn.replace(driver="psycopg").render(), _secret(clone, "psycopg")
+    # asyncpg reads these in its dsn; SQLAlchemy hands over the URL's as keywords
     dsn = dsn.replace(query=tuple(pair for pair in dsn.query if pair[0] in _ASYNCPG_READS))
     ports = tuple(pair for pair in dsn.query if pair[0] == "port")
     return dsn.replace(driver="asyncpg", query=ports).render(), {

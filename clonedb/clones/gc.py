@@ -356,6 +356,7 @@ def enforce_retention(server: Server, project: str, run: str) -> bool:
     older = [
         f for _, f in sorted(ours, key=lambda pair: pair[0], reverse=True) if f not in here
     ]
+    # there must be room for those of this run and one more
     for old in older[max(0, count - 1 - len(here)) :]:
         with contextlib.suppress(
             psycopg.Error, ServerError

@@ -51,23 +51,28 @@ class Pool:
         self._waiter = waiter
         self._total = total
         self._pid = getpid()
+        # takers and the thread meet here: it guards the two queues
         self._changed = Condition()
         self._thread: Thread | None = None
         self._session = OwnSession(server)
+        # made ahead, and used ones to drop
         self._ready: deque[Clone] = deque()
         self._used: deque[Clone] = deque()
         self._expected: int | None = None
+        # how often a clone was taken with more to come, and when last; how many are made ahead
         self._takes = 0
         self._taken = 0.0
         self._depth = 0
         self._kept_up = 0
         self._listened = monotonic()
+        # whether the thread makes one, and whether that is to be dropped when it is done
         self._making = False
         self._unwanted = False
         self._connects = False
         self._closing: float | None = None
         self._make_backoff = Backoff()
         self._drop_backoff = Backoff()
+        # of drops while closing
         self._failed = 0
         self._error: Exception | None = None
 
@@ -138,6 +143,7 @@ class Pool:
                 self._closing = monotonic() + _CLOSE
             self._changed.notify_all()
 
+        # a drop that is under way may end a moment later
         self._thread.join(_CLOSE + 1.0)
         left, error = self._failed + len(self._used), self._error
         self._used.clear()
