@@ -37,6 +37,7 @@ def demo(context: Context, workers: str, *, rebuild: bool, arguments: tuple[str,
     """
     directory = Path(__file__).parent.parent / "demo"
     config = context.config()
+    # -p, because no plugin is loaded by itself (below)
     command = [
         *(
             sys.executable,

@@ -50,6 +50,7 @@ def init(context: Context, *, yes: bool, no_build: bool) -> None:
         click.echo(f"{file} has a [tool.clonedb] table already; nothing was changed")
         return
 
+    # looked at and shown
     found = survey(config.rootdir)
     proposal, recipe = _proposal(config, found)
     for line in _findings(found, recipe):
@@ -66,6 +67,7 @@ def init(context: Context, *, yes: bool, no_build: bool) -> None:
         if not _is_wanted(yes=yes):
             return
 
+    # tried before it is written
     if not no_build:
         _try_build(config.replace(_SOURCE, **proposal.settings))
     if lines:
