@@ -79,6 +79,7 @@ class Key:
         return text
 
     def _parse_json(self, text: str, source: str) -> Any:
+        # `check` splits a text where the setting takes one
         if self.type is tuple and not text.lstrip().startswith(("[", "{")):
             return text if self.split is not None else tuple(_parts(text))
         import json
