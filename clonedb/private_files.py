@@ -319,6 +319,7 @@ def _open_directory(name: Path, above: int | None, path: Path | None = None) -> 
     except FileNotFoundError:
         raise
     except OSError as error:
+        # ELOOP or ENOTDIR: a link, or no directory; EACCES: this account may not enter it
         found = _look(name, above)
         if found is None:
             raise FileNotFoundError(str(path)) from error

@@ -52,11 +52,13 @@ def redact(text: str) -> str:
 
     Where it cannot know the end of a password it hides too much rather than too little.
     """
+    # whole URLs first; what is left are those that were cut: their beginnings, and their ends
     text = re.sub(
         _END,
         "...***@",
         re.sub(_BEGINNING, r"\1:***...", re.sub(_CREDENTIALS, r"\1:***@", text)),
     )
+    # parameters in a URL, then in other texts, then in SQL
     return re.sub(
         _LITERAL, r"\1***", re.sub(_PARAMETER, r"\1\2\3***", re.sub(_IN_QUERY, r"\1***", text))
     )
