@@ -128,6 +128,7 @@ class Supply:
             mode = self.isolation(name)
             lent = mode.lend(self._begin)
 
+        # what it is called now: the clone has its own name again when it was given back
         name = lent.name
         try:
             yield lent

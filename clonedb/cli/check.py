@@ -273,6 +273,7 @@ class _Check:
                     open_template(self._config, progress=self._shown)
                 )
             except BuildError as error:
+                # the revisions are tried all the same: that shows which of them fails
                 self._found.build = str(error)
                 server = open_project_server(self._config, progress=self._shown)
                 stack.callback(server.close)
@@ -301,6 +302,7 @@ class _Check:
             create_empty(server, self._config) as database,
             contextlib.suppress(BuildError),
         ):
+            # an interpreter of its own, as env.py and all revisions are imported there
             with _session(server, recipe.migrator, database) as session:
                 found = session.branches(self._config.target)
             self._found.labels = found.heads
@@ -314,6 +316,7 @@ class _Check:
     def _compare(self, template: Template, migrator: AlembicMigrator) -> None:
         from clonedb.migrate.results import NoModelsError
 
+        # a template at a part of the history lacks what later revisions bring
         if self._found.labels and self._found.labels.keys() != {*template.heads}:
             self._found.models = f"target {self._config.target!r} is not the whole history"
             return

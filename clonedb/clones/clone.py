@@ -139,6 +139,7 @@ class Clone:
 
     def rename(self, name: str) -> None:
         """Have another name from now on; what is connected is ended, as PostgreSQL demands."""
+        # first the pools: a rename ends their connections without their knowing
         self.dispose_all()
         self._lasting = None  # what it opens leads to the name
         self.server.run(_rename, self.name, name)
@@ -193,6 +194,7 @@ class Clone:
         """`drop`, by another session than the server's."""
         self.dispose_all()
         try:
+            # the name may go to the next test's clone
             if self.kept:
                 self.take_own_name()
             elif not self.dropped:  # another database may have the name by now
@@ -254,8 +256,10 @@ def create(
         # a crash before the copy may have emptied the template's unlogged tables
         if metadata.unlogged:
             require_filled(server, name, metadata.unlogged, template=template.name)
+        # what CREATE DATABASE ... TEMPLATE does not copy: privileges, settings, the comment
         if has_any(metadata):
             own.run(give, name, metadata)
+        # by its number it is found even when a test has renamed it
         oid = own.run(sql.database_oid, name)
     except BaseException:  # Ctrl-C, too: it may come too late to cancel the statement
         _discard(own, name)

@@ -161,6 +161,7 @@ class Pool:
             with self._changed:
                 self._taken = monotonic()
                 if ahead:
+                    # one more at hand after a burst, up to what the taker says that it pays
                     self._depth = min(max(1, self._depth + self._is_burst()), ahead)
                 if not self._ready:
                     self._changed.notify_all()
@@ -179,10 +180,12 @@ class Pool:
                 self._put_back(clone)
                 raise
 
+            # one less is ready: the thread makes the next
             with self._changed:
                 self._changed.notify_all()
             if ours and not clone.may_lack_rows:
                 return clone
+            # others may collect it, or a crash may have taken rows from it
             self.drop(clone)
 
     def _is_burst(self) -> bool:
@@ -233,6 +236,7 @@ class Pool:
         with self._changed:
             while True:
                 now = monotonic()
+                # what is ready goes the way of used ones, as long as there is time
                 if self._closing is not None:
                     self._give_up()
                     return self._drop_some if self._used and now < self._closing else None
@@ -248,6 +252,7 @@ class Pool:
                     return self._listen
 
     def _step(self, now: float) -> Callable[[], None] | None:
+        # one less for each _IDLE seconds without a taker
         if self._depth and now - self._taken > _IDLE:
             self._depth, self._taken = self._depth - 1, now
             self._give_up(self._depth)
@@ -262,6 +267,7 @@ class Pool:
         ahead = len(self._ready)
         if ahead >= self._depth or self._admission.others_wait:
             return False
+        # not more than there are tests left to take one
         return self._expected is None or ahead < self._expected - self._takes
 
     def _give_up(self, depth: int = 0) -> None:
@@ -290,6 +296,7 @@ class Pool:
         with self._changed:
             self._making = False
             if clone is not None:
+                # `release_spares` was called while it was made
                 (self._used if self._unwanted else self._ready).append(clone)
                 self._make_backoff.forget()
             else:

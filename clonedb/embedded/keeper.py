@@ -321,6 +321,7 @@ class Keeper:
         if call("syncfs", self.lock) != 0:  # any file names the file system
             os.sync()
         with contextlib.suppress(BlockingIOError):
+            # held by another keeper if the server has been started again
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if self.read("boot") == self.mark:
                 os.unlink("boot")

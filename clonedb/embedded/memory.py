@@ -84,6 +84,7 @@ def memory_base(
 
     if config.data == "disk" or config.state_dir is not None or not _usable(shm):
         return None
+    # the place is taken, by this account's data or by something else
     if os.path.lexists(base):
         return None if PrivateDirectory(base).problem() else base
     on_disk = (

@@ -56,6 +56,7 @@ class OneName:
 
     def drop(self, clone: Clone) -> None:
         """Drop a clone in the background, under its own name: the next one takes this one at once."""
+        # before it is dropped, which may be later: two databases cannot have one name
         if clone is self._holder:
             clone.take_own_name()
         self._source.drop(clone)
@@ -75,6 +76,7 @@ class OneName:
             self._name = clone_name(
                 server.config.prefix, fingerprint, server.owner, server.next_number()
             )
+        # not given yet, given back by its holder, or gone with it
         if self._holder is None or self._holder.name != self._name or self._holder.dropped:
             clone.rename(self._name)
             self._holder = clone

@@ -64,7 +64,7 @@ class Rewind(Reusable):
             return ended
 
         if clone.kept:
-            # before the clone is dropped: roles that own its objects go after it
+            # the clone stays as it is; what was changed of the server is undone all the same
             self._settle(clone, rewinder)
             self.drop(clone)
             return ()

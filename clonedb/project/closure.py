@@ -51,8 +51,8 @@ class Modules:
         self._rootdir = os.path.join(os.path.abspath(rootdir), "")
         self._library = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "")
         self._installations: tuple[str, ...] = ()
-        # also what is on sys.path by other ways, such as PYTHONPATH or a path of pytest's
         named = [os.path.abspath(root) for root in roots]
+        # also what is on sys.path by other ways, such as PYTHONPATH or a path of pytest's
         own = [
             root
             for root in dict.fromkeys([*named, *map(os.path.abspath, sys.path)])

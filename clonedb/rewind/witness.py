@@ -186,6 +186,8 @@ class Witness:
             # a client that has just closed its connection still has a backend for a moment
             still = [] if at_once else given_time(lambda: _others(connection, "see", oid, keep))
             others = _others(connection, "end", oid, keep) if still or at_once else []
+            # a session whose client is gone was not left open, though its backend still was
+            # there
             no_leaks = {*keep, *(one.pid for one in still if one.closed)}
             left_open = [one for one in others if one.client and one.pid not in no_leaks]
             while others:
