@@ -103,16 +103,21 @@ def default_state_dir() -> Path:
 class ServerDirectory(NamedTuple):
     """The directory of one embedded server. Its files:
 
-    lease     locked, shared, by every process that uses the server; its time is that of the
-    last lease start     locked by the process that starts, stops or deletes the server keeper
-    locked by the keeper for as long as it lives; its time is the keeper's last sign of life
-    while it waits server    locked by postgres and its children: the lock is inherited, so it
-    is free when none of them lives ready     the running server as JSON (Running), renamed to
-    `last` when it stops socket    path of the directory for the Unix socket hold      unix time
-    until which the server stays up without leases failed    why the last start failed, for
-    those who waited for it boot      boot id of the machine while data may be in memory only
-    (fsync is off) password  of the role postgres log       what initdb, postgres and the keeper
-    say data      the data directory
+    * `lease`: locked, shared, by every process that uses the server; its time is that of the
+      last lease.
+    * `start`: locked by the process that starts, stops or deletes the server.
+    * `keeper`: locked by the keeper for as long as it lives; its time is the keeper's last sign
+      of life while it waits.
+    * `server`: locked by postgres and its children, which inherit the lock, so that it is free
+      when none of them lives.
+    * `ready`: the running server as JSON (`Running`), renamed to `last` when it stops.
+    * `socket`: the path of the directory for the Unix socket.
+    * `hold`: the unix time until which the server stays up without leases.
+    * `failed`: why the last start failed, for those who waited for it.
+    * `boot`: the boot id of the machine while data may be in memory only (fsync is off).
+    * `password`: that of the role postgres.
+    * `log`: what initdb, postgres and the keeper say.
+    * `data`: the data directory.
     """
 
     directory: Path

@@ -97,10 +97,11 @@ class Reference:
         size = 0
         for start in range(0, len(missing), _CHUNK):
             found = self._read_named(table, missing[start : start + _CHUNK])
-            size += sum(len(row) for row in found.values() if row is not None)
+            found_size = sum(len(row) for row in found.values() if row is not None)
+            size += found_size
             if size > _MOST:
                 raise RefusedError("too much was written")
-            self._remembered += size
+            self._remembered += found_size
             known.update(found)
 
         rows = [row for name in names if (row := known[name]) is not None]
