@@ -191,6 +191,19 @@ class Router:
             return self._entered.stands_in(name)
         return self._places.find(address)
 
+    def _aimed_at(
+        self, positional: list[Any], keywords: Mapping[str, Any]
+    ) -> tuple[Address, str | None]:
+        """The place that a driver is told, and the template whose clone it is sent to, if there is one.
+
+        What it is not told, such as the port, libpq's variables say: those of a test with a
+        clone, or those that the application was started with.
+        """
+        address = aimed_at(positional, keywords, libpq_variables.defaults())
+        if (template := self._template(address)) is not None:
+            return address, template
+        return address, self._template(aimed_at(positional, keywords, self._defaults))
+
     def _aim(
         self, positional: list[Any], keywords: Mapping[str, Any]
     ) -> Callable[[], object] | None:
@@ -198,8 +211,8 @@ class Router:
 
         They are, too, if they come from the environment of a test that has a clone.
         """
-        address = aimed_at(positional, keywords, libpq_variables.defaults())
-        if (template := self._template(address)) is not None:
+        address, template = self._aimed_at(positional, keywords)
+        if template is not None:
             return lambda: self._require(template, address)
         if self._entered.has(address.database) and not has_token(positional, keywords):
             return lambda: None
@@ -276,8 +289,8 @@ class Router:
         self._led.set(None)
         if str(keywords.get("application_name", "")).startswith("clonedb"):
             return False
-        address = aimed_at(positional, keywords, libpq_variables.defaults())
-        if (template := self._template(address)) is None:
+        address, template = self._aimed_at(positional, keywords)
+        if template is None:
             return False
         lent = self._require(template, address)
         self._led.set(template)

@@ -101,6 +101,24 @@ def test_a_url_of_an_earlier_clone(
 
 
 @each_way
+def test_a_url_that_leaves_the_port_to_libpq(
+    monkeypatch: pytest.MonkeyPatch,
+    make_router: MakeRouter,
+    one: DatabaseURL,
+    way: Callable[[str], object],
+) -> None:
+    """It is the same place while PGPORT is that of a clone's server; so Django's settings have it."""
+    dsn = "postgresql://app@db.invalid/shop"
+    monkeypatch.setenv("SHOP_URL", dsn)
+    router = make_router("SHOP_URL")
+    router.enter(one)
+    assert way(dsn) == one.database
+    router.leave(one)
+    with pytest.raises(RoutingError):
+        way(dsn)
+
+
+@each_way
 def test_everything_is_every_engine(
     make_router: MakeRouter,
     shop: DatabaseURL,
