@@ -15,7 +15,7 @@ SETTINGS = """
 import os
 from urllib.parse import urlsplit
 
-url = urlsplit(os.environ.get("DATABASE_URL", "postgresql://app:secret@db.invalid/app"))
+url = urlsplit(os.environ["DATABASE_URL"])
 INSTALLED_APPS += ["shop"]
 DATABASES = {
     "default": {
@@ -130,6 +130,7 @@ def site(project: Project) -> Project:
     """`django-admin startproject`, an app, and two migrations of it."""
     (project.directory / "alembic.ini").unlink()
     shutil.rmtree(project.directory / "migrations")
+    project.environment["DATABASE_URL"] = "postgresql://app:secret@db.invalid/app"
     django = (sys.executable, "-m", "django")
     project.run(*django, "startproject", "mysite", ".").demand()
     project.run(sys.executable, "manage.py", "startapp", "shop").demand()
@@ -142,6 +143,7 @@ def site(project: Project) -> Project:
     project.write("test_it.py", TESTS)
     project.settings(
         migrate="python manage.py migrate",
+        route=["DATABASE_URL"],
         watch=["mysite/*.py", "shop/*.py"],
         watch_env=["DJANGO_SETTINGS_MODULE"],
     )
