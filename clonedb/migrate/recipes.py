@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from clonedb.errors import ConfigError, NoMigrationsError
 from clonedb.migrate.alembic_recipe import AlembicRecipe
 from clonedb.project.find import find_project
+from clonedb.settings.keys import MAKERS
 
 if TYPE_CHECKING:
     from clonedb.project.launchers import Launcher
@@ -18,11 +19,7 @@ __all__ = ["find_launcher", "find_recipe", "require_revisions"]
 
 def find_recipe(config: Config) -> Recipe:
     """What makes the schema of a configuration's template. Raises NoMigrationsError or ConfigError."""
-    made_by = [
-        name
-        for name in ("alembic_ini", "metadata", "schema", "migrate")
-        if getattr(config, name)
-    ]
+    made_by = [name for name in MAKERS if getattr(config, name)]
     if len(made_by) > 1:
         listed = " and ".join(f"{name} ({config.source(name)})" for name in made_by)
         raise ConfigError(
@@ -82,5 +79,18 @@ def require_revisions(recipe: Recipe, what: str) -> AlembicRecipe:
     if isinstance(recipe, AlembicRecipe):
         return recipe
     raise ConfigError(
-        f"{what} needs Alembic's revisions, and the template is made by {recipe.words.maker}, which has none"
+        f"{what} needs Alembic's revisions, and the template is made by {recipe.words.maker}, which has"
+        f" none{_about_alembic(recipe)}"
+    )
+
+
+def _about_alembic(recipe: Recipe) -> str:
+    """Where Alembic's are, if the project has some that a command runs."""
+    from clonedb.project.survey import survey
+
+    found = survey(recipe.rootdir).environments if recipe.config.migrate else ()
+    return (
+        f"; {found[0]!r} has some of Alembic's, which is used if `migrate` is not set"
+        if found
+        else ""
     )

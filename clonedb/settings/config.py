@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from clonedb.errors import ConfigError
 from clonedb.settings.checks import check
-from clonedb.settings.keys import KEYS, TEMPLATE_KEYS, nearest, shown
+from clonedb.settings.keys import KEYS, MAKERS, TEMPLATE_KEYS, nearest, shown
 
 if TYPE_CHECKING:
     from clonedb.settings.typed import Settings
@@ -130,6 +130,9 @@ class Config(NamedTuple):
         if values["base"]:
             # what is in the base already is not seeded twice
             values.setdefault("seed", ())
+        if any(name in values for name in MAKERS):
+            # its own stands in place of the project's
+            values = {**{name: KEYS[name].default for name in MAKERS}, **values}
         place = f"{whole.source('templates')}.templates.{name}"
         whole._require_no_circle(name)  # noqa: SLF001
         return whole.replace(place, **{"template": name, **values})._replace(project_wide=whole)

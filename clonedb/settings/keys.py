@@ -11,7 +11,7 @@ from typing import Any
 
 from clonedb.errors import ConfigError
 
-__all__ = ["ISOLATIONS", "KEYS", "TEMPLATE_KEYS", "Key", "nearest", "shown"]
+__all__ = ["ISOLATIONS", "KEYS", "MAKERS", "TEMPLATE_KEYS", "Key", "nearest", "shown"]
 
 
 class Key:
@@ -105,6 +105,9 @@ def _parts(text: str) -> list[str]:
 
 
 ISOLATIONS = ("auto", "clone", "rollback", "truncate", "migrate", "worker", "readonly")
+
+# the settings that make the schema, of which a template has one at most
+MAKERS = ("alembic_ini", "metadata", "schema", "migrate")
 
 # what a named template may say of its own; anything else is the project's
 TEMPLATE_KEYS = frozenset(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -253,6 +255,63 @@ def test_what_needs_revisions_says_so(maker: Project) -> None:
     assert f"isolation 'migrate' {words}" in maker.pytest("--clonedb-isolation=migrate").text
     maker.write("test_it.py", "def test_at(clonedb_at):\n    clonedb_at('base')\n")
     assert f"clonedb_at() {words}" in maker.pytest().demand(1).text
+    maker.write("db/env.py", "def run_migrations_online(): pass")
+    assert (
+        "; 'db' has some of Alembic's, which is used if `migrate` is not set"
+        in maker.clonedb("check").text
+    )
+
+
+def test_a_named_template_that_another_recipe_makes(maker: Project) -> None:
+    """Its own stands in place of the project's; upon a base it is run there."""
+    maker.write("more.sql", "create table more (id int)")
+    more = "import psycopg\npsycopg.connect(autocommit=True).execute('alter table item add id int')\n"
+    maker.write("more.py", more)
+    maker.settings(
+        migrate="python make.py",
+        templates={
+            "alone": {"schema": ["more.sql"]},
+            "upon": {"base": "default", "migrate": ["python", "more.py"]},
+        },
+    )
+    maker.write(
+        "test_it.py",
+        """
+        import pytest
+        FOUND = "select to_regclass('item') is not null, to_regclass('more') is not null"
+
+        @pytest.mark.clonedb(template="alone")
+        def test_alone(clonedb_connection):
+            assert clonedb_connection.execute(FOUND).fetchone() == (False, True)
+
+        @pytest.mark.clonedb(template="upon")
+        def test_upon(clonedb_connection):
+            assert clonedb_connection.execute("select name, id from item").fetchall() == [("one", None)]
+        """,
+    )
+    assert "2 passed" in maker.pytest().demand().out
+
+
+def test_a_python_without_clonedb(maker: Project, lease: leases.Lease) -> None:
+    """Another environment's is led by the variables, and told nothing."""
+    psql = lease.binaries.program("psql")
+    if psql is None:
+        pytest.skip("there is no psql here")
+    maker.write(
+        "make.py",
+        f"""
+        import subprocess, sys
+        assert "clonedb" not in sys.modules
+        assert not [path for path in sys.path if "startup" in path]
+        statement = "create table item as select text 'one' as name"
+        subprocess.run([{str(psql)!r}, "-c", statement], check=True)
+        """,
+    )
+    python = Path(sys.base_prefix, "bin/python3")
+    maker.settings(migrate=[str(python), "make.py"])
+    outcome = maker.pytest().demand()
+    assert "2 passed" in outcome.out
+    assert "sitecustomize" not in outcome.text
 
 
 def test_variables(maker: Project) -> None:
