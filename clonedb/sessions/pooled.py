@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,6 +13,7 @@ from clonedb.errors import EndedTestError
 from clonedb.sessions import driver_state, idle_connections
 from clonedb.sessions.idle_connections import OWN
 from clonedb.sessions.loops import OpenEntry, OpenOnLoops
+from clonedb.sessions.open_sessions import sessions_on
 from clonedb.sessions.reset import Renewal
 
 if TYPE_CHECKING:
@@ -162,22 +163,27 @@ class Connections:
     def close_in_use(self, is_left: Callable[[str], bool], holder: str = "") -> None:
         """Close what is in use still on clones that were left; the server has ended it by now.
 
-        A session that holds such a connection can be closed then; otherwise that would fail in
-        the rollback. One that is used instead, such as a scoped session that was not removed,
-        raises EndedTestError, which names `holder`: the test that left it, as the one that
-        meets it may be another.
+        An ORM session that holds such a connection is closed, too, so that a scoped session that
+        was not removed begins anew when the next test uses it. A connection that is used
+        instead raises EndedTestError, which names `holder`: the test that left it, as the one
+        that meets it may be another.
         """
 
         def refuse(*_: object, **__: object) -> Any:
             raise EndedTestError(
-                f"{holder} has ended with this session or connection still open, so that clonedb closed it; close it in"
-                " that test, or have a fixture do so (`Session.remove()` for a scoped session)"
+                f"{holder} has ended with this connection still open, so that clonedb closed it; close it in that test,"
+                " or have a fixture do so"
             )
 
         def is_stale(entry: OpenEntry) -> bool:
             database = self._database_of(entry)
             return database is not None and is_left(database)
 
+        def leads_to_left(info: Mapping[Any, Any]) -> bool:
+            mark: CloneMark | None = info.get(_MARK)
+            return mark is not None and mark.database is not None and is_left(mark.database)
+
+        sessions = sessions_on(leads_to_left)
         for entry, in_use in list(self._synchronous.items()):
             if in_use is not None and is_stale(entry) and (proxy := in_use()) is not None:
                 proxy.invalidate()
@@ -185,6 +191,9 @@ class Connections:
                     proxy.cursor = refuse  # type: ignore[method-assign]
 
         self._on_loops.close(lambda entry, in_use: in_use and is_stale(entry))
+        for session in sessions:  # without a round trip: their connections are closed
+            with contextlib.suppress(Exception):
+                session.close()
 
     def end(self) -> None:
         """Close what is open still, and watch over nothing any more."""

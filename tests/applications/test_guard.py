@@ -118,22 +118,34 @@ import asyncio
 import asyncpg, psycopg, psycopg2, pytest
 from clonedb import RoutingError
 
+async def by_asyncpg(*dsn, **keywords):
+    connection = await asyncpg.connect(*dsn, **keywords)
+    try:
+        return await connection.fetchval("select current_database()")
+    finally:
+        await connection.close()
+
+def by_libpq(connection):
+    try:
+        return connection.info.dbname
+    finally:
+        connection.close()
+
 WAYS = {
-    "psycopg": lambda: psycopg.connect("service=shop").close(),
-    "psycopg2": lambda: psycopg2.connect(service="shop").close(),
-    "asyncpg": lambda: asyncio.run(asyncpg.connect(service="shop")),
-    "asyncpg's URL": lambda: asyncio.run(asyncpg.connect("postgresql://?service=shop")),
+    "psycopg": lambda: by_libpq(psycopg.connect("service=shop")),
+    "psycopg2": lambda: by_libpq(psycopg2.connect(service="shop")),
+    "asyncpg": lambda: asyncio.run(by_asyncpg(service="shop")),
+    "asyncpg's URL": lambda: asyncio.run(by_asyncpg("postgresql://?service=shop")),
 }
 
 @pytest.mark.parametrize("way", WAYS)
 def test_without_a_database(way):
-    with pytest.raises(RoutingError, match="use `clonedb_dsn`"):
+    with pytest.raises(RoutingError, match="ask for the fixture `clonedb`"):
         WAYS[way]()
 
 @pytest.mark.parametrize("way", WAYS)
 def test_with_a_database(way, clonedb):
-    with pytest.raises(RoutingError, match="use `clonedb_dsn`"):
-        WAYS[way]()
+    assert WAYS[way]() == clonedb.name
 """
 
 
@@ -149,7 +161,7 @@ def home(project: Project, real: DatabaseURL) -> str:
 def test_a_service_does_not_lead_to_the_applications_database(
     items: Project, real: DatabaseURL, home: str
 ) -> None:
-    """What a service file says wins over libpq's variables, which lead to the clone; it is refused by every driver."""
+    """What a service file says wins over libpq's variables; but every driver is led to the clone, or refused."""
     items.settings(route=["SHOP_URL"])
     items.write("test_it.py", SERVICE)
     items.pytest(SHOP_URL=real.render(), HOME=home).demand()

@@ -282,3 +282,40 @@ def test_leaks_are_reported(shop: Project) -> None:
     assert "3 passed, 1 warning" in outcome.out
     assert "test_leaky ended with an open connection" in outcome.out
     assert "'shop'" in outcome.out
+
+
+SCOPED = """
+import os
+import pytest
+from sqlalchemy import create_engine, select
+from sqlalchemy.orm import scoped_session, sessionmaker
+from shop.app import Item
+
+pytestmark = pytest.mark.filterwarnings("default::clonedb.LeakedConnectionWarning")
+session = scoped_session(sessionmaker(create_engine(os.environ["DATABASE_URL"])))
+
+def names():
+    return list(session.scalars(select(Item.name).order_by(Item.id)))
+
+def test_one(clonedb):
+    session.add(Item(name="book"))
+    assert names() == ["seeded", "book"]
+
+def test_two(clonedb):
+    assert names() == ["seeded"]
+
+def test_three(clonedb):
+    assert names() == ["seeded"]
+    session.remove()
+"""
+
+
+def test_a_session_left_in_its_transaction(shop: Project) -> None:
+    """As code does that has one for each thread: the test that left it is named, and the next is not disturbed."""
+    shop.write("test_it.py", SCOPED)
+    outcome = run(shop).demand()
+    assert "3 passed, 2 warnings" in outcome.out
+    for name in ("test_one", "test_two"):
+        assert (
+            f"test_it.py::{name} ended with an open connection to its database" in outcome.out
+        )

@@ -12,7 +12,12 @@ from collections.abc import Callable, Iterator
 import asyncpg
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncEngine,
+    AsyncSession,
+    create_async_engine,
+)
 
 from clonedb.errors import RoutingError
 from clonedb.routing.application import Router
@@ -232,3 +237,18 @@ def test_everything(make_router: MakeRouter, one: DatabaseURL) -> None:
     router.enter(one)
     assert asyncio.run(reached(engine)) == one.database
     router.leave(one)
+
+
+def test_a_session_that_nobody_closed(
+    router: Router, one: DatabaseURL, two: DatabaseURL, engine: AsyncEngine
+) -> None:
+    """It is closed as its test ends, and has a transaction of its own in the next."""
+    session = AsyncSession(engine)
+    with asyncio.Runner() as runner:
+        for clone in (one, two):
+            router.enter(clone)
+            assert runner.run(session.scalar(WHERE)) == clone.database
+            router.leave(clone)
+            router.close_leaked("test 'test_it.py::test_one'")
+            assert not session.in_transaction()
+        runner.run(session.close())

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import pg8000.dbapi
 import psycopg
 import pytest
 import sqlalchemy as sa
@@ -73,11 +72,30 @@ def test_a_connection_left_open(
 def test_a_session_that_nobody_closed(
     router: Router, shop: DatabaseURL, one: DatabaseURL, two: DatabaseURL, driver: str
 ) -> None:
-    """The next test that uses it is told who left it, and may close it, and go on."""
+    """It is closed as its test ends, so that the next test that uses it has a new transaction."""
     engine = engine_on(shop, driver)
     scoped = orm.scoped_session(orm.sessionmaker(engine))
     router.enter(one)
-    assert scoped.scalar(WHERE) == one.database
+    with orm.Session(engine_on(shop, driver)) as other:
+        assert other.scalar(WHERE) == one.database
+        router.enter(two)
+        assert scoped.scalar(WHERE) == two.database
+        router.leave(two)
+        router.close_leaked("test 'test_it.py::test_one'")
+        assert other.in_transaction()  # on a database that is not left
+        assert not scoped().in_transaction()
+        assert scoped.scalar(WHERE) == one.database
+        scoped.remove()
+    router.leave(one)
+
+
+def test_a_connection_that_nobody_closed(
+    router: Router, shop: DatabaseURL, one: DatabaseURL, two: DatabaseURL
+) -> None:
+    """The next test that uses it is told who left it."""
+    router.enter(one)
+    connection = engine_on(shop).connect()
+    assert connection.scalar(WHERE) == one.database
     router.leave(one)
     router.close_leaked("test 'test_it.py::test_one'")
     router.enter(two)
@@ -85,10 +103,8 @@ def test_a_session_that_nobody_closed(
         sa.exc.StatementError,
         match=r"EndedTestError\) test 'test_it.py::test_one' has ended with this",
     ):
-        scoped.scalar(WHERE)
-    scoped.remove()
-    assert scoped.scalar(WHERE) == two.database
-    scoped.remove()
+        connection.scalar(WHERE)
+    connection.close()
     router.leave(two)
 
 
@@ -132,23 +148,16 @@ def test_a_creator(
 
 
 def test_a_creator_that_cannot_be_led(
-    router: Router, shop: DatabaseURL, one: DatabaseURL
+    make_router: MakeRouter, shop: DatabaseURL, one: DatabaseURL
 ) -> None:
-    """A driver that is not patched is seen when it has connected, and refused."""
-
-    def connect() -> Any:
-        return pg8000.dbapi.connect(
-            user=str(shop.user),
-            password=shop.password,
-            host=str(shop.host),
-            port=shop.port or 5432,
-            database=shop.database,
-        )
-
-    engine = sa.create_engine("postgresql+pg8000://", creator=connect)
+    """A connection that was opened unseen is looked at when a pool gets it, closed and refused."""
+    opened = psycopg.connect(shop.replace(driver=None).render())
+    engine = sa.create_engine("postgresql+psycopg://", creator=lambda: opened)
+    router = make_router()
     router.enter(one)
     with pytest.raises(RoutingError, match="make the engine from a URL"):
         engine.connect()
+    assert opened.closed
     router.leave(one)
 
 
