@@ -31,17 +31,20 @@ def _named(text: str | None, rootdir: Path) -> str | None:
     return driver if importlib.util.find_spec(driver) else None
 
 
-def _projects(rootdir: Path) -> str:
+def _projects(rootdir: Path, *, synchronous: bool = False) -> str:
     """The driver that a project migrates with if nothing says so: psycopg is always there, because clonedb needs it.
 
     It is psycopg2 if that is installed and all that is required, or if nothing is required and
-    it is the default of SQLAlchemy, before 2.1.
+    it is the default of SQLAlchemy, before 2.1. For what is known to be synchronous asyncpg
+    does not count.
     """
     from clonedb.project.survey import required_drivers
 
     if not importlib.util.find_spec("psycopg2"):
         return "psycopg"
     required = set(required_drivers(rootdir))
+    if synchronous:
+        required.discard("asyncpg")
     return (
         "psycopg2"
         if required == {"psycopg2"} or (is_old_sqlalchemy() and not required)
@@ -121,12 +124,22 @@ class AlembicMigrator:
         """The driver for a URL that env.py may read: that of the URL which ours stands in for, if it is installed.
 
         The setting `driver` is what the tests' URLs have, and env.py need not be as
-        asynchronous as they are, so it comes second. The project's own driver comes last.
+        asynchronous as they are, so it comes second, and not at all if it is asyncpg and env.py
+        has no word of asyncio. The project's own driver comes last.
         """
         option, rootdir = self.project.options.get("sqlalchemy.url"), self.project.rootdir
+        asked = self.config.driver
+        synchronous = asked == "asyncpg" and not self._is_asynchronous()
         return (
             _named(value, rootdir)
-            or self.config.driver
+            or (None if synchronous else asked)
             or _named(option, rootdir)
-            or _projects(rootdir)
+            or _projects(rootdir, synchronous=synchronous)
         )
+
+    def _is_asynchronous(self) -> bool:
+        """Whether env.py may run an asynchronous engine; one that cannot be read may."""
+        try:
+            return b"async" in self.project.env_py.read_bytes()
+        except OSError:
+            return True

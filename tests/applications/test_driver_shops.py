@@ -135,3 +135,51 @@ def test_asynchronous(items: Project) -> None:
     items.write("app.py", ASYNC)
     items.write("test_it.py", ASYNC_TESTS)
     assert "6 passed" in run(items, *STRICT).demand().out
+
+
+BESIDE = """
+import asyncio
+import asyncpg, psycopg2
+from sqlalchemy import text
+
+def test_synchronous(clonedb_session, clonedb_url):
+    assert clonedb_session.scalar(text("select count(*) from item")) == 1
+    assert clonedb_url.startswith("postgresql+asyncpg://")
+
+def test_by_both_drivers(clonedb_dsn, clonedb):
+    connection = psycopg2.connect(clonedb_dsn)
+    assert connection.info.dbname == clonedb.name
+    connection.close()
+
+    async def where():
+        async with asyncpg.create_pool(clonedb_dsn, min_size=1) as pool:
+            return await pool.fetchval("select current_database()")
+
+    assert asyncio.run(where()) == clonedb.name
+"""
+
+
+@pytest.mark.parametrize("required", ["asyncpg", "asyncpg psycopg2-binary"])
+def test_asynchronous_tests_of_synchronous_migrations(items: Project, required: str) -> None:
+    """Each gets a URL in its own form: an env.py that has no word of asyncio no asyncpg."""
+    items.write(
+        "pyproject.toml",
+        f"""
+        [project]
+        name = "items"
+        version = "1"
+        dependencies = {required.split()}
+
+        [tool.clonedb]
+        driver = "asyncpg"
+        salt = "{required}"
+        """,
+    )
+    items.write("alembic.ini", "[alembic]\nscript_location = %(here)s/migrations\n")
+    items.environment.pop("DATABASE_URL", None)
+    driver = "psycopg2" if "psycopg2" in required else "psycopg"
+    items.revision(
+        "three", f"assert os.environ['DATABASE_URL'].startswith('postgresql+{driver}://')"
+    )
+    items.write("test_it.py", BESIDE)
+    assert "2 passed" in run(items).demand().out
