@@ -31,7 +31,7 @@ class MemoryRoom:
     def __init__(self, server: Server) -> None:
         self._server = server
         self.queue: int = locks.admission_key("memory", server.config.prefix)
-        self.making = False
+        self.making: bool = False
 
     def need(self, size: int, what: str) -> _Need | None:
         """What a database of `size` bytes needs; None on a disk, or where memory is far from its end."""
