@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clonedb.clones.clone import Clone
+from clonedb.clones.retention import superfluous
 from clonedb.errors import NotOursError, ServerError
 from clonedb.names import Name, parse
 from clonedb.originals import monotonic
@@ -23,14 +24,6 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 __all__ = ["Item", "Leftover", "collect", "drop_one", "enforce_retention", "inventory", "keep"]
-
-
-_REVISIONS = (
-    8  # times keep_templates: how many templates that stop at a revision a project has at most
-)
-_MOST_BYTES = (
-    10 * 1024**3
-)  # of a project's templates; the one of each lane that was used last is kept whatever its size
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +153,13 @@ def _leftovers(
     # in this order: see `collect`
     found = _found(own, server.config.prefix)
     held = locks.held_keys(own)
-    gone = [*_clones(found, all_of), *_templates(found, server.config.keep_templates, all_of)]
+    templates = superfluous(
+        [(one, one.template) for one in found if one.template is not None],
+        server.config.keep_templates,
+        all_of=all_of,
+        one_host=server.embedded,
+    )
+    gone = [*_clones(found, all_of), *templates]
     return [
         (Leftover(one.name.text, why, one.project), one.name)
         for one, why in gone
@@ -175,46 +174,6 @@ def _clones(
     for one in found:
         if one.template is None and (one.kept is None or all_of(one.kept.project)):
             yield one, "its owner is gone"
-
-
-def _templates(
-    found: Iterable[_Found], count: int, all_of: Callable[[str], bool]
-) -> Iterator[tuple[_Found, str]]:
-    """Those beyond `count` in each lane of a project, and those that are too large, and why."""
-    by_lane: dict[tuple[str, str], list[tuple[float, _Found]]] = {}
-    for one in found:
-        if one.template is not None:
-            key = one.template.project, one.template.lane
-            by_lane.setdefault(key, []).append((one.template.used, one))
-
-    kept: dict[str, list[tuple[bool, float, _Found]]] = {}
-    for (project, lane), templates in by_lane.items():
-        # many tests stop at a revision of their own
-        limit = 0 if all_of(project) else count * (_REVISIONS if lane == "revision" else 1)
-        ordered = sorted(templates, key=lambda pair: pair[0], reverse=True)
-        # with True for the template of the lane that was used last
-        kept.setdefault(project, []).extend(
-            (not number, *pair) for number, pair in enumerate(ordered[:limit])
-        )
-        for _, old in ordered[limit:]:
-            yield old, "the project used newer templates since"
-
-    for of_project in kept.values():
-        for large in _too_large(of_project):
-            yield (
-                large,
-                f"the project's templates are larger than {_MOST_BYTES // 1024**3} GB together",
-            )
-
-
-def _too_large(templates: Iterable[tuple[bool, float, _Found]]) -> Iterator[_Found]:
-    """Those beyond the bytes that a project's templates may take: the lanes' last used ones count first, and stay."""
-    total = 0
-    # those first, then the others by their last use
-    for first, _, found in sorted(templates, key=lambda each: each[:2], reverse=True):
-        total += found.template.size if found.template else 0
-        if total > _MOST_BYTES and not first:
-            yield found
 
 
 def _drop(own: Connection[Any], server: Server, found: Name, *, kept_too: bool) -> bool:

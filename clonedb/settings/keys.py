@@ -289,7 +289,7 @@ _ALL = (
         "keep_templates",
         int,
         5,
-        "how many templates a project has at most, by last use",
+        "how many templates a project keeps for each host, by last use",
         minimum=1,
     ),
     Key(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,9 @@ from clonedb.postgres.server import Server
 from clonedb.templates.metadata import Metadata, TemplateRecord
 
 __all__ = ["find", "note", "note_use", "templates"]
+
+_HOUR = 3600.0  # seconds
+_HOSTS = 20  # of which a template's comment has the last use
 
 
 def find(server: Server, name: str) -> TemplateRecord | None:
@@ -45,6 +49,9 @@ def note(server: Server, template: TemplateRecord, **changes: Any) -> None:
 
 
 def note_use(server: Server, template: TemplateRecord) -> None:
-    """Note once an hour that a template was used: the least recently used are collected."""
-    if now() - template.metadata.used > 3600:
-        note(server, template, used=now())
+    """Note once an hour that this host used a template: the least recently used of each host are collected."""
+    host, hosts = socket.gethostname(), template.metadata.used_by_host()
+    if now() - hosts.pop(host, 0.0) > _HOUR:
+        latest = sorted(hosts, key=lambda other: hosts[other])[1 - _HOSTS :]
+        others = {other: hosts[other] for other in latest}
+        note(server, template, used=now(), hosts={**others, host: now()})

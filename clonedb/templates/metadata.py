@@ -28,6 +28,10 @@ _SHAPES: Mapping[Any, Callable[[Any], bool]] = MappingProxyType(
         "int": lambda value: type(value) is int and value >= 0,
         "float": lambda value: type(value) in (int, float),
         "tuple[str, ...]": lambda value: all(isinstance(each, str) for each in value),
+        "dict[str, float]": lambda value: (
+            isinstance(value, dict)
+            and all(type(each) in (int, float) for each in value.values())
+        ),
         "list[list[str]]": lambda value: _is_rows(value, (str,)),
         "list[list[str | None]]": lambda value: _is_rows(value, (str, type(None))),
         "list[list[Any]] | None": lambda value: value is None or _is_rows(value, (object,)),
@@ -49,7 +53,8 @@ class Metadata:
     if what failed upon it failed from nothing, too. `upon` names the template that this one was
     built upon. `unlogged` are the unlogged tables that have rows and sequences that were used,
     which a crash of the server empties. `maker` is what made it, if that has no revisions;
-    `heads` are empty then, and `revisions` counts the steps of another kind.
+    `heads` are empty then, and `revisions` counts the steps of another kind. `hosts` are those that
+    used it last, each with the time, once another one than its builder's did.
     """
 
     project: str
@@ -75,6 +80,12 @@ class Metadata:
     upon: str | None = None
     unlogged: list[list[str]] = field(default_factory=list)
     maker: str = ""
+    hosts: dict[str, float] = field(default_factory=dict)
+
+    def used_by_host(self) -> dict[str, float]:
+        """When each host used it last; at first that is the host that built it."""
+        builder = self.by.rpartition(" on ")[2].partition(",")[0]
+        return self.hosts or {builder: self.used}
 
     @property
     def state(self) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import Callable
 
 import pytest
 
-from clonedb.clones import gc
+from clonedb.clones import gc, retention
 from clonedb.postgres.server import Server
 from clonedb.postgres.servers import open_server
 from clonedb.settings.config import Config
+from clonedb.templates import catalog
+from clonedb.templates.catalog import find, note
 from tests.projects import Project
 from tests.templates.conftest import opened
 
@@ -29,9 +32,9 @@ def test_templates_that_are_too_large_together_go(
         size = template.record.metadata.size
         template.close()
     with contextlib.closing(open_server(configured())) as server:
-        monkeypatch.setattr(gc, "_MOST_BYTES", int(2.5 * size))
+        monkeypatch.setattr(retention, "_MOST_BYTES", int(2.5 * size))
         assert _collected(server, 1) == {names[0]}
-        monkeypatch.setattr(gc, "_MOST_BYTES", 0)
+        monkeypatch.setattr(retention, "_MOST_BYTES", 0)
         assert _collected(server, 1) == {names[1]}
         assert gc.collect(server) == []
         assert [item.name for item in gc.inventory(server)] == [names[2]]
@@ -48,6 +51,34 @@ def test_layers_of_seeds_do_not_pile_up(items: Project, configured: Configured) 
         assert len(_collected(server, 4)) == 4
         assert len(gc.inventory(server)) == 2
     assert opened(configured(seed=["seed.sql"]))[1].built() is None
+
+
+def test_hosts_do_not_displace_each_others_templates(
+    items: Project, configured: Configured, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a server of the user's each host has its last ones; what another host did not use for a week goes with ours."""
+    names = {}
+    for host, salt in (("desk", "a"), ("ci", "b"), ("ci", "c"), ("ci", "d")):
+        monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+        template, _ = opened(configured(url=server_url, salt=salt))
+        names[salt] = template.name
+        template.close()
+    monkeypatch.setattr(catalog, "_HOUR", -1.0)
+    template, _ = opened(configured(url=server_url, salt="a"))
+    assert template.record.metadata.used_by_host().keys() == {"desk"}
+    template.close()
+    settings = configured(url=server_url, keep_templates=1)
+    with contextlib.closing(open_server(settings)) as server:
+        record = find(server, names["a"])
+        assert record is not None
+        assert record.metadata.used_by_host().keys() == {"desk", "ci"}
+        days = record.metadata.made - 3 * 86400
+        note(server, record, hosts={"desk": days})
+        assert _collected(server, 2) == {names["b"], names["c"]}
+        assert gc.collect(server) == []
+        note(server, record, hosts={"desk": days - 5 * 86400})
+        assert _collected(server, 1) == {names["a"]}
+        assert [item.name for item in gc.inventory(server)] == [names["d"]]
 
 
 def _collected(server: Server, number: int) -> set[str]:
