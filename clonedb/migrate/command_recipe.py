@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["CommandRecipe"]
 
 _GRACE = 5.0  # seconds that the interpreter has to end the command
-_MIGRATIONS = frozenset(
-    {"migrations", "migrate"}
-)  # Django's, yoyo's, dbmate's, Prisma's; Rails'
+# Django's, dbmate's and Prisma's; Rails'; Flyway's
+_MIGRATIONS = frozenset({"migrations", "migrate", "migration"})
 _INSTALLED = ("site-packages", "dist-packages")
 _PACKAGES = (".dist-info", ".egg-info")
 _LEFT_OUT = frozenset({"node_modules", "__pycache__", *_INSTALLED})

@@ -231,6 +231,7 @@ def test_a_driver_that_is_not_led(maker: Project) -> None:
             {"migrate": "cd shop && python x"},
             'it is run without a shell: migrate = ["sh", "-c", "..."] runs one',
         ),
+        ({"migrate": ["python x"]}, "a list has each word by itself: write it as a text"),
         ({"migrate": "A=1 python x"}, 'migrate = ["sh", "-c", "..."] runs one'),
         ({"migrate": "a 'b"}, 'migrate is "a \'b", which cannot be split into words'),
         (
@@ -334,6 +335,9 @@ def test_variables(maker: Project) -> None:
     maker.settings(migrate="python make.py", route=["SHOP_URL"])
     url = "postgresql+asyncpg://shop@db.invalid/shop?application_name=shop"
     maker.clonedb("build", SHOP_URL=url).demand()
+    maker.write("make.py", "1 / 0")
+    failed = maker.clonedb("build", SHOP_URL=url).demand(1).text
+    assert "SHOP_URL=postgresql+asyncpg:///NAME PGDATABASE=NAME python make.py" in failed
 
 
 def test_the_projects_own_sitecustomize(maker: Project) -> None:

@@ -172,7 +172,8 @@ class ProjectCommand:
         return [line for line in lines if line][-_LINES:]
 
     def _by_hand(self, words: Sequence[str], names: Sequence[str]) -> str:
-        variables = " ".join(f"{name}=postgresql:///NAME" for name in names)
+        schemes = {name: os.environ[name].partition("://")[0] for name in names}
+        variables = " ".join(f"{name}={scheme}:///NAME" for name, scheme in schemes.items())
         return f"cd {shlex.quote(self._setup['rootdir'])} && {variables} PGDATABASE=NAME {shlex.join(words)}"
 
     def _is_filled(self) -> bool:
@@ -225,6 +226,8 @@ def _about_start(words: Sequence[str], error: OSError) -> str:
     shell = ""
     if "=" in words[0] or not _SHELLS.isdisjoint(words):
         shell = '; it is run without a shell: migrate = ["sh", "-c", "..."] runs one'
+    elif " " in words[0]:
+        shell = "; a list has each word by itself: write it as a text, or split it"
     if not isinstance(error, FileNotFoundError):
         return f"the command {name!r} cannot be started: {error.strerror}{shell}"
     return (
@@ -234,7 +237,11 @@ def _about_start(words: Sequence[str], error: OSError) -> str:
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    try:
+        return os.waitid(os.P_PID, process.pid, options) is not None
+    except ChildProcessError:  # reaped: by another thread, or because SIGCHLD is ignored
+        return True
 
 
 def _terminate(process: subprocess.Popen[bytes]) -> None:
@@ -242,11 +249,10 @@ def _terminate(process: subprocess.Popen[bytes]) -> None:
     _signal(process, signal.SIGTERM)
     end = time.monotonic() + _GRACE
     while time.monotonic() < end:
-        with contextlib.suppress(ChildProcessError):  # another thread has reaped it
-            if not _has_ended(process):
-                time.sleep(_PAUSES[1])
-                continue
-        break
+        if _has_ended(process):
+            break
+        time.sleep(_PAUSES[1])
+
     _signal(process, signal.SIGKILL)
 
 
