@@ -1,6 +1,6 @@
 """`CommandRecipe`: a schema that a command of the project's makes, such as `python manage.py migrate`."""
 
-# ruff: noqa: PTH110, PTH111, PTH112, PTH113, PTH118, PTH119, PTH206, PTH208 - paths are text here: making a Path costs more than its use
+# ruff: noqa: PTH111, PTH112, PTH113, PTH118, PTH119, PTH206, PTH208 - paths are text here: making a Path costs more than its use
 
 from __future__ import annotations
 
@@ -120,23 +120,20 @@ class CommandRecipe(PlainRecipe):
 def _below(directory: str, *, only_migrations: bool = False) -> Iterator[str]:
     """The files below a directory, in order; only those below directories of migrations, if that is asked for."""
     for place, below, names in os.walk(directory):
-        below[:] = sorted(name for name in below if _is_looked_into(place, name))
-        parts = os.path.relpath(place, directory).split(os.sep)
+        if "pyvenv.cfg" in names:  # an environment
+            below.clear()
+            continue
+
+        below[:] = sorted(
+            name for name in below if not name.startswith(".") and name not in _LEFT_OUT
+        )
+        parts = place[len(directory) :].split(os.sep)
         if only_migrations and _MIGRATIONS.isdisjoint(parts):
             continue
         for name in sorted(names):
             path = os.path.join(place, name)
             if not is_left_beside(name) and os.path.isfile(path):
                 yield path
-
-
-def _is_looked_into(place: str, name: str) -> bool:
-    """Whether a directory may hold the project's own files: no hidden one, no environment."""
-    return (
-        not name.startswith(".")
-        and name not in _LEFT_OUT
-        and not os.path.exists(os.path.join(place, name, "pyvenv.cfg"))
-    )
 
 
 def _is_installed(path: str, rootdir: str) -> bool:

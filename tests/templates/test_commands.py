@@ -68,7 +68,9 @@ def test_files_and_directories_that_a_command_names(maker: Project) -> None:
     maker.write("db/one.sql", "\\i db/two.inc\n")
     maker.write("db/two.inc", "")
     maker.write("more/migrations/3.sql", "")
-    maker.write("node_modules/x/migrations/4.sql", "")
+    for place in ("node_modules/x", "env", "env/lib/x"):
+        maker.write(f"{place}/migrations/4.sql", "")
+    maker.write("env/pyvenv.cfg", "")
     maker.write("shop/tool.py", "import shop.sql\n")
     maker.write("shop/unused.py", "")
     maker.settings(migrate="python make.py --file=db/one.sql --app=shop.tool:run shop db")
@@ -78,7 +80,7 @@ def test_files_and_directories_that_a_command_names(maker: Project) -> None:
     assert "migrate    more/migrations/3.sql" in told
     assert "shop/unused.py" not in told  # of a package that is named as a module
     assert "import     shop/tool.py" in told
-    assert "node_modules" not in told
+    assert "4.sql" not in told
     maker.write("more/migrations/5.sql", "")
     assert "migrate    more/migrations/5.sql" in maker.clonedb("fingerprint", "--explain").out
 
