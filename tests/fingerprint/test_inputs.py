@@ -242,6 +242,7 @@ OTHER_VALUES: dict[str, object] = {
     "seed": ["seeds.sql"],
     "target": "a",
     "watch": ["schema/one.csv"],
+    "watch_env": ["TENANTS"],
     "x": ["tenant=two"],
 }
 
