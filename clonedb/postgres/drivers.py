@@ -45,6 +45,9 @@ class PatchedDrivers(ABC):
     def __init__(self) -> None:
         self._undo: list[Callable[[], None]] = []
         self._waiting: dict[str, Callable[[ModuleType], None]] = {}
+        self._asked: set[tuple[int, str]] = (
+            set()
+        )  # by threads that look for the same themselves
 
     @abstractmethod
     def _patches(self) -> Mapping[str, Callable[[ModuleType], None]]:
@@ -73,20 +76,28 @@ class PatchedDrivers(ABC):
     def find_spec(
         self, name: str, _path: object = None, _target: object = None
     ) -> ModuleSpec | None:
-        """Find nothing but a driver that is waited for, and that as everybody else would."""
-        patch = self._waiting.pop(name, None)
-        if patch is None:
+        """Find nothing but a driver that is waited for, and that as everybody else would.
+
+        Code that only asks whether it is installed does not import it, so that it is waited for
+        until it is executed.
+        """
+        asked = threading.get_ident(), name
+        if name not in self._waiting or asked in self._asked:
             return None
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.loader is None:
-            self._waiting[name] = patch  # it may be installed later
+        self._asked.add(asked)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._asked.discard(asked)
+        if spec is None or spec.loader is None:  # it may be installed later
             return spec
 
         execute = spec.loader.exec_module
 
         def execute_and_patch(module: ModuleType) -> None:
             execute(module)
-            patch(module)
+            if (patch := self._waiting.pop(name, None)) is not None:
+                patch(module)
 
         spec.loader.exec_module = execute_and_patch  # type: ignore[method-assign]
         return spec

@@ -1,4 +1,4 @@
-"""Pools of the drivers' own: psycopg_pool's, psycopg2's and asyncpg's, which an application makes at import.
+"""Pools of the drivers' own: psycopg_pool's, psycopg2's, aiopg's and asyncpg's, which applications make at import.
 
 One that is sent to clones opens connections when they are asked for, and none ahead: there may
 be no clone yet. What is idle in it when a clone is left is closed, so that no test gets a
@@ -41,6 +41,7 @@ class DriverPools(PatchedDrivers):
             "psycopg_pool": self._psycopg_pool,
             "psycopg2.pool": self._psycopg2_pool,
             "asyncpg.pool": self._asyncpg_pool,
+            "aiopg.pool": self._aiopg_pool,
         }
 
     def uninstall(self) -> None:
@@ -126,6 +127,20 @@ class DriverPools(PatchedDrivers):
 
         self._replace(getattr(module, "Pool", None), "_get_new_connection", wrap)
 
+    def _aiopg_pool(self, module: ModuleType) -> None:
+        """Take note of a pool that looks what is free in it: it connects anew where a connection was closed."""
+
+        def wrap(was: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(was)
+            def fill_free_pool(pool: Any, *arguments: Any) -> Any:
+                if self._aim([pool._dsn], pool._conn_kwargs) is not None:  # noqa: SLF001
+                    self._open[pool] = _close_idle_of_aiopg_pool
+                return was(pool, *arguments)
+
+            return fill_free_pool
+
+        self._replace(getattr(module, "Pool", None), "_fill_free_pool", wrap)
+
 
 def _parameters(pool: Any) -> tuple[list[Any], Mapping[str, Any]]:
     """What a pool of psycopg_pool connects with; nothing of what a function computes each time."""
@@ -163,6 +178,15 @@ def _close_idle_of_psycopg2_pool(pool: Any, database: str) -> None:
     for connection in [one for one in pool._pool if _leads_to(one, database)]:  # noqa: SLF001
         pool._pool.remove(connection)  # noqa: SLF001
         connection.close()
+
+
+def _close_idle_of_aiopg_pool(pool: Any, database: str) -> None:
+    """What its loop would do besides is left to it: psycopg2's connections are closed without one."""
+    for connection in list(pool._free):  # noqa: SLF001
+        if _leads_to(connection.raw, database):
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                connection.close()
+            connection.raw.close()
 
 
 def _close_idle_of_asyncpg(connection: Any, database: str) -> None:

@@ -183,3 +183,35 @@ def test_asynchronous_tests_of_synchronous_migrations(items: Project, required: 
     )
     items.write("test_it.py", BESIDE)
     assert "2 passed" in run(items).demand().out
+
+
+PEEWEE = """
+import os
+import pytest
+from peewee import Model, TextField
+from playhouse.db_url import connect
+
+db = connect(os.environ["DATABASE_URL"])
+
+class Item(Model):
+    name = TextField()
+
+    class Meta:
+        database = db
+
+@pytest.mark.parametrize("n", range(3))
+def test_fresh(n):
+    with db.connection_context():
+        Item.create(name="book")
+        assert [item.name for item in Item.select().order_by(Item.id)] == ["seeded", "book"]
+"""
+
+
+def test_a_library_that_stands_on_a_driver(items: Project) -> None:
+    """peewee takes the URL apart at import."""
+    items.settings(route=["DATABASE_URL"], autouse=True)
+    items.environment["DATABASE_URL"] = (
+        SOMEBODYS.format(driver="").replace("+", "").partition("?")[0]
+    )
+    items.write("test_it.py", PEEWEE)
+    assert "3 passed" in run(items).demand().out

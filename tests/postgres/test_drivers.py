@@ -37,7 +37,9 @@ def run(program: str) -> None:
         ("asyncpg", "asyncio.run(asyncpg.connect(url))"),
     ],
 )
-@pytest.mark.parametrize("order", ["imported, watched", "watched, imported"])
+@pytest.mark.parametrize(
+    "order", ["imported, watched", "watched, imported", "watched, looked for, imported"]
+)
 def test_a_driver_is_watched_whenever_it_is_imported(
     driver: str, connect: str, order: str
 ) -> None:
@@ -45,12 +47,12 @@ def test_a_driver_is_watched_whenever_it_is_imported(
     steps = {
         "imported": f"import {driver}",
         "watched": f"before = {driver!r} in sys.modules; watched.install()",
+        "looked for": f"import importlib.util; assert importlib.util.find_spec({driver!r})",
     }
-    first, second = order.split(", ")
+    program = "\n".join(steps[step] for step in order.split(", "))
     run(
         f"""
-{steps[first]}
-{steps[second]}
+{program}
 assert before == {order.startswith("imported")}
 url = "postgresql://localhost:1/db?application_name=token"
 try:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import aiopg
 import asyncpg
 import psycopg2.pool
 import pytest
@@ -158,3 +159,31 @@ def test_asyncpg_on_a_loop_for_each_test(
         router.enter(clone)
         assert asyncio.run(where()) == clone.database
         router.leave(clone)
+
+
+def test_aiopg(
+    router: Router, dsn: str, one: DatabaseURL, two: DatabaseURL, is_free: IsFree
+) -> None:
+    """It stands on psycopg2; its pool keeps what it believes to be open."""
+    pools: list[aiopg.Pool] = []
+
+    async def where() -> object:
+        if not pools:
+            pools.append(await aiopg.create_pool(dsn, minsize=2))
+        async with pools[0].acquire() as connection, connection.cursor() as cursor:
+            await cursor.execute(WHERE)
+            return (await cursor.fetchone())[0]
+
+    async def close() -> None:
+        pools[0].close()
+        await pools[0].wait_closed()
+
+    with asyncio.Runner() as runner:
+        for clone in (one, two, one):
+            with pytest.raises(RoutingError, match=ASK):
+                runner.run(where())
+            router.enter(clone)
+            assert runner.run(where()) == clone.database
+            router.leave(clone)
+            assert is_free(clone)
+        runner.run(close())
