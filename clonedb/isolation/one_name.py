@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from clonedb.names import clone_name
+from clonedb.names import clone_name, parse
 
 if TYPE_CHECKING:
     from clonedb.clones.clone import Clone
@@ -70,14 +70,19 @@ class OneName:
         self._source.changed(what)
 
     def _named(self, clone: Clone) -> Clone:
-        if self._name is None:
-            server = self.server
-            fingerprint = self.template.metadata.fingerprint
-            self._name = clone_name(
-                server.config.prefix, fingerprint, server.owner, server.next_number()
-            )
+        name = self._current_name()
         # not given yet, given back by its holder, or gone with it
-        if self._holder is None or self._holder.name != self._name or self._holder.dropped:
-            clone.rename(self._name)
+        if self._holder is None or self._holder.name != name or self._holder.dropped:
+            clone.rename(name)
             self._holder = clone
         return clone
+
+    def _current_name(self) -> str:
+        """The name, which says who owns the database: another one in a process that was forked."""
+        server, prefix = self.server, self.server.config.prefix
+        known = None if self._name is None else parse(prefix, self._name)
+        if known is not None and known.owner == server.owner:
+            return known.text
+        fingerprint = self.template.metadata.fingerprint
+        self._name = clone_name(prefix, fingerprint, server.owner, server.next_number())
+        return self._name

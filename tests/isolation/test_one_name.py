@@ -1,0 +1,81 @@
+"""The one name that the clones of a process's tests have, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import clonedb
+from clonedb.names import parse
+from clonedb.settings.typed import Isolation
+from clonedb.supply import Supply
+from tests.projects import Project, databases
+
+
+@pytest.fixture
+def template(project: Project, variables: None) -> Iterator[clonedb.Template]:
+    """The project's template."""
+    del variables
+    project.revision("one", 'op.execute("create table item (id serial)")', down=None)
+    with clonedb.template(project.directory) as opened:
+        yield opened
+
+
+@pytest.fixture
+def supply(template: clonedb.Template) -> Iterator[Supply]:
+    """What gives its databases."""
+    made = template.supply()
+    yield made
+    made.close()
+
+
+DDL = "create table other ()"
+
+
+@pytest.mark.parametrize("isolation", ["auto", "clone", "truncate"])
+def test_a_new_clone_has_the_name_of_the_one_before(
+    supply: Supply, prefix: str, admin_dsn: str, isolation: Isolation
+) -> None:
+    """Until the last; two at once have two."""
+    supply.one_name = isolation
+    names, oids = [], set()
+    for _ in range(3):
+        with supply.database(isolation) as db, db.connect() as connection:
+            names.append(db.name)
+            oids.add(db.clone.oid)
+            connection.execute(DDL)
+    assert len(set(names)) == 1
+    assert len(oids) == 3
+    with supply.database(isolation) as db, supply.database(isolation) as second:
+        assert db.name == names[0]
+        assert second.name != db.name
+    with supply.database("worker") as other:
+        assert other.name != names[0]
+    supply.close()
+    assert databases(admin_dsn, f"{prefix}_c") == []
+
+
+def test_a_clone_that_is_used_again(supply: Supply) -> None:
+    """It keeps the name, and what watches it goes on."""
+    supply.one_name = "auto"
+    found = set()
+    for _ in range(3):
+        with supply.database("auto") as db, db.connect() as connection:
+            found.add((db.name, db.clone.oid))
+            connection.execute("insert into item default values")
+    assert len(found) == 1
+    assert supply.run.statistics.clones == 1
+
+
+def test_another_owner(supply: Supply, template: clonedb.Template, prefix: str) -> None:
+    """A name says whose the database is: a process that owns databases anew, as one that was forked, has another."""
+    supply.one_name = "clone"
+    with supply.database("clone") as db:
+        before = parse(prefix, db.name)
+    template.server._owner = None
+    with supply.database("clone") as db:
+        after = parse(prefix, db.name)
+    assert before is not None
+    assert after is not None
+    assert after.owner == template.server.owner != before.owner
