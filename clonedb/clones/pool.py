@@ -19,9 +19,7 @@ from clonedb.templates.metadata import TemplateRecord
 __all__ = ["Pool"]
 
 _BATCH = 4  # used clones that are dropped at once where dropping waits for a checkpoint
-_BEHIND = 8  # used clones after which dropping comes before making
-_TOO_MANY = 16  # used clones after which a test drops its own
-_IDLE = 5.0  # seconds without a taker after which one clone less is made ahead
+_TOO_MANY = 8  # used clones after which a test drops its own
 _LISTEN = 0.5  # seconds after which an idle process that has clones ahead asks whether a process waits for room
 _CLOSE = 10.0  # seconds that closing may take
 _ATTEMPTS = 3  # to drop a clone whose server answers
@@ -31,11 +29,11 @@ class Pool:
     """The clones of one template on one server, for one process.
 
     The first taker gets a clone made on the spot, and so does every taker until one takes a
-    second clone and says that more will be taken: then a thread starts. It makes clones ahead
-    as long as they are taken, more of them when a taker had to wait, and drops used ones in the
-    time that is left. An error of its own is not raised: the next taker makes a clone on the
-    spot and meets the same one. `total` says how many clones will be taken in all, None if that
-    is not known; `waiter` what the process does while one is waited for.
+    second clone and says that more will be taken. Then a thread starts: it makes one clone
+    ahead, one more whenever a taker has to wait, up to what the takers say, and drops used ones
+    in the time that is left. An error of its own is not raised: the next taker makes a clone on
+    the spot and meets the same one. `total` says how many clones will be taken in all, None if
+    that is not known; `waiter` what the process does while one is waited for.
     """
 
     def __init__(
@@ -59,11 +57,9 @@ class Pool:
         self._ready: deque[Clone] = deque()
         self._used: deque[Clone] = deque()
         self._expected: int | None = None
-        # how often a clone was taken with more to come, and when last; how many are made ahead
+        # how often a clone was taken with more to come; how many are made ahead
         self._takes = 0
-        self._taken = 0.0
         self._depth = 0
-        self._kept_up = 0
         self._listened = monotonic()
         # whether the thread makes one, and whether that is to be dropped when it is done
         self._making = False
@@ -159,11 +155,9 @@ class Pool:
         """A clone made ahead, or one that is just being made."""
         while True:
             with self._changed:
-                self._taken = monotonic()
-                if ahead:
-                    # one more at hand after a burst, up to what the taker says that it pays
-                    self._depth = min(max(1, self._depth + self._is_burst()), ahead)
                 if not self._ready:
+                    if ahead:
+                        self._depth = min(self._depth + 1, ahead)
                     self._changed.notify_all()
 
                     # it is done sooner than another that begins now
@@ -187,13 +181,6 @@ class Pool:
                 return clone
             # others may collect it, or a crash may have taken rows from it
             self.drop(clone)
-
-    def _is_burst(self) -> bool:
-        """Whether a taker has to wait although the thread had kept up before: one more at hand would have helped.
-
-        It would not where tests take clones faster than they are made all the time.
-        """
-        return not self._ready and self._takes - self._kept_up <= self._depth + 1
 
     def _put_back(self, clone: Clone) -> None:
         with self._changed:
@@ -241,27 +228,15 @@ class Pool:
                     self._give_up()
                     return self._drop_some if self._used and now < self._closing else None
 
-                if (step := self._step(now)) is not None:
-                    return step
-                # as many are ready as are wanted: the thread has kept up with the takers so far
-                if self._depth and len(self._ready) >= self._depth:
-                    self._kept_up = self._takes
+                if now >= self._make_backoff.end and self._is_wanted():
+                    self._making = True
+                    return self._make_one
+                if self._used and now >= self._drop_backoff.end:
+                    return self._drop_some
                 pause = _LISTEN if self._ready or self._depth or self._used else None
                 # False: nothing happened for a while
                 if not self._changed.wait(pause) and self._ready:
                     return self._listen
-
-    def _step(self, now: float) -> Callable[[], None] | None:
-        # one less for each _IDLE seconds without a taker
-        if self._depth and now - self._taken > _IDLE:
-            self._depth, self._taken = self._depth - 1, now
-            self._give_up(self._depth)
-        # dropping goes first when many are used: each takes a slot and room
-        if len(self._used) < _BEHIND and now >= self._make_backoff.end and self._is_wanted():
-            self._making = True
-            return self._make_one
-        due = self._used and now >= self._drop_backoff.end and not self._waits_for_more(now)
-        return self._drop_some if due else None
 
     def _is_wanted(self) -> bool:
         ahead = len(self._ready)
@@ -270,9 +245,9 @@ class Pool:
         # not more than there are tests left to take one
         return self._expected is None or ahead < self._expected - self._takes
 
-    def _give_up(self, depth: int = 0) -> None:
-        while len(self._ready) > depth:
-            self._used.append(self._ready.pop())
+    def _give_up(self) -> None:
+        self._used += self._ready
+        self._ready.clear()
 
     def _listen(self) -> None:
         with contextlib.suppress(Exception):  # the next query meets the same error
@@ -316,13 +291,6 @@ class Pool:
                 clone.lasting.connection.open()
         elif self._server.info.fsync or self._server.config.strategy == "wal_log":
             self._server.connect(clone.name, application_name="clonedb pool").close()
-
-    def _waits_for_more(self, now: float) -> bool:
-        """Whether used clones wait for others, to be dropped at once."""
-        return (
-            # drops that wait together share one checkpoint
-            self._server.info.fsync and len(self._used) < _BATCH and now - self._taken < _LISTEN
-        )
 
     def _drop_some(self) -> None:
         """A used clone; where dropping waits for a checkpoint, up to four at once."""
