@@ -11,6 +11,7 @@ CloneDBError
  |    +-- MigrationError        a revision or env.py raised
  |    +-- VerificationError     migrating ended, but the database is not at the target
  |    +-- SeedError             a seed raised
+ +-- LeaseLostError             the network was cut, or the process suspended, for longer than lease_timeout
  +-- LockTimeoutError           another process's build, or a wait for room, took longer than lock_timeout
  +-- TemplateInUseError         sessions on the template kept it from being cloned
  +-- NotOursError               a database was named that clonedb did not make
@@ -31,6 +32,7 @@ __all__ = [
     "CloneDBError",
     "ConfigError",
     "EndedTestError",
+    "LeaseLostError",
     "LockTimeoutError",
     "MigrationError",
     "MissingExtensionError",
@@ -89,6 +91,10 @@ class VerificationError(BuildError):
 
 class SeedError(BuildError):
     """A seed raised while the template was being filled."""
+
+
+class LeaseLostError(CloneDBError):
+    """The server gave away what this process had locked, as it did not hear of it for longer than lease_timeout."""
 
 
 class LockTimeoutError(CloneDBError):

@@ -21,7 +21,7 @@ from clonedb.progress import Progress
 from clonedb.project.fingerprint import Fingerprint, differences
 from clonedb.templates.catalog import find
 from clonedb.templates.crash_losses import what_is_lost
-from clonedb.templates.locks import server_lock
+from clonedb.templates.locks import BuildLease, server_lock
 from clonedb.templates.metadata import TemplateRecord
 from clonedb.templates.prepare import prepare_restored, settle
 from clonedb.templates.queue import BuildQueue
@@ -61,13 +61,14 @@ def restore(
         _require_same(path, header, wanted)
         name = template_name(config.prefix, wanted.digest)
         server.require_createdb()
-        with BuildQueue(config, name, run).turn(progress), server_lock(server, name, progress):
+        queue = BuildQueue(config, name, run)
+        with queue.turn(progress), server_lock(server, name, progress) as lease:
             found = find(server, name)
             # a crash of the server empties unlogged tables, of templates too
             if found is not None and what_is_lost(server, found) is None:
                 return found
             progress.say(f"restoring template {name!r} on {server.about}")
-            return _Restore(server, config, header, contents, name, path).carry_out(run)
+            return _Restore(server, config, header, contents, name, path, lease).carry_out(run)
 
 
 def _require_same(path: Path, header: Header, wanted: Fingerprint) -> None:
@@ -94,6 +95,7 @@ class _Restore:
     contents: io.BufferedRandom
     name: str
     path: Path
+    lease: BuildLease
 
     def carry_out(self, run: str) -> TemplateRecord:
         """Restore under a private name and publish under the template's; on any failure nothing is left."""
@@ -125,7 +127,7 @@ class _Restore:
                 upon=None,
                 unlogged=unlogged,
             )
-            publish(server, private, self.name, metadata)
+            publish(server, private, self.name, metadata, self.lease)
         except BaseException:
             with contextlib.suppress(
                 Exception

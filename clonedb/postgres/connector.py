@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from clonedb.embedded.machine import clients_of
 from clonedb.errors import ServerError
 from clonedb.originals import monotonic, sleep
+from clonedb.postgres import keepalives
 from clonedb.postgres.libpq_variables import unset
 from clonedb.settings.config import Config
 from clonedb.url import redact
@@ -51,6 +52,7 @@ class Connector:
         self._keywords = {
             "connect_timeout": timeout,
             "application_name": "clonedb",
+            **({} if ending is not None else keepalives.keywords(config.lease_timeout)),
             **own,
             "client_encoding": "UTF8",
         }
@@ -97,6 +99,8 @@ class Connector:
             else:
                 self._reached = True
                 self._given_up = False
+                if self._ending is None:
+                    keepalives.keep_alive(connection, self._config.lease_timeout)
                 return connection
 
     @staticmethod
@@ -106,9 +110,11 @@ class Connector:
         libpq tells the SQLSTATE of a refusal to its function for pings only; its text may be in
         any language.
         """
-        from psycopg import pq
+        from psycopg import errors, pq
         from psycopg.conninfo import make_conninfo
 
+        if isinstance(error, errors.ConnectionTimeout):
+            return pq.Ping.NO_RESPONSE
         if "the database system is" in str(error):
             return pq.Ping.REJECT
         return pq.Ping(

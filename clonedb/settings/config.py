@@ -64,6 +64,7 @@ class Config(NamedTuple):
     isolation: str = KEYS["isolation"].default
     strategy: str = KEYS["strategy"].default
     lock_timeout: float = KEYS["lock_timeout"].default
+    lease_timeout: float = KEYS["lease_timeout"].default
     migrate_timeout: float = KEYS["migrate_timeout"].default
     keep: str = KEYS["keep"].default
     keep_count: int = KEYS["keep_count"].default

@@ -276,6 +276,13 @@ _ALL = (
         choices=("auto", "file_copy", "wal_log"),
     ),
     Key("lock_timeout", float, 600.0, "seconds to wait for somebody else's build", minimum=0),
+    Key(
+        "lease_timeout",
+        float,
+        20.0,
+        "seconds after which a host that is cut off has lost what it locked on the url's server",
+        minimum=2,
+    ),
     Key("migrate_timeout", float, 600.0, "seconds that `migrate` may take", minimum=0.1),
     Key(
         "keep",

@@ -63,6 +63,7 @@ class Settings(TemplateSettings, total=False):
     isolation: Isolation
     strategy: Literal["auto", "file_copy", "wal_log"]
     lock_timeout: float
+    lease_timeout: float
     migrate_timeout: float
     keep: Literal["failed", "all", "none"]
     keep_count: int

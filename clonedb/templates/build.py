@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from clonedb.errors import BuildError, MigrationError, ServerError
+from clonedb.errors import BuildError, LeaseLostError, MigrationError, ServerError
 from clonedb.migrate.blockers import Blockers
 from clonedb.names import unfinished_name
 from clonedb.originals import monotonic, now
@@ -19,6 +19,7 @@ from clonedb.project.recipe import Builder, Built, NoHistoryError
 from clonedb.quantities import counted
 from clonedb.templates import layers
 from clonedb.templates.catalog import note, note_use
+from clonedb.templates.locks import BuildLease
 from clonedb.templates.metadata import Metadata, TemplateRecord
 from clonedb.templates.order import Order
 from clonedb.templates.prepare import next_transaction, prepare, prepare_changed
@@ -54,13 +55,28 @@ class _Filled:
     prepare: Callable[[Callable[[], Connection[Any]]], None]
 
 
-def build(server: Server, order: Order, *, progress: Progress) -> Metadata:
-    """Build a template; the caller holds both locks. On any failure nothing is left.
+def build(server: Server, order: Order, lease: BuildLease, *, progress: Progress) -> Metadata:
+    """Build a template; the caller holds both locks, the server's by a lease. On any failure nothing is left.
 
-    Raises StaleError when the files are others by now, BuildError, MissingExtensionError or
-    PermissionDeniedError.
+    Raises StaleError when the files are others by now, BuildError, MissingExtensionError,
+    PermissionDeniedError, or LeaseLostError.
     """
-    return _Build(server, order, progress).carry_out()
+    return _Build(server, order, lease, _Noted(progress, lease)).carry_out()
+
+
+class _Noted:
+    """Progress that is also told to the processes of other hosts that wait for this build."""
+
+    def __init__(self, progress: Progress, lease: BuildLease) -> None:
+        self.say = progress.say
+        self.warn = progress.warn
+        self._progress = progress
+        self._lease = lease
+
+    def step(self, what: str, number: int, total: int, name: str) -> None:
+        """The next heartbeat says so."""
+        self._lease.at = f"{what} {number} of {total} ({name})"
+        self._progress.step(what, number, total, name)
 
 
 @dataclass(slots=True)
@@ -69,6 +85,7 @@ class _Build:
 
     server: Server
     order: Order
+    lease: BuildLease
     progress: Progress
 
     def carry_out(self) -> Metadata:
@@ -86,8 +103,12 @@ class _Build:
             metadata = replace(self._metadata(private, filled, start), unlogged=unlogged)
             for message in warnings:
                 self.progress.warn(message)
-            publish(server, private, order.name, metadata)
+            publish(server, private, order.name, metadata, self.lease)
         except BaseException as error:
+            if self.lease.lost and isinstance(error, Exception):
+                if isinstance(error, LeaseLostError):
+                    raise
+                raise self.lease.error() from error  # gc drops what is left, from another host
             with contextlib.suppress(
                 Exception
             ):  # the first error is the one to see; gc drops what is left
@@ -128,7 +149,12 @@ class _Build:
         ]
 
     def _builder(self, private: str) -> contextlib.closing[Builder]:
-        waiting = Blockers(self.server, private, alone=True)
+        blockers = Blockers(self.server, private, alone=True)
+
+        def waiting() -> None:
+            self.lease.require()
+            blockers()
+
         url = self.server.url(private)
         found = self.order.recipe.builder(
             url, remedy=lambda: remedy(self.server), waiting=waiting

@@ -124,7 +124,7 @@ class _Attempt:
         server, recipe, progress = self.server, self.recipe, self.progress
         server.require_createdb()
         queue = BuildQueue(recipe.config, name, self.run)
-        with queue.turn(progress), server_lock(server, name, progress):
+        with queue.turn(progress), server_lock(server, name, progress) as lease:
             # another process may have built it while this one waited
             if (template := self._ready(name)) is not None:
                 return _in_use(server, template)
@@ -135,7 +135,7 @@ class _Attempt:
                 )
 
             with queue.recorded():
-                metadata = build(server, self._order(name, wanted), progress=progress)
+                metadata = build(server, self._order(name, wanted), lease, progress=progress)
 
         steps = counted(metadata.revisions, recipe.words.step)
         progress.say(f"template {name!r} is ready: {steps} in {metadata.seconds:.1f} s")

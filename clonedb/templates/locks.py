@@ -1,44 +1,182 @@
-"""The server-side lock of a template's builder: the truth across hosts."""
+"""The server-side lock of a template's builder: the truth across hosts, and a lease that ends with its heartbeat."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from clonedb.errors import LockTimeoutError
-from clonedb.originals import getpid
+from clonedb.errors import LeaseLostError, LockTimeoutError
+from clonedb.originals import getpid, monotonic
 from clonedb.postgres import locks
 from clonedb.postgres.server import Server
 from clonedb.progress import Progress
+from clonedb.url import redact
 
-__all__ = ["server_lock"]
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+__all__ = ["BuildLease", "server_lock"]
+
+T = TypeVar("T")
+
+
+class BuildLease:
+    """A template's advisory lock on a session of its own, in the hands of the process that builds it.
+
+    On a server of the user's own the session sends a heartbeat, which says how far the build
+    is. A waiting process ends a session that sends none for longer than lease_timeout, as that
+    of a host that was suspended, or that is cut off behind a proxy which keeps the session.
+    """
+
+    def __init__(self, server: Server, name: str, own: Connection[Any]) -> None:
+        self._server = server
+        self._name = name
+        self._own = own
+        self._timeout = server.config.lease_timeout
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._lost: str | None = None
+        self._answered = monotonic()
+        self.at: str = ""
+        self._thread = threading.Thread(
+            target=self._work, name="clonedb-heartbeat", daemon=True
+        )
+
+    def begin(self) -> None:
+        """Send the first heartbeat, and go on in a thread; the embedded server's users are all on this machine."""
+        if not self._server.embedded:
+            self._beat()
+            self._thread.start()
+
+    def close(self) -> None:
+        """Send no more; the thread ends by itself if it waits for an answer that does not come."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(1.0)
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process may be building the template by now."""
+        silent = monotonic() - self._answered > self._timeout and not self._server.embedded
+        return self._lost is not None or silent
+
+    def require(self) -> None:
+        """Raises LeaseLostError if the lock is lost."""
+        if self.lost:
+            raise self.error()
+
+    def error(self) -> LeaseLostError:
+        """What a process is told that lost it."""
+        reason = self._lost or f"no answer for {monotonic() - self._answered:.0f} s"
+        return LeaseLostError(
+            f"the lock on template {self._name!r} was lost while it was being built: {self._server.about} was out of"
+            f" reach, or this process was, and lease_timeout is {self._timeout:g} s ({redact(reason)}); nothing of this"
+            " build is kept, and another host may have begun it; run again"
+        )
+
+    def run(self, function: Callable[[Connection[Any]], T]) -> T:
+        """Call a function with the session that holds the lock: what it commits, it commits as the builder.
+
+        Raises LeaseLostError when the session was ended.
+        """
+        import psycopg
+
+        self.require()
+        if not self._lock.acquire(timeout=self._timeout):
+            raise self.error()  # the heartbeat waits for an answer
+        try:
+            return function(self._own)
+        except psycopg.OperationalError as error:
+            if not self._own.closed:
+                raise
+            self._lost = self._lost or _first_line(error)
+            raise self.error() from error
+        finally:
+            self._answered = monotonic()
+            self._lock.release()
+
+    def _work(self) -> None:
+        while self._lost is None and not self._stop.wait(self._timeout / 4):
+            self._beat()
+
+    def _beat(self) -> None:
+        import psycopg
+
+        with self._lock:
+            try:
+                self._own.execute(locks.heartbeat(self._timeout, self.at))
+            except psycopg.Error as error:
+                if not self._stop.is_set():
+                    self._lost = _first_line(error)
+            else:
+                self._answered = monotonic()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 @contextlib.contextmanager
-def server_lock(server: Server, name: str, progress: Progress) -> Iterator[None]:
+def server_lock(server: Server, name: str, progress: Progress) -> Iterator[BuildLease]:
     """Hold the template's advisory lock on a session of its own: the truth across hosts."""
-    key, timeout, told = locks.build_key(name), server.config.lock_timeout, False
+    key, timeout = locks.build_key(name), server.config.lock_timeout
     # NAMEDATALEN - 1: the server cuts off the rest
     application = f"clonedb build on {socket.gethostname()}, pid {getpid()}"[:63]
     with contextlib.closing(
         server.connect(server.config.maintenance_database, application_name=application)
     ) as own:
-
-        def waiting(seconds: float) -> None:
-            nonlocal told
-            if seconds > 1 and not told:
-                told = True
-                who = locks.holder(own, key) or "another session"
-                progress.say(
-                    f"template {name!r} is being built by {who}; waiting (lock_timeout = {timeout:g} s)"
-                )
-
+        waiting = _Waiting(own, key, name, timeout, progress)
         if not locks.wait_for_lock(own, key, timeout=timeout, waiting=waiting):
-            who = locks.holder(own, key) or "another session"
             raise LockTimeoutError(
-                f"template {name!r} is still being built by {who}, after lock_timeout = {timeout:g} s; "
+                f"template {name!r} is still being built by {waiting.who()}, after lock_timeout = {timeout:g} s; "
                 "end that process if it hangs, or raise lock_timeout"
             )
 
-        yield
+        lease = BuildLease(server, name, own)
+        lease.begin()
+        try:
+            yield lease
+        finally:
+            lease.close()
+
+
+class _Waiting:
+    """What a process does while another one builds: it says so, and ends a builder's session that has fallen silent."""
+
+    def __init__(
+        self, own: Connection[Any], key: int, name: str, timeout: float, progress: Progress
+    ) -> None:
+        self._own = own
+        self._key = key
+        self._name = name
+        self._timeout = timeout
+        self._progress = progress
+        self._look_at = 1.0
+        self._say_at = 1.0
+
+    def who(self) -> str:
+        """The builder, in words."""
+        holder = locks.holder(self._own, self._key)
+        return str(holder) if holder else "another session"
+
+    def __call__(self, seconds: float) -> None:
+        """It has been waited for so long."""
+        if seconds < self._look_at:
+            return
+        self._look_at = seconds + 1
+        if seconds >= self._say_at:
+            self._say_at = seconds + 60
+            holder = locks.holder(self._own, self._key)
+            remedy = f"; `select pg_terminate_backend({holder.pid})` ends it" if holder else ""
+            self._progress.say(
+                f"template {self._name!r} is being built by {holder or 'another session'}; waiting for"
+                f" {seconds:.0f} s (lock_timeout = {self._timeout:g} s){remedy}"
+            )
+        for ended in locks.end_silent(self._own, self._key):
+            self._progress.say(
+                f"template {self._name!r} was being built by {ended}, which sent no heartbeat for longer than its"
+                " lease_timeout: its session was ended, and the lock is free"
+            )

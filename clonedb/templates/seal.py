@@ -16,6 +16,7 @@ from clonedb.postgres import properties, sql
 from clonedb.postgres.roles import create_role_if_missing
 from clonedb.postgres.server import Server
 from clonedb.postgres.unlogged import filled
+from clonedb.templates.locks import BuildLease
 from clonedb.templates.metadata import Metadata, TemplateRecord
 
 if TYPE_CHECKING:
@@ -140,10 +141,14 @@ def seal(
     return unlogged
 
 
-def publish(server: Server, private: str, name: str, metadata: Metadata) -> None:
+def publish(
+    server: Server, private: str, name: str, metadata: Metadata, lease: BuildLease
+) -> None:
     """Seal a finished database and give it its name; one of that name steps aside in the same transaction.
 
-    Raises ServerError when a session stays connected to it.
+    That is the transaction of the session that holds the template's lock, so that a process that
+    lost the lock publishes nothing. Raises ServerError when a session stays connected to the
+    database, and LeaseLostError.
     """
     # before it is sealed, so that every sealed database says what it is
     server.run(sql.comment, private, metadata.to_json())
@@ -164,7 +169,7 @@ def publish(server: Server, private: str, name: str, metadata: Metadata) -> None
         sql.without_sessions(connection, private, "published", lambda: rename(connection))
 
     try:
-        server.run(publish_alone)
+        lease.run(publish_alone)
         server.run(drop, aside)
     except BaseException:  # Ctrl-C, too: it may come when it is renamed already
         with contextlib.suppress(Exception):

@@ -164,7 +164,10 @@ def test_a_builder_beyond_lock_timeout_on_another_machine(
         CLONEDB_URL=server_url,
         CLONEDB_STATE_DIR=str(there),
     ).demand(1)
-    who = rf"clonedb build on \S+, pid {builder.process.pid}, connected since \d+ s"
+    who = (
+        rf"clonedb build on \S+, pid {builder.process.pid} \(server process \d+, from 127.0.0.1, connected since \d+ s"
+        r"(?:, at revision 3 of 3 \(three\))?\)"
+    )
     assert re.search(rf"is being built by {who}; waiting", outcome.err)
     assert re.search(
         rf"is still being built by {who}, after lock_timeout = 1.5 s; end", outcome.err

@@ -159,3 +159,24 @@ def test_servers_of_other_encodings(
                     (session,) = clone.end_sessions()
                     assert session.statement.startswith("select 1")
             assert collect(server) == []
+
+
+def test_every_session_notices_a_cut_network(
+    config: Config, server_url: str, server: Server
+) -> None:
+    """On both sides, also one with options of its own; what the url says stays. The embedded server is on this machine."""
+    settings = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_user_timeout")
+    url = f"{server_url}?keepalives_interval=3"
+    theirs = config.replace("the test", url=url, lease_timeout=8.0)
+    with (
+        contextlib.closing(open_server(theirs)) as opened,
+        contextlib.closing(opened.connect("postgres", options="-c jit=off")) as connection,
+    ):
+        shown = [connection.execute(f"show {name}".encode()).fetchone() for name in settings]
+        assert shown == [("2",), ("2",), ("8000",)]
+        given = connection.info.get_parameters()
+        assert given["keepalives_idle"] == "2"
+        assert given["keepalives_interval"] == "3"
+        assert given["tcp_user_timeout"] == "6000"
+    with contextlib.closing(server.connect("postgres")) as connection:
+        assert "keepalives_idle" not in connection.info.get_parameters()

@@ -57,6 +57,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "isolation": ("clone", "worker", "auto"),
     "strategy": ("file_copy", "wal_log", "auto"),
     "lock_timeout": (1.5, 2.0, 3.0),
+    "lease_timeout": (15.0, 20.0, 30.0),
     "migrate_timeout": (1.5, 2.0, 3.0),
     "keep": ("all", "none", "failed"),
     "keep_count": (1, 2, 4),

@@ -1,0 +1,155 @@
+"""Hosts that share a server: one is cut off, one is suspended, and several build at once."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.faults.conftest import Start
+from tests.faults.processes import COUNT, Program, count
+from tests.hosts import Host, Network, network, why_not
+from tests.projects import CLONEDB, Project, databases
+
+HANG = """
+if path := os.environ.get("HANG"):
+    open(path, "w").close()
+    time.sleep(float(os.environ.get("SLEEP", "120")))
+"""
+LEASE = 4.0
+"""Seconds of lease_timeout in these tests; a test of the campaign `hosts` has the default."""
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+
+
+@pytest.fixture(scope="module")
+def net(postgres_bin: str | None) -> Iterator[Network]:
+    """A server that several hosts reach."""
+    with network(postgres_bin) as made:
+        yield made
+
+
+@dataclass
+class Hosts:
+    """Starts programs of one project on hosts of their own, each with its own state directory."""
+
+    net: Network
+    project: Project
+    start: Start
+    directory: Path
+
+    def run(self, *command: str, host: Host | None = None, **more: str) -> tuple[Host, Program]:
+        """Start `clonedb` with arguments on a host."""
+        host = host or self.net.host()
+        state = self.directory / host.name
+        program = self.start(
+            self.project,
+            *host.prefix,
+            *CLONEDB,
+            *command,
+            CLONEDB_STATE_DIR=str(state),
+            HOME=str(state),
+            **more,
+        )
+        return host, program
+
+    def names(self) -> list[str]:
+        """The project's databases on the server."""
+        return databases(f"{self.net.url}/postgres", self.project.environment["CLONEDB_PREFIX"])
+
+
+@pytest.fixture
+def hosts(net: Network, project: Project, start: Start, tmp_path: Path) -> Hosts:
+    """A project of two revisions, the second of which may hang, on a server of its own."""
+    project.environment |= {
+        "CLONEDB_URL": net.url,
+        "CLONEDB_LEASE_TIMEOUT": str(LEASE),
+        "CLONEDB_CONNECT_TIMEOUT": "2",
+        "COUNT": str(tmp_path / "count"),
+    }
+    project.revision("one", COUNT)
+    project.revision("two", HANG)
+    return Hosts(net, project, start, tmp_path)
+
+
+def told(program: Program) -> str:
+    """The first line that a program writes to stderr."""
+    assert program.process.stderr is not None
+    return str(program.process.stderr.readline())
+
+
+def test_cold_hosts_build_once(hosts: Hosts, tmp_path: Path) -> None:
+    """Of two, one builds; the other waits, and finds it."""
+    programs = [hosts.run("build")[1] for _ in range(2)]
+    for program in programs:
+        program.outcome().demand()
+    assert count(tmp_path / "count") == 1
+    assert len(hosts.names()) == 1
+
+
+def test_a_builder_that_is_cut_off_for_good(hosts: Hosts, tmp_path: Path) -> None:
+    """Another host takes over; the builder ends, with one message, and keeps nothing."""
+    host, builder = hosts.run("build", HANG=str(tmp_path / "hangs"))
+    builder.wait_for(tmp_path / "hangs")
+    _, other = hosts.run("build")
+    waits = told(other)
+    assert "is being built by clonedb build on" in waits
+    assert re.search(
+        r"from 10\.[\d.]+, connected since \d+ s, at revision 2 of 2 \(two\)\)", waits
+    )
+    assert "`select pg_terminate_backend(" in waits
+    host.cut()
+    since = time.monotonic()
+    other.outcome().demand()
+    took_over = time.monotonic() - since
+    assert took_over < LEASE * 3 + 10
+    lost = builder.outcome(60).demand(1)
+    assert time.monotonic() - since < LEASE * 3 + 15
+    assert "the lock on template" in lost.err
+    assert "Traceback" not in lost.err
+    assert count(tmp_path / "count") == 2
+
+
+def test_a_builder_that_is_cut_off_for_a_moment(hosts: Hosts, tmp_path: Path) -> None:
+    """Shorter than lease_timeout: it goes on, and what waits gets its template."""
+    host, builder = hosts.run("build", HANG=str(tmp_path / "hangs"), SLEEP="4")
+    builder.wait_for(tmp_path / "hangs")
+    host.cut()
+    time.sleep(LEASE * 0.4)
+    host.heal()
+    _, other = hosts.run("build")
+    builder.outcome().demand()
+    other.outcome().demand()
+    assert count(tmp_path / "count") == 1
+    assert len(hosts.names()) == 1
+
+
+def test_a_builder_that_is_suspended(hosts: Hosts, tmp_path: Path) -> None:
+    """Its network answers, and it does not: its session is ended, and it publishes nothing when it goes on."""
+    _, builder = hosts.run("build", HANG=str(tmp_path / "hangs"), SLEEP="1")
+    builder.wait_for(tmp_path / "hangs")
+    os.killpg(builder.process.pid, signal.SIGSTOP)
+    try:
+        _, other = hosts.run("build")
+        outcome = other.outcome().demand()
+        (template,) = [name for name in hosts.names() if "_t_" in name]
+    finally:
+        os.killpg(builder.process.pid, signal.SIGCONT)
+    assert "sent no heartbeat for longer than its lease_timeout" in outcome.err
+    lost = builder.outcome().demand(1)
+    assert "the lock on template" in lost.err
+    assert "Traceback" not in lost.err
+    with psycopg.connect(f"{hosts.net.url}/postgres") as connection:
+        row = connection.execute(
+            "select shobj_description(oid, 'pg_database') from pg_database where datname = %s",
+            [template],
+        ).fetchone()
+    assert row
+    assert f"pid {other.process.pid}" in row[0]
