@@ -358,6 +358,14 @@ def test_a_program_that_is_not_python(maker: Project, lease: leases.Lease) -> No
     maker.write("db/more.sql", "create table item (name text);\n")
     maker.settings(migrate=[str(psql), "-v", "ON_ERROR_STOP=1", "-f", "db/schema.sql"])
     assert "2 passed" in maker.pytest().demand().out
+    maker.settings(
+        migrate=["sh", "-c", f'{psql} -d postgres -c "drop database \\"$PGDATABASE\\""']
+    )
+    gone = maker.clonedb("build").demand(1).text
+    assert "ended without an error, but its database cannot be reached: " in gone
+    assert "does not exist" in gone
+
+    maker.settings(migrate=[str(psql), "-v", "ON_ERROR_STOP=1", "-f", "db/schema.sql"])
     maker.write("db/more.sql", "create table itme (name text);\n")
     failed = maker.clonedb("build").demand(1).text
     assert 'ERROR:  relation "item" does not exist' in failed

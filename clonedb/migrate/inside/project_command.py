@@ -23,14 +23,12 @@ from clonedb.url import DatabaseURL
 __all__ = ["ProjectCommand"]
 
 _GRACE = 2.0  # seconds between SIGTERM and SIGKILL
-_PAUSES = (
-    0.002,
-    0.05,
-)  # seconds between two looks whether it has ended: the first, and the longest
-_NEWS, _SILENCE = (
-    2.0,
-    10.0,
-)  # seconds between two lines of progress: with another last line, and at most
+_FIRST_PAUSE = 0.002  # seconds between two looks whether it has ended, which grow
+_LAST_PAUSE = 0.05
+_NEWS = (
+    2.0  # seconds between two looks at its last line of output, which is told if it is another
+)
+_SILENCE = 10.0  # seconds after which the same line is told again
 _TAIL = 65536  # bytes of output that are looked at for the last lines
 _LINES = 30
 _SHELLS = frozenset({"&&", "||", "|", ";", ">", "<", "&", "cd", "export", "source"})
@@ -93,8 +91,7 @@ class ProjectCommand:
             )
         if process.returncode:
             raise RefusedError(told.failure(f"failed: {_ending(process.returncode)}"))
-        if not self._is_filled():
-            raise RefusedError(told.failure(self._about_nothing(found)))
+        self._require_filled(told, found)
         return found
 
     def end(self) -> None:
@@ -136,21 +133,22 @@ class ProjectCommand:
         self, process: subprocess.Popen[bytes], output: IO[bytes], limit: float
     ) -> bool:
         """Whether the command ended in time; it is not reaped, so that its number stays that of its session."""
-        start = told = time.monotonic()
-        shown, pause = "", _PAUSES[0]
+        start = looked = told = time.monotonic()
+        shown, pause = "", _FIRST_PAUSE
         while not _has_ended(process):
             now = time.monotonic()
             if now - start >= limit:
                 return False
 
-            if now - told >= _NEWS:
+            if now - looked >= _NEWS:
+                looked = now
                 line = (self._last_lines(output) or [""])[-1]
                 if line != shown or now - told >= _SILENCE:
                     shown, told = line, now
                     self._tell(round(now - start), line)
 
             time.sleep(pause)
-            pause = min(pause * 2, _PAUSES[1])
+            pause = min(pause * 2, _LAST_PAUSE)
 
         return True
 
@@ -165,7 +163,8 @@ class ProjectCommand:
     def _last_lines(self, output: IO[bytes]) -> list[str]:
         size = os.fstat(output.fileno()).st_size
         data = os.pread(output.fileno(), _TAIL, max(0, size - _TAIL))
-        text = scrub(data.decode(errors="replace"), self._setup["secrets"])
+        # a process that opens /dev/stdout anew begins at another place of the file
+        text = scrub(data.decode(errors="replace").replace("\0", ""), self._setup["secrets"])
         lines = [
             line.rpartition("\r")[2].rstrip() for line in text.replace("\r\n", "\n").split("\n")
         ]
@@ -176,23 +175,28 @@ class ProjectCommand:
         variables = " ".join(f"{name}={scheme}:///NAME" for name, scheme in schemes.items())
         return f"cd {shlex.quote(self._setup['rootdir'])} && {variables} PGDATABASE=NAME {shlex.join(words)}"
 
-    def _is_filled(self) -> bool:
+    def _require_filled(self, told: _Told, found: Noted) -> None:
         import psycopg
 
-        own: Any = DatabaseURL.parse(self._setup["own_url"]).conninfo()
-        with psycopg.connect(**own) as connection:
-            (filled,) = connection.execute(_MADE).fetchone() or (False,)
-            return bool(filled)
+        url = DatabaseURL.parse(self._setup["own_url"])
+        own: Any = url.conninfo()
+        try:
+            with psycopg.connect(**own) as connection:
+                (filled,) = connection.execute(_MADE).fetchone() or (False,)
+        except psycopg.OperationalError as error:
+            gone = f"ended without an error, but its database cannot be reached: {error}"
+            raise RefusedError(told.failure(gone)) from None
 
-    def _about_nothing(self, found: Noted) -> str:
-        own = f":{DatabaseURL.parse(self._setup['own_url']).port}"
-        elsewhere = [place for place in found.elsewhere if not place.endswith(own)]
+        if filled:
+            return
+        elsewhere = [place for place in found.elsewhere if not place.endswith(f":{url.port}")]
         reached = f" (it opened {', '.join(elsewhere[:3])})" if elsewhere else ""
-        return (
+        nothing = (
             "ended without an error, but the database that is being built is empty; it may have written to another"
             f" one{reached}: let it read DATABASE_URL, libpq's variables (PGHOST, PGDATABASE, ...), or a variable that"
             ' you name: route = ["NAME"] in [tool.clonedb]'
         )
+        raise RefusedError(told.failure(nothing))
 
 
 class _Told:
@@ -251,7 +255,7 @@ def _terminate(process: subprocess.Popen[bytes]) -> None:
     while time.monotonic() < end:
         if _has_ended(process):
             break
-        time.sleep(_PAUSES[1])
+        time.sleep(_LAST_PAUSE)
 
     _signal(process, signal.SIGKILL)
 
