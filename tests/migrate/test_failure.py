@@ -130,8 +130,8 @@ def test_driver_that_is_not_installed(
     failing: Failing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The hint names the driver, and the setting that takes another one."""
-    monkeypatch.setitem(sys.modules, "psycopg2", None)  # as if it were not there
     for driver in ("psycopg2", "pg8000"):
+        monkeypatch.setitem(sys.modules, driver, None)  # as if it were not there
         data = failing(
             f'import sqlalchemy\n\nsqlalchemy.create_engine("postgresql+{driver}://me:SECRET@localhost/")\n'
         )
