@@ -187,11 +187,20 @@ def _candidates(
             label, "clonedb", lambda stack, _: ByMode(opened, isolation, stack), **more
         )
 
-    def pooled(label: str, isolation: str, *, refusals: bool = False, **more: Any) -> Candidate:
+    def pooled(
+        label: str,
+        isolation: str,
+        *,
+        refusals: bool = False,
+        one_name: bool = False,
+        **more: Any,
+    ) -> Candidate:
         opened = template(isolation)
 
         def way(stack: contextlib.ExitStack, tests: int) -> ByMode:
-            return ByMode(opened, isolation, stack, pooled=tests, refusals=refusals)
+            return ByMode(
+                opened, isolation, stack, pooled=tests, refusals=refusals, one_name=one_name
+            )
 
         return Candidate(label, "clonedb", way, lasting=False, leaves=True, **more)
 
@@ -209,8 +218,10 @@ def _candidates(
     yield ours(_AUTO, "auto", lasting=False)
     yield ours("auto: only reads", "auto", lasting=False, test=read)
     yield pooled("auto: creates a table", "auto", refusals=True, test=create)
+    yield pooled("auto: the same, one URL", "auto", refusals=True, one_name=True, test=create)
     yield pooled("clone: tests of 50 ms", "clone", pause=_PAUSE)
     yield pooled(_CLONE, "clone")
+    yield pooled("clone: the same, one URL", "clone", one_name=True)
     yield ours("clone, without the pool", "clone")
     yield ours("rollback", "rollback")
     yield Candidate("rollback, by hand", "by hand", lambda stack, _: ByRollback(plain, stack))

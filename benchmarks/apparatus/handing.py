@@ -100,6 +100,7 @@ class ByMode:
 
     Under `auto` every clone has to be rewound, unless `refusals` are what is measured. `pooled` says how many tests
     there will be, for which clones are made ahead and dropped behind; without it they are made and dropped on the spot.
+    With `one_name` each has the name of the one before, as with `route`.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class ByMode:
         *,
         pooled: int | None = None,
         refusals: bool = False,
+        one_name: bool = False,
     ) -> None:
         kind = _OnTheSpot if pooled is None else _Measured
         self._supply = kind(
@@ -120,6 +122,8 @@ class ByMode:
         )
         self._supply.accepts_refusals = refusals
         stack.callback(self._supply.close)
+        if one_name:
+            self._supply.one_name = name
         self._mode = self._supply.isolation(name)
 
     def before(self) -> Session:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -82,18 +82,31 @@ def clone(context: Context, driver: str | None) -> None:
 def run(context: Context, command: tuple[str, ...]) -> None:
     """Run COMMAND with a fresh clone in DATABASE_URL, and drop it afterwards.
 
-    The variables that [tool.clonedb] route names hold the URL too. The command's exit code is
-    passed on.
+    The variables that [tool.clonedb] route names hold the URL too, or that of a clone of the
+    template which it has for them. The command's exit code is passed on.
     """
     from clonedb.api import open_template
+    from clonedb.routing.places import templates_of
 
-    with (
-        progress() as shown,
-        open_template(context.config(), progress=shown) as template,
-        template.clone() as database,
-    ):
-        code = run_to_end(command, _environment(database, template.server.config))
+    config = context.config()
+    databases: dict[str, Clone] = {}
+    with progress() as shown, contextlib.ExitStack() as stack:
+        for name in dict.fromkeys([config.template, *_others(config)]):
+            wanted = config if name == config.template else config.of_template(name, "route")
+            template = stack.enter_context(open_template(wanted, progress=shown))
+            databases[name] = stack.enter_context(template.clone())
+        own = databases[config.template]
+        routed = {
+            entry: databases.get(name, own)
+            for entry, name in templates_of(config.route).items()
+        }
+        code = run_to_end(command, _environment(own, routed, config))
     raise SystemExit(code)
+
+
+def _others(config: Config) -> Iterable[str]:
+    """The templates that `route` names, where it names several: a list means the one that is chosen."""
+    return config.route.values() if isinstance(config.route, Mapping) else ()
 
 
 @click.command(context_settings=dict(_OTHERS_OPTIONS))
@@ -120,7 +133,9 @@ def alembic(context: Context, arguments: tuple[str, ...]) -> None:
     raise SystemExit(code)
 
 
-def _environment(database: Clone, config: Config) -> dict[str, str]:
+def _environment(
+    database: Clone, routed: Mapping[str, Clone], config: Config
+) -> dict[str, str]:
     """Ours, but DATABASE_URL, the routed names and libpq's variables lead to a database, by the driver they named."""
     from clonedb.errors import ConfigError
     from clonedb.routing.environment import variables_in
@@ -133,7 +148,8 @@ def _environment(database: Clone, config: Config) -> dict[str, str]:
         driver = config.driver
         with contextlib.suppress(ConfigError):  # psycopg and psql know no driver in a URL
             driver = DatabaseURL.parse(os.environ.get(name, "")).driver
-        variables[name] = own.replace(driver=driver).render()
+        url = DatabaseURL.parse(routed.get(name, database).dsn)
+        variables[name] = url.replace(driver=driver).render()
 
     return leading_to(os.environ, own.conninfo(), alone=config.url is None) | variables
 

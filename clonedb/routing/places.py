@@ -12,13 +12,18 @@ from clonedb.routing.environment import EVERYTHING, no_place, variables_in
 from clonedb.settings.keys import nearest
 from clonedb.url import DatabaseURL, redact_url
 
-__all__ = ["DEFAULT", "Places", "Route"]
+__all__ = ["DEFAULT", "Places", "Route", "templates_of"]
 
 DEFAULT = "default"
 """The project's own template."""
 
 Route = Sequence[str] | Mapping[str, str]
 """The entries of `route`, or each with the name of a template; without one it is the project's own."""
+
+
+def templates_of(route: Route) -> Mapping[str, str]:
+    """The entries of `route`, each with its template."""
+    return route if isinstance(route, Mapping) else dict.fromkeys(route, DEFAULT)
 
 
 class Places:
@@ -30,9 +35,7 @@ class Places:
     """
 
     def __init__(self, route: Route, source: str, defaults: Mapping[str, str]) -> None:
-        self._templates: Mapping[str, str] = (
-            route if isinstance(route, Mapping) else dict.fromkeys(route, DEFAULT)
-        )
+        self._templates = templates_of(route)
         self.shown = f"route = {_shown(route)} ({source})"
         self.variables: Mapping[str, DatabaseURL] = {
             name: _variable(name, source) for name in variables_in(route)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -139,3 +140,13 @@ def test_a_template_that_is_not_there(two: Project) -> None:
         "route: template 'repots' is not configured (did you mean 'reports'?)" in outcome.text
     )
     assert "Traceback" not in outcome.text
+
+
+def test_a_command_with_all_of_them(two: Project, clones: Callable[[], list[str]]) -> None:
+    """`clonedb run` makes a clone of each template, and puts each URL where `route` says."""
+    program = (
+        "import app; print(*map(app.tables, (app.shop, app.replica, app.reports)), sep='; ')"
+    )
+    outcome = two.clonedb("run", "--", sys.executable, "-c", program).demand()
+    assert outcome.out.splitlines()[-1] == f"{SHOPS}; {SHOPS}; {REPORTS}"
+    assert clones() == []
