@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import clonedb
+from clonedb.isolation.modes import MODES
 from clonedb.names import parse
 from clonedb.settings.typed import Isolation
 from clonedb.supply import Supply
@@ -17,7 +18,12 @@ from tests.projects import Project, databases
 def template(project: Project, variables: None) -> Iterator[clonedb.Template]:
     """The project's template."""
     del variables
-    project.revision("one", 'op.execute("create table item (id serial)")', down=None)
+    project.revision(
+        "one",
+        'op.execute("create table item (id serial)")',
+        'op.execute("drop table item")',
+        down=None,
+    )
     with clonedb.template(project.directory) as opened:
         yield opened
 
@@ -54,6 +60,18 @@ def test_a_new_clone_has_the_name_of_the_one_before(
         assert other.name != names[0]
     supply.close()
     assert databases(admin_dsn, f"{prefix}_c") == []
+
+
+@pytest.mark.parametrize("isolation", MODES)
+def test_every_isolation(supply: Supply, isolation: Isolation) -> None:
+    """Where another process waits for room, what is held for later is dropped, and made again."""
+    supply.one_name = isolation
+    names = set()
+    for _ in range(3):
+        with supply.database(isolation) as db:
+            names.add(db.name)
+        supply.release_spares()
+    assert len(names) == 1
 
 
 def test_a_clone_that_is_used_again(supply: Supply) -> None:
