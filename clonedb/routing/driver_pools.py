@@ -83,9 +83,9 @@ class DriverPools(PatchedDrivers):
             return check_open_getconn
 
         for name in ("ConnectionPool", "AsyncConnectionPool"):
-            kind = getattr(module, name, None)
-            self._replace(kind, "_start_initial_tasks", wrap_start)
-            self._replace(kind, "_check_open_getconn", wrap_check)
+            self._replace(getattr(module, name, None), "_start_initial_tasks", wrap_start)
+        base = getattr(getattr(module, "base", None), "BasePool", None)
+        self._replace(base, "_check_open_getconn", wrap_check)
 
     def _psycopg2_pool(self, module: ModuleType) -> None:
         """Have a pool that is made while there is no clone begin empty, instead of failing."""
