@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,14 @@ class OneName:
         name = self._current_name()
         # not given yet, given back by its holder, or gone with it
         if self._holder is None or self._holder.name != name or self._holder.dropped:
-            clone.rename(name)
+            try:
+                clone.rename(name)
+            except BaseException:
+                with contextlib.suppress(
+                    Exception
+                ):  # the error that led here is the one to see
+                    clone.drop()
+                raise
             self._holder = clone
         return clone
 

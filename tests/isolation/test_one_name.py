@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import psycopg
 import pytest
+from psycopg.sql import SQL, Identifier
 
 import clonedb
 from clonedb.isolation.modes import MODES
@@ -97,3 +99,18 @@ def test_another_owner(supply: Supply, template: clonedb.Template, prefix: str) 
     assert before is not None
     assert after is not None
     assert after.owner == template.server.owner != before.owner
+
+
+def test_a_name_that_is_taken(supply: Supply, admin_dsn: str, prefix: str) -> None:
+    """A clone that cannot have the name is dropped, and the room that it had is free again."""
+    supply.one_name = "clone"
+    with supply.database("clone") as db:
+        name = db.name
+    with psycopg.connect(admin_dsn, autocommit=True) as connection:
+        connection.execute(SQL("create database {}").format(Identifier(name)))
+        with pytest.raises(psycopg.errors.DuplicateDatabase), supply.database("clone"):
+            pass
+        supply.release_spares()
+        supply.close()
+        assert databases(admin_dsn, f"{prefix}_c") == [name]
+        connection.execute(SQL("drop database {}").format(Identifier(name)))
