@@ -65,7 +65,7 @@ class DriverPools(PatchedDrivers):
         def wrap_start(was: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(was)
             def start_initial_tasks(pool: Any) -> Any:
-                if self._aim(*_parameters(pool)) is not None:
+                if self._aim_of_psycopg_pool(pool) is not None:
                     pool._min_size = pool._nconns = 0  # noqa: SLF001
                 return was(pool)
 
@@ -75,8 +75,10 @@ class DriverPools(PatchedDrivers):
             @functools.wraps(was)
             def check_open_getconn(pool: Any) -> Any:
                 __tracebackhide__ = True
-                if (require := self._aim(*_parameters(pool))) is not None:
+                require = self._aim_of_psycopg_pool(pool)
+                if require is not None or _is_computed(pool):
                     self._open[pool] = _close_idle_of_psycopg_pool
+                if require is not None:
                     require()
                 return was(pool)
 
@@ -86,6 +88,9 @@ class DriverPools(PatchedDrivers):
             self._replace(getattr(module, name, None), "_start_initial_tasks", wrap_start)
         base = getattr(getattr(module, "base", None), "BasePool", None)
         self._replace(base, "_check_open_getconn", wrap_check)
+
+    def _aim_of_psycopg_pool(self, pool: Any) -> Callable[[], object] | None:
+        return None if _is_computed(pool) else self._aim([pool.conninfo], pool.kwargs or {})
 
     def _psycopg2_pool(self, module: ModuleType) -> None:
         """Have a pool that is made while there is no clone begin empty, instead of failing."""
@@ -142,13 +147,9 @@ class DriverPools(PatchedDrivers):
         self._replace(getattr(module, "Pool", None), "_fill_free_pool", wrap)
 
 
-def _parameters(pool: Any) -> tuple[list[Any], Mapping[str, Any]]:
-    """What a pool of psycopg_pool connects with; nothing of what a function computes each time."""
-    conninfo, keywords = pool.conninfo, pool.kwargs
-    return (
-        [] if callable(conninfo) else [conninfo],
-        {} if callable(keywords) or keywords is None else keywords,
-    )
+def _is_computed(pool: Any) -> bool:
+    """Whether functions say anew for each connection where a pool of psycopg_pool connects to."""
+    return callable(pool.conninfo) or callable(pool.kwargs)
 
 
 def _leads_to(connection: Any, database: str) -> bool:

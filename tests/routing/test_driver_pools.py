@@ -72,6 +72,29 @@ def test_psycopg_from_the_environment(
     router.leave(one)
 
 
+def test_psycopg_of_a_function(
+    router: Router, dsn: str, one: DatabaseURL, two: DatabaseURL, is_free: IsFree
+) -> None:
+    """Where one says where to connect, as for a password that changes, that is known when it has connected."""
+    router.enter(one)
+    with ConnectionPool(lambda: dsn, min_size=1, open=True) as pool:
+        for clone in (one, two):
+            with pool.connection(timeout=5) as connection:
+                assert connection.info.dbname == clone.database
+            router.leave(clone)
+            assert is_free(clone)
+            router.enter(two)
+    router.leave(two)
+
+
+def test_psycopg_of_a_function_that_leads_elsewhere(router: Router, admin_dsn: str) -> None:
+    """It is left alone, also while there is no clone."""
+    del router
+    pool = ConnectionPool(lambda: admin_dsn, min_size=1, open=True)
+    with pool, pool.connection(timeout=5) as connection:
+        assert connection.info.dbname in admin_dsn
+
+
 def test_async_psycopg(
     router: Router, dsn: str, one: DatabaseURL, two: DatabaseURL, is_free: IsFree
 ) -> None:
