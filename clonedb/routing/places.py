@@ -36,7 +36,7 @@ class Places:
 
     def __init__(self, route: Route, source: str, defaults: Mapping[str, str]) -> None:
         self._templates = templates_of(route)
-        self.shown = f"route = {_shown(route)} ({source})"
+        self.shown: str = f"route = {_shown(route)} ({source})"
         self.variables: Mapping[str, DatabaseURL] = {
             name: _variable(name, source) for name in variables_in(route)
         }
