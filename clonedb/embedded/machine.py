@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-__all__ = ["boot_id", "clients_of", "host"]
+__all__ = ["boot_id", "clients_of", "host", "is_stopped_server"]
 
 
 def boot_id() -> str:
@@ -48,3 +48,12 @@ def clients_of(port: int) -> str:
         each[7] for each in fields if each[3] == "01" and each[2].endswith(f":{port:04X}")
     )
     return ", ".join(f"uid {uid} {count}" for uid, count in uids.most_common())
+
+
+def is_stopped_server(pid: int) -> bool:
+    """Whether a process is PostgreSQL's and stopped, by a signal or a debugger; False for one of another machine."""
+    try:
+        name, state = Path(f"/proc/{pid}/stat").read_text().split()[1:3]
+    except OSError:
+        return False
+    return name == "(postgres)" and state in ("T", "t")

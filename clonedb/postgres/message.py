@@ -6,6 +6,7 @@ import select
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
+from clonedb.embedded.machine import is_stopped_server
 from clonedb.errors import ServerError
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ Results: TypeAlias = list[list[Row]]
 
 LIMIT = 600.0
 """Seconds without a byte from the server after which its process counts as stopped."""
+
+LOOK = 5.0
+"""Seconds without one after which a process of this machine is looked at."""
 
 
 def ask(connection: PGconn, statements: Iterable[str]) -> Results:
@@ -109,8 +113,14 @@ def _wait(connection: PGconn, what: int) -> None:
     """As Python waits, so that Ctrl-C comes through and other threads go on."""
     waiting = select.poll()
     waiting.register(connection.socket, what)
-    if not waiting.poll(LIMIT * 1000):
-        raise ServerError(
-            f"the server's process {connection.backend_pid} has not answered for {LIMIT:g} s; it may be stopped: let it"
-            " go on (kill -CONT), or end it"
-        )
+    waited = 0.0
+    while not waiting.poll(min(LOOK, LIMIT) * 1000):
+        waited += min(LOOK, LIMIT)
+        pid = connection.backend_pid
+        found = "is stopped" if is_stopped_server(pid) else ""
+        if waited >= LIMIT:
+            found = found or f"has not answered for {LIMIT:g} s; it may be stopped"
+        if found:
+            raise ServerError(
+                f"the server's process {pid} {found}: let it go on (kill -CONT {pid}), or end it"
+            )

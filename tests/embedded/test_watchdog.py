@@ -82,17 +82,30 @@ def test_a_lease_file_that_a_stopped_process_holds(
 def test_an_answer_that_does_not_come(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process of the server that was stopped answers nothing: the wait has a limit and names the process."""
+    """The wait has a limit and names the process."""
     monkeypatch.setattr(message, "LIMIT", 0.2)
     with (
         contextlib.closing(open_server(sandbox.config)) as server,
         contextlib.closing(server.connect("template1")) as other,
+        pytest.raises(
+            ServerError, match=f"process {other.info.backend_pid} has not answered for 0.2 s"
+        ),
     ):
+        message.ask(other.pgconn, ["select pg_sleep(10)"])
+
+
+def test_a_stopped_process_is_seen(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of this machine is told of after some seconds, and not after as long as a statement may take."""
+    monkeypatch.setattr(message, "LOOK", 0.1)
+    with (
+        contextlib.closing(open_server(sandbox.config)) as server,
+        contextlib.closing(server.connect("template1")) as other,
+    ):
+        assert message.ask(other.pgconn, ["select pg_sleep(0.5)", "select 1"])[-1] == [(b"1",)]
         os.kill(other.info.backend_pid, signal.SIGSTOP)
         try:
             with pytest.raises(
-                ServerError,
-                match=f"process {other.info.backend_pid} has not answered for 0.2 s",
+                ServerError, match=f"process {other.info.backend_pid} is stopped: let it go on"
             ):
                 message.ask(other.pgconn, ["select 1"])
         finally:
