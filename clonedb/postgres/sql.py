@@ -212,6 +212,8 @@ def make_droppable(
     """All of `drop_database` but the last statement: the names of what there is to drop."""
     there = obstacles.find(connection, name, oid)
     for found in there:
+        if found.invalid:
+            continue
         close_to_sessions(connection, found.name, patience=patience)
         if found.obstructed:
             obstacles.clear(connection, found.name)
