@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from threading import Lock
 from typing import Any
 
+from clonedb.embedded.machine import is_stopped_server
 from clonedb.postgres.raw_cursors import driver_of, hear, package_of
 
 __all__ = [
@@ -122,16 +123,28 @@ def let_go(connection: Any) -> bool:
     """Close a connection of psycopg's that something holds, underneath it: whether there was anything that held it.
 
     psycopg's own rollback waits for the lock of a generator that will never be finished; it
-    gets another lock, by which it finds the connection closed.
+    gets another lock, by which it finds the connection closed. One in a transaction whose
+    process of the server is stopped is closed, too: the rollback would not be answered.
     """
-    if connection is None or not is_held(connection):
+    if connection is None:
         return False
     driver = driver_of(connection)
+    if not is_held(connection):
+        if _is_stuck(connection):
+            driver.close()
+        return False
     driver.pgconn.finish()
     driver.lock = (
         Lock() if isinstance(driver.lock, type(Lock())) else type(driver.lock)()
     )  # asyncio's has a class
     return True
+
+
+def _is_stuck(connection: Any) -> bool:
+    info = getattr(driver_of(connection), "info", None)
+    # libpq's PQTRANS_ACTIVE, INTRANS and INERROR; a closed connection is in none of these
+    in_transaction = info is not None and int(info.transaction_status) in (1, 2, 3)
+    return in_transaction and is_stopped_server(pid_of(connection))
 
 
 def is_idle(connection: Any) -> bool:

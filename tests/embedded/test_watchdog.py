@@ -10,15 +10,19 @@ import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from clonedb.clones.clone import create_empty
 from clonedb.embedded.leases import _failure_since, _stamp
+from clonedb.embedded.machine import is_stopped_server
 from clonedb.embedded.places import ServerDirectory, state_files
 from clonedb.errors import ServerError
 from clonedb.postgres import local_leases, message, sql
 from clonedb.postgres.local_leases import LocalLeases
 from clonedb.postgres.servers import open_server
-from tests.embedded.sandbox import Sandbox
+from clonedb.sessions import driver_state
+from tests.embedded.sandbox import Sandbox, wait_until
 
 
 def test_an_old_failure_is_old_whatever_the_clock_says(tmp_path: Path) -> None:
@@ -110,6 +114,28 @@ def test_a_stopped_process_is_seen(sandbox: Sandbox, monkeypatch: pytest.MonkeyP
                 message.ask(other.pgconn, ["select 1"])
         finally:
             os.kill(other.info.backend_pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_a_stopped_process_does_not_hold_up_a_rollback(sandbox: Sandbox, driver: str) -> None:
+    """The end of a test closes the connection underneath its session, which does not wait for the answer."""
+    with contextlib.closing(open_server(sandbox.config)) as server:
+        engine = sa.create_engine(server.url("postgres", driver=driver).render())
+        session = Session(engine)
+        connection = session.connection().connection.dbapi_connection
+        assert not driver_state.let_go(connection)
+        assert session.scalar(sa.text("select 1")) == 1
+        pid = session.scalar(sa.text("select pg_backend_pid()"))
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            wait_until(lambda: is_stopped_server(pid))
+            driver_state.let_go(connection)
+            assert not driver_state.let_go(connection)  # which is closed now
+            with contextlib.suppress(sa.exc.DBAPIError):
+                session.close()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        engine.dispose()
 
 
 def test_a_lost_session_is_counted_until_another_is_there(sandbox: Sandbox) -> None:
