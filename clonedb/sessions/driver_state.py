@@ -35,6 +35,7 @@ DRIVERS = ("psycopg", "psycopg2", "asyncpg")
 # ordinary use
 _PSYCOPGS_OWN = ("pgconn", "wait", "_adapters", "_prepared", "_begin_statement")
 _PSYCOPG = ("prepare_threshold", "prepared_max")
+# psycopg2's objects are of C and asyncpg's class has slots: what can be set is listed
 _PSYCOPG2 = (
     *("autocommit", "isolation_level", "readonly", "deferrable", "encoding", "cursor_factory"),
     *("string_types", "binary_types"),

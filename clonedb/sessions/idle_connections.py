@@ -34,6 +34,7 @@ OWN = "clonedb_own"
 """The key of a connection's `info` that tells an engine of clonedb's own from the application's."""
 
 _PAST = "clonedb_past"  # the key of a connection's `info`
+# where the listeners are from that SQLAlchemy itself gives to a pool
 _SQLALCHEMYS = ("sqlalchemy.engine.create", "sqlalchemy.engine.default")
 _ONCE = "only_once.<locals>.go"  # around SQLAlchemy's own `first_connect`
 # a listener to each use of a connection may send statements unheard
@@ -93,6 +94,7 @@ def hand_out(entry: Any) -> None:
         return
 
     past.used = True
+    # raw still: it was last used without an engine, and what was sent then is not known
     past.traces.spoilt = past.traces.spoilt or (past.raw and not past.heard)
     past.raw = True
 
@@ -104,6 +106,7 @@ def see(entry: OpenEntry, engine: Engine) -> None:
         return
     past.raw = False
     past.traces.spoilt = past.traces.spoilt or not (past.heard or _is_unwatched(engine.pool))
+    # the first engine that it is seen with; what `_may_stay` compares with
     if past.engine is None:
         past.engine, past.pool, past.listeners = (
             engine,
@@ -115,6 +118,7 @@ def see(entry: OpenEntry, engine: Engine) -> None:
 def listen(entry: OpenEntry, statement: str) -> None:
     """An engine is about to send a statement."""
     past = _past_of(entry)
+    # a driver that can be heard tells itself of what is sent, by whatever cursor
     if past is not None and not past.heard:
         past.traces.hear(statement)
 
@@ -125,6 +129,7 @@ def is_outdated(entry: OpenEntry) -> bool:
     There is a listener to new ones, or the server has ended it.
     """
     past = _past_of(entry)
+    # only the first use after a reset is asked of: the later ones are the same test's
     if past is None or past.used:
         return False
     return is_gone(entry) or (
@@ -176,10 +181,12 @@ def begin(entry: OpenEntry, renewal: Renewal) -> None:
             )
             return
 
+        # psycopg2, which would send a BEGIN of its own before the reset
         autocommit = connection.autocommit
         connection.autocommit = True
         renewal.reset(connection.cursor(), settings=_settings(entry))
         connection.autocommit = autocommit
+        # psycopg2 collects them on the connection, where the next test would find them
         del connection.notices[:], connection.notifies[:]
         renewal.pids.append(driver_state.pid_of(connection))
         _keep(entry)
@@ -200,6 +207,7 @@ def stay(entry: OpenEntry, reset: SessionReset) -> int | None:
         driver = driver_state.driver_of(entry.dbapi_connection)  # type: ignore[attr-defined]
         message = reset.message(settings=_settings(entry))
         if driver_state.package_of(driver) == "asyncpg":
+            # without arguments asyncpg sends a simple query, which may be several statements
             await_only(driver.execute(message))
         else:
             autocommit = driver.autocommit
@@ -226,17 +234,21 @@ def _may_stay(entry: Any) -> bool:
     past, connection = _past_of(entry), getattr(entry, "dbapi_connection", None)
     if past is None or past.engine is None or past.traces.spoilt or connection is None:
         return False
+    # `used` is still that of the test that has just ended
     if not past.used and OWN not in entry.info:
         return False
     past.used = False
     pool, dialect = past.engine.pool, past.engine.dialect
     return (
+        # engine.dispose() makes another pool; a queue that is bound belongs to one loop
         pool is past.pool
         and isinstance(pool, QueuePool)
         and not is_bound(pool)
+        # a listener that has come since would have made something else of a new connection
         and connect_listeners(pool) == past.listeners
         and all(map(_is_known, past.listeners))
         and (past.heard or not past.raw)
+        # psycopg2's is set once, when SQLAlchemy connects, and RESET ALL would take it back
         and getattr(dialect, "client_encoding", None) is None
         and driver_state.is_idle(connection)
         and driver_state.is_in_state(connection, past.state)

@@ -36,6 +36,7 @@ class LastingConnection:
         if self._free is None:
             connection = self._connect()
             self._free = connection.pgconn
+            # psycopg warns of a connection that is forgotten while it is open
             del connection.pgconn
 
     def take(self) -> Connection[Any]:
@@ -45,6 +46,7 @@ class LastingConnection:
         self.asked = True
         free, self._free = self._free, None
         works = None
+        # libpq's status tells of an end only after a read or a write: the socket is asked, too
         if (
             free is not None
             and free.status == pq.ConnStatus.OK
@@ -67,6 +69,7 @@ class LastingConnection:
 
         from clonedb.sessions.retired import retire
 
+        # by the test itself
         if connection.closed:
             return True
         if driver_state.is_held(connection):
@@ -86,6 +89,7 @@ class LastingConnection:
     def idle(self, renewal: Renewal) -> None:
         """Begin to reset it, or close it if that would not make it as new."""
         traces, self._traces = self._traces, Traces()
+        # SET of a custom setting, LOAD and the like: no reset takes them back
         if traces.spoilt:
             self.close()
         if self._free is not None:

@@ -43,7 +43,9 @@ class LastingEngine:
             self._engine = self._make_engine()
             self._watch(self._engine)
             refuse_late_statements(self._engine)
+            # after clonedb's own: what differs later was put there by a test
             self._listeners = _shared_listeners(self._engine)
+        # or the test's first statement would find out that the server was restarted
         self._connections.close_gone()
         return lend(self._engine, loan)
 
@@ -61,6 +63,7 @@ class LastingEngine:
 
     def _claim(self, dialect: Dialect, entry: ConnectionPoolEntry, *_: object) -> None:
         if dialect.is_async:
+            # raises here, with more to say than the driver has
             running_loop()
         entry.info[OWN] = True
 
@@ -72,6 +75,7 @@ class LastingEngine:
     ) -> None:
         from sqlalchemy.exc import DisconnectionError
 
+        # SQLAlchemy answers a DisconnectionError of a checkout by opening a new connection
         if not self._connections.is_here(entry) or idle_connections.is_outdated(entry):
             raise DisconnectionError("the event loop or a listener has changed")
         self._connections.handed_out(entry, proxy)
@@ -95,6 +99,7 @@ class LastingEngine:
         if self._engine is None:
             return
         pool: Any = self._engine.pool
+        # an engine with all that was done to it is given up; the next test gets another
         if pool.checkedout() or _shared_listeners(self._engine) != self._listeners:
             self.close()
         self._connections.idle(self._database, renewal)

@@ -47,6 +47,7 @@ def leaked_connection_warnings(
     """
     left: list[ClientSession] = []
     late: dict[Loan, list[ClientSession]] = {}
+    # application_name is one of the parameters that may hold a token
     for session in sessions:
         loan = loans.find(session.application)
         if loan is not None:

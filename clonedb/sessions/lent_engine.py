@@ -31,6 +31,7 @@ class LentEngine(OptionEngine):
     def dispose(self, close: bool = True) -> None:  # noqa: FBT001, FBT002 - SQLAlchemy's
         """Close the pool, which is another test's after this one's end."""
         loan = _loan_of(self)
+        # SQLAlchemy's dispose() closes what is idle, by now perhaps the next test's
         if loan is None or not loan.ended:
             super().dispose(close)
 
@@ -75,6 +76,7 @@ def hide_password_in_tracebacks(engine: Engine) -> Engine:
     A listener to `do_connect` would come before those of tests, and the first that connects is
     the last to be asked.
     """
+    # every connection of the engine is opened by this method of its dialect
     connect = engine.dialect.connect
 
     def connect_in_silence(*positional: Any, **keywords: Any) -> Any:

@@ -29,6 +29,7 @@ which has none of that name. Its `passfile` is never opened where a password is 
 neither is libpq's.
 """
 
+# the salt of a run, the number of the loan, and what is left of the test's name
 _TOKEN = re.compile(r"clonedb-[0-9a-f]{6}-[0-9]+-[\w.-]*", re.ASCII)
 _LONGEST = 63  # bytes of application_name that PostgreSQL keeps
 
@@ -44,6 +45,7 @@ class Loan:
     holder: str
     database: str
     token: str
+    # a page of shared memory, and the byte of this loan in it
     _ends: mmap.mmap = field(repr=False)
     _place: int = field(repr=False)
     _connections: weakref.WeakSet[Connection[Any]] = field(
@@ -67,6 +69,7 @@ class Loan:
 
     def end(self) -> None:
         """The test has ended: from now on all that it was handed raises EndedTestError."""
+        # a connection that is being opened meanwhile is refused by `take`
         with self._lock:
             self._ends[self._place] = 1
             for connection in self._connections:
@@ -95,6 +98,7 @@ class Loan:
         unfit = {name for name, _ in url.query}
         if url.driver == "asyncpg":
             unfit.add("application_name")
+        # pg8000 has no passfile; where no password is given, other drivers open it
         if url.driver == "pg8000" or url.password is None:
             unfit.add("passfile")
 
@@ -114,8 +118,10 @@ class Loans:
     def begin(self, holder: str, database: str, name: str = "") -> Loan:
         """A new loan; `name` is a test's, which makes the token tell people something, too."""
         number = len(self._by_token)
+        # anonymous memory, shared with children by fork: a byte for each loan, page by page
         if number % mmap.PAGESIZE == 0:
             self._ends = mmap.mmap(-1, mmap.PAGESIZE)
+        # PostgreSQL replaces what is not ASCII in application_name
         readable = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
         token = f"clonedb-{self._salt}-{number}-{readable}"[:_LONGEST]
         self._by_token[token] = Loan(
@@ -125,6 +131,7 @@ class Loans:
 
     def find(self, text: object) -> Loan | None:
         """The loan whose token is in a text, as a connection string or the name of an application is."""
+        # the search costs more, and most texts have no token
         if not isinstance(text, str) or "clonedb-" not in text:
             return None
         match = _TOKEN.search(text)

@@ -63,6 +63,7 @@ class OpenOnLoops:
         """An entry was opened on the running loop, or is handed out (`proxy`), or is idle again."""
         loop = self.loop_of(entry)
         if loop is None:
+            # a connection of an asynchronous driver is opened on the loop that runs
             loop = running_loop()
             if loop not in self._guards:
                 self._open[loop] = {}
@@ -106,6 +107,7 @@ class OpenOnLoops:
         import asyncio
 
         for loop, entries in list(self._open.items()):
+            # nothing that was opened on a closed loop can be used again: all of it goes
             closed = loop.is_closed()
             chosen = {
                 entry: proxy
@@ -113,6 +115,7 @@ class OpenOnLoops:
                 if closed or which(entry, proxy is not None)
             }
             if chosen and loop.is_running():
+                # in another thread: nothing is spared, as a reset may meet what runs there
                 asyncio.run_coroutine_threadsafe(_close(chosen), loop).result(_PATIENCE)
             elif chosen and not closed:
                 loop.run_until_complete(_close(chosen, spare))
@@ -152,6 +155,7 @@ class OpenOnLoops:
         try:
             yield
         finally:
+            # nothing if `_forget` was here before
             if entries := self._open.get(loop):
                 for _ in range(_GRACE):
                     # two tasks: this one, and the one that waits for it
@@ -165,6 +169,7 @@ class OpenOnLoops:
 
                 await _close(entries)
 
+            # the end is told by the one that takes the guard away: this, or `_forget`
             if self._guards.pop(loop, None) is not None:
                 self._open.pop(loop, None)
                 _Ending.of(loop).discard(self)
@@ -198,11 +203,13 @@ class _Ending:
         self._waiting.discard(waiting)
         if not self._waiting:
             with contextlib.suppress(AttributeError):
+                # the attribute of the object; the class's method is there again
                 del self._loop.close
 
     def __call__(self) -> None:
         try:
             for waiting in list(self._waiting):
+                # asyncio refuses to close a loop that runs; a second close() does nothing
                 if not (self._loop.is_running() or self._loop.is_closed()):
                     self._loop.run_until_complete(waiting.end_on(self._loop))
         finally:
@@ -222,6 +229,7 @@ async def _close(
     from sqlalchemy.util import greenlet_spawn
 
     for entry, proxy in list(entries.items()):
+        # SQLAlchemy's adapters await the driver out of a greenlet, also to close it
         if proxy is None and await greenlet_spawn(spare, entry):
             continue
         # without a rollback, which would wait for a running query

@@ -22,6 +22,7 @@ def sessions_on(is_chosen: Callable[[Mapping[Any, Any]], bool]) -> list[Session]
 
 def _infos(session: Session) -> Iterator[Mapping[Any, Any]]:
     transaction = session.get_transaction()
+    # nothing public tells; each connection is there twice, by itself and by its engine
     held: Mapping[Any, Any] = getattr(transaction, "_connections", {})
     for connection, *_ in list(held.values()):
         # one that a statement has lost already has none

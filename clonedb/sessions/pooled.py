@@ -58,8 +58,11 @@ class Connections:
 
     def __init__(self, database: str | None = None) -> None:
         self._database = database
+        # None while it is idle; weak, as SQLAlchemy takes back what a test forgot when it is
+        # collected
         self._synchronous: dict[ConnectionPoolEntry, _InUse | None] = {}
         self._on_loops = OpenOnLoops(self._renew_pools)
+        # the asynchronous ones that lead to clones, whose pools may be bound to a loop
         self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
     def opened(self, entry: ConnectionPoolEntry) -> None:
@@ -76,6 +79,7 @@ class Connections:
 
         It is set aside, to be closed there, and the entry needs a new one.
         """
+        # one of a synchronous driver is on no loop
         loop = self._on_loops.loop_of(entry)
         if loop is None or loop is _running_loop():
             return True
@@ -92,6 +96,7 @@ class Connections:
         else:
             return
         mark = mark_of(entry)
+        # only what may stay open after the test is looked at
         if OWN in entry.info or (mark is not None and mark.routed):
             idle_connections.hand_out(entry)
 
@@ -122,6 +127,7 @@ class Connections:
 
     def let_go(self, database: str) -> bool:
         """Close what a COPY or the like holds on a clone: whether there was any, for which a rollback would wait."""
+        # those on loops are closed without a rollback, which alone would wait
         there = [entry for entry in self._synchronous if self._leads_to(entry, database)]
         closed = [driver_state.let_go(entry.dbapi_connection) for entry in there]
         return any(closed)
@@ -134,6 +140,7 @@ class Connections:
 
     def close_idle(self, database: str) -> None:
         """Close the idle connections to a clone; the others are the ones a test left open."""
+        # a copy, as each connection that is closed leaves the dictionary
         for entry, in_use in list(self._synchronous.items()):
             if in_use is None and self._leads_to(entry, database):
                 entry.invalidate()
@@ -183,10 +190,12 @@ class Connections:
             mark: CloneMark | None = info.get(_MARK)
             return mark is not None and mark.database is not None and is_left(mark.database)
 
+        # found before anything is closed, while their connections have their marks
         sessions = sessions_on(leads_to_left)
         for entry, in_use in list(self._synchronous.items()):
             if in_use is not None and is_stale(entry) and (proxy := in_use()) is not None:
                 proxy.invalidate()
+                # on the object that the code of the ended test may have kept
                 if holder:
                     proxy.cursor = refuse  # type: ignore[method-assign]
 

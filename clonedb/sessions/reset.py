@@ -93,6 +93,7 @@ class Renewal:
     def __init__(self, reset: SessionReset) -> None:
         self.pids: list[int] = []
         self.reset = reset
+        # what to call of each if its session is as new, and if it is not
         self._begun: list[tuple[PGconn, Callable[[], None], Callable[[], None]]] = []
 
     def begin(
@@ -127,4 +128,5 @@ class Renewal:
             try:
                 works = self.reset.end(connection)
             finally:
+                # after an interrupt, too: a connection whose answer was not read is of no use
                 (keep if works else lose)()

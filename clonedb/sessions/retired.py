@@ -20,6 +20,7 @@ def retire(connection: Any, loan: Loan | None) -> None:
     del connection.pgconn
     if loan is not None:
         connection.loan = loan
+        # cursors that the test has kept refer to this object, so its own class has to change
         connection.__class__ = _retired(type(connection))  # type: ignore[arg-type]  # a class is hashable
 
 

@@ -28,11 +28,13 @@ class Sessionmakers:
         """One more; keywords are those of a session."""
         from sqlalchemy.orm import sessionmaker
 
+        # a listener that a test added, or an attribute that it set, would reach every copy
         if self._made is None or self._state_of(self._made.class_) != self._state:
             self._made = sessionmaker(**self._options)
             self._dispatch = self._made.class_().dispatch
             self._state = self._state_of(self._made.class_)
         maker = copy.copy(self._made)
+        # a copy shares its keywords with the original
         maker.kw = {**maker.kw, **keywords}
         return maker
 
