@@ -105,9 +105,11 @@ class Address:
         A list of hosts or ports (asyncpg's) and one text with commas (libpq's) are the same.
         """
         given = {name: value for name, value in keywords.items() if value not in (None, "", [])}
+        # libpq connects to hostaddr where both are given
         named = given.get("hostaddr") or given.get("host") or given.get("unix_sock")
         hosts = _parts(named or defaults.get("hostaddr") or defaults.get("host") or "")
         ports = _parts(given.get("port") or defaults.get("port") or "5432")
+        # libpq: a single port is that of every host
         if len(ports) != len(hosts):
             ports = [ports[0]] * len(hosts)
         # libpq calls a database as the user, whom PGUSER names where the keywords do not
@@ -181,8 +183,10 @@ def _parts(value: Any) -> list[str]:
 
 def _host(name: str) -> str:
     name = name.lower()
+    # what no test may reach is not this machine's, although it looks like a socket's directory
     if name.startswith(NO_DIRECTORY):
         return name
+    # a directory and a name in Linux's abstract namespace (@) are Unix sockets
     local = name in ("", "localhost", "::1", "0.0.0.0") or name.startswith(("/", "@", "127."))  # noqa: S104 - compared
     return "localhost" if local else name
 
@@ -212,12 +216,15 @@ def redirect(
     rest: dict[str, str] = {}
     for text in _connection_strings(positional, keywords):
         rest |= {name: value for name, value in _parsed(text).items() if name not in ADDRESS}
+    # what the connection strings said beside the address is in `rest`
     positional[:] = [part for part in positional if not isinstance(part, str)]
     for name in ADDRESS.intersection(keywords):
         del keywords[name]
     if driver.startswith("psycopg"):
+        # a keyword wins over a connection string, as it does in the driver
         keywords |= {**rest, **keywords}
     elif driver == "asyncpg" and rest:
+        # asyncpg has no keywords for these: it sends them as settings of the session
         settings = {name: rest[name] for name in _ASYNCPG_SENDS if name in rest}
         keywords["server_settings"] = {**settings, **(keywords.get("server_settings") or {})}
 
@@ -290,6 +297,7 @@ def reached(dbapi_connection: Any, defaults: Mapping[str, str]) -> Address | Non
     if package == "asyncpg":
         database = getattr(getattr(connection, "_params", None), "database", None)
         address = getattr(connection, "_addr", None)
+        # the path of a Unix socket is no tuple
         host, port = address if isinstance(address, tuple) else (address, None)
         return (
             Address.of({"host": host, "port": port, "dbname": database}, defaults)
@@ -312,4 +320,5 @@ def current_database(dbapi_connection: Any) -> str | None:
         return None
     finally:
         cursor.close()
+        # the query may have begun a transaction
         dbapi_connection.rollback()

@@ -118,6 +118,7 @@ class Admission:
         self._waiting = locks.admission_key("waiting", prefix)
         self._channel = f"clonedb_room_{prefix}"
         self._pid = getpid()
+        # the pid of the session that listens; when another process called (monotonic)
         self._backend: int | None = None
         self._heard = float("-inf")
         self._says_so = False  # that this session waits
@@ -129,6 +130,7 @@ class Admission:
 
     def listen(self) -> bool:
         """`others_wait`, after having listened: for a process that asks the server nothing else at the moment."""
+        # the reply to this query also brings what was notified since the last one
         if self._run(locks.is_held_elsewhere, {self._slots.queue, self._memory.queue}):
             self._heard = monotonic()
         return self.others_wait
@@ -184,12 +186,14 @@ class Admission:
                 self._server.run(need.leave)
 
     def _admit(self, need: _Need[T], waiter: Waiter | None) -> T:
+        # or it would take the room that others stand in line for
         if waiter is None or not self.others_wait:
             got = self._run(need.take)
             if got is not None:
                 return got
         if waiter is None:
             raise need.late(0.0)
+        # this process's own spare clones may be all that is missing
         waiter.release_spares()
         return self._wait(need, waiter)
 
@@ -204,6 +208,7 @@ class Admission:
                 if first and (got := self._run(need.take)) is not None:
                     return got
                 now = monotonic()
+                # one call serves all who wait; it is heeded for `_HEEDED` only
                 if first and now >= call:
                     call = now + _CALLS
                     self._server.rows("select pg_notify(%s, '')", [self._channel])
@@ -245,6 +250,7 @@ class Admission:
 
         holders = need.holders(connection)
         ours = connection.info.backend_pid
+        # all find the same one, by the lowest pid; its error frees what it holds for the others
         told = min(holders, default=ours)
         return told == ours and holders <= locks.holders(connection, {self._waiting})
 
@@ -279,11 +285,13 @@ class Admission:
         if self._backend != (backend := connection.info.backend_pid):
             from psycopg import sql
 
+            # LISTEN is of the session: a new one has to say it again
             connection.add_notify_handler(self._hear)
             connection.execute(sql.SQL("listen {}").format(sql.Identifier(self._channel)))
             self._slots.take_again(connection)
             self._backend = backend
 
     def _hear(self, notify: Notify) -> None:
+        # PostgreSQL notifies the session that has sent it, too
         if notify.channel == self._channel and notify.pid != self._backend:
             self._heard = monotonic()

@@ -93,10 +93,12 @@ def drop_at_once(server: Server, names: Sequence[str]) -> None:
             sql.make_droppable(sessions[-1], name)
             sql.limit_drops(sessions[-1])
             statement = SQL("drop database if exists {}").format(Identifier(name))
+            # sent by libpq, which does not wait for the answer
             sessions[-1].pgconn.send_query(statement.as_bytes(sessions[-1]))
 
     for connection in sessions:
         with contextlib.suppress(Exception):
+            # None: all of the answer has come
             while connection.pgconn.get_result() is not None:
                 pass
 
@@ -109,11 +111,13 @@ def is_owned(server: Server, name: str) -> bool:
     It holds the owner's lock, and is still the same. A session that the server has ended shows that
     by a socket that can be read, which costs no round trip.
     """
+    # a lost session is replaced, by which the process may get another owner's name
     server.run(_look)
     return f"_{server.owner}_" in name
 
 
 def _look(connection: Connection[Any]) -> None:
+    # a notification makes it readable, too, so that a query decides
     readable = select.poll()
     readable.register(connection.pgconn.socket, select.POLLIN)
     if readable.poll(0):
@@ -121,6 +125,7 @@ def _look(connection: Connection[Any]) -> None:
 
 
 def _connect(server: Server) -> Connection[Any]:
+    # PostgreSQL keeps 63 bytes of application_name
     name = f"clonedb pool on {socket.gethostname()}, pid {getpid()}"[:63]
     connection = server.connect(server.config.maintenance_database, application_name=name)
     connection.execute("set statement_timeout = 0; set lock_timeout = 0")

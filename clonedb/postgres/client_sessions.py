@@ -49,6 +49,7 @@ def end_open_sessions(
     """End every session of a database that its client has not closed, but those to `keep`, and say which those were."""
     found = left_open(connection, name, keep=keep)
     if found:
+        # also those that are only about to end: the database is to be free of sessions
         sql.end_sessions(connection, name, keep=keep)
     return [one for one in found if not one.closed]
 
@@ -76,10 +77,12 @@ def given_time(look: Callable[[], list[ClientSession]]) -> list[ClientSession]:
             sleep(0.0005)
             continue
 
+        # looked at only now, as most sessions go in the first milliseconds
         states = _states(found)
         if waited >= _LONGEST or all(
             not one.client or states.get(one.pid) in _HELD for one in found
         ):
+            # a session that is not in the kernel's table counts as held open
             return [
                 one._replace(closed=states.get(one.pid, _HELD[0]) not in _HELD) for one in found
             ]
@@ -96,6 +99,7 @@ def _states(sessions: Iterable[ClientSession]) -> dict[int, str]:
     there is no /proc.
     """
     ends = {
+        # as the second column has it: 0100007F:1538 is 127.0.0.1, port 5432
         f"{_hexadecimal(one.address)}:{one.port:04X}": one.pid
         for one in sessions
         if one.address and one.port
@@ -104,6 +108,7 @@ def _states(sessions: Iterable[ClientSession]) -> dict[int, str]:
     for table in ("/proc/net/tcp", "/proc/net/tcp6") if ends else ():
         with contextlib.suppress(OSError), open(table, encoding="ascii") as file:  # noqa: PTH123 - quicker
             for line in file:
+                # the columns: number, local address, remote address, state
                 local, _, state = line.split(maxsplit=4)[1:4]
 
                 # the same end may have been that of a connection with another server, of which

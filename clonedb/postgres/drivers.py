@@ -148,6 +148,7 @@ class WatchedDrivers(PatchedDrivers):
                 __tracebackhide__ = True
                 self._look(conninfo, keywords.get("application_name"), keywords.get("passfile"))
                 if self._lead("psycopg", [conninfo], keywords):
+                    # what it said besides is in the keywords now
                     conninfo = ""
                 return function(cls, conninfo, **keywords)
 
@@ -203,6 +204,7 @@ class WatchedDrivers(PatchedDrivers):
                 )
                 names = list(keywords)
                 if self._lead("asyncpg", [], keywords):
+                    # asyncpg requires each of these keywords: one that was taken away is None
                     keywords = {**dict.fromkeys(names), **keywords}
                 return await was(**keywords)
 

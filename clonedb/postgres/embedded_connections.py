@@ -143,7 +143,9 @@ class EmbeddedConnections(PatchedDrivers):
                     return was(**keywords)
                 if keywords.get("dsn"):
                     keywords["dsn"] = self._without_answers(keywords["dsn"])
+                # by name and value: one that the test has set to something else is meant
                 hidden = self._variables.items()
+                # asyncpg's module has `_Os` in the place of os, which looks here
                 thread.environ = {
                     name: value
                     for name, value in os.environ.items()

@@ -57,6 +57,7 @@ class Growth:
 
     def watch(self) -> None:
         """Begin to look, when the process begins to own databases."""
+        # the thread of an owner before, if there was one, ends
         self._stop.set()
         directory = None if self._server.lease is None else self._server.lease.data_dir.parent
         if directory is not None and memory_at(directory) is not None:
@@ -89,6 +90,7 @@ class Growth:
     def _end_the_largest(self, memory: Memory) -> None:
         server = self._server
         database = server.config.maintenance_database
+        # a session of its own: the server's may be waiting for an answer
         with contextlib.closing(
             server.connect(database, application_name="clonedb growth")
         ) as own:
@@ -96,6 +98,7 @@ class Growth:
             if not grown:
                 return
             name = max(grown, key=lambda each: grown[each])
+            # noted first: a test's statement fails as soon as its session has ended
             self._stopped[name] = self._why(name, grown[name], memory)
             sql.end_sessions(own, name)
             server.say(self._stopped[name])
@@ -129,6 +132,7 @@ def _first_size(connection: Connection[Any], name: Name, names: list[Name]) -> i
     """The bytes of a database when it was made: a clone's are its template's."""
     for other in names:
         if (
+            # a clone's name has the beginning of its template's fingerprint
             name.kind == "clone"
             and other.kind == "template"
             and other.fingerprint.startswith(name.fingerprint)

@@ -116,6 +116,7 @@ def against_environment() -> dict[str, str]:
     found = {}
     for option in _options():
         name = option.keyword.decode()
+        # compiled: what libpq takes without any variable or service
         if option.envvar is not None and name not in _GIVEN and option.val != option.compiled:
             neutral = _NEUTRAL.get(name) or (option.compiled or b"").decode()
             if neutral:
@@ -132,6 +133,7 @@ def leading_to(
     libpq's away as well, which were not meant for this server.
     """
     unfit: set[str] = set()
+    # libpq connects to PGHOSTADDR where there is a host, too
     if "host" in keywords:
         unfit |= {"PGSERVICE", "PGHOSTADDR"}
     if alone:
@@ -167,6 +169,7 @@ def affecting() -> dict[str, str]:
         *_FILES,
         *(option.envvar.decode() for option in _options() if option.envvar),
     }
+    # those of the place are known, and the others change nothing where a password is given
     return _set(sorted(names - {*PLACE_VARIABLES, "PGAPPNAME", "PGPASSFILE"}))
 
 
@@ -190,6 +193,7 @@ class _Unset:
         names = [name for name, value in variables.items() if _ENVIRON.get(name) == value]
         with self._lock:
             for name in names:
+                # unset in the C library's environment alone, of which os.environ is a copy
                 self._contexts[name] += 1
                 os.unsetenv(name)
         return names
@@ -215,6 +219,7 @@ class _Unset:
 
     def _restore(self, name: str) -> None:
         value = _ENVIRON.get(name)
+        # another thread needs it unset still
         if value is None or self._contexts[name]:
             os.unsetenv(name)
         else:

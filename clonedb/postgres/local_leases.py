@@ -41,6 +41,7 @@ class LocalLeases:
         files = _files(self._config)
         files.make()
         begin = monotonic()
+        # shared: it is refused only while `is_leased` has it alone
         while (descriptor := files.try_lock(name, fcntl.LOCK_SH)) is None:
             if monotonic() - begin > _LIMIT:
                 raise ServerError(
@@ -55,6 +56,7 @@ class LocalLeases:
     def forget(self) -> None:
         """In a forked child: the locks are the parent's."""
         while self._held:
+            # flock's are of the open file: what a child closes, its parent still holds
             os.close(self._held.popitem()[1])
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["MemoryRoom"]
 
 _AT_ONCE = 64  # databases that others may be making at the same moment; with less room they are made one by one
+# one for all prefixes, as they share the memory
 _TURN = locks.admission_key("turn")
 
 

@@ -43,6 +43,7 @@ def send(connection: PGconn, statements: Iterable[str]) -> None:
     connection.send_query("; ".join(statements).encode())
     while connection.flush():
         _wait(connection, select.POLLIN | select.POLLOUT)
+        # libpq's manual: read while it flushes, or two full buffers wait for each other
         connection.consume_input()
 
 
@@ -57,6 +58,7 @@ def answer(connection: PGconn) -> Results:
     found: Results = []
     error = None
     while True:
+        # get_result() itself would wait where no interrupt comes through
         while connection.is_busy():
             _wait(connection, select.POLLIN)
             connection.consume_input()
@@ -72,6 +74,7 @@ def answer(connection: PGconn) -> Results:
                 ]
             )
         elif result.status != ExecStatus.COMMAND_OK:
+            # the first: after an error the server skips the other statements of a message
             error = error or error_from_result(result)
 
     if error is not None:

@@ -30,11 +30,13 @@ def remove_orphans(connection: Connection[Any], data: Path) -> list[int]:
             if entry.name.isdigit() and entry.is_dir(follow_symlinks=False)
         }
 
+    # the server's start is the same in every row
     rows = connection.execute(
         "select oid::bigint, extract(epoch from pg_postmaster_start_time()) from pg_database"
     )
     known = {int(oid): float(started) for oid, started in rows}
     started = min(known.values())
+    # each file that is made in a directory changes its ctime
     orphans = [
         oid
         for oid, when in found.items()

@@ -35,6 +35,7 @@ def database_settings(
     connection: Connection[Any], name: str
 ) -> list[tuple[str | None, str, str]]:
     """What ALTER DATABASE SET and ALTER ROLE IN DATABASE SET left: (role or None, setting, value)."""
+    # setconfig is an array of `name=value`; setrole is 0 where it is for all roles
     rows = connection.execute(
         """
         select r.rolname, split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)
@@ -78,8 +79,10 @@ def set_as_stored(
     """
     from psycopg import sql
 
+    # each part of a custom setting's name (app.tenant) is quoted by itself
     name = sql.Identifier(*setting.split("."))
     if setting.lower() in _LISTS_OF_NAMES:
+        # true: until the end of the transaction
         connection.execute("select set_config(%s, %s, true)", [setting, value])
         connection.execute(whose + sql.SQL(" set {} from current").format(name))
     else:
@@ -98,6 +101,7 @@ def grants_on_database(
     ).fetchone()
     if row is None or row[0]:
         return None
+    # a grantee that is no role is PUBLIC, whose number is 0
     rows = connection.execute(
         """
         select r.rolname, a.privilege_type, a.is_grantable
@@ -115,9 +119,11 @@ def grant_on_database(
     """Give a clone its template's privileges, in place of PostgreSQL's defaults."""
     from psycopg import sql
 
+    # words of SQL, which cannot be quoted: only what PostgreSQL knows of databases is composed
     privileges = {"CONNECT", "CREATE", "TEMPORARY", "TEMP"}
     with connection.transaction():
         connection.execute(
+            # PostgreSQL's defaults: PUBLIC may connect and make temporary tables
             sql.SQL("revoke all on database {} from public").format(sql.Identifier(name))
         )
         for role, privilege, grantable in grants:

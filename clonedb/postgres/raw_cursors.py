@@ -30,10 +30,12 @@ def hear(connection: Any, listener: Callable[[str], None]) -> bool:
     if package_of(connection) != "psycopg":
         return False
     wait = type(driver).wait
+    # weak: the wrapper is an attribute of the connection, which would hold itself
     itself = weakref.ref(driver)
 
     def heard(generator: Any, *arguments: Any, **options: Any) -> Any:
         if inspect.isgenerator(generator):
+            # it has not begun, so that these are its arguments
             said = inspect.getgeneratorlocals(generator)
             for name in ("query", "statement"):
                 if (statement := said.get(name)) is not None:

@@ -55,6 +55,7 @@ def prepare_role(server: Server) -> None:
 
     from clonedb.embedded.cluster import ROLE_ITERATIONS, verifier
 
+    # SCRAM's verifier: the password itself would stand in a statement, which a log may show
     password = verifier(server.lease.password, ROLE_ITERATIONS)
     key = locks.role_key(role)
 

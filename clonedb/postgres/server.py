@@ -76,14 +76,18 @@ class Server:
         self._maintenance: Connection[Any] | None = None
         self._pid = getpid()
         self._owner: str | None = None
+        # the templates whose locks are shared
         self._used: set[str] = set()
         self._local = LocalLeases(config)
+        # reentrant: `owner` and `use` hold it while they run statements
         self._lock = threading.RLock()
         self._number = 0
+        # those who have it open: `close` of the last one closes it
         self._users = 1
         self._opened = 0  # sessions with the maintenance database, one after the other
         self.info: sql.ServerInfo = self.run(sql.server_info)
         try:
+            # clonedb's own server is reached by its socket
             self.proxied: bool = lease is None and self.run(self._is_proxied)
         except BaseException:
             self.close()
@@ -114,6 +118,7 @@ class Server:
         with self._lock:
             if self._owner is None:
                 owner = new_owner()
+                # a file lock stays when the session is lost, and the advisory lock with it
                 self._local.take(owner)
                 self.run(locks.try_lock, locks.owner_key(owner))
                 self._owner = owner
@@ -196,6 +201,7 @@ class Server:
         session = self._maintenance
         if session is None:
             return self._opened
+        # all of them but the one that is open now
         lost = self._opened - 1
         if self._pid != getpid() or not self._lock.acquire(blocking=False):
             return lost  # another thread waits for an answer on it, and will see
@@ -241,9 +247,12 @@ class Server:
             locks.try_lock(connection, locks.use_key(template), shared=True)
 
     def _open_maintenance(self) -> Connection[Any]:
+        # PostgreSQL keeps 63 bytes of application_name
         name = f"clonedb on {socket.gethostname()}, pid {getpid()}"[:63]
         connection = self.connect(self.config.maintenance_database, application_name=name)
+        # limits that the role or the database was given are not meant for this session
         settings = "set statement_timeout = 0; set lock_timeout = 0"
+        # the first version that has it
         if connection.info.server_version >= 140000:
             settings += "; set idle_session_timeout = 0"
         connection.execute(settings)
@@ -271,6 +280,7 @@ class Server:
         ):  # an embedded server was chosen by what it has
             return
 
+        # asked for as if it were an extension: only servers that were built with ICU have it
         icu = (
             "select 'ICU' where exists (select from pg_collation where collname = 'und-x-icu')"
         )
@@ -327,10 +337,12 @@ class Server:
         May be called again by the last user.
         """
         with self._lock:
+            # not below 0, for a last user that calls it again
             self._users -= self._users > 0
             if self._users:
                 return
             self.growth.close()
+            # a forked child leaves its parent's session alone
             if self._maintenance is not None and self._pid == getpid():
                 self._maintenance.close()
             self._maintenance = None

@@ -43,6 +43,7 @@ class Servers:
 
         config = config.of_server()
         chosen = None if config.url is not None else binaries.choose(config, extensions)
+        # closed by all who had it
         self._opened = [server for server in self._opened if server.is_open]
         for server in self._opened:
             if server.config == config and server.binaries == chosen and _answers(server):

@@ -34,6 +34,7 @@ _TAKE = f"""
         limit 1) taken
 """  # noqa: S608 - ours
 
+# pg_locks shows a key of two halves as classid and objid, with 2 as its objsubid
 _HOLDERS = """
     select pid from pg_locks
     where locktype = 'advisory' and objsubid = 2 and granted and classid::bigint = %(group)s
@@ -65,6 +66,7 @@ class Slots:
         left: set[int] = set()
         while True:
             not_these = list(self._mine | left)
+            # an advisory lock may be taken again by its own session, so that ours are left out
             values = {"limit": self._limit, "not_these": not_these, "group": self._group}
             row = connection.execute(_TAKE, values).fetchone()
             if row is None:

@@ -157,9 +157,11 @@ def create_database(
         connection.execute(copy_of(name, template=template, strategy=strategy))
         return
     provider, _, called = locale.rpartition(":")
+    # ICU came with 15, as a provider of a whole database, and `builtin` with 17
     option = {"icu": "icu_locale", "builtin": "builtin_locale"}.get(provider, "locale")
     if connection.info.server_version >= 150000:
         option = f"locale_provider {provider or 'libc'} {option}"
+    # PostgreSQL takes another locale than the template's only for a copy of template0
     statement = copy_of(name, template="template0", strategy=strategy)
     connection.execute(statement + sql.SQL(f" {option} ") + sql.Literal(called))
 
@@ -203,6 +205,7 @@ def drop_database(
 
 def limit_drops(connection: Connection[Any]) -> None:
     """From now on a statement may take DROP_LIMIT seconds: a drop waits for all processes, stopped ones too."""
+    # SET takes no parameters
     connection.execute(f"set statement_timeout = '{DROP_LIMIT:g}s'".encode())
 
 
@@ -297,10 +300,12 @@ def end_sessions(
             f" {' '.join(str(error).split())}"
         ) from None
 
+    # false for a process that has gone meanwhile
     left = {pid for pid, ended in rows if ended}
     ended = len(left)
     deadline = monotonic() + patience
     while left and monotonic() < deadline:
+        # pg_terminate_backend() sends a signal, and does not wait for its effect
         sleep(0.0005)
         left.intersection_update(backend_pids(connection, name))
 

@@ -18,6 +18,7 @@ __all__ = ["emptied", "filled", "require_filled"]
 
 def filled(connection: Connection[Any]) -> list[list[str]]:
     """A database's unlogged tables that have pages, and its unlogged sequences that were used: schema and name."""
+    # persistence u is unlogged, kind r a table, S a sequence (unlogged ones came with 15)
     rows = connection.execute(
         """
         select n.nspname, c.relname

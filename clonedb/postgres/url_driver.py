@@ -34,6 +34,7 @@ def require_driver(config: Config, driver: str | None) -> None:
     if driver not in _PACKAGES:
         from importlib.metadata import entry_points
 
+        # a dialect that another package brings
         if not entry_points(group="sqlalchemy.dialects", name=f"postgresql.{driver}"):
             known = ", ".join(_PACKAGES)
             raise ConfigError(
