@@ -95,6 +95,7 @@ def _around(request: pytest.FixtureRequest) -> Around:
     """
     __tracebackhide__ = True
     _require_backend(request)
+    # pytest tears down last what was set up first
     if "event_loop" in request.fixturenames:
         request.getfixturevalue("event_loop")
     return process_state_of(request.config).unpatched()
@@ -105,6 +106,7 @@ def _require_backend(request: pytest.FixtureRequest) -> None:
     if "anyio_backend" not in request.fixturenames:
         return
     backend = request.getfixturevalue("anyio_backend")
+    # anyio takes a name, or a name with options
     name = backend if isinstance(backend, str) else backend[0]
     if name != "asyncio":
         raise CloneDBError(

@@ -42,6 +42,7 @@ def between_tests(
         yield
         return
 
+    # the other templates first, the project's own last
     own = clonedb_config.template
     run, at_end = run_of(request.config), request.session.addfinalizer
     with contextlib.ExitStack() as stack:
@@ -59,6 +60,7 @@ def _standing_in(
     run = run_of(request.config)
     with run.process_state.unpatched():
         mode = run.supply(template, request.session.addfinalizer).isolation("worker")
+        # without a loan: nothing that was opened on it is refused, however late it comes
         database = mode.database(mode.acquire(), None)
 
     entered(request.config, database, name, stands_in=True)
@@ -74,6 +76,7 @@ def without_asking(
 ) -> Iterator[None]:
     """The test's own clone, and one of each other template that `route` names."""
     __tracebackhide__ = True
+    # only asked for, so that pytest makes it before this
     del clonedb
     own = marker_of(request.node).template or clonedb_config.template
     with contextlib.ExitStack() as stack:
@@ -90,6 +93,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         return
     names.remove(_BETWEEN)
     names.insert(0, _BETWEEN)
+    # pytest's order is by scope, the widest first: before the first one of a test's scope
     definitions = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]  # noqa: SLF001 - no public way
     names.remove(_FOR_TEST)
     narrow = (index for index, name in enumerate(names) if _is_of_a_test(definitions.get(name)))

@@ -127,6 +127,7 @@ def clonedb_session(
 
     session = clonedb_sessionmaker()
     yield session
+    # first: the rollback of close() would wait for a COPY that was left open
     let_go(request.node, clonedb)
     with contextlib.suppress(
         DBAPIError
@@ -143,6 +144,7 @@ def clonedb_factory(
     run, paid, made = run_of(request.config), Paid(request), list[tuple["Clone", "Recipe"]]()
     run.require_own(clonedb_template, clonedb_config)
     supply = run.supply(clonedb_template, request.session.addfinalizer)
+    # where `keep` and the report look for the databases of a failed test
     clones = request.node.stash.setdefault(CLONES, [])
 
     def make() -> Clone:

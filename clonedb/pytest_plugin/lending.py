@@ -72,6 +72,7 @@ class Paid:
         if not isinstance(self._node, pytest.Item):
             return
         paid = self._statistics.paid
+        # a test has one number, to which each of its fixtures adds
         index = self._node.stash.setdefault(_PLACE_IN_PAID, len(paid))
         if index == len(paid):
             paid.append(0.0)
@@ -134,6 +135,7 @@ def let_go(node: pytest.Item | pytest.Collector, database: Database) -> None:
 
 def _holder(request: pytest.FixtureRequest) -> str:
     """Who has the database, as an error names it."""
+    # the session's nodeid is empty
     kind = "test" if request.scope == "function" else request.scope
     return f"{kind} {request.node.nodeid!r}" if request.node.nodeid else f"the {kind}"
 
@@ -178,6 +180,7 @@ def _template(
     request: pytest.FixtureRequest, config: Config, name: str | None, seeds: tuple[str, ...]
 ) -> Template:
     run = run_of(request.config)
+    # by the fixture, which a project may override
     if (name is None or name == config.template) and not seeds:
         opened: Template = request.getfixturevalue("clonedb_template")
         run.require_own(opened, config)

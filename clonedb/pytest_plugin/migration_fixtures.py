@@ -52,6 +52,7 @@ def clonedb_at(
             supply = run_of(request.config).supply(template, request.session.addfinalizer)
             with_revisions = require_revisions(recipe, "clonedb_at()")
             database = RevisionDatabase(taken.take(supply.clone, recipe), with_revisions)
+            # the last callback is called first: this session ends before its clone is dropped
             taken.at_end.callback(database.close)
             return database
 
@@ -108,6 +109,7 @@ def _server(request: pytest.FixtureRequest, config: Config, meant: Config) -> Se
     from clonedb.postgres.roles import prepare_role
 
     __tracebackhide__ = True
+    # by identity: several directories may override clonedb_config
     opened, key = request.session.stash.setdefault(_SERVERS, {}), (id(config), meant.template)
     if key not in opened:
         run = run_of(request.config)
@@ -115,6 +117,7 @@ def _server(request: pytest.FixtureRequest, config: Config, meant: Config) -> Se
         run.hide_passwords_of(server)
         request.session.addfinalizer(lambda: opened.pop(key).close())
         prepare_role(server)
+        # the last finalizer runs first: the collector ends before its server is closed
         request.session.addfinalizer(Collector(server).join)
 
     return opened[key]
@@ -146,6 +149,7 @@ class _Taken:
         with self._paid:
             clone = make()
         used = clone, recipe
+        # a failed test's report mentions the clones that are in this list
         self._clones.append(used)
         self.at_end.callback(clone.drop)
         self.at_end.callback(self._clones.remove, used)

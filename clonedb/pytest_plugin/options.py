@@ -57,6 +57,7 @@ def _destination(key: Key) -> str:
 
 def _help(key: Key) -> str:
     choices = f" ({', '.join(key.choices)})" if key.choices else ""
+    # argparse formats help texts by %
     return f"{key.help}{choices}".replace("%", "%%")
 
 
@@ -80,6 +81,7 @@ def configuration(config: pytest.Config) -> Config:
         value = config.getoption(_destination(key), None)
         if value is not None:
             options[key.name] = (
+                # a flag and a list are values already
                 key.parse(value, key.option) if isinstance(value, str) else value
             )
     return load(directory_of_tests(config), options=options, otherwise=config.rootpath)
@@ -91,6 +93,7 @@ def directory_of_tests(config: pytest.Config) -> Path:
     In a repository of several projects it is deeper than pytest's rootdir, above which nothing
     of this run is.
     """
+    # of `tests/test_it.py::test_one` the file
     named = [
         Path(config.invocation_params.dir, str(argument).partition("::")[0])
         for argument in config.args
@@ -100,6 +103,7 @@ def directory_of_tests(config: pytest.Config) -> Path:
         for path in named
         if path.exists()
     ]
+    # nothing is named where only modules are (--pyargs), or files that are not there
     common = Path(os.path.commonpath(directories)) if directories else config.rootpath
     return common if common.is_relative_to(config.rootpath) else config.rootpath
 
@@ -132,6 +136,7 @@ def marker_of(item: pytest.Item) -> MarkerArguments:
     for marker in item.iter_markers("clonedb"):  # from the test outwards
         arguments = _arguments(marker, f"{item.nodeid}: @pytest.mark.clonedb")
         for name in MarkerArguments.__slots__:
+            # the nearest marker that says anything of it
             if getattr(found, name) is None:
                 setattr(found, name, getattr(arguments, name))
     return found

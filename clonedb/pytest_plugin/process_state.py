@@ -80,10 +80,12 @@ class ProcessState:
         self._led = led
         self._environ = os.environ
         self._variables = dict(os.environ)
+        # routing begins before this: the session has what the variables held until then
         for name, value in led().items():
             self._note(name, value)
         self._directory = _directory()
         self._path = sys.path.copy()
+        # the first of a name counts: what there was at import
         functions: dict[Any, dict[str, Any]] = {}
         for home, name, value in (*_AT_IMPORT, *_functions(_HOMES), *_functions(_CLASSES)):
             functions.setdefault(home, {}).setdefault(name, value)
@@ -93,11 +95,13 @@ class ProcessState:
         self._known = tuple(
             (
                 vars(home),
+                # with one name an itemgetter gives no tuple: the first is asked for twice
                 itemgetter(next(iter(known)), *known),
                 (next(iter(known.values())), *known.values()),
             )
             for home, known in functions.items()
         )
+        # what a class has beyond these, a test has added
         self._names = tuple((home, frozenset(vars(home))) for home in _CLASSES)
         self._depth = 0
         self._replaced = contextlib.ExitStack()
@@ -119,12 +123,14 @@ class ProcessState:
 
     def _put_back(self, stack: contextlib.ExitStack) -> None:
         _pause_fake_files(stack)
+        # the mapping itself, in whose place a test may have put a dictionary
         _set(os, "environ", self._environ, stack)
         if not self._has_all():
             for home, known in self._functions.items():
                 for name, value in known.items():
                     _set(home, name, value, stack)
         for home, names in self._names:
+            # what was there is there again, so that more can only be new names
             if len(vars(home)) != len(names):
                 _take_away(home, names, stack)
 
@@ -144,6 +150,7 @@ class ProcessState:
     def session(self) -> Iterator[None]:
         """And the environment, the directory and `sys.path` are the session's: for what a template is made of."""
         with self.unpatched(), contextlib.ExitStack() as stack:
+            # what a migration sets goes with it: the environment of the caller comes back
             found = dict(os.environ)
             _change_variables(found, self._variables)
             stack.callback(lambda: _change_variables(dict(os.environ), found))
@@ -153,6 +160,7 @@ class ProcessState:
                 ):  # it is gone, and no template of this session can be built there
                     _go(self._directory, stack)
 
+            # a copy for what is built, which may add to it
             found_path = sys.path
             sys.path = self._path.copy()
             stack.callback(setattr, sys, "path", found_path)
@@ -166,6 +174,7 @@ class ProcessState:
             yield
         finally:
             after, led = dict(os.environ), self._led()
+            # what leads to a test's clone at the moment is not the fixture's doing
             for name in (before.keys() | after.keys()) - led.keys():
                 if before.get(name) != after.get(name):
                     self._note(name, after.get(name))
@@ -196,6 +205,7 @@ def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, Any, Any]:
     """Follow the fixtures of the session."""
+    # a narrower fixture may set variables for the tests of its module alone
     if fixturedef.scope != "session":
         return (yield)
     with process_state_of(request.config).follow():
@@ -261,5 +271,6 @@ def _leave_alone() -> None:
     """Keep pyfakefs out of clonedb's modules, whose threads work while a test has a fake file system."""
     module = sys.modules.get("pyfakefs.fake_filesystem_unittest")
     skipped = getattr(getattr(module, "Patcher", None), "RUNTIME_SKIPMODULES", None)
+    # pyfakefs's own list of modules that keep the real files
     if isinstance(skipped, dict):
         skipped["clonedb"] = ["clonedb."]

@@ -78,6 +78,7 @@ def _has_migrations(directory: Path) -> bool:
         return True
     file = directory / "pyproject.toml"
     try:
+        # a FIFO would wait for its other end
         text = file.read_bytes() if file.is_file() else b""
     except OSError:
         return False
@@ -92,6 +93,7 @@ def pytest_runtest_makereport(
     report = yield
     if call.excinfo is not None and (note := _note(item, call.excinfo.value)):
         report.sections.append(("clonedb", note))
+    # in time: the fixtures, and the clones with them, are torn down after this report
     if call.when == "call" or (call.when == "setup" and report.failed):
         _mention_kept(item, report)
     # an error that a test's own call met keeps its traceback, which shows that call
@@ -103,6 +105,7 @@ def pytest_runtest_makereport(
         _shorten(run_of(item.config), call.excinfo.value, report)
 
     if RUN in item.config.stash:
+        # last, as the sections that were added here may have one, too
         item.config.stash[RUN].secrets.hide_in(report)
     return report
 
@@ -118,11 +121,13 @@ def pytest_exception_interact(node: pytest.Item | pytest.Collector, report: obje
 
 def _note(item: pytest.Item, error: BaseException | None) -> str | None:
     """What PostgreSQL's own error means under the isolation of a database that the test has."""
+    # those of wider scopes are in the stash of their class, module or session
     databases = [database for node in item.listchain() for database in node.stash.get(LENT, ())]
     while error is not None:
         for database in databases:
             if told := database.explain(error):
                 return f"{item.nodeid} {told}"
+        # SQLAlchemy's errors have the driver's as their cause
         error = error.__cause__ or error.__context__
     return None
 
@@ -148,6 +153,7 @@ def _mention_kept(item: pytest.Item, report: pytest.TestReport) -> None:
 
 def _shorten(run: Run, error: CloneDBError, report: pytest.TestReport) -> None:
     text = f"{type(error).__name__}: {error}"
+    # pytest raises the error of a session's fixture again for each test that asks for it
     if text in run.shown_errors:
         first = text.splitlines()[0]
         report.longrepr = (
@@ -173,6 +179,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Send a worker's numbers to the controller."""
     config = session.config
     if RUN in config.stash and hasattr(config, "workeroutput"):
+        # xdist sends this at the end of this hook: numbers, texts and collections only
         config.workeroutput[_OUTPUT] = vars(config.stash[RUN].statistics)
 
 
@@ -190,6 +197,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         return
     total = Statistics()
     run = config.stash[RUN]
+    # with xdist the controller itself has none
     for part in (run.statistics, run.from_workers):
         total.add(part)
     if total.templates:
@@ -252,6 +260,7 @@ def summary(total: Statistics) -> str:
     text = "; ".join(parts)
     if not total.paid:
         return text
+    # the nearest rank: a value that a test has paid
     ordered = sorted(total.paid)
     percentile = ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
     return f"{text}; a test paid {ordered[len(ordered) // 2]:.1f} ms (median), {percentile:.1f} ms (95th percentile)"
@@ -268,6 +277,7 @@ def _psql_command(clone: Clone) -> str:
     from clonedb.settings.keys import KEYS
     from clonedb.url import redact
 
+    # what pyproject.toml or a variable says, `clonedb psql` finds by itself
     config, told = clone.server.config, []
     for name in ("url", "maintenance_database", "postgres_bin", "state_dir", "prefix"):
         source = config.source(name)

@@ -76,6 +76,7 @@ def _router(settings: Config, config: pytest.Config) -> Router:
     router = Router(
         settings.route, source=settings.source("route"), prefix=settings.prefix, look=look
     )
+    # raises ConfigError now, and not in the first test, for a template that there is not
     for name in router.others(settings.template):
         settings.of_template(name, f"{settings.source('route')}: route")
     return router

@@ -51,6 +51,7 @@ class Run:
         self.shown_errors: set[str] = set()
         self.secrets: Secrets = Secrets()
         self.workers_lost = False
+        # xdist's: all workers of a run have one testrunuid
         worker = getattr(config, "workerinput", None)
         self.id: str = worker["testrunuid"] if worker else f"{getpid()}-{os.urandom(8).hex()}"
         self._opened: dict[Template, _Opened] = {}
@@ -107,6 +108,7 @@ class Run:
 
         Raises ConfigError for a name that is not configured.
         """
+        # by identity: several directories may override clonedb_config
         key = (id(config), name, seeds)
         if key not in self._named:
             wanted = config if name == config.template else config.of_template(name, "template")
@@ -141,6 +143,7 @@ class Run:
             lead = (
                 "" if hasattr(self.pytest_config, "workerinput") else "\n"
             )  # after a line of dots
+            # the descriptor, which pytest has given back for now; sys.stderr may be a test's
             os.write(2, f"{lead}{line}\n".encode())
 
     def supply(
@@ -160,6 +163,7 @@ class Run:
         if session is None or hasattr(self.pytest_config, "workerinput"):
             return None
         return (
+            # 0 is as good as unknown: a test may ask by request.getfixturevalue()
             sum("clonedb" in getattr(item, "fixturenames", ()) for item in session.items)
             or None
         )
@@ -180,6 +184,7 @@ class Run:
         from clonedb.pytest_plugin.options import marker_of
         from clonedb.templates.metadata import Kept
 
+        # the test's own marker wins over the setting
         policy = marker_of(item).keep or clone.server.config.keep
         if policy == "none" or (policy == "failed" and not failed) or not clone.worth_keeping:
             return False
@@ -210,6 +215,7 @@ class Run:
         """Give an opened template back, and what its supply holds."""
         with self.process_state.unpatched():
             try:
+                # the clones go first, and the template's lock with its server after them
                 self._opened.pop(template).supply.close()
             finally:
                 template.close()

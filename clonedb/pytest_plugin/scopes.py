@@ -45,6 +45,7 @@ def fixture(
     Raises ConfigError for a scope or an isolation that there is not, and for what is no seed.
     """
     place = f"clonedb.fixture(name={name!r})" if name else "clonedb.fixture()"
+    # now, where conftest.py is imported, and not in each test
     if isinstance(scope, str) and scope not in get_args(Scope):
         hint = nearest(scope, dict.fromkeys(get_args(Scope)))
         raise ConfigError(

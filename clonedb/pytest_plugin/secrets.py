@@ -35,6 +35,7 @@ class Secrets:
         from urllib.parse import quote
 
         for password in filter(None, (server.public.password, server.config.role_password)):
+            # in a URL it stands quoted
             self._passwords |= {password, quote(password, safe="")}
 
     def hide_in(self, report: pytest.TestReport) -> None:
@@ -57,8 +58,10 @@ class Secrets:
             for password in self._passwords:
                 value = without(value, password)
             return value
+        # exactly these: a named tuple is made of several arguments
         if type(value) in (list, tuple):
             return type(value)(map(self._hidden, value))
+        # ReprEntry and the like: objects of texts and of one another
         if type(value).__module__ == "_pytest._code.code":
             for name, part in vars(value).items():
                 setattr(value, name, self._hidden(part))
@@ -68,6 +71,7 @@ class Secrets:
 def without(text: str, password: str) -> str:
     """A text without a password: a long one wherever it is, whole or cut; a short one where a URL or a DSN has it."""
     if len(password) < _LONG:
+        # `user:word@host` and `password=word`
         word = re.escape(password)
         return re.sub(rf"(?<=:){word}(?=@)|(?<=password=){word}(?![^\s'\"&])", _HIDDEN, text)
 
@@ -75,6 +79,7 @@ def without(text: str, password: str) -> str:
     if _CUT not in text:
         return text
     pieces = text.split(_CUT)
+    # the longest part first, or the rest of it would stay
     lengths = range(len(password), _PART - 1, -1)
     for number in range(len(pieces) - 1):
         before, after = pieces[number], pieces[number + 1]
