@@ -104,10 +104,12 @@ class AlembicMigrator:
             "prepare": self.config.prepare,
             "launcher": self._launcher(),
             "url": url.render(),
+            # for clonedb's own sessions: psycopg is there wherever clonedb is
             "own_url": url.replace(driver="psycopg").render(),
             "env_url": url.replace(
                 driver=self._driver(self.project.options.get("sqlalchemy.url"))
             ).render(),
+            # what is taken out of all that is shown
             "secrets": [url.password] if url.password else [],
         }
 

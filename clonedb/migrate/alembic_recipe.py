@@ -136,6 +136,7 @@ class _AlembicBuilder:
         self, on_database: Callable[[], AbstractContextManager[None]]
     ) -> Sequence[tuple[str, Path]]:
         """The revisions in Alembic's order; if they cannot be loaded yet, env.py runs first, on an empty database."""
+        # without a database first: most revisions need none to be loaded
         target = self.recipe.config.target
         with contextlib.suppress(BuildError):
             return self.session.plan(target)
@@ -177,6 +178,7 @@ def _other_revisions(recipe: AlembicRecipe, migrated: Migrated) -> list[str]:
     """
     from clonedb.project.real_paths import RealPaths
 
+    # by their real paths, as a version location may be a link
     real, project = RealPaths(), recipe.project
     known = {real.of(path) for path in project.revision_files()}
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Blockers"]
 
+# Sessions of the database that wait for a lock, and the idle transactions that hold it: by pid
+# and begin, as a later transaction of the same session is another one.
 _BLOCKED = """
     select w.pid, (b.pid, b.xact_start)::text, coalesce(b.application_name, ''), coalesce(b.query, '')
     from pg_stat_activity w cross join lateral unnest(pg_blocking_pids(w.pid)) p join pg_stat_activity b on b.pid = p
@@ -48,6 +50,7 @@ class Blockers:
         __tracebackhide__ = True
         rows = self._server.rows(_BLOCKED, [self._database])
         before, self._suspects = self._suspects, frozenset(row[1] for row in rows)
+        # seen twice: one that idles for a moment between two statements is no obstacle
         lasting = [row for row in rows if row[1] in before]
         if lasting:
             waiting, _, application, statement = lasting[0]

@@ -139,6 +139,7 @@ def _below(directory: str, *, only_migrations: bool = False) -> Iterator[str]:
 def _is_installed(path: str, rootdir: str) -> bool:
     """Whether a file is of the environment that Python runs in, as its programs are."""
     prefix = os.path.join(sys.prefix, "")
+    # unless the project itself is below it, as with an interpreter of the whole system
     return path.startswith(prefix) and not os.path.join(rootdir, "").startswith(prefix)
 
 
@@ -157,5 +158,6 @@ def _installed() -> list[str]:
     found = set[str]()
     for place in sys.path:
         if os.path.basename(place) in _INSTALLED and os.path.isdir(place):
+            # their names hold the version: django-5.1.dist-info
             found.update(name for name in os.listdir(place) if name.endswith(_PACKAGES))
     return sorted(found)

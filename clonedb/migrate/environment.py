@@ -30,6 +30,7 @@ def environment_of(
     reach another one. `driver_of` says which driver the URL has that stands in for the one of a
     variable.
     """
+    # for the embedded server (no url): other variables of libpq were meant for another one
     environment = leading_to(os.environ, url.conninfo(), alone=config.url is None)
     for name in variables_of(config):
         value = os.environ.get(name)

@@ -29,6 +29,7 @@ class Interpreter:
     """
 
     def __init__(self, setup: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+        # a file never fills as a pipe does, so that nothing has to read it meanwhile
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end()
         requests, asking = os.pipe()
         self._events, writing = os.pipe()
@@ -36,6 +37,7 @@ class Interpreter:
         self._rest = b""
         try:
             process = subprocess.Popen(
+                # -P keeps its directory off sys.path, in which there is a `models.py`
                 [sys.executable, "-P", str(_PROGRAM), str(writing)],
                 stdin=requests,
                 stdout=self._output,
@@ -49,10 +51,12 @@ class Interpreter:
             self._output.close()
             raise
         finally:
+            # the child has its own; with a copy open here its end would go unnoticed
             os.close(requests)
             os.close(writing)
 
         self._process = process
+        # killed by whichever comes first: end(), being forgotten, or the end of this process
         self.end: Callable[[], object] = weakref.finalize(
             self,
             _end,
@@ -128,6 +132,7 @@ def _end(
             requests.close()
             process.wait(grace)
 
+    # what goes on after the grace, or has none, is in the middle of a migration
     process.kill()
     process.wait()
     os.close(events)

@@ -45,6 +45,7 @@ class MetadataRecipe(PlainRecipe):
         """The modules, and what decides how a model becomes a table."""
         for name in self.config.metadata:
             reading.module("metadata", name, name.partition(":")[0])
+        # another minor version may make other tables of the same models
         reading.text("version", "sqlalchemy", minor_version("sqlalchemy"))
 
     def fill(

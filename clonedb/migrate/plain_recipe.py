@@ -85,6 +85,7 @@ class PlainRecipe(abc.ABC):
             self.config, rootdir=self.rootdir, import_roots=roots, index_dir=index_dir, key=key
         )
         self.take(reading)
+        # the same files in another order may be another schema
         reading.text(self.KIND, _ORDER, "\n".join(self.steps))
         return reading.finish()
 
@@ -92,6 +93,7 @@ class PlainRecipe(abc.ABC):
         """Whether a template with these inputs was made by the same steps."""
         digest = digest_of("\n".join(self.steps))
         return any(
+            # a template keeps the beginnings of digests
             (kind, name) == (self.KIND, _ORDER) and digest.startswith(abbreviated)
             for kind, name, abbreviated in upon
         )
@@ -147,6 +149,7 @@ class _PlainBuilder:
 
     def build(self, *, upon: Sequence[Sequence[str]], progress: Progress) -> Built:
         """Make the schema, unless the database is a copy of it, and run the seeds."""
+        # seeds alone are left to run in a copy of the schema's own template
         steps = () if self.recipe.is_below(upon) else self.recipe.steps
         filled = self.recipe.fill(self.process, steps, progress)
         return Built(

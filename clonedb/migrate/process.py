@@ -226,6 +226,7 @@ class MigrationProcess:
         __tracebackhide__ = True
         progress, finished = progress or Silence(), False
         interpreter = self._started()
+        # what earlier requests have printed is not this one's
         start = interpreter.printed()
 
         def output() -> str:
@@ -254,6 +255,8 @@ class MigrationProcess:
                     f" output:\n{tail}"
                 )
         finally:
+            # an error, Ctrl-C, or a caller that stopped to ask: what still comes would be taken
+            # for an answer to the next request
             if not finished:
                 self.close()
 
@@ -267,6 +270,7 @@ class MigrationProcess:
 
     def _seed(self, seed: str) -> dict[str, str]:
         module, colon, function = seed.partition(":")
+        # a file's name may have a colon in it, too
         if colon and not seed.endswith(".sql"):
             return {"name": seed, "module": module, "function": function}
         path = self._config.path(seed)
@@ -280,6 +284,7 @@ class MigrationProcess:
         """A file that is run; with the pg_restore that makes SQL of it, if it is none."""
         if not is_archive(str(path)):
             return {"name": name, "path": str(path)}
+        # the first that is found
         for program, _ in client_programs(self._config, "pg_restore"):
             return {"name": name, "path": str(path), "pg_restore": str(program)}
         raise ConfigError(

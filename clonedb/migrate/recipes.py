@@ -44,6 +44,7 @@ def find_recipe(config: Config) -> Recipe:
     try:
         return AlembicRecipe(config, find_project(config))
     except NoMigrationsError as error:
+        # the project says that it is Alembic's, so that nothing is guessed in its place
         if {"alembic_ini", "alembic"} & set(config.sources):
             raise
         return find_recipe(_detected(config, error))

@@ -44,6 +44,7 @@ class SqlRecipe(PlainRecipe):
     def steps(self) -> tuple[str, ...]:
         """The files' names from the project's directory. Raises ConfigError for one that is not there."""
         return tuple(
+            # a file that two patterns match is run once, where it comes first
             dict.fromkeys(
                 name for pattern in self.config.schema for name in self._matching(pattern)
             )

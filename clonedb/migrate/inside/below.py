@@ -62,6 +62,7 @@ def watch_and_route() -> None:
     setup = json.loads(text)
     notes = _Notes(setup["notes"], setup["rootdir"])
     sys.addaudithook(notes.hear)
+    # Python names files by the one or by the other
     for rootdir in {setup["rootdir"], os.path.realpath(setup["rootdir"])}:
         AskedVariables(rootdir, notes.variable)
     _Below(DatabaseURL.parse(setup["url"])).install()
@@ -116,6 +117,7 @@ class _Notes:
 
     def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         """An audit event; what fails here is no failure of the command."""
+        # noting opens a file, which is an event, too
         if self._busy or event not in _EVENTS:
             return
         self._busy = True
@@ -136,6 +138,7 @@ class _Notes:
         elif event == "sqlite3.connect":
             self._append("elsewhere", f"SQLite's {str(arguments[0])!r}")
         elif event == "socket.connect":
+            # the address of a Unix socket is a path
             if isinstance(arguments[1], tuple):
                 self._append("elsewhere", f"{arguments[1][0]}:{arguments[1][1]}")
         elif (path := source_read_by(event, arguments)) is not None:
@@ -153,6 +156,7 @@ class _Notes:
             return
         self._seen.add((kind, what))
         line = json.dumps([kind, what]) + "\n"
+        # several processes append to the file, a line at once
         descriptor = os.open(self._notes, os.O_WRONLY | os.O_APPEND)
         try:
             os.write(descriptor, line.encode())  # at once, as a process may be killed

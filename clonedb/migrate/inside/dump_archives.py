@@ -20,6 +20,7 @@ def restored(path: Path, pg_restore: str) -> Iterator[Iterator[bytes]]:
 
     At their end RefusedError is raised with what pg_restore says of a dump that it cannot read.
     """
+    # a pipe that is not read meanwhile may fill, and would stop it
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
             [pg_restore, "--file=-", "--", str(path)],
@@ -30,6 +31,7 @@ def restored(path: Path, pg_restore: str) -> Iterator[Iterator[bytes]]:
         try:
             yield _lines(process, path, said)
         finally:
+            # a seed that failed leaves it in the middle
             process.kill()
             process.communicate()
 

@@ -52,6 +52,7 @@ class Attributes(dict[str, Any]):
     def _connection(self) -> Any:
         from sqlalchemy import create_engine, pool
 
+        # NullPool: closing it ends the session
         connection: Any = create_engine(self._url, poolclass=pool.NullPool).connect()
         connection.connect = lambda: connection  # for an env.py that takes it for an engine
         self._opened = connection

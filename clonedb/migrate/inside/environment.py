@@ -93,6 +93,7 @@ class AlembicEnvironment:
 
         def look(_heads: Any = (), _context: Any = None) -> list[Any]:
             planned = [] if target == "base" else self.script._upgrade_revs(target, ())  # type: ignore[arg-type]  # noqa: SLF001
+            # anew: env.py may be run a second time, with a connection
             found[:] = [(step.revision.revision, step.revision.path) for step in planned]
             return []
 
@@ -144,6 +145,7 @@ class AlembicEnvironment:
         revision raises.
         """
         reasons: list[BaseException] = []
+        # once it was needed it is given at once
         attempts = (True,) if self._given else (False, True)
         for given in attempts:
             self._given = given
@@ -240,9 +242,11 @@ class AlembicEnvironment:
                 ini, ini_section=section, cmd_opts=command_options(setup, command), **toml
             )
             if not config.file_config.has_section(section):
+                # set_main_option() wants it to be there
                 config.file_config.add_section(section)
             options = {"sqlalchemy.url": url, **setup["options"], **_places(setup)}
             for name, value in options.items():
+                # configparser's interpolation begins with a %
                 config.set_main_option(name, value.replace("{url}", url).replace("%", "%%"))
             config.attributes = attributes
             yield config

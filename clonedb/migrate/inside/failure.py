@@ -37,12 +37,14 @@ _LIBRARIES = (
     "pydantic",
     "pydantic_settings",
 )
+# `extension "x" is not available`, and `could not open extension control file ".../x.control"`
 _EXTENSION = re.compile(r'extension (?:control file )?"(?:[^"]*/)?([^"/]+?)(?:\.control)?"')
 _LEFT_BEHIND = "it worked the first time, so the downgrade left something behind; let it undo all that upgrade() does"
 _LAUNCHER = (
     "env.py expects what its application's own command gives it; let a function do that, and name it: [tool.clonedb]"
     ' prepare = "package.module:function" (or a Flask application, its create_app, advanced-alchemy\'s configuration)'
 )
+# by a part of what an error says
 _HINTS = MappingProxyType(
     {
         "Can't locate revision identified by": (
@@ -68,6 +70,7 @@ _OF_TYPES = (
     "42883",
     "42P18",
 )  # datatype_mismatch, undefined_function, indeterminate_datatype
+# SQLSTATE: feature_not_supported and undefined_file, then disk_full, insufficient_privilege
 _MISSING_EXTENSION = ("0A000", "58P01")
 _DISK_FULL = "53100"
 _DENIED = "42501"
@@ -201,6 +204,7 @@ def _database_error(error: BaseException) -> BaseException | None:
 
 
 def _sqlstate(error: BaseException) -> str | None:
+    # psycopg and asyncpg call it sqlstate, psycopg2 pgcode
     code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     return code if isinstance(code, str) else None
 
@@ -210,6 +214,7 @@ def _message(error: BaseException, database_error: BaseException | None) -> str:
         (f"no message, after {_named(cause)}" for cause in _chain(error) if _said(cause)), None
     )
     text = text or "no message"
+    # os.environ's says the name of the variable, and nothing else
     if isinstance(error, KeyError) and _raised_in(error, "os.py"):
         text = f"{text} is not set"
     if database_error is not None and database_error is not error:
@@ -248,6 +253,7 @@ def _line(tb: TracebackType | None, rootdir: str) -> tuple[str, int] | None:
         for f in _own_frames(tb)
         if Path(f.filename).is_relative_to(rootdir) and "/site-packages/" not in f.filename
     ]
+    # the innermost: the line of the project from which the libraries were called
     return (frames[-1].filename, frames[-1].lineno or 0) if frames else None
 
 
@@ -285,6 +291,7 @@ def _frames(error: BaseException) -> str | None:
 
 def _raised_in(error: BaseException, filename: str) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
+    # os is frozen into Python from 3.11 on
     return bool(frames) and (
         Path(frames[-1].filename).name == filename or "<frozen os>" in frames[-1].filename
     )

@@ -33,6 +33,7 @@ def forked(function: Callable[[], Any], setup: Mapping[str, Any], *, requests: i
     The fork ends when the last writer of the pipe `requests` has closed it: then the process
     that asked is gone. Raises ForkedError for every exception of the function.
     """
+    # or the fork would write once more what is in the buffers
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
@@ -45,6 +46,7 @@ def forked(function: Callable[[], Any], setup: Mapping[str, Any], *, requests: i
         os.close(reading)
         _be_fork(function, setup, writing, requests)
 
+    # or what is read below would never end
     os.close(writing)
     with open(reading, "rb") as file:  # noqa: PTH123 - a descriptor
         text = file.read()
@@ -87,6 +89,7 @@ def _be_fork(
 def _end_with(requests: int) -> None:
     """End when the pipe has no writer, without reading what is meant for the parent."""
     poll = select.poll()
+    # the end of a pipe is told without being asked for (POLLHUP)
     poll.register(requests, 0)
     poll.poll()
     os.kill(os.getpid(), signal.SIGKILL)

@@ -80,6 +80,7 @@ def _take_alchemy(found: Any, config: Config) -> None:
     from advanced_alchemy.alembic.commands import AlembicCommands
 
     theirs = vars(AlembicCommands(found).config)
+    # what ours has wins, such as the URL
     vars(config).update({**theirs, **vars(config)})
 
 

@@ -25,6 +25,7 @@ def create_all(names: Iterable[str], url: str) -> None:
     found = [(name, metadata) for name in names for metadata in _metadata(name)]
     _require_tables(found)
     with create_engine(url, poolclass=pool.NullPool).begin() as connection:
+        # create_all() makes no schema
         for schema in sorted(
             {schema for _, metadata in found for schema in _schemas(metadata)}
         ):

@@ -42,6 +42,7 @@ class Program:
         self.step: dict[str, Any] = {}
         self._environment = AlembicEnvironment(setup)
         self._settings = SessionSettings()
+        # by lines, so that an event is sent when it is told
         self._events = os.fdopen(events, "w", buffering=1)
         self._routed = False
         self._requests = requests
@@ -53,6 +54,7 @@ class Program:
         self._left_out: set[str] = set()
         self._roles: set[str] = set()  # that the history has created
         self._expected: dict[tuple[str, str | None], tuple[str, ...]] = {}
+        # for good: no audit hook can be taken away
         sys.addaudithook(self._audit)
 
     def tell(self, event: str, **data: Any) -> None:
@@ -348,6 +350,8 @@ def _listen(
 
 def main() -> None:
     """Carry out the requests on standard input, until it is closed."""
+    # The requests stay on a descriptor that no child inherits; what migrations start, and they
+    # themselves, find an empty standard input.
     parent = os.dup(0)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -366,6 +370,7 @@ def main() -> None:
             stream.reconfigure(line_buffering=True)
 
     program = Program(setup, int(sys.argv[1]), parent)
+    # a thread, so that the end of the pipe is noticed while a migration runs
     threading.Thread(target=_listen, args=(lines, requests, program), daemon=True).start()
     gc.disable()  # there is nothing to collect yet, and looking for it costs a tenth of the imports
     with contextlib.suppress(
@@ -376,6 +381,7 @@ def main() -> None:
         )  # most of a short build is this: it begins before it is asked for
         importlib.import_module("psycopg")
 
+    # what is loaded by now is looked at no more, and a fork shares its memory
     gc.freeze()
     gc.enable()
     while True:

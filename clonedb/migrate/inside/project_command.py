@@ -105,6 +105,7 @@ class ProjectCommand:
     def _started(
         self, words: Sequence[str], notes: str, output: IO[bytes]
     ) -> subprocess.Popen[bytes]:
+        # unbuffered: its last lines are to be there when it is ended
         environment = environment_below(
             {**os.environ, "PATH": _path(), "PYTHONUNBUFFERED": "1"},
             url=self._setup["own_url"],
@@ -165,6 +166,7 @@ class ProjectCommand:
         data = os.pread(output.fileno(), _TAIL, max(0, size - _TAIL))
         # a process that opens /dev/stdout anew begins at another place of the file
         text = scrub(data.decode(errors="replace").replace("\0", ""), self._setup["secrets"])
+        # a progress bar writes over its own line
         lines = [
             line.rpartition("\r")[2].rstrip() for line in text.replace("\r\n", "\n").split("\n")
         ]
@@ -241,6 +243,7 @@ def _about_start(words: Sequence[str], error: OSError) -> str:
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    # WNOWAIT leaves it a zombie, whose number no other process gets
     options = os.WEXITED | os.WNOHANG | os.WNOWAIT
     try:
         return os.waitid(os.P_PID, process.pid, options) is not None
@@ -262,6 +265,7 @@ def _terminate(process: subprocess.Popen[bytes]) -> None:
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
+        # the leader of a session has the number of its first group
         os.killpg(process.pid, number)
 
 

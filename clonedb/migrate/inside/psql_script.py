@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 __all__ = ["Command", "Script", "ScriptError", "Statement"]
 
+# What has a meaning of its own, by the first that fits; the rest is copied. A cast (::) stands
+# before a variable, so that `::text` is none.
 _TOKEN = re.compile(
     rb"""
     (?P<comment>--[^\n]*)
@@ -41,11 +43,13 @@ _CLOSING: Mapping[bytes, re.Pattern[bytes]] = MappingProxyType(
         b"/*": re.compile(rb"(?P<opening>/\*)|(?P<end>\*/)"),
     }
 )
+# in single quotes with C's escapes, in double quotes, or plain; two backslashes end a command
 _ARGUMENT = re.compile(rb"""'(?:[^'\\]|''|\\.)*'|"[^"]*"|[^\s'"\\]+|\\(?!\\)""", re.DOTALL)
 _COPY = re.compile(
     rb"(?:\s|--[^\n]*\n|/\*.*?\*/)*copy\b.*\bfrom\s+(?:stdin|pstdin)\b",
     re.IGNORECASE | re.DOTALL,
 )
+# the only statements that may have BEGIN ATOMIC ... END, in which semicolons end nothing
 _ROUTINE = re.compile(rb"create(?: or replace)? (?:function|procedure)", re.IGNORECASE)
 _END_OF_ROWS = (b"\\.\n", b"\\.\r\n", b"\\.")
 _CHUNK = 1 << 16  # bytes of rows that are sent at once
@@ -92,6 +96,7 @@ class Script:
             self._number += 1
             yield from self._read(line)
 
+        # psql, too, runs what has no semicolon at the end of a file
         if self._start:
             yield self._ended()
 
@@ -147,6 +152,7 @@ class Script:
         self._parentheses += (kind == "opening") - (kind == "closing" and self._parentheses > 0)
         if kind == "word":
             word = token.lower()
+            # enough for CREATE OR REPLACE FUNCTION
             if len(self._words) < 4:
                 self._words.append(word)
             if _ROUTINE.match(b" ".join(self._words)):
@@ -158,10 +164,12 @@ class Script:
     def _value(self, found: re.Match[bytes]) -> bytes:
         name = found["variable"].strip(b":'\"")
         value = self._variables.get(name)
+        # psql leaves a variable that is not set as it stands
         if value is None:
             return found.group()
         if found["as_literal"]:
             quoted = b"'" + value.replace(b"'", b"''") + b"'"
+            # as PQescapeLiteral: the space keeps the E from ending a word before it
             return b" E" + quoted.replace(b"\\", b"\\\\") if b"\\" in value else quoted
         if found["as_identifier"]:
             return b'"' + value.replace(b'"', b'""') + b'"'
@@ -188,6 +196,7 @@ class Script:
             self._text.append(line[position : found.end()])
             position = found.end()
             if pattern.groups and found["end"] is None:
+                # comments nest in PostgreSQL
                 depth += found.groupdict().get("opening") is not None
                 continue
 

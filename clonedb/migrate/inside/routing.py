@@ -39,6 +39,7 @@ def route_everything(url: DatabaseURL) -> None:
     database, own = url.database, Address.of(url.conninfo(), libpq_variables.defaults())
 
     def refuse_others(_driver: str, positional: list[Any], keywords: Mapping[str, Any]) -> bool:
+        # an engine's connection comes here, too, and is led already
         address = aimed_at(positional, keywords, libpq_variables.defaults())
         if not address.is_at(own):
             raise MisroutedError(
@@ -52,6 +53,7 @@ def route_everything(url: DatabaseURL) -> None:
 
     @event.listens_for(Pool, "connect")
     def _look(dbapi_connection: Any, _record: Any) -> None:
+        # a creator's connection is seen only now that it is open
         reached = current_database(dbapi_connection)
         if reached is not None and reached != database:
             raise MisroutedError(
@@ -71,6 +73,7 @@ def route_engines(url: DatabaseURL) -> None:
     ) -> Any:
         if dialect.name != "postgresql":
             return None
+        # SQLAlchemy keeps what a listener changes in the arguments, for good
         positional, keywords = list(positional), dict(keywords)
         redirect(url, dialect.driver, positional, keywords)
         return dialect.connect(*positional, **keywords)

@@ -39,6 +39,7 @@ def fill(function: Callable[[Any], Any], connection: Any) -> None:
     """Call a seed; raises TypeError for a function whose call runs nothing of it."""
     result = function(connection)
     if hasattr(result, "__await__"):
+        # or Python warns that it was never awaited
         result.close()
         raise TypeError(
             "this seed is a coroutine function, but it gets a synchronous connection; use def"

@@ -9,6 +9,7 @@ __all__ = ["share_server", "shared"]
 
 _STRINGS = r"""(?:[^;'"$]|'(?:[^']|'')*'|"(?:[^"]|"")*")+"""
 _COMMENTS = r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
+# one statement about roles and no more; CREATE USER MAPPING is something else
 _STATEMENT = re.compile(
     rf"(?is){_COMMENTS}(?P<verb>create|drop)\s+(?:role|user|group)\s+(?!mapping\b)(?P<rest>{_STRINGS});?\s*"
 )
@@ -54,6 +55,7 @@ def shared(statement: str, created: set[str]) -> str:
     bare = statement[found.start("verb") :].strip().rstrip(";")
     names = [_folded(name) for name in _NAME.finditer(found["rest"])]
     if found["verb"].lower() == "create":
+        # the second time is the history's own mistake, which PostgreSQL is to say
         if names[0] in created:
             return statement
         created.add(names[0])

@@ -12,6 +12,7 @@ __all__ = ["SessionSettings"]
 # pg_settings shows neither these nor custom settings (`app.tenant`), which must be asked for by
 # their names
 _HIDDEN = ("role", "session_authorization")
+# source 'session' is a SET: not a file's, a role's or a database's setting
 _SHOWN = "select name, setting from pg_settings where source = 'session'"
 _NAMED = """
     select name, current_setting(name, true) from unnest(string_to_array(cast(:names as text), ',')) name

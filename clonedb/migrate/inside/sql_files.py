@@ -24,12 +24,16 @@ _FENCES = frozenset(
     {"restrict", "unrestrict"}
 )  # with which pg_dump keeps psql from running what is in the data
 _HEAD, _FOOT = b"-- PostgreSQL database dump\n", b"-- PostgreSQL database dump complete"
+# spaces and comments before the first word
 _BEFORE = rb"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
+# what may name a role or a parameter that this server does not have, and pg_dump writes
 _MAY_BE_SKIPPED = re.compile(
     _BEFORE + rb"(?:alter\b[^;]*\bowner\s+to\b|grant\b|revoke\b|alter\s+default\s+privileges\b"
     rb"|set\s+(?!local)\w+\s*(?:=|to\b))",
     re.IGNORECASE | re.DOTALL,
 )
+# What PostgreSQL refuses in a transaction; a value that ALTER TYPE adds can be used only after
+# the transaction.
 _OUTSIDE = re.compile(
     _BEFORE + rb"(?:vacuum\b|alter\s+system\b|alter\s+type\b.*\badd\s+value\b"
     rb"|(?:create|drop|alter)\s+(?:tablespace|subscription)\b"
@@ -41,6 +45,7 @@ _OF_A_DATABASE = re.compile(
     _BEFORE + rb"(alter|comment\s+on)\s+database\s+(?P<name>\"(?:[^\"]|\"\")+\"|[^\s;]+)",
     re.IGNORECASE | re.DOTALL,
 )
+# psql's \copy: TABLE FROM 'FILE' WITH (...)
 _COPY_FROM = re.compile(
     rb"(?P<what>.*?)\bfrom\s+(?P<file>'(?:[^']|'')*'|\S+)(?P<how>.*)", re.IGNORECASE | re.DOTALL
 )
@@ -172,6 +177,7 @@ class SeedFile:
         while result := connection.get_result():
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 failed = failed or result
+            # a result for each that worked, so that the failed one is known by its place
             done += failed is None
 
         if failed is not None:
@@ -194,6 +200,7 @@ class SeedFile:
 
         if self._connection.info.transaction_status == pq.TransactionStatus.IDLE:
             self._begin()  # the script has a COMMIT of its own
+        # an error would end the whole transaction
         self._connection.execute("savepoint clonedb")
         try:
             self._send([statement], path)
@@ -265,6 +272,7 @@ class SeedFile:
 
         name = name[1:-1].replace(b"''", b"'") if name.startswith(b"'") else name
         source = self._path(name, self._directory)
+        # psql takes it from where it runs; beside the script is allowed here, too
         if not source.exists():
             source = self._path(name, path.parent)
         _require_file(source, f"{str(path)!r}, line {command.line}: \\copy")
@@ -278,6 +286,7 @@ class SeedFile:
         """The file's name is the table's, and its first line names the columns."""
         from psycopg.sql import SQL, Identifier
 
+        # with or without an editor's mark of UTF-8
         head = file.readline().decode("utf-8-sig")
         columns = next(csv.reader([head]), [])
         if not columns or not all(name.strip() for name in columns):
@@ -285,6 +294,7 @@ class SeedFile:
                 f"{str(path)!r}: the first line of a CSV file names the columns, and this is {head.strip()!r}"
             )
 
+        # `shop.orders.csv` is table orders of schema shop
         table = Identifier(*plain_name(path).stem.split("."))
         names = SQL(", ").join(Identifier(name.strip()) for name in columns)
         statement = SQL("copy {} ({}) from stdin (format csv)").format(table, names)
@@ -309,6 +319,7 @@ class _Counted:
                 )
             if number == 1 and line.startswith(b"\xef\xbb\xbf"):
                 line = line[3:]  # noqa: PLW2901 - an editor's mark of UTF-8
+            # pg_dump's second line, between two of `--`
             if number <= 3 and line == _HEAD:
                 self.is_dump = True
             self.is_complete = self.is_complete or line.startswith(_FOOT)

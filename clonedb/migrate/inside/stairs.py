@@ -64,6 +64,7 @@ class Stairs:
         planned: list[Script] = []
 
         def look(heads: Any, _context: Any) -> list[Any]:
+            # asked for while env.py runs, as that may say where revisions are; none is taken
             steps = self._environment.script._upgrade_revs(target, heads)  # noqa: SLF001 - as `alembic upgrade` does
             planned.extend(step.revision for step in steps if step.revision not in planned)
             return []
@@ -129,6 +130,7 @@ def _says_no(error: BaseException, script: Script) -> bool:
     It raises NotImplementedError, or downgrade() raises something else whatever the database
     holds.
     """
+    # the innermost frame is where it was raised
     last = traceback.extract_tb(error.__traceback__)[-1]
     if isinstance(error, NotImplementedError):
         return last.filename in (script.path, __file__)

@@ -34,6 +34,7 @@ class AskedVariables:
                 self._note(name)
             return original(environment, name)
 
+        # in the class, where Python looks methods like this one up
         environ.__getitem__ = noted
 
     def _note(self, name: str) -> None:
@@ -42,6 +43,7 @@ class AskedVariables:
         while frame.f_back and frame.f_globals.get("__name__") in _BETWEEN:
             frame = frame.f_back
         path = frame.f_code.co_filename
+        # `<string>`, `<frozen ...>`: no file
         if path.startswith("<"):
             return
 

@@ -16,6 +16,7 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def _start() -> None:
+    # or this file would be found again below
     sys.path[:] = [place for place in sys.path if os.path.abspath(place) != _HERE]
     with contextlib.suppress(ImportError):
         from clonedb.migrate.inside.below import watch_and_route
