@@ -155,7 +155,9 @@ class Router:
         of its own.
         """
         assert url.database is not None  # noqa: S101 - a clone's has its name
+        # first, or a rollback would wait for a COPY that was left open
         self._connections.let_go(url.database)
+        # before anything is closed: what reconnects meanwhile is not to come back here
         is_left = self._entered.leave(url.database)
         self._lead_environment()
         if is_left:
@@ -168,6 +170,7 @@ class Router:
 
     def _lead_environment(self) -> None:
         """The variables lead to the databases that are entered now; libpq's to the project's own, if there is one."""
+        # libpq's variables name one database: the clone of the project's own template, if any
         last = self._entered.current(DEFAULT) or self._entered.current()
         if last is None:
             self._environment.leave()
@@ -187,6 +190,7 @@ class Router:
     def _template(self, address: Address) -> str | None:
         """The template whose clone connections to a place are sent to; None for those that are left alone."""
         name = address.database
+        # a clone by its own name is meant, unless that was handed out between tests
         if parse(self._prefix, name) is not None or self._entered.has(name):
             return self._entered.stands_in(name)
         return self._places.find(address)
@@ -202,6 +206,7 @@ class Router:
         address = aimed_at(positional, keywords, libpq_variables.defaults())
         if (template := self._template(address)) is not None:
             return address, template
+        # by the variables of now it may be a clone, by those of the start a place in `route`
         return address, self._template(aimed_at(positional, keywords, self._defaults))
 
     def _aim(
@@ -256,6 +261,7 @@ class Router:
 
         self._look_at(*positional, *keywords.values())
         address = aimed_at(positional, keywords, self._defaults)
+        # "*" comes last: a place that is named may have a template of its own
         template = self._template(address) or self._of_everything(address)
         if template is None:
             known = self._entered.has(address.database)
@@ -286,7 +292,9 @@ class Router:
         "*" is for engines: other code of the process connects by drivers, too.
         """
         __tracebackhide__ = True
+        # that of the connection before is not for the next creator
         self._led.set(None)
+        # clonedb's own sessions, and those by a URL that a test was handed (its token)
         if str(keywords.get("application_name", "")).startswith("clonedb"):
             return False
         address, template = self._aimed_at(positional, keywords)
@@ -294,6 +302,7 @@ class Router:
             return False
         lent = self._require(template, address)
         self._led.set(template)
+        # it is there already, as what reads the environment while a test has a clone
         if address.is_at(Address.of(lent.url.conninfo(), self._defaults)):
             return False
         redirect(lent.url, driver, positional, keywords)
@@ -323,6 +332,7 @@ class Router:
         """Raises for a connection to a place in `route` by a driver that is not patched."""
         if (self._template(address) or self._of_everything(address)) is None:
             return
+        # SQLAlchemy would leave open what a listener to `connect` refuses
         dbapi_connection.close()
         raise self._refuse(
             f"an engine that makes its connections itself (a creator, a service file) reached database {address}:"

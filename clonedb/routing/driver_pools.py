@@ -104,6 +104,7 @@ class DriverPools(PatchedDrivers):
                     try:
                         require()
                     except Exception:
+                        # without a key the pool fills itself as it is made; getconn() has one
                         if key is None:
                             return None
                         raise
@@ -172,6 +173,7 @@ def _close_idle_of_psycopg_pool(pool: Any, database: str) -> None:
         pool._nconns -= len(idle)  # noqa: SLF001
 
     for connection in idle:
+        # libpq's own call, as an asynchronous connection's close() would have to be awaited
         connection.pgconn.finish()
 
 

@@ -49,6 +49,7 @@ class Entered:
         """Connections go there from now on."""
         if stands_in:
             self._standing_in[lent.name] = lent.template
+        # one name may come again: it is a test's own clone from here on
         elif not self.has(lent.name):
             self._standing_in.pop(lent.name, None)
         self._stack.append(lent)
@@ -56,11 +57,13 @@ class Entered:
     def leave(self, name: str | None) -> bool:
         """Connections go to the one below; whether the database is not entered any more."""
         self.count += 1
+        # the last of that name: a database may be entered twice
         for index in reversed(range(len(self._stack))):
             if self._stack[index].name == name:
                 lent = self._stack.pop(index)
                 if self.has(name):
                     return False
+                # an engine that got its name meanwhile is sent to the next clone
                 self._standing_in[lent.name] = lent.template
                 return True
         return False

@@ -53,6 +53,7 @@ class Environment:
         found: dict[str, str | None] = {}
         for patch in (self._clone, self._nowhere):
             for name, written in patch.written.items():
+                # a value that others have set since is theirs
                 if found.get(name, os.environ.get(name)) == written:
                     found[name] = patch.found[name]
         return found
@@ -67,6 +68,7 @@ class Environment:
             name: _nowhere(was, self._labels.get(name, "")).render()
             for name, was in self._variables.items()
         }
+        # libpq's variables fill in what a URL leaves out, whatever `route` names
         values["PGDATABASE"] = NO_DATABASE
         if libpqs_place:
             values |= {"PGHOST": NO_DIRECTORY, **dict.fromkeys(_OTHER_PLACES)}
@@ -88,6 +90,7 @@ class Environment:
         values |= {
             name: value
             for name, value in answering(url.conninfo()).items()
+            # an answer to a variable that is not set would be a setting of its own
             if name in os.environ
         }
         values |= {
@@ -95,6 +98,7 @@ class Environment:
             for name, keyword in PLACE_VARIABLES.items()
             if keyword in keywords
         }
+        # without a host it is a variable that says where the server is
         if url.host is not None:
             values |= dict.fromkeys(_OTHER_PLACES)
         self._clone.write(values)
@@ -118,11 +122,13 @@ class _Patch:
 
     def write(self, values: Mapping[str, str | None]) -> None:
         """Set these variables; those that were written before and are none of these are what they were."""
+        # what the last clone has led and this one does not
         for name in self.written.keys() - values.keys():
             _set(name, self.found[name])
             del self.written[name]
         for name, value in values.items():
             now = os.environ.get(name)
+            # as it was written: then what was found before still holds
             if name not in self.written or now != self.written[name]:
                 self.found[name] = now
             self.written[name] = value
@@ -151,6 +157,7 @@ def _set(name: str, value: str | None) -> None:
 
 def like(was: DatabaseURL, url: DatabaseURL) -> DatabaseURL:
     """A URL with another one's driver and query, but for the part of the query that says how to reach its server."""
+    # options and application_name are the application's, the way to the server the clone's
     query = tuple(pair for pair in was.query if pair[0] not in ADDRESS)
     address = tuple(pair for pair in url.query if pair[0] in ADDRESS)
     if (
@@ -166,6 +173,7 @@ def _nowhere(was: DatabaseURL, label: str) -> DatabaseURL:
     directory, host = no_place(label)
     return was.replace(
         host=directory if is_socket else host,
+        # some password, where there was one: what reads the URL may insist on it
         password=None if was.password is None else "none",
         query=tuple(pair for pair in was.query if pair[0] not in _LEADS_ELSEWHERE),
     )

@@ -73,6 +73,7 @@ class Places:
     def find(self, address: Address) -> str | None:
         """The template of a place that is named, or that variables name while there is no clone; None for others."""
         if address.is_nowhere:
+            # without a clone the name of the host says which template's variable it came from
             for name, label in self.labels.items():
                 if label and not address.hosts.isdisjoint(no_place(label)):
                     return self._templates[name]
@@ -82,6 +83,7 @@ class Places:
 
 def _label(template: str) -> str:
     """What tells a template's places apart in the name of a host."""
+    # of a template's name what the name of a host may have
     return "" if template == DEFAULT else re.sub("[^a-z0-9]+", "-", template.lower()).strip("-")
 
 
