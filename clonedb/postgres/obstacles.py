@@ -21,13 +21,12 @@ _SETTINGS = (
 class Found(NamedTuple):
     """A database that is to be dropped; `obstructed` says whether there is something to `clear` in it.
 
-    It is `invalid` when a drop of it was cut short: nobody connects to it, and PostgreSQL ends a
-    session that would alter it.
+    One whose drop was interrupted is not `valid`: it lets no session in, and can only be dropped.
     """
 
     name: str
     obstructed: bool
-    invalid: bool
+    valid: bool
 
 
 def find(connection: Connection[Any], name: str, oid: int | None = None) -> list[Found]:
@@ -41,7 +40,7 @@ def find(connection: Connection[Any], name: str, oid: int | None = None) -> list
         select d.datname,
                exists (select from pg_prepared_xact() p where p.dbid = d.oid)
                or exists (select from pg_subscription s where s.subdbid = d.oid),
-               d.datconnlimit = -2
+               d.datconnlimit <> -2
         from pg_database d where d.datname = %s or d.oid = %s
         """,
         [name, oid],

@@ -213,14 +213,17 @@ def make_droppable(
     connection: Connection[Any], name: str, *, oid: int | None = None, patience: float = 5.0
 ) -> list[str]:
     """All of `drop_database` but the last statement: the names of what there is to drop."""
+    from psycopg import errors
+
     there = obstacles.find(connection, name, oid)
     for found in there:
-        if found.invalid:
+        if not found.valid:
             continue
-        close_to_sessions(connection, found.name, patience=patience)
-        if found.obstructed:
-            obstacles.clear(connection, found.name)
+        with contextlib.suppress(errors.InvalidCatalogName):  # dropped meanwhile
             close_to_sessions(connection, found.name, patience=patience)
+            if found.obstructed:
+                obstacles.clear(connection, found.name)
+                close_to_sessions(connection, found.name, patience=patience)
     return [found.name for found in there]
 
 

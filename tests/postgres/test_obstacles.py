@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,7 +15,7 @@ from psycopg.sql import SQL, Identifier
 from clonedb.clones.gc import Leftover, collect, drop_one, inventory
 from clonedb.errors import ServerError
 from clonedb.names import clone_name
-from clonedb.postgres import sql
+from clonedb.postgres import obstacles, sql
 from clonedb.postgres.background import drop_at_once
 from clonedb.postgres.server import Server
 from clonedb.postgres.servers import open_server
@@ -217,6 +218,30 @@ def test_a_renamed_database_is_found_by_its_number(
     server.run(sql.drop_database, name, oid=oid)
     assert not there(server, name)
     assert not there(server, "anything")
+
+
+def test_a_database_whose_drop_was_interrupted(
+    server: Server, make: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL refuses to alter it, and one that another process drops at the same moment is not there."""
+    name = make()
+    server.rows(
+        "update pg_database set datconnlimit = -2 where datname = %s returning 1", [name]
+    )
+    drop(server, name)
+    assert not there(server, name)
+    find = obstacles.find
+
+    def find_and_lose(*arguments: Any) -> list[obstacles.Found]:
+        found = find(*arguments)
+        with server.connect("postgres") as other:
+            other.execute(SQL("drop database {}").format(Identifier(name)))
+        return found
+
+    server.run(sql.create_database, name)
+    monkeypatch.setattr(obstacles, "find", find_and_lose)
+    drop(server, name)
+    monkeypatch.undo()
 
 
 def test_the_session_that_clears_goes_the_way_of_the_first(
