@@ -29,8 +29,8 @@ from tests.test_bad_input import TEST, refused
         ("driver", "psycog2", "which SQLAlchemy does not know (did you mean 'psycopg2'?)"),
         (
             "driver",
-            "pg8000",
-            "CLONEDB_DRIVER: the driver is 'pg8000', which is not installed here; pip install pg8000",
+            "psycopg2cffi",
+            "CLONEDB_DRIVER: the driver is 'psycopg2cffi', which is not installed here; pip install psycopg2cffi",
         ),
     ],
 )
@@ -42,10 +42,10 @@ def test_settings_that_cannot_be(items: Project, setting: str, value: str, words
 
 def test_a_driver_of_the_url_that_is_not_installed(items: Project, server_url: str) -> None:
     """The URL names it, so the URL is told."""
-    url = server_url.replace("postgresql+psycopg:", "postgresql+pg8000:")
+    url = server_url.replace("postgresql+psycopg:", "postgresql+psycopg2cffi:")
     refused(
         items.clonedb("run", "true", CLONEDB_URL=url),
-        "CLONEDB_URL: the driver in url is 'pg8000'",
+        "CLONEDB_URL: the driver in url is 'psycopg2cffi'",
     )
 
 
