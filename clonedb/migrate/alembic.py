@@ -96,6 +96,7 @@ class AlembicMigrator:
             "toml": str(project.toml) if project.toml else None,
             "section": project.section,
             "options": {**options, "script_location": str(project.script_location)},
+            # without the option Alembic takes `versions` below script_location
             "version_locations": [str(location) for location in project.version_locations]
             if "version_locations" in project.options
             else [],

@@ -95,6 +95,7 @@ class Interpreter:
                 waiting()
             if not (more := os.read(self._events, 65536)):
                 return
+            # the last line may not be whole
             self._rest += more
 
     def ending(self) -> str:

@@ -15,6 +15,7 @@ _CUSTOM = re.compile(
     rf"""(?:current_setting|set_config)"?\s*\(\s*'({_NAME})'|{_SET}"?({_NAME})""",
     re.IGNORECASE,
 )
+# the same without the name: all that counts is the dot in it
 _SETS_CUSTOM = re.compile(
     rf"""set_config"?\s*\(\s*'[^']*\.|{_SET}"?[\w$-]+"?\s*\.|{_SET}"[^"]*\.""", re.IGNORECASE
 )
@@ -58,6 +59,7 @@ def spoils(text: str) -> bool:
     In doubt it does: text is all that is known here, not what it means.
     """
     lower = text.lower()
+    # most statements: this costs far less than the patterns
     if not any(sign in lower for sign in _SIGNS):
         return False
     versions = (text, _COMMENTS.sub(" ", text))  # what looks like a comment may be in a literal

@@ -187,6 +187,7 @@ class AlembicEnvironment:
                 configured = environment.get_context().connection is not None
                 require_postgresql(environment.get_context(), self.asked.names)
 
+            # what env.py calls as context.configure()
             environment.configure = configure_postgresql  # type: ignore[method-assign]
             try:
                 with prepared(self._setup, config), environment:
@@ -194,6 +195,7 @@ class AlembicEnvironment:
                 self._require_run()
             except BaseException as error:
                 attributes: Any = config.attributes
+                # it failed before it had a connection, and the one that it asked for may be why
                 if attributes.was_asked and not configured:
                     raise _NoConnectionError(error) from error
                 raise

@@ -269,6 +269,7 @@ def _own_frames(tb: TracebackType | None) -> list[traceback.FrameSummary]:
     def foreign(filename: str) -> bool:
         path = Path(filename)
         if path.is_relative_to(_OWN):
+            # the demo is a project as a user's is
             return not path.is_relative_to(_OWN / "demo")
         standard = path.is_relative_to(_STANDARD) and "site-packages" not in path.parts
         return (

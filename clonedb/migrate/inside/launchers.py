@@ -94,6 +94,7 @@ def _found(
     if not launcher:
         return contextlib.nullcontext()
     kind, names = launcher
+    # of several none is taken by guess
     name = names[0] if len(names) == 1 else None
     try:
         if kind == "flask":

@@ -89,6 +89,7 @@ def _require_tables(found: list[tuple[str, Any]]) -> None:
 
         for table in metadata.tables:
             other, owner = owners.setdefault(table, (name, metadata))
+            # one MetaData may be named twice, as by its Base and by itself
             if owner is not metadata:
                 raise RefusedError(
                     f"table {table!r} is in two metadata, of {other!r} and of {name!r}"

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clonedb.migrate.inside.project_command import ProjectCommand
 
+# in targets such as +1 and head-2
 _RELATIVE = ("+", "-")
 
 
@@ -165,6 +166,7 @@ class Program:
         self._environment.run(steps, command=("upgrade", target), destination_rev=target)
         self._note("verify")
         found = self._environment.heads()
+        # a relative target means another revision, now that the database is elsewhere
         if target == "base" or any(sign in target for sign in _RELATIVE):
             require_expected(found, self._expected)
         else:
@@ -252,6 +254,7 @@ class Program:
                 {"name": script.revision, "path": script.path, "seconds": seconds}
             )
 
+        # what was there before the first step is env.py's, which sets it in each run
         self._left_behind |= {
             name for name, _ in self._settings.of(context, ended=bool(planned)) - before
         }
@@ -306,6 +309,7 @@ class Program:
             self._note(phase, seed["name"], seed.get("path"))
             self.tell(phase, name=seed["name"], number=number, total=files)
             self._left_out |= run_seed(seed, self.setup, self._tell_of_seed)
+            # a seed's own file is an input, and not one that was read besides
             self._read.discard(seed.get("path", ""))
         return {}
 

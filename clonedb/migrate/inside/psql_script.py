@@ -132,6 +132,7 @@ class Script:
             self._start = self._number
 
     def _obeyed(self, command: Command) -> Iterator[Statement | Command]:
+        # psql sends this semicolon together with what follows it
         if command.name == ";":
             self._text.append(b";")
         elif command.name == "g" and not command.arguments:
@@ -177,6 +178,7 @@ class Script:
 
     def _quoted(self, opening: bytes, line: bytes, position: int) -> tuple[bytes, int]:
         """Take what stands in quotes or in a comment, on however many lines: the line it ends on, and where."""
+        # a dollar quote ends as it began
         pattern = _CLOSING.get(opening.lower()) or re.compile(re.escape(opening))
         begun, depth = self._number, 1
         while True:

@@ -61,6 +61,7 @@ def shared(statement: str, created: set[str]) -> str:
         created.add(names[0])
         return _CREATE.format(statement=bare)
 
+    # what was dropped may be created once more
     created.difference_update(names)
     quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in names)
     return _DROP.format(statement=bare, names=quoted)

@@ -18,6 +18,7 @@ _NAMED = """
     select name, current_setting(name, true) from unnest(string_to_array(cast(:names as text), ',')) name
     where current_setting(name, true) is not null
 """
+# bodies that may set or read a custom setting; pg_get_functiondef() refuses aggregates
 _FUNCTIONS = """
     select pg_get_functiondef(p.oid)
     from pg_proc p join pg_namespace n on n.oid = pronamespace join pg_language l on l.oid = prolang

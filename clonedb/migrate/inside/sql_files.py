@@ -72,6 +72,7 @@ class SeedFile:
         self._directory = directory
         self._say = say
         self._database = connection.info.dbname
+        # one of those that psql sets itself
         self._variables: dict[bytes, bytes] = {b"DBNAME": self._database.encode()}
         self._waiting: list[Statement] = []
         self._size = 0
@@ -101,6 +102,7 @@ class SeedFile:
                 if isinstance(item, Statement):
                     self._take(item, path)
                 else:
+                    # what waits is run before a command, which may depend on it
                     self._flush(path)
                     self._obey(item, path, depth)
 
