@@ -63,7 +63,7 @@ class AlembicEnvironment:
 
     def __init__(self, setup: Mapping[str, Any]) -> None:
         self.version_tables: list[tuple[str, str | None]] = []
-        self.asked = AskedVariables(setup["rootdir"])
+        self.asked: AskedVariables = AskedVariables(setup["rootdir"])
         self._setup = setup
         self._revisions: RevisionFiles | None = None
         self._given = False  # whether attributes.get("connection") finds one
