@@ -325,13 +325,25 @@ def test_a_full_disk_during_the_build(
 
 
 @pytest.mark.parametrize(
-    "name", ["pyproject.toml", "migrations/versions/three.py", "alembic.ini"]
+    ("name", "told"),
+    [
+        ("pyproject.toml", "it is a FIFO and no file"),
+        ("migrations/versions/three.py", "it is a FIFO and no file"),
+        ("alembic.ini", "no Alembic migrations"),
+        ("rows.sql", "seed 'rows.sql' is neither a file"),
+    ],
 )
-def test_a_fifo_is_no_file(items: Project, name: str) -> None:
+def test_a_fifo_is_no_file(items: Project, name: str, told: str) -> None:
     """Opening one would wait until somebody writes into it: it is told of, or not taken for a file."""
+    items.settings(seed=["rows.sql"] if name == "rows.sql" else [])
     (items.directory / name).unlink(missing_ok=True)
     os.mkfifo(items.directory / name)
-    refused(
-        items.clonedb("fingerprint"),
-        "no Alembic migrations" if name == "alembic.ini" else "it is a FIFO and no file",
-    )
+    refused(items.clonedb("fingerprint"), told)
+
+
+def test_what_is_no_file_is_not_surveyed(items: Project) -> None:
+    """`clonedb init` passes FIFOs by, and the links that an editor makes of its locks, which lead nowhere."""
+    (items.directory / ".#models.py").symlink_to("somebody@somewhere.4711")
+    for name in ("pipe.py", "requirements.txt"):
+        os.mkfifo(items.directory / name)
+    items.clonedb("init", "--yes").demand()

@@ -1,6 +1,6 @@
 """Dumps in pg_dump's own formats: custom (a file), directory and tar, told by what is in them."""
 
-# ruff: noqa: PTH112, PTH118, PTH123, PTH208 - paths are text here, as in all that reads inputs
+# ruff: noqa: PTH112, PTH113, PTH118, PTH123, PTH208 - paths are text here, as in all that reads inputs
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ def is_archive(path: str) -> bool:
     """Whether pg_restore, and not psql, reads what is at `path`."""
     if os.path.isdir(path):
         path = os.path.join(path, _CONTENTS)
+    if not os.path.isfile(path):  # opening a FIFO would wait for a writer
+        return False
     try:
         with open(path, "rb") as file:
             # a tar's first block

@@ -112,12 +112,14 @@ def files_below(rootdir: Path) -> Iterator[Path]:
             and not Path(directory, name, "pyvenv.cfg").exists()
         )
         for name in sorted(names):
-            if name.endswith(".py") or name in (
+            wanted = name.endswith(".py") or name in (
                 "alembic.ini",
                 ".env",
                 ".env.example",
                 "pytest.ini",
-            ):
+            )
+            # no FIFO, and no link that leads nowhere: an editor's lock is one (`.#models.py`)
+            if wanted and Path(directory, name).is_file():
                 seen += 1
                 if seen > _MOST_FILES:
                     return
@@ -144,6 +146,7 @@ def required_drivers(rootdir: Path) -> Iterator[str]:
     texts = [
         path.read_text(encoding="utf-8", errors="replace")
         for path in sorted(rootdir.glob("requirements*.txt"))
+        if path.is_file()
     ]
     try:
         document = tomllib.loads((rootdir / "pyproject.toml").read_text(encoding="utf-8"))
