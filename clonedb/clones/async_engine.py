@@ -128,7 +128,7 @@ def open_connection(clone: Clone, loan: Loan | None) -> Iterator[AsyncConnection
     from clonedb.sessions.retired import retire
 
     with ThreadPoolExecutor(1) as thread:
-        opening = AsyncConnection.connect(clone.dsn, **clone.server.proof_only("psycopg"))
+        opening = AsyncConnection.connect(clone.dsn, **clone.server.kept_alive("psycopg"))
         connection = thread.submit(asyncio.run, opening).result()
 
     yield connection
@@ -161,11 +161,12 @@ def _secret(clone: Clone, driver: str) -> dict[str, Any]:
     """The password as what does not show it: asyncpg demands a str and no other, or a function that returns one."""
     from clonedb.url import DatabaseURL, Hidden
 
+    options = clone.server.kept_alive(driver)
     password = DatabaseURL.parse(clone.dsn).password
     if password is None:
-        return {}
+        return dict(options)
     secret = {"password": (lambda: password) if driver == "asyncpg" else Hidden(password)}
-    return {**secret, **clone.server.proof_only(driver)}
+    return {**secret, **options}
 
 
 def _is_installed(package: str) -> bool:

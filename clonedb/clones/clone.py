@@ -15,7 +15,7 @@ from clonedb.embedded.memory import EMPTY
 from clonedb.errors import ServerError, TemplateInUseError
 from clonedb.names import clone_name
 from clonedb.originals import monotonic, sleep
-from clonedb.postgres import client_sessions, sql
+from clonedb.postgres import client_sessions, keepalives, sql
 from clonedb.postgres.admission import Waiter
 from clonedb.postgres.background import MaintenanceSession
 from clonedb.postgres.server import Server
@@ -259,6 +259,8 @@ def create(
         # what CREATE DATABASE ... TEMPLATE does not copy: privileges, settings, the comment
         if has_any(metadata):
             own.run(give, name, metadata)
+        if not server.embedded:
+            own.run(keepalives.keep_clients_alive, name, server.config.lease_timeout)
         # by its number it is found even when a test has renamed it
         oid = own.run(sql.database_oid, name)
     except BaseException:  # Ctrl-C, too: it may come too late to cancel the statement

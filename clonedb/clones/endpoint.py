@@ -57,7 +57,7 @@ class Endpoint:
         __tracebackhide__ = True
         try:
             connection = psycopg.connect(
-                self.dsn, **{**self.server.proof_only("psycopg"), **keywords}
+                self.dsn, **{**self.server.kept_alive("psycopg"), **keywords}
             )
         except psycopg.OperationalError as error:
             # pytest shows the arguments of every frame, and those below this one hold the
@@ -80,7 +80,9 @@ class Endpoint:
         # asyncpg has no synchronous side
         driver = "psycopg" if self.server.public.driver == "asyncpg" else None
         url = self.server.proven(self.server.public_url(self.name, driver=driver))
-        secret = {} if url.password is None else {"password": Hidden(url.password)}
+        secret: dict[str, Any] = dict(self.server.kept_alive(url.driver))
+        if url.password is not None:
+            secret["password"] = Hidden(url.password)
         engine = hide_password_in_tracebacks(
             create_engine(
                 self._marked(url).render(),

@@ -194,9 +194,9 @@ def _drop(own: Connection[Any], server: Server, found: Name, *, kept_too: bool) 
         kept = database is not None and Kept.from_json(database.comment) is not None
         if database is None or (kept and not kept_too):
             return False
-        telling = kept or not (
-            server.embedded or server.proxied
-        )  # a pooler keeps sessions whose clients are gone
+        # a pooler keeps sessions whose clients are gone; only a builder works in what is unfinished,
+        # and one that lost its lock publishes nothing
+        telling = kept or not (server.embedded or server.proxied or found.kind == "unfinished")
         if telling and (users := sql.sessions(own, name, "client backend")):
             raise ServerError(
                 f"database {name!r} is open in {'; '.join(users)}: close it there first"

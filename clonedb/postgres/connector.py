@@ -62,6 +62,12 @@ class Connector:
         self._ending = ending
         self._reached = False
         self._given_up = False
+        self._next_attempt = 0.0
+
+    @property
+    def out_of_reach(self) -> bool:
+        """Whether the server was there, and did not answer for as long as it was worth waiting."""
+        return self._reached and self._given_up
 
     def connect(self, database: str, **keywords: Any) -> Connection[Any]:
         """A connection to a database; keywords are those of `psycopg.connect`.
@@ -69,9 +75,13 @@ class Connector:
         The server sends UTF-8, whichever encoding the database has: in that of a database with
         SQL_ASCII psycopg would give bytes instead of texts. Waits while the server starts or
         recovers from a crash, and for some seconds where it was there before. A second time
-        that is not done in vain. Raises ServerError.
+        that is not done in vain, and while no answer comes at all an attempt fails at once for some
+        seconds after the last one. Raises ServerError.
         """
         import psycopg
+
+        if monotonic() < self._next_attempt:
+            raise ServerError(f"{self._about} is out of reach, as it was a moment ago")
 
         merged: dict[str, Any] = {**self._keywords, "dbname": database, **keywords}
         start = monotonic()
@@ -89,6 +99,10 @@ class Connector:
                 )
                 if monotonic() - start >= seconds:
                     self._given_up = bool(seconds) or self._given_up
+                    if self.out_of_reach and isinstance(
+                        error, psycopg.errors.ConnectionTimeout
+                    ):
+                        self._next_attempt = monotonic() + self._config.connect_timeout
                     raise self._failure(database, error, found) from None
 
                 if not said:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from psycopg import Connection
 
-__all__ = ["keep_alive", "keywords"]
+__all__ = ["keep_alive", "keep_clients_alive", "keywords"]
 
 _PROBES = 3  # unanswered ones, after which the other side is gone
 _SETTABLE = 120000  # the first version with tcp_user_timeout
@@ -35,13 +35,34 @@ def keywords(lease_timeout: float) -> dict[str, str]:
 
 def keep_alive(connection: Connection[Any], lease_timeout: float) -> None:
     """Have the server notice it; a statement, as PgBouncer refuses such parameters of the connection."""
+    if _may_be_cut(connection):
+        connection.execute(
+            "; ".join(f"set {each}" for each in _settings(lease_timeout)).encode()
+        )
+
+
+def keep_clients_alive(connection: Connection[Any], name: str, lease_timeout: float) -> None:
+    """Have the server notice it for every client of a database, the application too."""
+    from psycopg.sql import SQL, Identifier
+
+    if _may_be_cut(connection):
+        change = SQL("alter database {} set ").format(Identifier(name))
+        changes = [change + SQL(each) for each in _settings(lease_timeout)]
+        connection.execute(SQL("; ").join(changes))
+
+
+def _may_be_cut(connection: Connection[Any]) -> bool:
     on_socket_file = connection.info.host.startswith(("/", "@"))
-    if on_socket_file or connection.info.server_version < _SETTABLE:
-        return
+    return not on_socket_file and connection.info.server_version >= _SETTABLE
+
+
+def _settings(lease_timeout: float) -> tuple[str, ...]:
     pause = _pause(lease_timeout)
-    connection.execute(
-        f"set tcp_keepalives_idle = {pause}; set tcp_keepalives_interval = {pause};"
-        f" set tcp_keepalives_count = {_PROBES}; set tcp_user_timeout = {round(lease_timeout * 1000)}".encode()
+    return (
+        f"tcp_keepalives_idle = {pause}",
+        f"tcp_keepalives_interval = {pause}",
+        f"tcp_keepalives_count = {_PROBES}",
+        f"tcp_user_timeout = {round(lease_timeout * 1000)}",
     )
 
 

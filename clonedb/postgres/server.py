@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, LiteralString, ParamSpec, Se
 from clonedb.errors import MissingExtensionError, PermissionDeniedError, ServerError
 from clonedb.names import new_owner
 from clonedb.originals import getpid
-from clonedb.postgres import locks, sql
+from clonedb.postgres import keepalives, locks, sql
 from clonedb.postgres.access import Access
 from clonedb.postgres.admission import Admission
 from clonedb.postgres.connector import Connector
@@ -330,6 +330,25 @@ class Server:
         """A URL of the server with what proof_only() says of its driver."""
         query = {**dict(url.query), **self.proof_only(url.driver)}
         return url.replace(query=tuple(query.items()))
+
+    def kept_alive(self, driver: str | None) -> Mapping[str, Any]:
+        """What a driver is told beside a URL: `proof_only`, and keepalives where the network to the server may be cut.
+
+        What the url says of them stays. Drivers without libpq know none.
+        """
+        from clonedb.postgres.drivers import libpq_of
+
+        proof = self.proof_only(driver)
+        if self.embedded or not libpq_of(driver or "psycopg"):
+            return proof
+        known = dict(self.public.query)
+        own = keepalives.keywords(self.config.lease_timeout)
+        return {**proof, **{name: own[name] for name in own if name not in known}}
+
+    @property
+    def out_of_reach(self) -> bool:
+        """Whether the server, which was there, did not answer when it was last connected to."""
+        return self._connector.out_of_reach
 
     def close(self) -> None:
         """The last user gives up the leases: the session first, so that nothing of ours is left when the server stops.

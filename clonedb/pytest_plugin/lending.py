@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from clonedb.api import Template
     from clonedb.clones.database import Database
     from clonedb.isolation.mode import Isolation
+    from clonedb.postgres.server import Server
     from clonedb.sessions.loans import Loan
     from clonedb.settings.config import Config
     from clonedb.supply import Supply
@@ -100,11 +101,13 @@ def lend(request: pytest.FixtureRequest, wanted: Request) -> Iterator[Database]:
 
     with run.process_state.unpatched():
         supply = run.supply(template, request.session.addfinalizer)
-        mode = supply.isolation(isolation)
-        with paid:
-            lent = mode.lend(begin)
+        with _ending_the_run(request.session, template.server):
+            mode = supply.isolation(isolation)
+            with paid:
+                lent = mode.lend(begin)
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_ending_the_run(request.session, template.server))
         # what fails from here on must not keep the clone from being released
         stack.callback(taken_back, request.config, _holder(request))
         stack.callback(_release, node, paid, supply, mode, lent)
@@ -123,6 +126,18 @@ def lend(request: pytest.FixtureRequest, wanted: Request) -> Iterator[Database]:
             lent.fill(seed)
         stack.callback(let_go, node, lent)
         yield lent
+
+
+@contextlib.contextmanager
+def _ending_the_run(session: pytest.Session, server: Server) -> Iterator[None]:
+    """Let no more tests begin when the server is out of reach: each would wait for it, and fail."""
+    try:
+        yield
+    finally:
+        if server.out_of_reach:
+            session.shouldstop = (
+                f"clonedb: {server.about} is out of reach, so that no more tests begin"
+            )
 
 
 def let_go(node: pytest.Item | pytest.Collector, database: Database) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 from tests.faults.conftest import Start
 from tests.faults.processes import COUNT, Program, count
 from tests.hosts import Host, Network, network, why_not
-from tests.projects import CLONEDB, Project, databases
+from tests.projects import CLONEDB, PYTEST, Project, databases
 
 HANG = """
 if path := os.environ.get("HANG"):
@@ -45,20 +45,26 @@ class Hosts:
     start: Start
     directory: Path
 
-    def run(self, *command: str, host: Host | None = None, **more: str) -> tuple[Host, Program]:
-        """Start `clonedb` with arguments on a host."""
+    def run(
+        self,
+        *command: str,
+        program: Sequence[str] = CLONEDB,
+        host: Host | None = None,
+        **more: str,
+    ) -> tuple[Host, Program]:
+        """Start a program, `clonedb` if no other, with arguments on a host."""
         host = host or self.net.host()
         state = self.directory / host.name
-        program = self.start(
+        started = self.start(
             self.project,
             *host.prefix,
-            *CLONEDB,
+            *program,
             *command,
             CLONEDB_STATE_DIR=str(state),
             HOME=str(state),
             **more,
         )
-        return host, program
+        return host, started
 
     def names(self) -> list[str]:
         """The project's databases on the server."""
@@ -153,3 +159,33 @@ def test_a_builder_that_is_suspended(hosts: Hosts, tmp_path: Path) -> None:
         ).fetchone()
     assert row
     assert f"pid {other.process.pid}" in row[0]
+
+
+RUN = """
+import pathlib, pytest, sqlalchemy as sa, time
+
+@pytest.mark.parametrize("number", range(40))
+def test_it(number, clonedb_session):
+    if number == 2:
+        pathlib.Path("runs").touch()
+        time.sleep(1)
+    clonedb_session.execute(sa.text("insert into item (name) values ('x')"))
+    clonedb_session.commit()
+"""
+
+
+def test_a_run_that_is_cut_off_for_good(hosts: Hosts) -> None:
+    """It ends, with one message, and another host collects its clones."""
+    hosts.project.revision("three", "op.execute('create table item (name text)')")
+    hosts.project.write("test_it.py", RUN)
+    host, run = hosts.run("-q", program=PYTEST)
+    run.wait_for(hosts.project.directory / "runs")
+    host.cut()
+    since = time.monotonic()
+    outcome = run.outcome(120).demand(2)
+    assert time.monotonic() - since < LEASE + 25
+    assert "is out of reach, so that no more tests begin" in outcome.out
+    assert "1 failed, 2 passed, 1 error" in outcome.out
+    time.sleep(LEASE)
+    hosts.run("gc")[1].outcome().demand()
+    assert len(hosts.names()) == 1
