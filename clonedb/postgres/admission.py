@@ -14,7 +14,7 @@ from clonedb.postgres.slots import Slots
 if TYPE_CHECKING:
     from psycopg import Connection, Notify
 
-    from clonedb.postgres.server import Server
+    from clonedb.postgres.host import Host
 
 __all__ = ["Admission", "Waiter"]
 
@@ -55,7 +55,7 @@ class Waiter(Protocol):
 class _Lone:
     """A process that has nothing to give up."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Host) -> None:
         self._server = server
 
     def release_spares(self) -> None:
@@ -109,7 +109,7 @@ class Admission:
     the lock at the head of the queue stands for it: they look for that in pg_locks.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Host) -> None:
         prefix = server.config.prefix
         self._server = server
         self._slots = Slots(server)

@@ -13,7 +13,7 @@ from clonedb.quantities import size as shown
 if TYPE_CHECKING:
     from psycopg import Connection
 
-    from clonedb.postgres.server import Server
+    from clonedb.postgres.host import Host
 
 __all__ = ["MemoryRoom"]
 
@@ -29,7 +29,7 @@ class MemoryRoom:
     moment never take the same room: `making` is true while one of this process is made.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Host) -> None:
         self._server = server
         self.queue: int = locks.admission_key("memory", server.config.prefix)
         self.making: bool = False
@@ -55,7 +55,7 @@ class _Need:
     """Room for one database, and this process's turn to make it, which is an advisory lock until `leave`."""
 
     def __init__(
-        self, room: MemoryRoom, server: Server, memory: Memory, size: int, what: str
+        self, room: MemoryRoom, server: Host, memory: Memory, size: int, what: str
     ) -> None:
         self.what = what
         self.queue: int = room.queue

@@ -11,7 +11,7 @@ from clonedb.postgres import locks
 if TYPE_CHECKING:
     from psycopg import Connection
 
-    from clonedb.postgres.server import Server
+    from clonedb.postgres.host import Host
 
 __all__ = ["Slots"]
 
@@ -52,7 +52,7 @@ class Slots:
 
     what = "a clone"
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Host) -> None:
         self._server = server
         self._limit = server.config.max_clones
         self.queue: int = locks.admission_key("slots", server.config.prefix)
