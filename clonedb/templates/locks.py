@@ -22,6 +22,8 @@ __all__ = ["BuildLease", "server_lock"]
 
 T = TypeVar("T")
 
+_PAUSE = 60.0  # seconds between two lines about what is waited for
+
 
 class BuildLease:
     """A template's advisory lock on a session of its own, in the hands of the process that builds it.
@@ -168,7 +170,7 @@ class _Waiting:
             return
         self._look_at = seconds + 1
         if seconds >= self._say_at:
-            self._say_at = seconds + 60
+            self._say_at = seconds + _PAUSE
             holder = locks.holder(self._own, self._key)
             remedy = f"; `select pg_terminate_backend({holder.pid})` ends it" if holder else ""
             self._progress.say(

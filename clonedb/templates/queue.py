@@ -6,15 +6,19 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clonedb.errors import BuildError, CloneDBError, LockTimeoutError
-from clonedb.originals import getpid, now
+from clonedb.originals import getpid, monotonic, now
 from clonedb.progress import Progress
 from clonedb.settings.config import Config
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
 __all__ = ["BuildQueue"]
 
+_PAUSE = 60.0  # seconds between two lines about what is waited for
 _DAY = 86400.0  # seconds after which a run is over, whatever it was
 
 
@@ -37,28 +41,13 @@ class BuildQueue:
     @contextlib.contextmanager
     def turn(self, progress: Progress) -> Iterator[None]:
         """Wait for our turn to build; raises LockTimeoutError after lock_timeout seconds."""
-        from filelock import FileLock, Timeout
+        from filelock import FileLock
 
         os.close(
             self._files.open(self._lock_file, os.O_RDWR | os.O_CREAT)
         )  # FileLock would follow a link
         lock = FileLock(self._files.path / self._lock_file, mode=0o600)
-        try:
-            # in silence for a second: many builds are over by then
-            lock.acquire(timeout=min(1.0, self._timeout))
-        except Timeout:
-            progress.say(
-                f"template {self._name!r} is being built by {self._builder()};"
-                f" waiting (lock_timeout = {self._timeout:g} s)"
-            )
-            try:
-                lock.acquire(timeout=max(0.0, self._timeout - 1.0))
-            except Timeout:
-                raise LockTimeoutError(
-                    f"template {self._name!r} is still being built by {self._builder()}, after lock_timeout ="
-                    f" {self._timeout:g} s; end that process if it hangs, or raise lock_timeout"
-                ) from None
-
+        self._acquire(lock, progress)
         try:
             self._forget_old()
             self._write(self._builder_file, {"pid": getpid(), "since": now()})
@@ -72,6 +61,32 @@ class BuildQueue:
                 self._files.unlink(self._lock_file)
 
             lock.release()
+
+    def _acquire(self, lock: BaseFileLock, progress: Progress) -> None:
+        from filelock import Timeout
+
+        start = monotonic()
+        # in silence for a second: many builds are over by then
+        pause = 1.0
+        while True:
+            left = start + self._timeout - monotonic()
+            try:
+                lock.acquire(timeout=max(0.0, min(pause, left)))
+            except Timeout:
+                waited = monotonic() - start
+                if waited >= self._timeout:
+                    raise LockTimeoutError(
+                        f"template {self._name!r} is still being built by {self._builder()}, after lock_timeout ="
+                        f" {self._timeout:g} s; end that process if it hangs, or raise lock_timeout"
+                    ) from None
+
+                progress.say(
+                    f"template {self._name!r} is being built by {self._builder()}; waiting for {waited:.0f} s"
+                    f" (lock_timeout = {self._timeout:g} s)"
+                )
+                pause = _PAUSE
+            else:
+                return
 
     def _forget_old(self) -> None:
         """Remove what failed builds left for their runs, when those are over."""
@@ -109,7 +124,8 @@ class BuildQueue:
         builder = self._read(self._builder_file)
         if not builder:
             return "another process"
-        return f"pid {builder['pid']} since {max(0, now() - builder['since']):.0f} s"
+        since = max(0, now() - builder["since"])
+        return f"pid {builder['pid']} since {since:.0f} s (`kill {builder['pid']}` ends it)"
 
     def _write(self, name: str, data: dict[str, Any]) -> None:
         self._files.write(name, json.dumps(data))

@@ -133,7 +133,7 @@ def test_a_builder_beyond_lock_timeout_on_this_machine(
     builder.wait_for(tmp_path / "hangs")
     outcome = project.clonedb("build", CLONEDB_LOCK_TIMEOUT="0.5").demand(1)
     assert re.search(
-        rf"is still being built by pid {builder.process.pid} since \d+ s, after lock_timeout = 0.5 s; end",
+        rf"is still being built by pid {builder.process.pid} since \d+ s \(`kill \d+` ends it\), after lock_timeout = 0.5 s; end",
         outcome.err,
     )
     assert "Traceback" not in outcome.err

@@ -189,3 +189,35 @@ def test_a_run_that_is_cut_off_for_good(hosts: Hosts) -> None:
     time.sleep(LEASE)
     hosts.run("gc")[1].outcome().demand()
     assert len(hosts.names()) == 1
+
+
+@pytest.mark.campaign("hosts")
+@pytest.mark.parametrize("seconds", [8.0, None], ids=["8 s", "for good"])
+def test_the_default_of_lease_timeout(
+    hosts: Hosts, tmp_path: Path, seconds: float | None
+) -> None:
+    """A cut of 8 s is survived; after one for good the other host goes on, and this one ends, within half a minute."""
+    for name in ("CLONEDB_LEASE_TIMEOUT", "CLONEDB_CONNECT_TIMEOUT"):
+        del hosts.project.environment[name]
+    sleep = "120" if seconds is None else "15"
+    host, builder = hosts.run("build", HANG=str(tmp_path / "hangs"), SLEEP=sleep)
+    builder.wait_for(tmp_path / "hangs")
+    _, other = hosts.run("build")
+    told(other)
+    host.cut()
+    since = time.monotonic()
+    if seconds is not None:
+        time.sleep(seconds)
+        host.heal()
+        builder.outcome().demand()
+        other.outcome().demand()
+        assert count(tmp_path / "count") == 1
+        return
+
+    other.outcome().demand()
+    print(f"taken over and built after {time.monotonic() - since:.1f} s")  # noqa: T201 - a campaign's figure
+    lost = builder.outcome().demand(1)
+    ended = time.monotonic() - since
+    print(f"ended after {ended:.1f} s")  # noqa: T201
+    assert "the lock on template" in lost.err
+    assert ended < 30
