@@ -58,6 +58,7 @@ class Run:
         self._supplies: dict[Template, Supply] = {}
         self._named: dict[tuple[int, str, tuple[str, ...]], Template] = {}
         self._watches = False
+        self._has_counted = False
 
     @property
     def loans(self) -> Loans:
@@ -89,7 +90,23 @@ class Run:
             self._opened[opened] = _Opened(config, supply)
 
         self.hide_passwords_of(opened.server)
+        self._warn_of_shortage(opened.server)
         return opened
+
+    def _warn_of_shortage(self, server: Server) -> None:
+        """Say, once in a run, that a server of the user's has too few sessions left for all workers."""
+        worker = getattr(
+            self.pytest_config, "workerinput", {"workerid": "gw0", "workercount": 1}
+        )
+        if server.embedded or self._has_counted or worker["workerid"] != "gw0":
+            return
+        from clonedb.postgres.budget import shortage
+
+        self._has_counted = True
+        with self.process_state.unpatched():
+            said = server.run(shortage, worker["workercount"])
+        if said is not None:
+            self.write(f"clonedb: {server.about}: {said}")
 
     def hide_passwords_of(self, server: Server) -> None:
         """From now on no report shows them."""
