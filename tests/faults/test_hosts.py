@@ -92,8 +92,8 @@ def told(program: Program) -> str:
 
 
 def test_cold_hosts_build_once(hosts: Hosts, tmp_path: Path) -> None:
-    """Of two, one builds; the other waits, and finds it."""
-    programs = [hosts.run("build")[1] for _ in range(2)]
+    """Of three, one builds; the others wait, and find it."""
+    programs = [hosts.run("build")[1] for _ in range(3)]
     for program in programs:
         program.outcome().demand()
     assert count(tmp_path / "count") == 1
@@ -189,6 +189,18 @@ def test_a_run_that_is_cut_off_for_good(hosts: Hosts) -> None:
     time.sleep(LEASE)
     hosts.run("gc")[1].outcome().demand()
     assert len(hosts.names()) == 1
+
+
+def test_a_run_that_is_cut_off_for_a_moment(hosts: Hosts) -> None:
+    """Shorter than lease_timeout: no test fails of it."""
+    hosts.project.revision("three", "op.execute('create table item (name text)')")
+    hosts.project.write("test_it.py", RUN)
+    host, run = hosts.run("-q", program=PYTEST)
+    run.wait_for(hosts.project.directory / "runs")
+    host.cut()
+    time.sleep(LEASE * 0.4)
+    host.heal()
+    assert "40 passed" in run.outcome().demand().out
 
 
 @pytest.mark.campaign("hosts")
