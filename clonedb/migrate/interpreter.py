@@ -44,6 +44,9 @@ class Interpreter:
                 stderr=subprocess.STDOUT,
                 pass_fds=[writing],
                 env=environment,
+                # a signal to the caller's group (Ctrl-C, timeout, a cancelled job) would end it
+                # before it has ended what it started
+                start_new_session=True,
             )
         except BaseException:
             os.close(self._events)

@@ -50,6 +50,38 @@ def test_an_interrupted_command(maker: Project, number: signal.Signals) -> None:
         process.kill()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_all_processes_of_a_build(maker: Project, number: signal.Signals) -> None:
+    """Ctrl-C, `timeout` and CI signal the whole group: the interpreter that migrates still ends the command."""
+    maker.write("make.py", SLEEPS)
+    maker.leave_coverage()
+    mark = f"mark{os.getpid()}"
+    process = maker.popen("setsid", *CLONEDB, "build", MARK=mark)
+    try:
+        _wait(lambda: len(_running(mark)) == 1)
+        os.killpg(process.pid, number)
+        process.communicate(timeout=20)
+        _wait(lambda: _running(mark) == [])
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_daemons_of_a_command_are_ended(maker: Project, *, ends: bool) -> None:
+    """A process in a session of its own, below a parent that is gone, does not outlive the command."""
+    daemon = """
+    import os, subprocess, sys, time
+    if os.fork() == 0:
+        os.setsid()
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", os.environ["MARK"]])
+        os._exit(0)
+    """
+    maker.write("make.py", textwrap.dedent(daemon) + (MAKE if ends else "\ntime.sleep(600)\n"))
+    mark = f"mark{os.getpid()}"
+    maker.clonedb("build", CLONEDB_MIGRATE_TIMEOUT="4", MARK=mark).demand(0 if ends else 1)
+    assert _running(mark) == []
+
+
 def test_what_a_command_leaves_behind_is_ended(maker: Project) -> None:
     """A process that it started in the background, whose output is open."""
     leaves = """

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from clonedb.migrate.inside.below import Noted, environment_below, noted
 from clonedb.migrate.inside.failure import RefusedError, scrub
+from clonedb.migrate.inside.strays import adopt_orphans, children, end_children
 from clonedb.url import DatabaseURL
 
 __all__ = ["ProjectCommand"]
@@ -65,12 +66,13 @@ class ProjectCommand:
         self._lock = threading.Lock()
         self._ended = False
         self._process: subprocess.Popen[bytes] | None = None
+        self._others: set[int] = set()  # children that are not the command's
 
     def run(self, words: Sequence[str], *, limit: float, names: Sequence[str]) -> Noted:
         """Run a command until it has filled the database; what its processes read.
 
         It may take `limit` seconds. `names` are the variables that lead it to the database. What
-        it leaves behind in its session ends with it. Raises RefusedError.
+        it leaves behind ends with it, daemons too. Raises RefusedError.
         """
         with tempfile.TemporaryDirectory(prefix="clonedb-") as directory:
             notes = os.path.join(directory, "notes")  # noqa: PTH118 - it is text
@@ -101,6 +103,8 @@ class ProjectCommand:
             process = self._process
         if process is not None:
             _terminate(process)
+            # its own entry stays, because the thread that waits for it reaps it
+            end_children(but=self._others | {process.pid})
 
     def _started(
         self, words: Sequence[str], notes: str, output: IO[bytes]
@@ -115,6 +119,8 @@ class ProjectCommand:
         with self._lock:
             if self._ended:
                 raise RefusedError("the build was ended")
+            adopt_orphans()
+            self._others = children()
             try:
                 self._process = subprocess.Popen(
                     words,
@@ -158,6 +164,7 @@ class ProjectCommand:
             _terminate(process)
         _signal(process, signal.SIGKILL)  # what it has left behind
         process.wait()
+        end_children(but=self._others)  # what it has left behind in other sessions
         with self._lock:
             self._process = None
 
