@@ -15,7 +15,7 @@ from clonedb.embedded.memory import EMPTY
 from clonedb.errors import ServerError, TemplateInUseError
 from clonedb.names import clone_name
 from clonedb.originals import monotonic, sleep
-from clonedb.postgres import client_sessions, keepalives, sql
+from clonedb.postgres import client_sessions, keepalives, obstacles, sql
 from clonedb.postgres.admission import Waiter
 from clonedb.postgres.background import MaintenanceSession
 from clonedb.postgres.server import Server
@@ -308,6 +308,11 @@ def _guard_disk(server: Server, name: str) -> Iterator[None]:
 
 def _rename(connection: Connection[Any], old: str, new: str) -> None:
     sql.end_sessions(connection, old)
+    # a prepared transaction is in the way of RENAME as of DROP, and both wait 5 s before they say so
+    for found in obstacles.find(connection, old):
+        if found.valid and found.obstructed:
+            obstacles.clear(connection, old)
+
     sql.rename_database(connection, old, new)
 
 

@@ -13,6 +13,7 @@ from clonedb.isolation.modes import MODES
 from clonedb.names import parse
 from clonedb.settings.typed import Isolation
 from clonedb.supply import Supply
+from clonedb.templates.metadata import Kept
 from tests.projects import Project, databases
 
 
@@ -86,6 +87,25 @@ def test_a_clone_that_is_used_again(supply: Supply) -> None:
             connection.execute("insert into item default values")
     assert len(found) == 1
     assert supply.run.statistics.clones == 1
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_prepared_transaction(supply: Supply, *, kept: bool) -> None:
+    """A test's database gives up the name even if it is kept, and has its own name then."""
+    supply.one_name = "clone"
+    with supply.database("clone") as db:
+        with db.connect(autocommit=True) as connection:
+            connection.execute(
+                "begin; insert into item default values; prepare transaction 'left'"
+            )
+        name, clone = db.name, db.clone
+        if kept:
+            clone.keep(Kept(project="items", run="1", when=0.0, test="test"))
+    with supply.database("clone") as db:
+        assert (db.name, clone.name) == (name, clone.own_name)
+        assert db.clone.oid != clone.oid
+    clone.kept = False
+    clone.drop()
 
 
 def test_another_owner(supply: Supply, template: clonedb.Template, prefix: str) -> None:
