@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clonedb.errors import ConfigError
+from clonedb.project.config_files import load_ini
 from clonedb.project.model_survey import survey_models
 from clonedb.project.survey import modules_of
 
@@ -28,6 +30,7 @@ _MARKS = (  # of a project's directory
     "conftest.py",
     "requirements.txt",
     "manage.py",
+    "yoyo.ini",
     ".git",
 )
 _SCHEMAS = ("schema.sql", "db/schema.sql", "sql/schema.sql", "database/schema.sql")
@@ -36,13 +39,19 @@ _SCHEMAS = ("schema.sql", "db/schema.sql", "sql/schema.sql", "database/schema.sq
 def detect(config: Config) -> list[Settings]:
     """The settings that may say what makes the schema, of the likeliest kind alone; one if there is no doubt.
 
-    Migrations come first: Alembic's below the project's directory, then Django's. Then come
-    models, and last an SQL file.
+    Migrations come first: Alembic's below the project's directory, then Django's and yoyo's. Then
+    come models, and last an SQL file.
     """
     rootdir = config.rootdir
     if not any((rootdir / name).exists() for name in _MARKS):
         return []  # somebody's home directory may be large
-    return _migrations(rootdir) or _django(rootdir) or _models(rootdir) or _schema(rootdir)
+    return (
+        _migrations(rootdir)
+        or _django(rootdir)
+        or _yoyo(rootdir)
+        or _models(rootdir)
+        or _schema(rootdir)
+    )
 
 
 def as_lines(settings: Settings) -> list[str]:
@@ -85,6 +94,17 @@ def _django(rootdir: Path) -> list[Settings]:
     if not program.is_file() or b"DJANGO_SETTINGS_MODULE" not in program.read_bytes():
         return []
     return [{"migrate": "python manage.py migrate"}]
+
+
+def _yoyo(rootdir: Path) -> list[Settings]:
+    """As `yoyo init` sets it up: yoyo.ini names the directories with the steps."""
+    try:
+        ini = load_ini(rootdir / "yoyo.ini")
+    except ConfigError:
+        return []
+    sources = ini.get("DEFAULT", "sources", raw=True, fallback="").split()
+    steps = [f"{source}/*" for source in sources if (rootdir / source).is_dir()]
+    return [{"migrate": "yoyo apply --batch", "watch": ["yoyo.ini", *steps]}] if steps else []
 
 
 def _models(rootdir: Path) -> list[Settings]:

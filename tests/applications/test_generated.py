@@ -137,6 +137,35 @@ def test_django(empty: Project) -> None:
     assert "already there" in empty.clonedb("build").demand().text
 
 
+def test_yoyo(empty: Project, url: str) -> None:
+    """`yoyo init`, and a step of SQL."""
+    database = ["--database", f"postgresql://{url}"]
+    empty.run(tool("yoyo"), "init", "--batch", *database, "steps").demand()
+    empty.write("steps/1.item.sql", "create table item (name text)")
+    written = empty.clonedb("init", "--yes").demand()
+    assert 'migrate = "yoyo apply --batch"' in written.out
+    built = empty.clonedb("build").demand().text
+    assert "already there" in built
+    assert "not in the fingerprint" not in built
+
+
+SQLMODEL = """
+from sqlmodel import Field, SQLModel
+
+class Hero(SQLModel, table=True):
+    id: int | None = Field(default=None, primary_key=True)
+    name: str
+"""
+
+
+def test_sqlmodel(empty: Project) -> None:
+    """Models as SQLModel's documentation has them."""
+    empty.write("app/models.py", SQLMODEL)
+    written = empty.clonedb("init", "--yes").demand()
+    assert 'metadata = "app.models:SQLModel.metadata"' in written.out
+    assert "already there" in empty.clonedb("build").demand().text
+
+
 def test_an_env_py_that_finds_its_application_itself(empty: Project, url: str) -> None:
     """It goes on working where nothing is found, or what is found fails."""
     empty.write("app.py", FLASK.format(url=f"postgresql+psycopg://{url}"))

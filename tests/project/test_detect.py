@@ -43,6 +43,10 @@ PLACES = {
         {"manage.py": "setdefault('DJANGO_SETTINGS_MODULE', 'x')", "models.py": MODELS},
         ['migrate = "python manage.py migrate"'],
     ),
+    "yoyo": (
+        {"yoyo.ini": "[DEFAULT]\nsources = steps\n", "steps/1.sql": "", "models.py": MODELS},
+        ['migrate = "yoyo apply --batch"', 'watch = ["yoyo.ini", "steps/*"]'],
+    ),
     "SQL": ({"tests/models.py": MODELS, "db/schema.sql": ""}, ['schema = ["db/schema.sql"]']),
 }
 
