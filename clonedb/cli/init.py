@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import tomllib
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -46,7 +47,7 @@ def init(context: Context, *, yes: bool, no_build: bool) -> None:
         )
 
     text = file.read_text(encoding="utf-8") if file.exists() else ""
-    if "[tool.clonedb" in text:
+    if "clonedb" in tomllib.loads(text).get("tool", {}):
         click.echo(f"{file} has a [tool.clonedb] table already; nothing was changed")
         return
 
@@ -66,6 +67,7 @@ def init(context: Context, *, yes: bool, no_build: bool) -> None:
         click.echo()
         if not _is_wanted(yes=yes):
             return
+        _require_place(file, text, lines)
 
     # tried before it is written
     if not no_build:
@@ -101,11 +103,25 @@ def _try_build(config: Config) -> None:
         raise
 
 
-def _append(file: Path, text: str, lines: list[str]) -> None:
+def _require_place(file: Path, text: str, lines: list[str]) -> None:
+    """Raises ConfigError where a table at the end breaks the file: `tool = {...}` takes no further one."""
+    try:
+        tomllib.loads(text + _appended(text, lines))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"{file} takes no table at its end ({error}); write these lines yourself"
+        ) from None
+
+
+def _appended(text: str, lines: list[str]) -> str:
     gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
+    return gap + "\n".join(lines) + "\n"
+
+
+def _append(file: Path, text: str, lines: list[str]) -> None:
     try:
         with file.open("a", encoding="utf-8") as opened:
-            opened.write(gap + "\n".join(lines) + "\n")
+            opened.write(_appended(text, lines))
     except OSError as error:
         raise ConfigError(
             f"{file} cannot be written: {error.strerror or error}; write these lines yourself"

@@ -92,11 +92,25 @@ class Key:
             ) from None
 
 
+_OPERATORS = frozenset({"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"})
+
+
 def _words(text: str) -> list[str]:
-    """The words of a command, as a shell splits them. Raises ValueError for a quotation that is not ended."""
+    """The words of a command, as a shell splits them.
+
+    Raises ValueError for a quotation that is not ended, and for what only a shell understands: some
+    programs ignore words that they do not know, psql for one, and would do the first half only.
+    """
     import shlex
 
-    return shlex.split(text)
+    words = shlex.split(text)
+    for word in words:
+        if word in _OPERATORS:
+            raise ValueError(
+                f'{word!r} is a shell\'s, and it is run without a shell: migrate = ["sh", "-c", "..."] runs one'
+            )
+
+    return words
 
 
 def _parts(text: str) -> list[str]:

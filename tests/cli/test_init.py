@@ -189,6 +189,23 @@ def test_nothing_is_changed_twice(items: Project) -> None:
     assert (items.directory / "pyproject.toml").read_bytes() == before
 
 
+def test_a_table_that_is_only_spoken_of(items: Project) -> None:
+    """A comment is no table."""
+    items.write("pyproject.toml", f"# without [tool.clonedb]\n{DRIVER}")
+    items.clonedb("init", "--yes", "--no-build").demand()
+    assert table(items) != {}
+
+
+def test_a_file_that_takes_no_table(items: Project) -> None:
+    """One whose `tool` is written inline would be no TOML any more: it is left as it is."""
+    text = f"tool = {{ other = 1 }}\n{DRIVER}"
+    items.write("pyproject.toml", text)
+    outcome = items.clonedb("init", "--yes", "--no-build").demand(1)
+    assert "pyproject.toml takes no table at its end" in outcome.err
+    assert "write these lines yourself" in outcome.err
+    assert (items.directory / "pyproject.toml").read_text() == text
+
+
 def test_without_a_person_it_only_shows(items: Project) -> None:
     """In a script the lines are shown, and the option that would write them."""
     items.write("pyproject.toml", DRIVER)

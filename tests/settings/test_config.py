@@ -180,6 +180,11 @@ def test_a_command_is_split_as_a_shell_does() -> None:
         match=r"^here: migrate is \"yoyo 'a\", which cannot be split into words: No closing quotation$",
     ):
         EMPTY.replace("here", migrate="yoyo 'a")
+    # psql ignores the second half with a warning
+    with pytest.raises(ConfigError, match="'&&' is a shell's, and it is run without a shell"):
+        EMPTY.replace("here", migrate="psql -f a.sql && psql -f b.sql")
+    quoted = EMPTY.replace("here", migrate="psql -c 'select 1 && 2;'")
+    assert quoted.migrate == ("psql", "-c", "select 1 && 2;")
 
 
 def test_alembic_options_become_the_text_of_an_ini_file() -> None:
