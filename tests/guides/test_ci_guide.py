@@ -16,6 +16,7 @@ import yaml
 
 from clonedb.embedded import leases
 from clonedb.settings.config import Config
+from tests.campaigns import VARIANT
 from tests.guides.test_guides import guide
 from tests.projects import Outcome, Project, ran
 
@@ -123,6 +124,7 @@ class Machine:
             **project.environment,
             "CLONEDB_STATE_DIR": str(self.state),
             "GITHUB_OUTPUT": str(self.output),
+            "PYTEST_XDIST_AUTO_NUM_WORKERS": "1",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
 
@@ -185,16 +187,19 @@ def test_the_workflow_follows_github_s_rules(workflow: dict[Any, Any]) -> None:
                 known |= {f"steps.{step['id']}.outputs.{output}" for output in written}
 
 
-def test_the_workflow_is_run(github: GitHub, workflow: dict[Any, Any]) -> None:
+@pytest.mark.parametrize("shards", [1, pytest.param(2, marks=VARIANT)])
+def test_the_workflow_is_run(github: GitHub, workflow: dict[Any, Any], shards: int) -> None:
     """The first run builds; shards restore, migrate nothing and pass; the second run finds the file in the cache, a
-    changed migration has another key, and what is damaged in the cache is built anew.
+    changed migration has another key and refuses the former file, and what is damaged in the cache is built anew.
     """
+    matrix = workflow["jobs"]["tests"]["strategy"]["matrix"]
+    matrix["shard"] = matrix["shard"][:shards]
     first = github.run(workflow, "template", "tests")
     template, shard = (
         ["key=$(clonedb fingerprint)", "clonedb import"],
         ["clonedb import", "pytest -n"],
     )
-    assert commands(first) == [*template, *shard, *shard]
+    assert commands(first) == [*template, *shard * shards]
     assert "building template" in first[1][1].err
     for script, outcome in first[2:]:
         assert "building template" not in outcome.text
@@ -203,7 +208,7 @@ def test_the_workflow_is_run(github: GitHub, workflow: dict[Any, Any]) -> None:
             assert re.search(r"clonedb: template '\w+' reused", outcome.out)
         else:
             assert re.search(r": restored in \d+\.\d s, at two", outcome.out)
-    (key,) = github.cache
+    ((key, file),) = github.cache.items()
     assert re.fullmatch(r"template-[0-9a-f]{64}", key)
     second = github.run(workflow, "template")
     assert "building template" not in second[1][1].err
@@ -217,13 +222,11 @@ def test_the_workflow_is_run(github: GitHub, workflow: dict[Any, Any]) -> None:
     github.project.revision("three", 'op.execute("alter table item add column price int")')
     assert "building template" in github.run(workflow, "template")[1][1].err
     assert len(github.cache) == 2
+    demand_refusal(github, workflow, file)
 
 
-def test_a_file_that_does_not_fit(github: GitHub, workflow: dict[Any, Any]) -> None:
+def demand_refusal(github: GitHub, workflow: dict[Any, Any], stale: bytes) -> None:
     """A stale file is refused by the import, and a frozen shard without a template fails, rather than migrate."""
-    github.run(workflow, "template")
-    (stale,) = github.cache.values()
-    github.project.revision("three", 'op.execute("alter table item add column price int")')
     machine = Machine(
         github.project, Path(tempfile.mkdtemp(prefix="machine-", dir=github.directory))
     )
