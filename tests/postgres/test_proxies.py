@@ -18,7 +18,11 @@ def tested(items: Project) -> Project:
         import psycopg, pytest, sqlalchemy as sa
 
         @pytest.mark.parametrize("number", range(3))
-        def test_items(clonedb_connection, clonedb_session, clonedb_dsn, number):
+        @pytest.mark.parametrize("isolation", [
+            pytest.param(isolation, marks=pytest.mark.clonedb(isolation=isolation))
+            for isolation in ("auto", "clone", "truncate")
+        ])
+        def test_items(clonedb_connection, clonedb_session, clonedb_dsn, isolation, number):
             assert clonedb_connection.execute("select count(*) from item").fetchone() == (1,)
             clonedb_session.execute(sa.text("insert into item (name) values ('more')"))
             clonedb_session.commit()
@@ -43,14 +47,8 @@ def test_shared_sessions_are_refused_at_once(
     assert "Traceback" not in text
 
 
-@pytest.mark.parametrize("isolation", ["auto", "clone", "truncate"])
-def test_session_pooling(
-    tested: Project, lease: Lease, prefix: str, admin_dsn: str, isolation: str
-) -> None:
+def test_session_pooling(tested: Project, lease: Lease, prefix: str, admin_dsn: str) -> None:
     """Tests pass, and nobody is blamed for the sessions that a pooler keeps open."""
     with pooled(lease, "session") as url:
-        outcome = tested.pytest(
-            "-W", "error", f"--clonedb-isolation={isolation}", CLONEDB_URL=url
-        ).demand()
-        assert "3 passed" in outcome.out
+        assert "9 passed" in tested.pytest("-W", "error", CLONEDB_URL=url).demand().out
     assert [name for name in databases(admin_dsn, prefix) if "_t_" not in name] == []
