@@ -80,9 +80,9 @@ def test_older_runs_give_way_to_newer_ones(
     assert set(clones()) == set(names[1:]) or set(clones()) == {names[0], *names[2:]}
     third = kept_in(items.pytest("-k", "fails").demand(1).out)
     assert {command.split()[-1] for command in third} == set(clones())
-    assert kept_in(items.pytest("-k", "fails", "--clonedb-keep-count=1").demand(1).out)
+    assert kept_in(items.pytest(*arguments, "--clonedb-keep-count=1").demand(1).out)
     assert len(clones()) == 1
-    assert kept_in(items.pytest("-k", "fails", "--clonedb-keep-count=0").demand(1).out) == []
+    assert kept_in(items.pytest(*arguments, "--clonedb-keep-count=0").demand(1).out) == []
     assert clones() == []
 
 
@@ -92,8 +92,8 @@ def test_policies(items: Project, clones: Callable[[], list[str]]) -> None:
     outcome = items.pytest("--clonedb-keep=none").demand(1)
     assert "kept" not in outcome.out
     assert clones() == []
-    for _ in range(2):
-        outcome = items.pytest("--clonedb-keep=all", "-rA", "-n", "2").demand(1)
+    for workers in ("0", "2"):
+        outcome = items.pytest("--clonedb-keep=all", "-rA", "-n", workers).demand(1)
         assert "clonedb: 8 databases kept for you" in outcome.out
         assert len(clones()) == 8
     passed = outcome.out.partition("= PASSES =")[2].partition("short test summary")[0]
