@@ -73,7 +73,7 @@ def test_nothing_was_left_to_the_garbage_collector():
 @pytest.mark.parametrize("driver", ["asyncpg", pytest.param("psycopg", marks=VARIANT)])
 @pytest.mark.parametrize(
     ("plugin", "distributed"),
-    [(STRICT, ()), (AUTO, XDIST), pytest.param(ANYIO, XDIST, marks=VARIANT)],
+    [(STRICT, ()), *(pytest.param(plugin, XDIST, marks=VARIANT) for plugin in (AUTO, ANYIO))],
     ids=["strict-alone", "auto-n2", "anyio-n2"],
 )
 def test_requests_reach_the_tests_clone(

@@ -114,7 +114,7 @@ def documented():
 
 @pytest.mark.parametrize(
     "options",
-    [("-p", "no:xdist"), pytest.param((), marks=VARIANT), XDIST],
+    [pytest.param(("-p", "no:xdist"), marks=VARIANT), pytest.param((), marks=VARIANT), XDIST],
     ids=["no-xdist", "alone", "n2"],
 )
 def test_every_test_has_a_clone(

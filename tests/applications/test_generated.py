@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaigns import VARIANT
 from tests.projects import Project
 
 FLASK = """
@@ -97,19 +98,23 @@ def test_flask_migrate(empty: Project, url: str, place: str) -> None:
     empty.run(*flask, "init", PYTHONPATH=".").demand()
     empty.run(*flask, "migrate", "-m", "users", PYTHONPATH=".").demand()
     assert "is what was found in the project" in empty.clonedb("build").demand().text
-    assert "1 revision up, down and up again" in empty.clonedb("check").demand().text
     written = empty.clonedb("init", "--yes").demand()
     assert f'prepare = "{module}:create_app"' in written.out
     assert "already there" in empty.clonedb("build").demand().text
+    if place != "app.py":
+        return  # the rest does not depend on it
 
+    assert "1 revision up, down and up again" in empty.clonedb("check").demand().text
     empty.write("test_it.py", FLASK_TESTS.format(module=module))
     text = (empty.directory / "pyproject.toml").read_text()
     added = text.replace("[tool.clonedb]", '[tool.clonedb]\nroute = ["*"]\nautouse = true', 1)
     empty.write("pyproject.toml", added)
-    assert "3 passed" in empty.pytest("-n", "2").demand().out
+    assert "3 passed" in empty.pytest().demand().out
 
 
-@pytest.mark.parametrize("kind", ["SQLAlchemyAsyncConfig", "SQLAlchemySyncConfig"])
+@pytest.mark.parametrize(
+    "kind", ["SQLAlchemyAsyncConfig", pytest.param("SQLAlchemySyncConfig", marks=VARIANT)]
+)
 def test_advanced_alchemy(empty: Project, url: str, kind: str) -> None:
     """`alchemy init` and `alchemy make-migrations`."""
     driver = "asyncpg" if kind == "SQLAlchemyAsyncConfig" else "psycopg"

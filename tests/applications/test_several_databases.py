@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.applications.shops import SOMEBODYS
+from tests.campaigns import VARIANT
 from tests.projects import ALEMBIC_INI, ENV_PY, Project
 from tests.pytest_plugin.plugins import XDIST, run
 
@@ -88,7 +89,9 @@ def test_of_the_other_template(clonedb):
 """
 
 
-@pytest.mark.parametrize("options", [(), XDIST], ids=["alone", "n2"])
+@pytest.mark.parametrize(
+    "options", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "n2"]
+)
 def test_every_test_has_all_of_them(
     two: Project, clones: Callable[[], list[str]], options: tuple[str, ...]
 ) -> None:
