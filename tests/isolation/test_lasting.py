@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.campaigns import VARIANT
 from tests.projects import Project
 from tests.pytest_plugin.plugins import STRICT, run
 
@@ -258,7 +259,7 @@ def engine(clonedb):
             for driver in ("asyncpg", "psycopg")
             for routed in (False, True)
         ),
-        ("asyncpg", True, "truncate"),
+        pytest.param("asyncpg", True, "truncate", marks=VARIANT),
         ("psycopg", False, "truncate"),
     ],
 )

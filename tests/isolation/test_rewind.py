@@ -7,6 +7,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
+from tests.campaigns import VARIANT
 from tests.projects import Project
 
 TESTS = """
@@ -86,7 +87,9 @@ def test_auto_goes_on_with_its_own(clonedb):
 
 @pytest.mark.usefixtures("own_server")
 @pytest.mark.parametrize(
-    "arguments", [(), ("-n", "2", "--dist", "loadfile")], ids=["alone", "xdist"]
+    "arguments",
+    [(), pytest.param(("-n", "2", "--dist", "loadfile"), marks=VARIANT)],
+    ids=["alone", "xdist"],
 )
 def test_one_clone_goes_from_test_to_test(shop: Project, arguments: tuple[str, ...]) -> None:
     """The same URL and the same open connections, each as good as new; DDL costs a new clone."""
