@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import clonedb.demo
+from tests.campaigns import VARIANT
 from tests.projects import Project
 from tests.pytest_plugin.plugins import ANYIO, AUTO, XDIST, anyio_backends, mark, run
 
@@ -72,8 +73,12 @@ async def test_nothing_is_there_before(clonedb_async_session):
 
 @pytest.mark.parametrize(
     ("plugin", "distributed", "driver"),
-    [(AUTO, XDIST, "asyncpg"), (ANYIO, (), "psycopg")],
-    ids=["asyncio-n2-asyncpg", "anyio-alone-psycopg"],
+    [
+        (AUTO, (), "asyncpg"),
+        (ANYIO, (), "psycopg"),
+        pytest.param(AUTO, XDIST, "asyncpg", marks=VARIANT),
+    ],
+    ids=["asyncio-alone-asyncpg", "anyio-alone-psycopg", "asyncio-n2-asyncpg"],
 )
 def test_a_session_manager_on_the_url(
     project: Project,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.campaigns import VARIANT
 from tests.projects import Project, lean_pytest
 
 WORLDS = """
@@ -125,7 +126,7 @@ def guests(project: Project) -> Project:
     return project
 
 
-@pytest.mark.parametrize("isolation", ["auto", "clone"])
+@pytest.mark.parametrize("isolation", ["auto", pytest.param("clone", marks=VARIANT)])
 def test_what_a_test_replaces_is_its_own(guests: Project, isolation: str) -> None:
     """The template is the session's whichever test comes first, and every test gets a database and keeps its world."""
     guests.write("test_it.py", TESTS.replace("PREFIX", guests.environment["CLONEDB_PREFIX"]))

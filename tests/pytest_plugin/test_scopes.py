@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.campaigns import VARIANT
 from tests.projects import Project
 
 SCOPES = """
@@ -84,7 +85,9 @@ def test_reads(clonedb_engine, clonedb_connection):
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("-n", "2", "--dist", "loadfile")], ids=["alone", "xdist"]
+    "arguments",
+    [(), pytest.param(("-n", "2", "--dist", "loadfile"), marks=VARIANT)],
+    ids=["alone", "xdist"],
 )
 def test_every_scope(
     items: Project, clones: Callable[[], list[str]], arguments: tuple[str, ...]
