@@ -59,7 +59,7 @@ def shop(project: Project) -> Project:
 
 def test_models_in_place_of_migrations(shop: Project) -> None:
     """Made once, schemas too; found again; made anew when a model, or what it imports, is another."""
-    first = shop.pytest("-n", "2").demand()
+    first = shop.pytest().demand()
     assert "2 passed" in first.out
     assert first.text.count("building template") == 1
     assert "building template" not in shop.pytest().demand().text
