@@ -50,6 +50,8 @@ class Pooler:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listening.accept()
+                # the messages of an answer would wait for the client's acknowledgements, 40 ms each
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 threading.Thread(target=self._serve, args=[client], daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
@@ -114,10 +116,12 @@ class Pooler:
         """Pass messages on until the client's transaction has ended (True), or the client has gone (False)."""
         while True:
             readable, _, _ = select.select([client, session], [], [])
-            if session in readable:
+            if session in readable and self._mode == "session":
+                client.sendall(_some(session))
+            elif session in readable:
                 message = _message(session)
                 client.sendall(message)
-                if message == _IDLE and self._mode == "transaction":
+                if message == _IDLE:
                     return True
             else:
                 try:
@@ -127,6 +131,12 @@ class Pooler:
                 if message[:1] == b"X":
                     return False
                 session.sendall(message)
+
+
+def _some(connection: socket.socket) -> bytes:
+    if not (found := connection.recv(1 << 16)):
+        raise EOFError
+    return found
 
 
 def _exactly(connection: socket.socket, count: int) -> bytes:
