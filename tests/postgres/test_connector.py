@@ -18,7 +18,7 @@ import pytest
 from clonedb.clones.clone import create
 from clonedb.clones.gc import collect
 from clonedb.errors import ServerError
-from clonedb.postgres import sql
+from clonedb.postgres import connector, sql
 from clonedb.postgres.server import Server
 from clonedb.postgres.servers import open_server
 from clonedb.rewind.rewinder import Pristine, Rewinder, why_not
@@ -104,8 +104,11 @@ def test_a_server_that_is_started_again_is_waited_for(machine: Machine, config: 
     assert machine.said[0] == f"{server.about} went away; waiting (for 10 s at most)"
 
 
-def test_a_server_that_stays_away_is_waited_for_once(machine: Machine, config: Config) -> None:
+def test_a_server_that_stays_away_is_waited_for_once(
+    machine: Machine, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not before each test anew."""
+    monkeypatch.setattr(connector, "_RESTART", 2.0)
     with contextlib.closing(machine.open(config)) as server:
         os.kill(machine.pid, signal.SIGINT)
         wait_until(lambda: not (machine.data / "postmaster.pid").exists())
