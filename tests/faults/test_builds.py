@@ -50,7 +50,7 @@ def test_item(clonedb_connection, number):
 """
 
 
-@pytest.mark.parametrize("number", [12, pytest.param(64, marks=pytest.mark.campaign("kills"))])
+@pytest.mark.parametrize("number", [6, pytest.param(64, marks=pytest.mark.campaign("kills"))])
 def test_many_processes_at_once_on_an_empty_server(
     alone: Project, sandbox: Sandbox, start: Start, number: int
 ) -> None:
@@ -217,12 +217,12 @@ def test_the_run_after_a_failed_one_tries_again(project: Project, counter: Path)
 def test_rebuild_happens_once_for_a_run(
     project: Project, admin_dsn: str, counter: Path
 ) -> None:
-    """`--clonedb-rebuild` with -n 4 builds the template anew, once."""
+    """`--clonedb-rebuild` with -n 2 builds the template anew, once."""
     project.items()
     project.revision("three", COUNT)
     project.write("test_items.py", FOUR_TESTS)
     project.clonedb("build").demand()
-    project.run(*PYTEST, "-n", "4", "--clonedb-rebuild").demand()
+    project.run(*PYTEST, "-n", "2", "--clonedb-rebuild").demand()
     assert count(counter) == 2
     demand_nothing_left(project, admin_dsn)
     assert len(databases(admin_dsn, project.environment["CLONEDB_PREFIX"])) == 1

@@ -51,7 +51,9 @@ def template(items: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[cloned
         yield opened
 
 
-@pytest.mark.parametrize("victim", ["postgres", "keeper", "both"])
+@pytest.mark.parametrize(
+    "victim", ["postgres", "keeper", pytest.param("both", marks=pytest.mark.campaign("kills"))]
+)
 def test_the_server_killed_between_runs(tested: Project, sandbox: Sandbox, victim: str) -> None:
     """kill -9 while nobody uses it: the next run starts it again, and the template is still there."""
     running = sandbox.running()
