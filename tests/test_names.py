@@ -10,7 +10,7 @@ from hypothesis import assume, example, given, settings, strategies as st
 from clonedb.errors import ConfigError
 from clonedb.names import clone_name, new_owner, parse, template_name, unfinished_name
 
-many = settings(max_examples=200, deadline=None, database=None)
+many = settings(max_examples=50, deadline=None, database=None)
 
 prefixes = st.from_regex(r"[a-z][a-z0-9_]{0,23}", fullmatch=True)
 fingerprints = st.text("0123456789abcdef", min_size=64, max_size=64)

@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from clonedb.errors import ConfigError
 from clonedb.url import DatabaseURL, redact, redact_url
 
-many = settings(max_examples=150, deadline=None, database=None)
+many = settings(max_examples=50, deadline=None, database=None)
 
 anything = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20
