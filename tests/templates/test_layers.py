@@ -52,6 +52,8 @@ def demand(configured: Configured, expected: str | None, **settings: object) -> 
     template, heard = opened(configured(**settings))
     with template:
         assert heard.built() == expected, heard.lines
+        if expected == "from zero":
+            return  # a second one would be built in the same way
         whole, said = opened(configured(salt="from zero", **settings), rebuild=True)
         with whole:
             assert said.built() == "from zero", said.lines
