@@ -157,7 +157,7 @@ def test_whoever_leaves_the_transaction_is_told(shop: Project) -> None:
     )
 
 
-@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+@pytest.mark.parametrize("driver", [pytest.param("psycopg", marks=VARIANT), "asyncpg"])
 @pytest.mark.parametrize(
     "arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"]
 )
