@@ -50,7 +50,7 @@ def test_programs_that_read_are_not_undone(either: Template) -> None:
             assert (
                 laboratory.run(Program((step,), ("commit", "leave", "keep"))) == "untouched"
             ), statement
-        for _ in range(10):
+        for _ in range(4):
             steps = tuple(draw_step(random, "reads") for _ in range(8))
             assert laboratory.run(Program(steps, ("leave", "keep", "close"))) == "untouched", (
                 steps

@@ -17,7 +17,7 @@ import clonedb
 from clonedb.clones.pool import Pool
 from clonedb.embedded import leases
 from clonedb.errors import CloneDBError, ServerError
-from clonedb.postgres import sql
+from clonedb.postgres import connector, sql
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
 from tests.campaigns import VARIANT
@@ -105,9 +105,10 @@ def test_interrupted_while_pooling(
 
 
 def test_the_server_restarted_while_pooling(
-    alone: Project, sandbox: Sandbox, prefix: str
+    alone: Project, sandbox: Sandbox, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While it is gone the test gets the error that it would have got without a pool; after it, a clone at once."""
+    monkeypatch.setattr(connector, "_RESTART", 0.5)
     lease = sandbox.lease()
     with psycopg.connect(
         by_socket(lease)

@@ -178,7 +178,7 @@ def test_a_mode_whose_connections_are_of_another_kind_is_one_file(shop: Project)
     shutil.copytree(
         ROOT / "clonedb",
         changed / "clonedb",
-        ignore=shutil.ignore_patterns("demo"),
+        ignore=shutil.ignore_patterns("demo", "__pycache__"),
     )
     (changed / "clonedb/isolation/marked.py").write_text(MODE, encoding="utf-8")
     for name, (found, replacement) in ROWS.items():
