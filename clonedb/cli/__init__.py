@@ -38,6 +38,8 @@ class _Group(click.Group):
         except CloneDBError as error:
             click.echo(f"clonedb: {error}", err=True)
             raise SystemExit(1) from None
+        except BrokenPipeError:  # click ends in silence, as other programs before `| head` do
+            raise
         except OSError as error:  # a full disk, an unreadable directory: the user's to mend
             where = (
                 f": {os.fsdecode(error.filename)!r}"

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-__all__ = ["boot_id", "clients_of", "host", "is_stopped_server"]
+__all__ = ["boot_id", "clients_of", "host", "is_stopped", "is_stopped_server"]
 
 
 def boot_id() -> str:
@@ -52,8 +52,20 @@ def clients_of(port: int) -> str:
 
 def is_stopped_server(pid: int) -> bool:
     """Whether a process is PostgreSQL's and stopped, by a signal or a debugger; False for one of another machine."""
+    name, stopped = _name_and_stop(pid)
+    return name == "postgres" and stopped
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process of this machine is stopped: by Ctrl-Z, a signal or a debugger."""
+    return _name_and_stop(pid)[1]
+
+
+def _name_and_stop(pid: int) -> tuple[str, bool]:
     try:
-        name, state = Path(f"/proc/{pid}/stat").read_text().split()[1:3]
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
-        return False
-    return name == "(postgres)" and state in ("T", "t")
+        return "", False
+    # a name may have spaces and parentheses
+    name, _, fields = text.partition("(")[2].rpartition(")")
+    return name, fields.split()[0] in ("T", "t")

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from clonedb.embedded.machine import is_stopped
 from clonedb.errors import BuildError, CloneDBError, LockTimeoutError
 from clonedb.originals import getpid, monotonic, now
 from clonedb.progress import Progress
@@ -124,8 +125,12 @@ class BuildQueue:
         builder = self._read(self._builder_file)
         if not builder:
             return "another process"
-        since = max(0, now() - builder["since"])
-        return f"pid {builder['pid']} since {since:.0f} s (`kill {builder['pid']}` ends it)"
+        pid, since = builder["pid"], max(0, now() - builder["since"])
+        remedy = f"`kill {pid}` ends it"
+        # by Ctrl-Z in another terminal: SIGTERM waits for SIGCONT then
+        if is_stopped(pid):
+            remedy = f"it is stopped: `kill -CONT {pid}` continues it"
+        return f"pid {pid} since {since:.0f} s ({remedy})"
 
     def _write(self, name: str, data: dict[str, Any]) -> None:
         self._files.write(name, json.dumps(data))

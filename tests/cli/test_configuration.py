@@ -22,6 +22,17 @@ def rows(out: str) -> dict[str, tuple[str, str]]:
     return {row[0]: (row[1], row[2]) for row in cells if row[0] in KEYS}
 
 
+def test_a_reader_that_leaves(items: Project) -> None:
+    """`clonedb config --all | head -1` has nothing to complain of."""
+    process = items.popen(*CLONEDB, "config", "--all")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 1
+    process.stderr.close()
+
+
 def test_config_says_where_each_value_comes_from(cli: Command, items: Project) -> None:
     """File, variable and option each win over the one before, and a URL is shown without its password."""
     assert set(rows(cli("config").out)) == {"state_dir", "salt", "prefix", "idle_timeout"}

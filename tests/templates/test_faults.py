@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,18 @@ def test_a_builder_killed_upon_a_layer(
     assert f"upon '{layer}': 1 of 3 revisions" in items.clonedb("build").demand().err
     demand_nothing_left(items, admin_dsn)
     assert len(databases(admin_dsn, prefix)) == 2
+
+
+def test_a_stopped_builder(items: Project, start: Start, tmp_path: Path) -> None:
+    """Ctrl-Z in another terminal: who waits is told, and how to continue it."""
+    items.revision("three", HANG)
+    builder = start(items, *CLONEDB, "build", HANG=str(tmp_path / "hangs"))
+    builder.wait_for(tmp_path / "hangs")
+    builder.process.send_signal(signal.SIGSTOP)
+    outcome = items.clonedb("build", CLONEDB_LOCK_TIMEOUT="2").demand(1)
+    pid = builder.process.pid
+    told = rf"is being built by pid {pid} since \d+ s \(it is stopped: `kill -CONT {pid}` continues it\)"
+    assert re.search(told, outcome.err)
 
 
 def test_two_builders_at_once(
