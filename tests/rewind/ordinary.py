@@ -15,6 +15,7 @@ import psycopg
 
 from clonedb.embedded.account import account_for, within_reach
 from clonedb.embedded.binaries import choose
+from clonedb.embedded.cluster import environment
 from clonedb.embedded.places import ServerDirectory
 from clonedb.settings.config import Config
 from tests.embedded.sandbox import wait_until
@@ -68,7 +69,9 @@ def ordinary_server(
         *(part for setting in settings for part in ("-c", setting)),
     ]
     with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **who)  # type: ignore[call-overload]
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, cwd="/", env=environment(), **who
+        )  # type: ignore[call-overload]
     url = f"postgresql://postgres@/?host={data}"
     try:
         wait_until(lambda: _answers(url))

@@ -25,7 +25,9 @@ def _variables(monkeypatch: pytest.MonkeyPatch) -> None:
         "PGSERVICE",
         "PGHOSTADDR",
     ):
-        monkeypatch.delenv(name, raising=False)
+        # set first: only what was there is put back, and a test may leave it set
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     monkeypatch.setenv("PGSERVICE", "shop")
     monkeypatch.setenv("PGDATABASE", "mine")
     monkeypatch.setenv("SHOP_URL", "before")
