@@ -23,7 +23,7 @@ from clonedb.postgres.servers import open_server
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
 from tests import campaigns
-from tests.mounts import tmpfs
+from tests.mounts import disk
 from tests.prefork import install
 from tests.projects import Project, clean_environment, lean_pytest, prefork
 
@@ -183,7 +183,7 @@ def admin_dsn(lease: leases.Lease) -> str:
 def small_disk() -> Iterator[Callable[[str], Path]]:
     """A function that makes a file system of a size (`300m`), for what happens when it is full."""
     with contextlib.ExitStack() as stack:
-        yield lambda size: stack.enter_context(tmpfs(size))
+        yield lambda size: stack.enter_context(disk(size))
 
 
 @pytest.fixture

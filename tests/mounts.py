@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["sharing_blocks", "tmpfs"]
+__all__ = ["disk", "sharing_blocks", "tmpfs"]
 
 
 @contextlib.contextmanager
@@ -23,6 +23,18 @@ def tmpfs(size: str) -> Iterator[Path]:
         pytest.skip("needs root for a file system of a given size")
     with _mounted("-t", "tmpfs", "-o", f"size={size},mode=711", "tmpfs") as directory:
         yield directory
+
+
+@contextlib.contextmanager
+def disk(size: str) -> Iterator[Path]:
+    """A directory that is full at a size and counts as one on a disk: an overlay, whose files are in a tmpfs."""
+    with tmpfs(size) as memory:
+        parts = {name: memory / name for name in ("lower", "upper", "work")}
+        for part in parts.values():
+            part.mkdir(mode=0o711)
+        options = ",".join(f"{name}dir={part}" for name, part in parts.items())
+        with _mounted("-t", "overlay", "-o", options, "overlay") as directory:
+            yield directory
 
 
 @contextlib.contextmanager

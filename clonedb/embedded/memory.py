@@ -23,6 +23,7 @@ __all__ = [
     "refused_base",
     "require_room",
     "settings_in_memory",
+    "way_out",
 ]
 
 SHARE = 0.5
@@ -146,14 +147,21 @@ def about(directory: Path) -> str:
     )
 
 
+def way_out(config: Config, directory: Path) -> str:
+    """What to set for data that are in memory, in `directory`, to be on a disk."""
+    if config.data == "disk" or config.state_dir is not None:
+        return f"set state_dir ({config.source('state_dir')}) to a directory on a disk, which {str(directory)!r} is not"
+    return f"set data = 'disk' ({config.source('data')}: it is {config.data!r})"
+
+
 def require_room(directory: Path, config: Config) -> None:
     """Raises ServerError where the data of a new server would be in memory, and there is no room even for those."""
     found = memory_at(directory)
     if found is not None and found.left < _SERVER:
         raise ServerError(
             f"no room in memory for a server in {str(directory)!r}: files there take {found.used // _MEGABYTE} MB of"
-            f" the {found.limit // _MEGABYTE} MB they may, and a new one takes {_SERVER // _MEGABYTE} MB; set data to"
-            f" 'disk' ({config.source('data')}: it is {config.data!r}), or state_dir to a directory on a disk"
+            f" the {found.limit // _MEGABYTE} MB they may, and a new one takes {_SERVER // _MEGABYTE} MB;"
+            f" {way_out(config, directory)}"
         )
 
 

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
-from clonedb.embedded.memory import EMPTY, Memory, is_nearly_full, memory_at
+from clonedb.embedded.memory import EMPTY, Memory, is_nearly_full, memory_at, way_out
 from clonedb.errors import ServerError
 from clonedb.names import Name, parse
 from clonedb.postgres import sql
@@ -85,9 +85,9 @@ class Growth:
             with contextlib.suppress(Exception):  # the next query meets the same error
                 memory = memory_at(directory)
                 if memory is not None and is_nearly_full(memory):
-                    self._end_the_largest(memory)
+                    self._end_the_largest(memory, directory)
 
-    def _end_the_largest(self, memory: Memory) -> None:
+    def _end_the_largest(self, memory: Memory, directory: Path) -> None:
         server = self._server
         database = server.config.maintenance_database
         # a session of its own: the server's may be waiting for an answer
@@ -99,16 +99,15 @@ class Growth:
                 return
             name = max(grown, key=lambda each: grown[each])
             # noted first: a test's statement fails as soon as its session has ended
-            self._stopped[name] = self._why(name, grown[name], memory)
+            self._stopped[name] = self._why(name, grown[name], memory, directory)
             sql.end_sessions(own, name)
             server.say(self._stopped[name])
 
-    def _why(self, name: str, growth: int, memory: Memory) -> str:
-        config = self._server.config
+    def _why(self, name: str, growth: int, memory: Memory, directory: Path) -> str:
         return (
             f"the sessions of database {name!r} were ended, which has grown by {shown(growth)}: files in memory take"
-            f" {shown(memory.used)} of the {shown(memory.limit)} they may. Set data = 'disk' ({config.source('data')}:"
-            f" it is {config.data!r}), or run fewer workers"
+            f" {shown(memory.used)} of the {shown(memory.limit)} they may;"
+            f" {way_out(self._server.config, directory)}, or run fewer workers"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from clonedb.embedded.memory import SHARE, Memory, memory_at
+from clonedb.embedded.memory import SHARE, Memory, memory_at, way_out
 from clonedb.errors import ServerError
 from clonedb.names import parse
 from clonedb.postgres import locks, sql
@@ -106,6 +106,6 @@ class _Need:
         return ServerError(
             f"no room in memory for {self.what} ({shown(self._size)}): {self.shortage()}, of which an eighth is kept"
             f" for WAL and what tests write; {SHARE:.0%} of the memory of this machine or container, and no more than"
-            f" the file system of {str(lease.data_dir)!r} has. Set data = 'disk' ({config.source('data')}: it is"
-            f" {config.data!r}), run fewer workers, or drop what is kept (`clonedb list`, `clonedb drop`)"
+            f" the file system of {str(lease.data_dir)!r} has; {way_out(config, lease.data_dir)},"
+            f" run fewer workers, or drop what is kept (`clonedb list`, `clonedb drop`)"
         )

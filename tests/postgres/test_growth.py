@@ -24,7 +24,7 @@ MB = 1024**2
 WRITE = "insert into item (name) select repeat(md5(n::text), 30) from generate_series(1, 2000) n"  # 2 MB
 STOPPED = (
     r"the sessions of database '\w+' were ended, which has grown by [\d.]+ MB: files in memory take [\d.]+ MB of the"
-    r" 500.0 MB they may\. Set data = 'disk' \(.*\), or run fewer workers"
+    r" 500.0 MB they may; set state_dir \(.*\) to a directory on a disk, which '.*' is not, or run fewer workers"
 )
 
 
@@ -67,7 +67,7 @@ def test_a_test_that_writes_too_much(items: Project, small: Path) -> None:
     assert "2 passed, 1 error" in found.out, found.text
     assert "ERROR at teardown of test_that_writes" in found.out
     message = found.out.replace("\n", " ")
-    assert "Set data = 'disk' (" in message
+    assert "set state_dir (CLONEDB_STATE_DIR) to a directory on a disk" in message
     assert "files in memory take" in found.err
 
 

@@ -84,7 +84,7 @@ def test_the_share_is_never_exceeded(opened: Open) -> None:
     start = time.monotonic()
     message = (
         r"no room in memory for clone '\w+' \([\d.]+ MB\): files in memory take"
-        r" [\d.]+ MB of the 150\.0 MB they may, .* 50% of the memory .* Set data = 'disk' \(default: it is 'auto'\)"
+        r" [\d.]+ MB of the 150\.0 MB they may, .* 50% of the memory .* set state_dir \(.*\) to a directory on a disk"
     )
     with pytest.raises(ServerError, match=message):
         template.clone()
