@@ -30,6 +30,7 @@ LAYERS = (
     "supply",
     "api",
     "revisions",
+    "service",
     "cli pytest_plugin",
     "__main__",
 )

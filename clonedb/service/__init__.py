@@ -1,0 +1,1 @@
+"""`clonedb serve`: databases for tests over HTTP."""
