@@ -20,7 +20,7 @@ __all__ = ["Pool"]
 
 _BATCH = 4  # used clones that are dropped at once where dropping waits for a checkpoint
 _TOO_MANY = 8  # used clones after which a test drops its own
-_LISTEN = 0.5  # seconds after which an idle process that has clones ahead asks whether a process waits for room
+_LOOKS = 0.5  # seconds after which an idle process that has clones ahead asks whether a process waits for room
 _CLOSE = 10.0  # seconds that closing may take
 _ATTEMPTS = 3  # to drop a clone whose server answers
 
@@ -60,7 +60,6 @@ class Pool:
         # how often a clone was taken with more to come; how many are made ahead
         self._takes = 0
         self._depth = 0
-        self._listened = monotonic()
         # whether the thread makes one, and whether that is to be dropped when it is done
         self._making = False
         self._unwanted = False
@@ -75,10 +74,7 @@ class Pool:
     @property
     def others_wait(self) -> bool:
         """Whether another process waits for room for a clone, as this one knows half a second later at most."""
-        if (now := monotonic()) - self._listened > _LISTEN:
-            self._listened = now
-            self._admission.listen()
-        return self._admission.others_wait
+        return self._admission.others_wait()
 
     def take(self, *, ahead: int = 0) -> Clone:
         """A clone: one made ahead, or a new one, for which room may be waited for.
@@ -98,7 +94,7 @@ class Pool:
 
     def spare(self) -> Clone | None:
         """A clone for the process itself, or None if there is no room for more than the tests' own."""
-        slot = None if self._admission.others_wait else self._admission.try_slot()
+        slot = None if self._admission.others_wait() else self._admission.try_slot()
         return None if slot is None else self._make(slot)
 
     def drop(self, clone: Clone) -> None:
@@ -233,14 +229,14 @@ class Pool:
                     return self._make_one
                 if self._used and now >= self._drop_backoff.end:
                     return self._drop_some
-                pause = _LISTEN if self._ready or self._depth or self._used else None
+                pause = _LOOKS if self._ready or self._depth or self._used else None
                 # False: nothing happened for a while
                 if not self._changed.wait(pause) and self._ready:
-                    return self._listen
+                    return self._look
 
     def _is_wanted(self) -> bool:
         ahead = len(self._ready)
-        if ahead >= self._depth or self._admission.others_wait:
+        if ahead >= self._depth or self._admission.others_waited:
             return False
         # not more than there are tests left to take one
         return self._expected is None or ahead < self._expected - self._takes
@@ -249,9 +245,9 @@ class Pool:
         self._used += self._ready
         self._ready.clear()
 
-    def _listen(self) -> None:
+    def _look(self) -> None:
         with contextlib.suppress(Exception):  # the next query meets the same error
-            if self._admission.listen():
+            if self._admission.others_wait():
                 self.release_spares()
 
     def _make_one(self) -> None:

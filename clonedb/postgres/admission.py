@@ -12,14 +12,13 @@ from clonedb.postgres.memory_room import MemoryRoom
 from clonedb.postgres.slots import Slots
 
 if TYPE_CHECKING:
-    from psycopg import Connection, Notify
+    from psycopg import Connection
 
     from clonedb.postgres.host import Host
 
 __all__ = ["Admission", "Waiter"]
 
-_HEEDED = 2.0  # seconds for which a call for room is heeded
-_CALLS = 0.5  # seconds between two calls
+_LOOKS = 0.5  # seconds between two looks for others that wait
 _LINES = 1.0  # seconds between two lines about waiting
 
 T = TypeVar("T")
@@ -99,14 +98,14 @@ class _Need(Protocol[Taken_co]):
 class Admission:
     """What this process has of a server's room for databases, and its waiting for more.
 
-    A process that finds no room sends NOTIFY. The other processes receive it with the reply to
-    their next query, at no cost: they drop what they have made ahead or keep for later, and
-    wait in line for their next one. Of the processes that need the same, the first in the queue
-    looks for it; an advisory lock is the place at its head. A process that needs memory does
-    not wait for those that need a slot, as it may have the slot that they wait for.
+    Of the processes that need the same, the first in the queue looks for it; an advisory lock
+    is the place at its head. The other processes look for that lock now and then, in whatever
+    database it is held: while it is, they drop what they have made ahead or keep for later, and
+    wait in line for their next one. A process that needs memory does not wait for those that
+    need a slot, as it may have the slot that they wait for.
 
-    PostgreSQL scopes NOTIFY to the maintenance database. For processes that set another one,
-    the lock at the head of the queue stands for it: they look for that in pg_locks.
+    Nobody is called by NOTIFY: an idle session reads nothing, some 280 notifications fill its
+    socket, and from then on every CREATE and DROP DATABASE of the server waits for its process.
     """
 
     def __init__(self, server: Host) -> None:
@@ -116,24 +115,25 @@ class Admission:
         self._memory = MemoryRoom(server)
         self._lone = _Lone(server)
         self._waiting = locks.admission_key("waiting", prefix)
-        self._channel = f"clonedb_room_{prefix}"
         self._pid = getpid()
-        # the pid of the session that listens; when another process called (monotonic)
+        # the pid of the session that has the slots; when it looked for others (monotonic), who waited then
         self._backend: int | None = None
-        self._heard = float("-inf")
+        self._looked = float("-inf")
+        self._others_wait = False
         self._says_so = False  # that this session waits
 
     @property
-    def others_wait(self) -> bool:
-        """Whether another process waits for room, as far as this one has heard."""
-        return monotonic() - self._heard < _HEEDED
+    def others_waited(self) -> bool:
+        """Whether another process waited for room when this one looked last; nothing is asked."""
+        return self._others_wait
 
-    def listen(self) -> bool:
-        """`others_wait`, after having listened: for a process that asks the server nothing else at the moment."""
-        # the reply to this query also brings what was notified since the last one
-        if self._run(locks.is_held_elsewhere, {self._slots.queue, self._memory.queue}):
-            self._heard = monotonic()
-        return self.others_wait
+    def others_wait(self) -> bool:
+        """Whether another process waits for room, as this one knows half a second later at most."""
+        if (now := monotonic()) - self._looked > _LOOKS:
+            self._looked = now
+            queues = {self._slots.queue, self._memory.queue}
+            self._others_wait = self._run(locks.is_held_by_another, queues)
+        return self._others_wait
 
     def try_slot(self) -> int | None:
         """A slot, if one is free."""
@@ -187,7 +187,7 @@ class Admission:
 
     def _admit(self, need: _Need[T], waiter: Waiter | None) -> T:
         # or it would take the room that others stand in line for
-        if waiter is None or not self.others_wait:
+        if waiter is None or not self.others_wait():
             got = self._run(need.take)
             if got is not None:
                 return got
@@ -200,7 +200,7 @@ class Admission:
     def _wait(self, need: _Need[T], waiter: Waiter) -> T:
         """Stand in the queue, then look until there is room: 5 ms at first, in the end each 20 (in the queue: 100)."""
         timeout = self._server.config.lock_timeout
-        start = call = told = monotonic()
+        start = told = monotonic()
         first, pause = False, 0.005
         try:
             while True:
@@ -208,11 +208,6 @@ class Admission:
                 if first and (got := self._run(need.take)) is not None:
                     return got
                 now = monotonic()
-                # one call serves all who wait; it is heeded for `_HEEDED` only
-                if first and now >= call:
-                    call = now + _CALLS
-                    self._server.rows("select pg_notify(%s, '')", [self._channel])
-
                 if now - start >= timeout:
                     raise need.late(now - start)
 
@@ -267,7 +262,7 @@ class Admission:
         *arguments: P.args,
         **named: P.kwargs,
     ) -> T:
-        """Call a function with the session, which listens to those that call for room."""
+        """Call a function with the session, which has this process's slots."""
 
         def run(connection: Connection[Any]) -> T:
             self._attend(connection)
@@ -276,22 +271,12 @@ class Admission:
         return self._server.run(run)
 
     def _attend(self, connection: Connection[Any]) -> None:
-        """On a new session: hear who calls, and take the slots that ended with the session before."""
+        """On a new session: take the slots that ended with the session before."""
         if self._pid != getpid():  # they are the parent's
             self._pid = getpid()
             self._slots.forget()
             self._memory.forget()
 
         if self._backend != (backend := connection.info.backend_pid):
-            from psycopg import sql
-
-            # LISTEN is of the session: a new one has to say it again
-            connection.add_notify_handler(self._hear)
-            connection.execute(sql.SQL("listen {}").format(sql.Identifier(self._channel)))
             self._slots.take_again(connection)
             self._backend = backend
-
-    def _hear(self, notify: Notify) -> None:
-        # PostgreSQL notifies the session that has sent it, too
-        if notify.channel == self._channel and notify.pid != self._backend:
-            self._heard = monotonic()

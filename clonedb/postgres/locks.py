@@ -29,7 +29,7 @@ __all__ = [
     "held_keys",
     "holder",
     "holders",
-    "is_held_elsewhere",
+    "is_held_by_another",
     "keep_key",
     "owner_key",
     "release",
@@ -101,15 +101,15 @@ def try_lock(connection: Connection[Any], key: int, *, shared: bool = False) -> 
     return bool(row and row[0])
 
 
-def is_held_elsewhere(connection: Connection[Any], keys: Collection[int]) -> bool:
-    """Whether a session of another database holds any of these locks: what it notifies does not come here."""
+def is_held_by_another(connection: Connection[Any], keys: Collection[int]) -> bool:
+    """Whether another session holds any of these locks, in whatever database."""
     row = connection.execute(
         """
         select exists (
             select from pg_locks
             where locktype = 'advisory' and objsubid = 1 and granted
                   and (classid::bigint << 32) | objid::bigint = any(%s)
-                  and database <> (select oid from pg_database where datname = current_database()))
+                  and pid <> pg_backend_pid())
         """,
         [list(keys)],
     ).fetchone()

@@ -92,8 +92,8 @@ def test_waiting_ends(opened: Open) -> None:
     assert waiter.slot() == slot
 
 
-def test_those_who_wait_are_heard(opened: Open) -> None:
-    """A process that has clones hears that somebody waits, and takes no more before that one has had its turn."""
+def test_those_who_wait_are_seen(opened: Open) -> None:
+    """A process that has clones sees that somebody waits, and takes no more before that one has had its turn."""
     holder, waiter = (
         opened(max_clones=1).server.admission,
         opened(max_clones=1).server.admission,
@@ -103,13 +103,21 @@ def test_those_who_wait_are_heard(opened: Open) -> None:
     served: list[int] = []
     thread = threading.Thread(target=lambda: served.append(waiter.slot()))
     thread.start()
-    eventually(holder.listen)
-    assert not waiter.others_wait
+    eventually(holder.others_wait)
+    assert not waiter.others_wait()
     holder.give(slot)
     threading.Timer(0.5, lambda: waiter.give(served[0])).start()
     assert holder.slot() == slot
     thread.join(5)
     assert served == [slot]
+
+
+def test_an_idle_session_is_sent_nothing(opened: Open) -> None:
+    """It does not listen: notifications that it does not read would block every DROP DATABASE of the server."""
+    server = opened(max_clones=1).server
+    server.admission.give(server.admission.slot())
+    assert not server.admission.others_wait()
+    assert server.rows("select pg_listening_channels()") == []
 
 
 def wait_for_each_other(admissions: Sequence[Admission]) -> list[str]:
@@ -178,17 +186,17 @@ def test_two_who_take_at_once_in_different_databases(opened: Open, elsewhere: st
                     admission.give(slot)
 
 
-def test_those_who_wait_elsewhere_are_heard(opened: Open, elsewhere: str) -> None:
-    """A clone that was made ahead gives way to a process with another maintenance database, which no NOTIFY reaches."""
+def test_those_who_wait_elsewhere_are_seen(opened: Open, elsewhere: str) -> None:
+    """A clone that was made ahead gives way to a process with another maintenance database."""
     holder = opened(max_clones=1).server.admission
     waiter = opened(max_clones=1, maintenance_database=elsewhere).server.admission
     slot = holder.try_slot()
     assert slot is not None
-    assert not holder.listen()
+    assert not holder.others_wait()
     served: list[int] = []
     thread = threading.Thread(target=lambda: served.append(waiter.slot()))
     thread.start()
-    eventually(holder.listen)
+    eventually(holder.others_wait)
     holder.give(slot)
     thread.join(10)
     assert served == [slot]

@@ -123,7 +123,7 @@ def test_who_waits_for_a_slot_keeps_nobody_from_memory(opened: Open) -> None:
     served: list[int] = []
     thread = threading.Thread(target=lambda: served.append(waiter.server.admission.slot()))
     thread.start()
-    eventually(holder.server.admission.listen)
+    eventually(holder.server.admission.others_wait)
     start = time.monotonic()
     clones.append(holder.clone())
     assert time.monotonic() - start < 1
