@@ -236,7 +236,7 @@ class Pool:
 
     def _is_wanted(self) -> bool:
         ahead = len(self._ready)
-        if ahead >= self._depth or self._admission.others_waited:
+        if ahead >= self._depth or self._admission.is_awaited:
             return False
         # not more than there are tests left to take one
         return self._expected is None or ahead < self._expected - self._takes

@@ -121,11 +121,12 @@ class Admission:
         self._looked = float("-inf")
         self._others_wait = False
         self._says_so = False  # that this session waits
+        self._own_waits: set[object] = set()  # one for each thread of this process that waits
 
     @property
-    def others_waited(self) -> bool:
-        """Whether another process waited for room when this one looked last; nothing is asked."""
-        return self._others_wait
+    def is_awaited(self) -> bool:
+        """Whether a thread of this process waits for room, or another process did when this one looked last."""
+        return self._others_wait or bool(self._own_waits)
 
     def others_wait(self) -> bool:
         """Whether another process waits for room, as this one knows half a second later at most."""
@@ -193,16 +194,17 @@ class Admission:
                 return got
         if waiter is None:
             raise need.late(0.0)
-        # this process's own spare clones may be all that is missing
-        waiter.release_spares()
         return self._wait(need, waiter)
 
     def _wait(self, need: _Need[T], waiter: Waiter) -> T:
         """Stand in the queue, then look until there is room: 5 ms at first, in the end each 20 (in the queue: 100)."""
         timeout = self._server.config.lock_timeout
         start = told = monotonic()
-        first, pause = False, 0.005
+        first, pause, wait = False, 0.005, object()
+        self._own_waits.add(wait)
         try:
+            # this process's own spare clones may be all that is missing; no more are made from here on
+            waiter.release_spares()
             while True:
                 first = first or self._run(locks.try_lock, need.queue)
                 if first and (got := self._run(need.take)) is not None:
@@ -226,6 +228,7 @@ class Admission:
                 waiter.pause(pause)
                 pause = min(pause * 1.3, 0.02 if first else 0.1)
         finally:
+            self._own_waits.discard(wait)
             with contextlib.suppress(Exception):  # of a session that is gone nothing is left
                 self._server.run(self._leave, need.queue if first else None)
 
@@ -274,6 +277,7 @@ class Admission:
         """On a new session: take the slots that ended with the session before."""
         if self._pid != getpid():  # they are the parent's
             self._pid = getpid()
+            self._own_waits.clear()
             self._slots.forget()
             self._memory.forget()
 

@@ -105,11 +105,13 @@ def test_those_who_wait_are_seen(opened: Open) -> None:
     thread.start()
     eventually(holder.others_wait)
     assert not waiter.others_wait()
+    assert waiter.is_awaited, "its pool would take the next slot, to make a clone ahead"
     holder.give(slot)
     threading.Timer(0.5, lambda: waiter.give(served[0])).start()
     assert holder.slot() == slot
     thread.join(5)
     assert served == [slot]
+    assert not waiter.is_awaited
 
 
 def test_an_idle_session_is_sent_nothing(opened: Open) -> None:
