@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from psycopg import Connection
 
-__all__ = ["Found", "beyond_us", "clear", "find"]
+__all__ = ["Found", "beyond_us", "clear", "find", "silent_processes"]
 
 # Nothing that the database or its role was given may act on us: not a role, not a time limit,
 # not a read-only mode.
@@ -99,6 +99,26 @@ def _connect_like(connection: Connection[Any], name: str) -> Connection[Any]:
         "application_name": "clonedb",
     }
     return psycopg.connect("", autocommit=True, prepare_threshold=None, **{**known, **changed})
+
+
+def silent_processes(connection: Connection[Any]) -> str:
+    """Which of the server's processes a drop waits for, and what to do.
+
+    They are those whose clients do not read what they are sent, or else one that was stopped:
+    DROP DATABASE waits until every process of the server has taken notice of it.
+    """
+    rows = connection.execute(
+        """
+        select format('process %s (%s), connected to %I', pid, coalesce(nullif(application_name, ''), usename), datname)
+        from pg_stat_activity where wait_event = 'ClientWrite' order by pid
+        """
+    ).fetchall()
+    if rows:
+        return (
+            "the server waits for a client that does not read what it is sent (results, notifications): that of"
+            f" {'; '.join(row[0] for row in rows)}; end it or let it go on"
+        )
+    return "the server waits for one of its own processes, which may be stopped (`ps` shows T); kill -CONT continues it"
 
 
 def beyond_us(connection: Connection[Any], name: str) -> list[str]:

@@ -195,8 +195,8 @@ def drop_database(
             without_sessions(connection, found, "dropped", drop)
         except errors.QueryCanceled as error:
             raise ServerError(
-                f"database {found!r} could not be dropped within {DROP_LIMIT:g} s: the server waits for one of its own"
-                " processes, which may be stopped (`ps` shows T); continue it (kill -CONT), and run `clonedb gc`"
+                f"database {found!r} could not be dropped within {DROP_LIMIT:g} s:"
+                f" {obstacles.silent_processes(connection)}, and run `clonedb gc`"
             ) from error
         finally:
             with contextlib.suppress(Error):  # what broke the connection is the error to see

@@ -59,6 +59,26 @@ def test_a_stopped_process_of_the_server_stops_no_drop_for_ever(
         assert server.run(sql.find_database, clone.name) is None
 
 
+def test_a_client_that_reads_nothing_is_named(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process cannot take notice of a drop while what it sends is not read; notifications come to idle ones, too."""
+    monkeypatch.setattr(sql, "DROP_LIMIT", 1.0)
+    with contextlib.closing(open_server(sandbox.config)) as server:
+        clone = create_empty(server, server.config)
+        with contextlib.closing(server.connect("postgres", application_name="deaf")) as other:
+            other.execute("listen news")
+            for _ in range(2000):  # each fills some of the buffer of its socket
+                server.rows("select pg_notify('news', '')")
+            with pytest.raises(
+                ServerError,
+                match=rf"does not read .* process {other.info.backend_pid} \(deaf\), connected to postgres; end it",
+            ):
+                clone.drop()
+        clone.drop()
+        assert server.run(sql.find_database, clone.name) is None
+
+
 def test_a_lease_file_that_a_stopped_process_holds(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
