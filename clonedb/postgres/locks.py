@@ -34,6 +34,7 @@ __all__ = [
     "owner_key",
     "release",
     "role_key",
+    "service_key",
     "try_lock",
     "use_key",
     "wait_for_lock",
@@ -63,6 +64,11 @@ def keep_key(project: str) -> int:
 def role_key(role: str) -> int:
     """Held while the tests' role is given its right to log in."""
     return _key("role", role)
+
+
+def service_key(prefix: str) -> int:
+    """Held by the one `clonedb serve` that works on a server under a prefix."""
+    return _key("service", prefix)
 
 
 def admission_key(purpose: str, prefix: str = "") -> int:

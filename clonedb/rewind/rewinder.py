@@ -95,6 +95,11 @@ class Rewinder:
         return None if self._undoing is None else self._undoing.pid
 
     @property
+    def sessions(self) -> int:
+        """How many sessions the clone had had when it was brought back last, by the server's count."""
+        return self._mark.sessions
+
+    @property
     def is_intact(self) -> bool:
         """Whether the clone is still as the last rewind left it, as far as that can be told without asking the server.
 

@@ -1,0 +1,56 @@
+"""What happened in the service, for the list of events, and who is told that something has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from typing import Literal, TypeAlias
+
+from clonedb.service.contract import Event
+from clonedb.url import redact
+
+__all__ = ["Events", "Kind"]
+
+Kind: TypeAlias = Literal[
+    "built", "discarded", "evicted", "expired", "refused", "adopted", "dropped", "kept"
+]
+
+_MOST = 200
+_PAUSE = 0.25  # seconds between two tellings of a change
+
+
+class Events:
+    """The last 200 events, and the change that the list of templates or leases has seen since it was last looked at."""
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque(maxlen=_MOST)
+        self._listeners: set[asyncio.Event] = set()
+
+    def add(self, kind: Kind, template: str, text: str) -> None:
+        """Something happened; `text` says what, and why."""
+        self._events.appendleft(Event(dt.datetime.now(dt.UTC), kind, template, redact(text)))
+        self.changed()
+
+    def changed(self) -> None:
+        """Tell those that listen."""
+        for listener in self._listeners:
+            listener.set()
+
+    def newest_first(self) -> Sequence[Event]:
+        """The list."""
+        return tuple(self._events)
+
+    async def changes(self) -> AsyncIterator[None]:
+        """Each change, but at most four a second."""
+        listener = asyncio.Event()
+        self._listeners.add(listener)
+        try:
+            while True:
+                await listener.wait()
+                listener.clear()
+                yield
+                await asyncio.sleep(_PAUSE)
+        finally:
+            self._listeners.discard(listener)

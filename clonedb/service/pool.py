@@ -1,0 +1,343 @@
+"""The databases of one template: ready, lent, being made and being brought back; and the callers that wait."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import os
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from clonedb.service.contract import Address, DiscardedError, UnavailableError
+from clonedb.service.events import Events
+from clonedb.service.worker import Entry, GoneError, NoRoomError, Worker
+from clonedb.url import redact
+
+__all__ = ["Pool", "Sizes", "in_a_line"]
+
+_THREADS = 2  # of one template: one brings databases back while the other makes some
+_TOLD = 3  # failures to make a database in a row, after which those that wait are told
+_LONGEST = 5.0  # seconds between two attempts, in the end
+_ROOM = 0.1  # seconds after which room for a database is looked for again
+_IDLE = 1.0  # the same while nobody waits for one
+_SOON = 0.05  # seconds in which a returned database is mostly ready, and who returns it waits for that
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many databases of a template are ready before anybody asks, and how many there are at most."""
+
+    initial: int
+    maximum: int
+
+    @classmethod
+    def default(cls, maximum: int) -> Sizes:
+        """As many ready ones as processors."""
+        return cls(min(os.cpu_count() or 1, maximum), maximum)
+
+
+class Pool:
+    """One template's databases, for the event loop; threads do what waits for the server.
+
+    The one that was returned last is lent first. Those that wait get one in the order in which
+    they came. `state` is the template's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sizes: Sizes,
+        new_id: Callable[[], int],
+        events: Events,
+        lost: Callable[[str], None],
+    ) -> None:
+        """`lost` is called when the template is gone from the server, with the reason."""
+        self.name = name
+        self._lost = lost
+        self.state: Literal["building", "preparing", "ready", "discarded"] = "building"
+        self.sizes = sizes
+        self.leased = 0
+        self.used: dt.datetime = dt.datetime.now(dt.UTC)
+        self.worker: Worker | None = None
+        self.address: Address | None = None
+        self.yields: bool = False  # another process waits for room: nothing is made ahead
+        self._new_id = new_id
+        self._events = events
+        self._ready: list[Entry] = []
+        self._waiters: deque[asyncio.Future[Entry]] = deque()
+        self._making = 0
+        self._returning = 0
+        self._failures = 0
+        self._error = ""
+        self._pause: asyncio.TimerHandle | None = None
+        self._threads = ThreadPoolExecutor(_THREADS, f"clonedb-{name[:40]!r}")
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    @property
+    def ready(self) -> int:
+        """How many databases can be lent at once."""
+        return len(self._ready)
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait for one."""
+        return sum(not waiter.done() for waiter in self._waiters)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody has, awaits or makes one of its databases."""
+        return not (self.leased or self._making or self._returning or self.waiting)
+
+    def open(self, worker: Worker, address: Address) -> None:
+        """The template is there: its databases are made by `worker` from now on; those of an earlier one are dropped.
+
+        `address` is the server's.
+        """
+        earlier, self.worker = self.worker, worker
+        self.address = address
+        ready, self._ready = self._ready, []
+        for entry in ready:
+            self._begin_drop(entry)
+        if earlier is not None:
+            self._begin(self._in_thread(earlier.close))
+        self._failures = 0
+        self._refill()
+
+    async def take(self, deadline: float) -> Entry:
+        """A database that is as new, at once or when there is one; `deadline` is the loop's time.
+
+        Raises UnavailableError, and DiscardedError when the template is discarded meanwhile.
+        """
+        while self._ready:
+            entry = self._ready.pop()
+            if entry.is_intact:
+                self.leased += 1
+                self._refill()
+                return entry
+            self._begin_drop(entry)
+        if self.state == "discarded":
+            raise DiscardedError(f"template {self.name!r} was just discarded")
+        if self._closed:
+            raise UnavailableError("the service is stopping")
+        return await self._wait(deadline)
+
+    async def _wait(self, deadline: float) -> Entry:
+        waiter: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._events.changed()
+        self._refill()
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await waiter
+        except BaseException as error:
+            # it may have got one in the same moment
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self.hand_back(waiter.result())
+            if isinstance(error, TimeoutError):
+                raise UnavailableError(self._why_none()) from None
+            raise
+        finally:
+            with contextlib.suppress(ValueError):
+                self._waiters.remove(waiter)
+
+    def hand_back(self, entry: Entry) -> None:
+        """A database that `take` gave, and that no caller has seen."""
+        self.leased -= 1
+        self._offer(entry)
+
+    async def give_back(self, entry: Entry) -> None:
+        """Bring a lent database back for the next caller, or drop it.
+
+        Returns after 50 ms at the latest, while that goes on.
+        """
+        self.leased -= 1
+        self._returning += 1
+        await asyncio.wait([self._begin(self._reset(entry))], timeout=_SOON)
+
+    async def drop(self, entry: Entry) -> None:
+        """Drop a lent database."""
+        self.leased -= 1
+        await self._drop(entry)
+        self._refill()
+
+    def adopt(self) -> None:
+        """A database that an earlier process has lent counts from now on."""
+        self.leased += 1
+
+    def lose(self) -> None:
+        """The server has gone, and with it what is known of the databases that are ready."""
+        self._ready = []
+
+    def forget(self) -> None:
+        """A lent database is given up, and left as it is."""
+        self.leased -= 1
+        self._refill()
+
+    def tell(self, error: Exception) -> None:
+        """Those that wait get an error."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(error)
+
+    def discard(self) -> None:
+        """The template goes: waiting callers are told, and databases are dropped, lent ones when they come back."""
+        self.state = "discarded"
+        self.tell(DiscardedError(f"template {self.name!r} was just discarded"))
+        self.release_spares()
+
+    def release_spares(self) -> None:
+        """Drop what nobody has."""
+        ready, self._ready = self._ready, []
+        for entry in ready:
+            self._begin_drop(entry)
+        if self.worker is not None and ready:
+            self._begin(self._in_thread(self.worker.release_spares))
+
+    async def settle(self) -> None:
+        """Wait until nothing is being made, brought back or dropped any more."""
+        while self._tasks:
+            await asyncio.wait([*self._tasks])
+
+    async def close(self) -> None:
+        """Drop what nobody has, and end the threads; what is lent stays."""
+        self._closed = True
+        if self._pause is not None:
+            self._pause.cancel()
+        self.tell(UnavailableError("the service is stopping"))
+        self.release_spares()
+        await self.settle()
+        if self.worker is not None:
+            await self._in_thread(self.worker.close)
+        self._threads.shutdown(wait=False)
+
+    def _why_none(self) -> str:
+        if self.state == "building":
+            return f"template {self.name!r} is still being filled by the caller that began it"
+        count = self.leased + len(self._ready) + self._making + self._returning
+        if self._error:
+            return f"no database of template {self.name!r} could be made: {self._error}"
+        if count >= self.sizes.maximum:
+            return f"all {count} databases of template {self.name!r} are lent, which is the most it may have"
+        return f"no database of template {self.name!r} was ready in time"
+
+    def _offer(self, entry: Entry) -> None:
+        """To the one that has waited longest; else it is the next one to be lent."""
+        if self._closed or self.state == "discarded" or entry.worker is not self.worker:
+            self._begin_drop(entry)
+            return
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                self.leased += 1
+                waiter.set_result(entry)
+                return
+        self._ready.append(entry)
+        self._events.changed()
+
+    def _refill(self) -> None:
+        """Begin to make as many databases as are wanted and allowed."""
+        if self.worker is None or self._closed or self._pause is not None:
+            return
+        if self.state not in ("preparing", "ready"):
+            return
+        coming = len(self._ready) + self._making + self._returning
+        # what is made of a template that is still being prepared is good for one caller only
+        ahead = 0 if self.yields or self.state == "preparing" else self.sizes.initial
+        room = self.sizes.maximum - coming - self.leased
+        wanted = min(max(self.waiting, ahead) - coming, room, _THREADS - self._making)
+        for _ in range(wanted):
+            self._making += 1
+            self._begin(self._make(self.worker))
+
+    async def _make(self, worker: Worker) -> None:
+        try:
+            entry = await self._in_thread(worker.make, self._new_id())
+        except NoRoomError as error:
+            self._making -= 1
+            self._error = in_a_line(error)
+            self._rest(_ROOM if self.waiting else _IDLE)
+        except GoneError as error:
+            self._making -= 1
+            self._lost(in_a_line(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt may work
+            self._making -= 1
+            self._failed(error)
+        else:
+            self._making -= 1
+            self._failures, self._error = 0, ""
+            self._offer(entry)
+            self._refill()
+
+    def _failed(self, error: Exception) -> None:
+        self._failures += 1
+        self._error = in_a_line(error)
+        if self._failures >= _TOLD and self.waiting:
+            self._events.add("refused", self.name, self._why_none())
+            self.tell(UnavailableError(self._why_none()))
+        self._rest(min(_LONGEST, 0.05 * 2**self._failures))
+
+    def _rest(self, seconds: float) -> None:
+        if self._pause is None and not self._closed:
+            loop = asyncio.get_running_loop()
+            self._pause = loop.call_later(seconds, self._wake)
+
+    def _wake(self) -> None:
+        self._pause = None
+        self._refill()
+
+    async def _reset(self, entry: Entry) -> None:
+        worker, why = entry.worker, entry.why
+        try:
+            if worker is not None and worker is self.worker and self.state != "discarded":
+                outcome = await self._in_thread(worker.reset, entry)
+                why = "" if outcome.kind != "refused" else outcome.why
+        except Exception as error:  # noqa: BLE001 - a new one takes its place
+            why = in_a_line(error)
+        finally:
+            self._returning -= 1
+
+        if not why and worker is self.worker:
+            self._offer(entry)
+        else:
+            if worker is not None and self.state != "discarded":
+                self._events.add("refused", self.name, f"{entry.name} is made new: {why}")
+            self._begin_drop(entry)
+        self._refill()
+
+    def _begin_drop(self, entry: Entry) -> None:
+        self._begin(self._drop(entry))
+
+    async def _drop(self, entry: Entry) -> None:
+        worker = entry.worker or self.worker
+        try:
+            if worker is not None:
+                await self._in_thread(worker.drop, entry)
+            else:
+                await self._in_thread(entry.clone.drop)
+        except Exception as error:  # noqa: BLE001 - the next start tries again
+            self._events.add(
+                "refused", self.name, f"{entry.name} could not be dropped: {in_a_line(error)}"
+            )
+        self._events.changed()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _in_thread(self, function: Callable[..., Any], *arguments: object) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, function, *arguments
+        )
+
+
+def in_a_line(error: BaseException) -> str:
+    """An error for a reply or the list of events: in a line, without a password."""
+    return redact(" ".join(str(error).split())) or type(error).__name__

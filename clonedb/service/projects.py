@@ -1,0 +1,147 @@
+"""The templates of projects of this host, by their directories: the very ones that pytest uses there."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from clonedb.api import Template, open_template
+from clonedb.service.backend import Backend, address_of
+from clonedb.service.contract import TemplateState, UnavailableError
+from clonedb.service.pool import Pool
+from clonedb.service.sessions import Sessions
+from clonedb.service.worker import Worker
+from clonedb.settings.load import load
+
+__all__ = ["ProjectTemplate", "Projects"]
+
+_FRESH = 1.0  # seconds for which a project's files are not looked at again
+
+
+@dataclass(slots=True, eq=False)
+class ProjectTemplate:
+    """A project's template as the service has it open."""
+
+    directory: str
+    template: Template
+    sessions: Sessions
+    pool: Pool
+    checked: float
+
+
+class Projects:
+    """All of them, by their names, and which of them is a directory's at the moment."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._by_name: dict[str, ProjectTemplate] = {}
+        self._current: dict[str, ProjectTemplate] = {}
+        self._opening: dict[str, asyncio.Task[object]] = {}
+
+    def __iter__(self) -> Iterator[ProjectTemplate]:
+        return iter([*self._by_name.values()])
+
+    async def get(self, directory: str, deadline: float) -> ProjectTemplate:
+        """The template of a project, built if it is not there; `deadline` is the loop's time.
+
+        Raises the errors of a build, and UnavailableError when it takes longer, while the build
+        goes on.
+        """
+        loop = asyncio.get_running_loop()
+        directory = os.path.realpath(directory)  # noqa: ASYNC240 - it asks for nothing but names
+        found = self._current.get(directory)
+        if found is not None and loop.time() - found.checked < _FRESH:
+            return found
+        if directory not in self._opening:
+            task = self._backend.background(self._open(directory))
+            self._opening[directory] = task
+            task.add_done_callback(lambda _: self._opening.pop(directory, None))
+        task = self._opening[directory]
+        await asyncio.wait([task], timeout=max(0.0, deadline - loop.time()))
+        if not task.done():
+            raise UnavailableError(
+                f"the template of {directory!r} is still being built; ask again"
+            )
+        await task
+        return self._current[directory]
+
+    async def _open(self, directory: str) -> None:
+        backend, loop = self._backend, asyncio.get_running_loop()
+        template = await loop.run_in_executor(None, self._open_template, directory)
+        found = self._by_name.get(template.name)
+        if found is None or found.template.server is not template.server:
+            found = await self._added(directory, template)
+        else:
+            await loop.run_in_executor(None, template.close)
+        found.checked = loop.time()
+        self._current[directory] = found
+        backend.events.changed()
+
+    def _open_template(self, directory: str) -> Template:
+        return open_template(load(Path(directory)), servers=self._backend.servers)
+
+    async def _added(self, directory: str, template: Template) -> ProjectTemplate:
+        backend = self._backend
+        address = await backend.thread(address_of, template.server)
+        sessions = Sessions(template.server)
+        name = template.name
+
+        def lost(why: str) -> None:
+            backend.background(self._forget(name, why))
+
+        pool = Pool(name, backend.sizes, backend.new_id, backend.events, lost)
+        pool.state = "ready"
+        pool.open(Worker(template.server, template.record, sessions), address)
+        found = ProjectTemplate(directory, template, sessions, pool, 0.0)
+        self._by_name[name] = found
+        backend.events.add("built" if template.record.built else "adopted", name, directory)
+        return found
+
+    async def _forget(self, name: str, why: str) -> None:
+        """It is opened again, and built again, when somebody asks for it."""
+        found = self._by_name.pop(name, None)
+        if found is None:
+            return
+        for directory in [key for key, value in self._current.items() if value is found]:
+            del self._current[directory]
+        self._backend.events.add("discarded", name, why)
+        found.pool.discard()
+        await self._close(found)
+
+    async def _close(self, found: ProjectTemplate) -> None:
+        await found.pool.close()
+        found.sessions.close()
+        await asyncio.get_running_loop().run_in_executor(None, found.template.close)
+
+    async def close(self) -> None:
+        """Give them up; what is lent stays."""
+        found = [*self._by_name.values()]
+        self._by_name.clear()
+        self._current.clear()
+        await asyncio.gather(*(self._close(one) for one in found))
+
+    def states(self) -> Iterator[TemplateState]:
+        """What there is to say of each."""
+        for found in self:
+            metadata, pool = found.template.record.metadata, found.pool
+            yield TemplateState(
+                hash=found.template.name,
+                state=pool.state,
+                project=found.directory,
+                heads=metadata.heads,
+                bytes=metadata.size,
+                built_by=metadata.by,
+                built=_time(metadata.made),
+                used=pool.used,
+                ready=pool.ready,
+                leased=pool.leased,
+                waiting=pool.waiting,
+            )
+
+
+def _time(seconds: float) -> dt.datetime:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC)

@@ -1,0 +1,181 @@
+"""What the service does by itself: it looks who is connected, ends leases and templates, finds its server again."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Awaitable, Callable, Mapping
+
+from clonedb.service import survey
+from clonedb.service.backend import Backend
+from clonedb.service.callers import CallerTemplates
+from clonedb.service.contract import UnavailableError
+from clonedb.service.leases import Held, Leases
+from clonedb.service.projects import Projects, ProjectTemplate
+from clonedb.service.survey import Presence
+
+__all__ = ["Retention", "Upkeep"]
+
+_OFTEN = 1.0  # seconds between two looks, at most
+_SELDOM = 60.0  # seconds between two looks at what is kept too long
+_LONGEST = 5.0  # seconds between two attempts to find the server again
+
+
+class Retention:
+    """How long templates that callers filled are kept without use, and how many bytes they may take together."""
+
+    def __init__(self, *, days: float = 7.0, gigabytes: float = 10.0) -> None:
+        self.seconds: float = days * 86400
+        self.bytes: float = gigabytes * 1024**3
+
+
+class Upkeep:
+    """One task that looks again and again."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        leases: Leases,
+        callers: CallerTemplates,
+        projects: Projects,
+        retention: Retention,
+        found_again: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._backend = backend
+        self._leases = leases
+        self._callers = callers
+        self._projects = projects
+        self._retention = retention
+        self._found_again = found_again
+        self._written: dict[str, float] = {}
+        self._seldom = 0.0
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        pause = min(_OFTEN, self._backend.lease_timeout / 5)
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                await self.look()
+            except UnavailableError as error:
+                await self._recover(str(error))
+
+    async def look(self) -> None:
+        """Once. Raises UnavailableError when the server does not answer."""
+        backend = self._backend
+        await backend.ledger.ping()
+        await self._look_at_clients()
+        await self._make_room()
+        await self._callers.close_retired()
+        time = asyncio.get_running_loop().time()
+        if time - self._seldom > _SELDOM:
+            self._seldom = time
+            await self._evict()
+
+    async def _look_at_clients(self) -> None:
+        building = [filled for filled in self._callers if filled.is_building]
+        names = {filled.row.database for filled in building if filled.row.database}
+        apart = {id(found.pool): found for found in self._projects}
+        lent = [held for held in self._leases if id(held.pool) not in apart]
+        found = await self._backend.work(
+            survey.look, names | {held.row.database for held in lent}
+        )
+        await self._renew(lent, found)
+        for project in apart.values():
+            await self._look_at_project(project)
+
+        time, timeout = asyncio.get_running_loop().time(), self._backend.lease_timeout
+        for filled in building:
+            presence = found.get(filled.row.database)
+            if presence is not None and presence.pids and filled.until < float("inf"):
+                filled.until = time + timeout
+
+        for held in [*self._leases]:
+            if not held.row.kept and held.until < asyncio.get_running_loop().time():
+                await self._leases.expire(held)
+
+    async def _look_at_project(self, project: ProjectTemplate) -> None:
+        """Its databases may be on another server than the service's."""
+        lent = [held for held in self._leases if held.pool is project.pool]
+        names = {held.row.database for held in lent}
+        server, sessions = project.template.server, project.sessions
+        found = await self._backend.thread(survey.look, server, sessions, names)
+        await self._renew(lent, found)
+
+    async def _renew(self, lent: list[Held], found: Mapping[str, Presence]) -> None:
+        time, timeout = asyncio.get_running_loop().time(), self._backend.lease_timeout
+        seen = []
+        for held in lent:
+            if self._backend.known.leases.get(held.row.database) is not held.row:
+                continue  # given back meanwhile
+            presence = found.get(held.row.database)
+            if presence is None or presence.oid != held.row.oid:
+                await self._leases.lost(held)
+                continue
+            own = held.entry.rewinder.pid if held.entry.rewinder else None
+            came = held.sessions is not None and presence.sessions != held.sessions
+            held.sessions = presence.sessions
+            if came or any(pid != own for pid in presence.pids):
+                held.until = time + timeout
+                held.row.seen = dt.datetime.now(dt.UTC)
+                if time - self._written.get(held.row.lease, 0.0) > timeout / 4:
+                    self._written[held.row.lease] = time
+                    seen.append(held.row.database)
+
+        if seen:
+            await self._backend.ledger.seen(seen)
+            self._backend.events.changed()
+        if len(self._written) > 2 * len(lent) + 100:
+            known = {held.row.lease for held in self._leases}
+            self._written = {key: at for key, at in self._written.items() if key in known}
+
+    async def _make_room(self) -> None:
+        """Another process of clonedb that waits for room gets what nobody has."""
+        waits = await self._backend.thread(self._backend.server.admission.listen)
+        pools = [*self._callers.pools(), *(found.pool for found in self._projects)]
+        for pool in pools:
+            pool.yields = waits
+            if waits:
+                pool.release_spares()
+
+    async def _evict(self) -> None:
+        """Let templates of callers go that were not used for long, or that take too much room."""
+        time = dt.datetime.now(dt.UTC)
+        total = 0.0
+        unused = [f for f in self._callers if f.record is not None and f.pool.is_idle]
+        busy = [f for f in self._callers if f.record is not None and not f.pool.is_idle]
+        total = sum(f.record.metadata.size for f in busy if f.record)
+        for filled in sorted(unused, key=lambda one: one.pool.used, reverse=True):
+            size = filled.record.metadata.size if filled.record else 0
+            total += size
+            age = (time - filled.pool.used).total_seconds()
+            if age > self._retention.seconds:
+                why = f"not used for {age / 86400:.1f} days"
+            elif total > self._retention.bytes:
+                why = (
+                    f"templates take more than {self._retention.bytes / 1024**3:g} GB together"
+                )
+            else:
+                continue
+            await self._callers.discard(filled.row.hash, why, evicted=True)
+            total -= size
+
+    async def _recover(self, why: str) -> None:
+        """Find the server again, however long it takes."""
+        backend, pause = self._backend, 0.1
+        backend.events.add("refused", "", f"the server does not answer: {why}")
+        await backend.let_go()
+        while True:
+            try:
+                await backend.open()
+                await self._found_again()
+            except UnavailableError as error:
+                await backend.let_go()
+                backend.events.changed()
+                pause = min(_LONGEST, pause * 2)
+                why = str(error)
+                await asyncio.sleep(pause)
+            else:
+                backend.events.add("adopted", "", "the server answers again")
+                return

@@ -1,0 +1,28 @@
+"""Services on the run's embedded server, each under a prefix of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from clonedb.settings.config import Config
+from tests.service.stories import databases
+
+
+@pytest.fixture
+def service_config(config: Config, prefix: str, admin_dsn: str) -> Iterator[Config]:
+    """A configuration whose databases and tables no other test has, and of which nothing is left afterwards."""
+    yield config.replace("tests", prefix=prefix)
+    with psycopg.connect(admin_dsn, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(prefix))
+        )
+        for name in databases(admin_dsn, prefix):
+            for statement in (
+                "alter database {} is_template false",
+                "drop database {} with (force)",
+            ):
+                connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
