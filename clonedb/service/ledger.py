@@ -8,6 +8,7 @@ import socket
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, LiteralString
 
+from clonedb.names import parse
 from clonedb.originals import getpid
 from clonedb.postgres import locks
 from clonedb.postgres.server import Server
@@ -199,6 +200,7 @@ class Ledger:
             self._take_lock(connection)
             connection.execute(self._text(_TABLES))
             self._begin(connection, leases, templates)
+            self._guard(connection)
         except BaseException:
             connection.close()
             raise
@@ -258,6 +260,14 @@ class Ledger:
         for hash_, *others in connection.execute(self._text(_TEMPLATES)):
             filled = TemplateRow(from_bytes(hash_), *others)
             self._known.templates[filled.hash] = filled
+
+    def _guard(self, connection: Connection[Any]) -> None:
+        """Hold the locks of the dead processes that have made what is lent: their databases are this one's now."""
+        prefix = self._server.config.prefix
+        names = [parse(prefix, database) for database in [*self._known.leases]]
+        for owner in {name.owner for name in names if name is not None and name.owner}:
+            # this process itself holds that of what it has made
+            locks.try_lock(connection, locks.owner_key(owner))
 
     def _text(self, query: LiteralString) -> bytes:
         """A statement for this service's schema; as bytes, which psycopg need not compose each time."""

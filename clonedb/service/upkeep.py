@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 from collections.abc import Awaitable, Callable, Mapping
 
+from clonedb.clones.gc import collect
 from clonedb.service import survey
 from clonedb.service.backend import Backend
 from clonedb.service.callers import CallerTemplates
@@ -18,6 +19,10 @@ __all__ = ["Retention", "Upkeep"]
 
 _OFTEN = 1.0  # seconds between two looks, at most
 _SELDOM = 60.0  # seconds between two looks at what is kept too long
+_RECENTLY = (
+    600.0  # seconds for which a template stays after its last use, however large all are
+)
+_COLLECTING = 10.0  # seconds that one round of it may take
 _LONGEST = 5.0  # seconds between two attempts to find the server again
 
 
@@ -49,7 +54,7 @@ class Upkeep:
         self._retention = retention
         self._found_again = found_again
         self._written: dict[str, float] = {}
-        self._seldom = 0.0
+        self._seldom = float("-inf")
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -72,6 +77,10 @@ class Upkeep:
         if time - self._seldom > _SELDOM:
             self._seldom = time
             await self._evict()
+            for pool in self._callers.pools():
+                pool.drop_stuck()
+            # what a killed service has begun to make, and has not marked as its own yet
+            await backend.thread(collect, backend.server, seconds=_COLLECTING)
 
     async def _look_at_clients(self) -> None:
         building = [filled for filled in self._callers if filled.is_building]
@@ -142,14 +151,13 @@ class Upkeep:
     async def _evict(self) -> None:
         """Let templates of callers go that were not used for long, or that take too much room."""
         time = dt.datetime.now(dt.UTC)
-        total = 0.0
-        unused = [f for f in self._callers if f.record is not None and f.pool.is_idle]
-        busy = [f for f in self._callers if f.record is not None and not f.pool.is_idle]
-        total = sum(f.record.metadata.size for f in busy if f.record)
-        for filled in sorted(unused, key=lambda one: one.pool.used, reverse=True):
+        total = 0
+        for filled in sorted(self._callers, key=lambda one: one.pool.used, reverse=True):
             size = filled.record.metadata.size if filled.record else 0
             total += size
             age = (time - filled.pool.used).total_seconds()
+            if filled.pool.state != "ready" or not filled.pool.is_idle or age < _RECENTLY:
+                continue
             if age > self._retention.seconds:
                 why = f"not used for {age / 86400:.1f} days"
             elif total > self._retention.bytes:

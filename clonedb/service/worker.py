@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -79,6 +80,8 @@ class Worker:
         self.record = record
         self._sessions = sessions
         self._lock = threading.Lock()
+        self._busy = 0
+        self._closed = False
         self._asked = False
         self._unable: str | None = None
         self._pristine: Pristine | None = None
@@ -86,6 +89,10 @@ class Worker:
 
     def make(self, number: int) -> Entry:
         """A new clone, watched from its first moment on. Raises NoRoomError, GoneError, and what `create` raises."""
+        with self._working():
+            return self._make(number)
+
+    def _make(self, number: int) -> Entry:
         pristine = self._ready()
         try:
             clone = self._clone()
@@ -118,8 +125,12 @@ class Worker:
         """
         if entry.rewinder is None:
             return Outcome("refused", entry.why)
-        outcome = entry.rewinder.rewind()
-        found = entry.rewinder.changes_of_server()
+        with self._working():
+            return self._reset(entry, entry.rewinder)
+
+    def _reset(self, entry: Entry, rewinder: Rewinder) -> Outcome:
+        outcome = rewinder.rewind()
+        found = rewinder.changes_of_server()
         if found is not None:
             # its objects may be a new role's: first the database goes
             self._drop(entry)
@@ -128,7 +139,7 @@ class Worker:
             return Outcome("refused", f"it changed what belongs to the whole server{told}")
         if len(self._watched) > _SESSIONS:
             # it is opened again on need
-            entry.rewinder.close()
+            rewinder.close()
         return outcome
 
     def drop(self, entry: Entry) -> None:
@@ -149,16 +160,35 @@ class Worker:
             entry.rewinder.close()
 
     def close(self) -> None:
-        """End its sessions; clones are left."""
+        """End its sessions, when no thread works any more; clones are left."""
         with self._lock:
-            watched, self._watched = [*self._watched], set()
-            for entry in watched:
-                if entry.rewinder is not None:
-                    entry.rewinder.close()
-            if self._pristine is not None:
-                with contextlib.suppress(Exception):  # what it cannot drop is collected
-                    self._pristine.close()
-            self._pristine = None
+            self._closed = True
+            if not self._busy:
+                self._end()
+
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[None]:
+        with self._lock:
+            if self._closed:
+                raise ServerError(f"template {self.record.name!r} is not used any more")
+            self._busy += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy -= 1
+                if self._closed and not self._busy:
+                    self._end()
+
+    def _end(self) -> None:
+        watched, self._watched = [*self._watched], set()
+        for entry in watched:
+            if entry.rewinder is not None:
+                entry.rewinder.close()
+        if self._pristine is not None:
+            with contextlib.suppress(Exception):  # what it cannot drop is collected
+                self._pristine.close()
+        self._pristine = None
 
     def release_spares(self) -> None:
         """Drop the clone that rows are read from: another process waits for room."""
