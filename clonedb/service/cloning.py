@@ -225,8 +225,14 @@ class Service:
     async def _found_again(self) -> None:
         """The server was started again: leases and templates are as they were, and what nobody has is made new."""
         backend = self._backend
-        for pool in self._callers.pools():
+        for pool in (*self._callers.pools(), *(found.pool for found in self._projects)):
             pool.lose()
+        await self._projects.close()
+        for held in self._leases:
+            # the pools of projects are closed: they are opened again on need
+            if held.pool.is_closed:
+                held.pool = self._callers.retire_pool(held.row.template)
+                held.pool.adopt()
         self._leases.orphan(backend.server)
         names = {filled.row.database for filled in self._callers}
         names |= {held.row.database for held in self._leases}

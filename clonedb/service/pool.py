@@ -92,6 +92,11 @@ class Pool:
         return sum(not waiter.done() for waiter in self._waiters)
 
     @property
+    def is_closed(self) -> bool:
+        """Whether nothing is done with its databases any more."""
+        return self._closed
+
+    @property
     def is_idle(self) -> bool:
         """Whether nobody has, awaits or makes one of its databases."""
         return not (self.leased or self._tasks or self.waiting)

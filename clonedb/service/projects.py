@@ -11,7 +11,7 @@ from pathlib import Path
 
 from clonedb.api import Template, open_template
 from clonedb.service.backend import Backend, address_of
-from clonedb.service.contract import TemplateState, UnavailableError
+from clonedb.service.contract import Address, TemplateState, UnavailableError
 from clonedb.service.pool import Pool
 from clonedb.service.sessions import Sessions
 from clonedb.service.worker import Worker
@@ -87,6 +87,11 @@ class Projects:
     async def _added(self, directory: str, template: Template) -> ProjectTemplate:
         backend = self._backend
         address = await backend.thread(address_of, template.server)
+        try:
+            self._require_same_server(template, address)
+        except UnavailableError:
+            await asyncio.get_running_loop().run_in_executor(None, template.close)
+            raise
         sessions = Sessions(template.server)
         name = template.name
 
@@ -100,6 +105,21 @@ class Projects:
         self._by_name[name] = found
         backend.events.add("built" if template.record.built else "adopted", name, directory)
         return found
+
+    def _require_same_server(self, template: Template, address: Address) -> None:
+        """The service finds its databases again on its own server, and by its own prefix."""
+        ours, backend = self._backend.address, self._backend
+        theirs, prefix = template.server.config.prefix, backend.config.prefix
+        if ours is None or (address.host, address.port) != (ours.host, ours.port):
+            raise UnavailableError(
+                f"template {template.name!r} is on {template.server.about}, and the service works on"
+                f" {backend.server.about}: start it in the project's directory, or with the same url (CLONEDB_URL)"
+            )
+        if theirs != prefix:
+            raise UnavailableError(
+                f"template {template.name!r} has prefix {theirs!r}, and the service {prefix!r}: start it in the"
+                " project's directory, or with the same prefix (CLONEDB_PREFIX)"
+            )
 
     async def _forget(self, name: str, why: str) -> None:
         """It is opened again, and built again, when somebody asks for it."""
@@ -116,6 +136,17 @@ class Projects:
         await found.pool.close()
         found.sessions.close()
         await asyncio.get_running_loop().run_in_executor(None, found.template.close)
+
+    async def close_retired(self) -> None:
+        """Give up those of files that were edited since, none of whose databases is lent any more."""
+        current = [*self._current.values()]
+        for found in [*self._by_name.values()]:
+            if found not in current:
+                found.pool.yields = True
+                found.pool.release_spares()
+                if found.pool.is_idle:
+                    del self._by_name[found.template.name]
+                    await self._close(found)
 
     async def close(self) -> None:
         """Give them up; what is lent stays."""

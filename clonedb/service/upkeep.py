@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 from clonedb.clones.gc import collect
 from clonedb.service import survey
@@ -12,7 +12,8 @@ from clonedb.service.backend import Backend
 from clonedb.service.callers import CallerTemplates
 from clonedb.service.contract import UnavailableError
 from clonedb.service.leases import Held, Leases
-from clonedb.service.projects import Projects, ProjectTemplate
+from clonedb.service.pool import Pool
+from clonedb.service.projects import Projects
 from clonedb.service.survey import Presence
 
 __all__ = ["Retention", "Upkeep"]
@@ -73,11 +74,12 @@ class Upkeep:
         await self._look_at_clients()
         await self._make_room()
         await self._callers.close_retired()
+        await self._projects.close_retired()
         time = asyncio.get_running_loop().time()
         if time - self._seldom > _SELDOM:
             self._seldom = time
             await self._evict()
-            for pool in self._callers.pools():
+            for pool in self._pools():
                 pool.drop_stuck()
             # what a killed service has begun to make, and has not marked as its own yet
             await backend.thread(collect, backend.server, seconds=_COLLECTING)
@@ -85,15 +87,10 @@ class Upkeep:
     async def _look_at_clients(self) -> None:
         building = [filled for filled in self._callers if filled.is_building]
         names = {filled.row.database for filled in building if filled.row.database}
-        apart = {id(found.pool): found for found in self._projects}
-        lent = [held for held in self._leases if id(held.pool) not in apart]
-        found = await self._backend.work(
-            survey.look, names | {held.row.database for held in lent}
-        )
+        lent = [*self._leases]
+        names |= {held.row.database for held in lent}
+        found = await self._backend.work(survey.look, names)
         await self._renew(lent, found)
-        for project in apart.values():
-            await self._look_at_project(project)
-
         time, timeout = asyncio.get_running_loop().time(), self._backend.lease_timeout
         for filled in building:
             presence = found.get(filled.row.database)
@@ -103,14 +100,6 @@ class Upkeep:
         for held in [*self._leases]:
             if not held.row.kept and held.until < asyncio.get_running_loop().time():
                 await self._leases.expire(held)
-
-    async def _look_at_project(self, project: ProjectTemplate) -> None:
-        """Its databases may be on another server than the service's."""
-        lent = [held for held in self._leases if held.pool is project.pool]
-        names = {held.row.database for held in lent}
-        server, sessions = project.template.server, project.sessions
-        found = await self._backend.thread(survey.look, server, sessions, names)
-        await self._renew(lent, found)
 
     async def _renew(self, lent: list[Held], found: Mapping[str, Presence]) -> None:
         time, timeout = asyncio.get_running_loop().time(), self._backend.lease_timeout
@@ -142,11 +131,14 @@ class Upkeep:
     async def _make_room(self) -> None:
         """Another process of clonedb that waits for room gets what nobody has."""
         waits = await self._backend.thread(self._backend.server.admission.listen)
-        pools = [*self._callers.pools(), *(found.pool for found in self._projects)]
-        for pool in pools:
+        for pool in self._pools():
             pool.yields = waits
             if waits:
                 pool.release_spares()
+
+    def _pools(self) -> Iterator[Pool]:
+        yield from self._callers.pools()
+        yield from (found.pool for found in self._projects)
 
     async def _evict(self) -> None:
         """Let templates of callers go that were not used for long, or that take too much room."""

@@ -9,6 +9,8 @@ import pytest
 from psycopg import sql
 
 from clonedb.settings.config import Config
+from tests.embedded.sandbox import Sandbox, make_sandbox
+from tests.projects import Project
 from tests.service.stories import databases
 
 
@@ -26,3 +28,17 @@ def service_config(config: Config, prefix: str, admin_dsn: str) -> Iterator[Conf
                 "drop database {} with (force)",
             ):
                 connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def shop(items: Project) -> Project:
+    """An Alembic project with a table `item` that has a row."""
+    return items
+
+
+@pytest.fixture
+def sandbox(postgres_bin: str | None) -> Iterator[Sandbox]:
+    """A server of the test's own."""
+    made = make_sandbox(postgres_bin)
+    yield made
+    made.close()

@@ -102,3 +102,8 @@ def databases(admin_dsn: str, prefix: str) -> list[str]:
             [f"{prefix}_"],
         )
         return [name for (name,) in rows]
+
+
+def told(service: Service) -> list[str]:
+    """What the list of events says of the server."""
+    return [one.text for one in service.events() if one.template == ""]

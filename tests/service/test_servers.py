@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -16,7 +16,7 @@ from clonedb.service.cloning import Service
 from clonedb.service.contract import Lease, UnavailableError
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
-from tests.embedded.sandbox import Sandbox, make_sandbox
+from tests.embedded.sandbox import Sandbox
 from tests.service.stories import (
     dsn,
     filled,
@@ -26,16 +26,9 @@ from tests.service.stories import (
     run_sql,
     running,
     state,
+    told,
     until,
 )
-
-
-@pytest.fixture
-def sandbox(postgres_bin: str | None) -> Iterator[Sandbox]:
-    """A server of the test's own."""
-    made = make_sandbox(postgres_bin)
-    yield made
-    made.close()
 
 
 def test_the_embedded_server_is_killed(sandbox: Sandbox) -> None:
@@ -78,11 +71,6 @@ def test_the_embedded_server_is_killed(sandbox: Sandbox) -> None:
             await asyncio.sleep(0.05)
 
     asyncio.run(story())
-
-
-def told(service: Service) -> list[str]:
-    """What the list of events says of the server."""
-    return [one.text for one in service.events() if one.template == ""]
 
 
 def test_all_sessions_are_ended(service_config: Config, admin_dsn: str) -> None:
