@@ -123,8 +123,13 @@ class Cloning(Protocol):
         """Begin a template: an empty database to fill. Raises AlreadyInitializedError, UnavailableError."""
         ...
 
-    async def finalize(self, hash_: str) -> None:
-        """The template is filled; again is no error. Raises NoSuchTemplateError, UnavailableError."""
+    async def finalize(self, hash_: str, *, doubtful: bool = False) -> None:
+        """The template is filled; again is no error. Raises NoSuchTemplateError, UnavailableError.
+
+        `doubtful` says that the caller may be one that was told AlreadyInitializedError, and
+        finalizes all the same, as the Python client 0.9.2 does: then the template is sealed
+        when its builder has left it, or once more callers have finalized it than were refused.
+        """
         ...
 
     async def discard(self, hash_: str) -> None:
