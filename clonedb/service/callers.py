@@ -8,7 +8,7 @@ import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from clonedb.service import filling
+from clonedb.service import filling, survey
 from clonedb.service.backend import Backend
 from clonedb.service.contract import (
     Address,
@@ -25,6 +25,8 @@ from clonedb.templates.metadata import TemplateRecord
 
 __all__ = ["CallerTemplates", "Filled"]
 
+_LEFT = 1.0  # seconds without a session after which the builder of a template counts as done
+_LOOK = 0.05  # seconds between two looks for one
 _HOUR = dt.timedelta(hours=1)
 
 
@@ -34,7 +36,8 @@ class Filled:
 
     `until` is the loop's time until which the caller that fills it has it although no session of
     its is there. `record` is known when it is sealed. `lock` is held while its database is made
-    or sealed.
+    or sealed. `refused` are the callers that wanted to fill it, too; `finalized` counts those
+    that said that it is full.
     """
 
     row: TemplateRow
@@ -43,6 +46,8 @@ class Filled:
     record: TemplateRecord | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     preparing: asyncio.Task[object] | None = None
+    refused: int = 0
+    finalized: int = 0
 
     @property
     def is_building(self) -> bool:
@@ -79,6 +84,7 @@ class CallerTemplates:
         time = asyncio.get_running_loop().time()
         found = self._by_hash.get(hash_)
         if found is not None and not (found.is_building and time > found.until):
+            found.refused += 1
             raise AlreadyInitializedError("template is already initialized")
 
         address = self._backend.address
@@ -87,6 +93,7 @@ class CallerTemplates:
         filled = found or self._add(hash_)
         # nobody else takes it over meanwhile
         filled.until = float("inf")
+        filled.refused = filled.finalized = 0
         if found is not None:
             text = f"{found.row.holder} has left it unfinished, and {holder} begins it anew"
             self._backend.events.add("evicted", hash_, text)
@@ -119,9 +126,12 @@ class CallerTemplates:
         filled.until = asyncio.get_running_loop().time() + backend.lease_timeout
         backend.events.changed()
 
-    async def finalize(self, hash_: str) -> None:
-        """The template is full. Raises NoSuchTemplateError, UnavailableError."""
+    async def finalize(self, hash_: str, *, doubtful: bool = False) -> None:
+        """The template is full; as `Service.finalize`. Raises NoSuchTemplateError, UnavailableError."""
         filled, backend = self.get(hash_), self._backend
+        filled.finalized += 1
+        if doubtful:
+            await self._until_left(filled)
         async with filled.lock:
             if self._by_hash.get(hash_) is not filled:
                 raise NoSuchTemplateError("template not found")
@@ -137,6 +147,24 @@ class CallerTemplates:
             text = f"{database}, {size:.0f} MB, by {filled.row.holder} in {took:.1f} s"
             backend.events.add("built", hash_, text)
             self.open(filled)
+
+    async def _until_left(self, filled: Filled) -> None:
+        """Wait until it is sure that the one that fills a template is done with it."""
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        while (
+            filled.is_building
+            and self._by_hash.get(filled.row.hash) is filled
+            and filled.finalized <= filled.refused
+            and loop.time() <= filled.until
+        ):
+            name = filled.row.database
+            presence = (await self._backend.work(survey.look, [name] if name else [])).get(name)
+            if presence is None or presence.pids or not presence.sessions:
+                since = loop.time()
+            elif loop.time() - since > _LEFT:
+                return
+            await asyncio.sleep(_LOOK)
 
     def open(self, filled: Filled) -> None:
         """Make databases of a sealed template from now on, and prepare it behind that."""

@@ -98,10 +98,14 @@ class Service:
         self._require_running()
         return await self._callers.initialize(hash_, holder)
 
-    async def finalize(self, hash_: str) -> None:
-        """The template is filled; again is no error. Raises NoSuchTemplateError, UnavailableError."""
+    async def finalize(self, hash_: str, *, doubtful: bool = False) -> None:
+        """The template is filled; again is no error. Raises NoSuchTemplateError, UnavailableError.
+
+        `doubtful` says that the caller may be one that was told AlreadyInitializedError, and
+        finalizes all the same: then it is sealed when the builder has left it.
+        """
         self._require_running()
-        await self._callers.finalize(hash_)
+        await self._callers.finalize(hash_, doubtful=doubtful)
 
     async def discard(self, hash_: str) -> None:
         """Drop a template, and its databases that nobody has. Raises NoSuchTemplateError."""
@@ -232,7 +236,8 @@ class Service:
             # the pools of projects are closed: they are opened again on need
             if held.pool.is_closed:
                 held.pool = self._callers.retire_pool(held.row.template)
-                held.pool.adopt()
+                if not held.row.kept:
+                    held.pool.adopt()
         self._leases.orphan(backend.server)
         names = {filled.row.database for filled in self._callers}
         names |= {held.row.database for held in self._leases}

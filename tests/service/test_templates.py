@@ -50,6 +50,47 @@ def test_a_hundred_racers_have_one_builder(service_config: Config) -> None:
     asyncio.run(story())
 
 
+def test_one_that_was_refused_and_finalizes_all_the_same(service_config: Config) -> None:
+    """Neither the empty nor the half-filled database is sealed: the builder's work is."""
+
+    async def story() -> None:
+        async with running(service_config) as service:
+            address = await service.initialize("abc", "builder")
+            refused = []
+            for number in range(2):
+                with pytest.raises(AlreadyInitializedError):
+                    await service.initialize("abc", f"refused {number}")
+                refused.append(asyncio.create_task(service.finalize("abc", doubtful=True)))
+            await asyncio.sleep(1.5)
+            connection = psycopg.connect(dsn(address), autocommit=True)
+            connection.execute("create table item (id int, name text)")
+            await asyncio.sleep(1.5)
+            assert state(service).state == "building"
+            connection.execute("insert into item values (1, 'one')")
+            connection.close()
+            await service.finalize("abc", doubtful=True)
+            await asyncio.gather(*refused)
+            assert await names(await lent(service)) == ["one"]
+
+    asyncio.run(story())
+
+
+def test_one_that_may_have_been_refused_is_believed_in_the_end(service_config: Config) -> None:
+    """A builder whose rivals were refused, and never finalize, waits for a second."""
+
+    async def story() -> None:
+        async with running(service_config) as service:
+            address = await service.initialize("abc", "builder")
+            for number in range(5):
+                with pytest.raises(AlreadyInitializedError):
+                    await service.initialize("abc", f"refused {number}")
+            await asyncio.to_thread(run_sql, address, "create table item (id int, name text)")
+            await service.finalize("abc", doubtful=True)
+            assert await names(await lent(service)) == []
+
+    asyncio.run(story())
+
+
 def test_databases_are_lent_while_the_template_is_prepared(service_config: Config) -> None:
     """PUT does not wait for the preparation, nor does the first GET; what it gave is made new when it returns."""
 
