@@ -225,13 +225,18 @@ def test_there_are_no_cycles() -> None:
         ("xdist", {"pytest_plugin"}),
         ("click", {"cli"}),
         ("rich", {"cli"}),
+        ("jinja2", {"service"}),
+        ("prometheus_client", {"service"}),
+        ("starlette", {"service"}),
+        ("uvicorn", {"service"}),
+        ("clonedb.service", {"cli", "service"}),
         ("clonedb.demo", set()),
         ("clonedb.cli", {"cli", "__main__"}),
         ("clonedb.pytest_plugin", {"pytest_plugin"}),
     ],
 )
 def test_package_is_used_in_one_place(package: str, homes: set[str]) -> None:
-    """Only the translators know pytest, click and rich, and neither knows the other."""
+    """Only the translators know pytest, click, rich and what speaks HTTP, and neither knows the other."""
     wrong = [
         place(name, found)
         for name, _ in modules()

@@ -130,7 +130,7 @@ class Upkeep:
 
     async def _make_room(self) -> None:
         """Another process of clonedb that waits for room gets what nobody has."""
-        waits = await self._backend.thread(self._backend.server.admission.listen)
+        waits = await self._backend.thread(self._backend.server.admission.others_wait)
         for pool in self._pools():
             pool.yields = waits
             if waits:
