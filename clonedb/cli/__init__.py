@@ -9,7 +9,17 @@ from typing import Any
 
 import click
 
-from clonedb.cli import archives, check, clones, configuration, demo, init, servers, templates
+from clonedb.cli import (
+    archives,
+    check,
+    clones,
+    configuration,
+    demo,
+    init,
+    servers,
+    service,
+    templates,
+)
 from clonedb.errors import CloneDBError
 
 __all__ = ["main"]
@@ -86,6 +96,7 @@ _COMMANDS: tuple[click.Command, ...] = (
     *check.COMMANDS,
     *clones.COMMANDS,
     *servers.COMMANDS,
+    *service.COMMANDS,
     *demo.COMMANDS,
     *init.COMMANDS,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,8 +17,9 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from clonedb.quantities import size
-from clonedb.service.contract import Address, NoSuchDatabaseError, UnavailableError
-from clonedb.url import DatabaseURL
+from clonedb.service.contract import NoSuchDatabaseError, UnavailableError
+from clonedb.service.following import following
+from clonedb.service.versioned import url_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -61,7 +63,7 @@ def page_routes(service: Cloning, stopping: asyncio.Event) -> list[Route]:
 
 def login_form(told: str = "") -> Response:
     """The form that asks for the token; `told` is why it is shown again."""
-    text = _ENVIRONMENT.get_template("login.html").render(told=told)
+    text = _environment().get_template("login.html").render(told=told)
     return Response(text, 401, {**HEADERS, "WWW-Authenticate": "Bearer"}, "text/html")
 
 
@@ -76,9 +78,10 @@ class _Page:
     def __init__(self, service: Cloning, stopping: asyncio.Event) -> None:
         self._service = service
         self._stopping = stopping
+        self._templates = _environment()
 
     async def whole(self, _request: Request) -> Response:
-        text = _ENVIRONMENT.get_template("page.html").render(self._rows())
+        text = self._templates.get_template("page.html").render(self._rows())
         return Response(text, 200, HEADERS, "text/html")
 
     async def stream(self, _request: Request) -> Response:
@@ -91,7 +94,7 @@ class _Page:
         for lease in self._service.leases():
             if lease.lease == name:
                 return PlainTextResponse(
-                    f"psql {shlex.quote(_url(lease.address))}", headers=HEADERS
+                    f"psql {shlex.quote(url_of(lease.address))}", headers=HEADERS
                 )
         return PlainTextResponse("that lease has ended", 404, HEADERS)
 
@@ -102,13 +105,10 @@ class _Page:
         return await _done(self._service.drop, await _lease(request))
 
     async def _pictures(self) -> AsyncIterator[str]:
-        changes = aiter(self._service.changes())
-        stop = asyncio.ensure_future(self._stopping.wait())
-        change = asyncio.ensure_future(_next(changes))
         shown = ""
-        try:
-            while not stop.done():
-                text = _ENVIRONMENT.get_template("tables.html").render(self._rows())
+        async with contextlib.aclosing(following(self._service, self._stopping)) as pictures:
+            async for _ in pictures:
+                text = self._templates.get_template("tables.html").render(self._rows())
                 lines = "".join(f"data: {line}\n" for line in text.splitlines())
                 yield (
                     f"event: tables\n{lines}\n"
@@ -116,14 +116,6 @@ class _Page:
                     else ": nothing has changed\n\n"
                 )
                 shown = text
-                await asyncio.wait(
-                    [change, stop], timeout=_STILL, return_when="FIRST_COMPLETED"
-                )
-                if change.done():
-                    change = asyncio.ensure_future(_next(changes))
-        finally:
-            stop.cancel()
-            change.cancel()
 
     def _rows(self) -> dict[str, Any]:
         return {
@@ -132,10 +124,6 @@ class _Page:
             "events": self._service.events(),
             "most": _MOST,
         }
-
-
-async def _next(changes: AsyncIterator[None]) -> None:
-    await anext(changes, None)
 
 
 async def _lease(request: Request) -> str:
@@ -151,14 +139,6 @@ async def _done(act: Callable[[str], Awaitable[object]], lease: str) -> Response
     except UnavailableError as error:
         return PlainTextResponse(str(error), 503, HEADERS)
     return PlainTextResponse("", headers=HEADERS)
-
-
-def _url(address: Address) -> str:
-    return (
-        DatabaseURL.parse(f"postgresql://{address.host}:{address.port}/")
-        .replace(user=address.username, password=address.password, database=address.database)
-        .render()
-    )
 
 
 def _moment(at: dt.datetime | None) -> Markup:
@@ -186,6 +166,3 @@ def _environment() -> Environment:
         "size": size,
     }
     return environment
-
-
-_ENVIRONMENT = _environment()

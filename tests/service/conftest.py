@@ -11,6 +11,7 @@ from psycopg import sql
 from clonedb.settings.config import Config
 from tests.embedded.sandbox import Sandbox, make_sandbox
 from tests.projects import Project
+from tests.service.site import Site
 from tests.service.stories import databases
 
 
@@ -28,6 +29,13 @@ def service_config(config: Config, prefix: str, admin_dsn: str) -> Iterator[Conf
                 "drop database {} with (force)",
             ):
                 connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def site(service_config: Config) -> Iterator[Site]:
+    """The service over HTTP."""
+    with Site(service_config) as site:
+        yield site
 
 
 @pytest.fixture

@@ -2,85 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import shutil
-import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-import uvicorn
-from starlette.applications import Starlette
 
-from clonedb.service.cloning import Service, Sizes
-from clonedb.service.page import page_routes
+from clonedb.service.cloning import Service
 from clonedb.settings.config import Config
 from tests.embedded.sandbox import wait_until
-from tests.service.stories import WAIT, dsn, filled, lent, ready
+from tests.service.site import Site
+from tests.service.stories import dsn, filled, lent, ready
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
-T = TypeVar("T")
 HOSTILE = "<img src=x onerror=document.title='taken'> '\"\u2028 a hash"
-
-
-class Site:
-    """A service with its page, in a thread with a loop of its own."""
-
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._loop = asyncio.new_event_loop()
-        self.service: Service
-        self._stopping = asyncio.Event()
-        self._server = uvicorn.Server(
-            uvicorn.Config(self._application(), port=0, log_level="warning", lifespan="on")
-        )
-        self._thread = threading.Thread(
-            target=self._loop.run_until_complete, args=[self._server.serve()]
-        )
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        wait_until(lambda: self._server.started)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stopping.set)
-        self._server.should_exit = True
-        self._thread.join(WAIT)
-        self._loop.close()
-
-    @property
-    def url(self) -> str:
-        """Of the page."""
-        (socket,) = self._server.servers[0].sockets
-        return f"http://127.0.0.1:{socket.getsockname()[1]}/"
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """What comes of something that the service does."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT)
-
-    def _application(self) -> Starlette:
-        @contextlib.asynccontextmanager
-        async def lifespan(application: Starlette) -> AsyncIterator[None]:
-            self.service = Service(self._config, sizes=Sizes(1, 20), lease_timeout=60.0)
-            await self.service.start()
-            application.router.routes.extend(page_routes(self.service, self._stopping))
-            yield
-            await self.service.close()
-
-        return Starlette(lifespan=lifespan)
-
-
-@pytest.fixture
-def site(service_config: Config) -> Iterator[Site]:
-    """A service with its page."""
-    with Site(service_config) as site:
-        yield site
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +189,7 @@ def test_all_assets_are_in_the_package() -> None:
         assert "://" not in file.read_text(), file.name
     assert {file.name for file in directory.iterdir()} == {
         "login.html",
+        "openapi.json",
         "page.html",
         "page.js",
         "style.css",
