@@ -166,7 +166,8 @@ def by_loopback(lease: Lease, password: str = "") -> str:
 def query(lease: Lease, statement: str) -> object:
     """The first column of the first row, asked over the socket."""
     with psycopg.connect(by_socket(lease)) as connection:
-        row = connection.execute(statement.encode()).fetchone()
+        cursor = connection.execute(statement.encode())
+        row = cursor.fetchone() if cursor.description else None
         return row[0] if row else None
 
 

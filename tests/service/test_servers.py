@@ -16,7 +16,7 @@ from clonedb.service.cloning import Service
 from clonedb.service.contract import Lease, UnavailableError
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
-from tests.embedded.sandbox import Sandbox
+from tests.embedded.sandbox import Sandbox, query
 from tests.service.stories import (
     dsn,
     filled,
@@ -64,13 +64,15 @@ def test_the_embedded_server_is_killed(sandbox: Sandbox) -> None:
             await filled(service, "another")
             assert await names(await lent(service, "another")) == ["one", "two"]
 
-    async def lent_again(service: Service) -> Lease:
-        while True:
-            with contextlib.suppress(UnavailableError):
-                return await lent(service)
-            await asyncio.sleep(0.05)
-
     asyncio.run(story())
+
+
+async def lent_again(service: Service) -> Lease:
+    """A database, as soon as there is one."""
+    while True:
+        with contextlib.suppress(UnavailableError):
+            return await lent(service)
+        await asyncio.sleep(0.05)
 
 
 def test_all_sessions_are_ended(service_config: Config, admin_dsn: str) -> None:
@@ -122,6 +124,73 @@ def test_a_server_of_the_users_own(service_config: Config, server_url: str) -> N
             again = await lent(service)
             assert again.id == lease.id, service.events()
             assert await names(again) == ["one", "two"]
+
+    asyncio.run(story())
+
+
+def test_a_server_of_the_users_own_is_killed(sandbox: Sandbox) -> None:
+    """It is waited for; when it is back, leases and templates are as they were."""
+    lease = sandbox.lease()
+    # the server's own password is another one after each start
+    query(lease, "create role me superuser login password 'secret'")
+    url = DatabaseURL("psycopg", "me", "secret", "127.0.0.1", lease.port).render()
+    config = sandbox.config.replace("tests", url=url)
+
+    async def story() -> None:
+        async with running(config) as service:
+            await filled(service)
+            await ready(service)
+            before = await lent(service)
+            os.kill(sandbox.running().pid, signal.SIGKILL)
+            asked = asyncio.create_task(lent_again(service))
+            await until(lambda: sandbox.place.running() is None, "its keeper did not notice")
+            again = await asyncio.to_thread(sandbox.lease)
+            try:
+                if again.port != lease.port:
+                    pytest.skip("another process has taken the port meanwhile")
+                new = await asked
+                assert new.address.database != before.address.database
+                assert await names(new) == ["one", "two"]
+                assert await names(before) == ["one", "two"]
+                await service.release(before.lease)
+                assert await names(await lent(service)) == ["one", "two"]
+            finally:
+                again.close()
+
+    asyncio.run(story())
+    lease.close()
+
+
+def test_another_service_takes_over(service_config: Config, admin_dsn: str) -> None:
+    """One that has lost its lock to another lends nothing any more, and says so."""
+
+    async def story() -> None:
+        async with running(service_config) as first:
+            await filled(first)
+            await ready(first)
+            lease = await lent(first)
+            second = Service(service_config)
+            starting = asyncio.create_task(second.start())
+            await asyncio.sleep(0.5)
+            with psycopg.connect(admin_dsn, autocommit=True) as connection:
+                connection.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity"
+                    " where application_name like 'clonedb serve%%' and query ilike %s",
+                    [f'%"{service_config.prefix}"%'],
+                )
+            await starting
+            try:
+                with pytest.raises(UnavailableError):
+                    await lent(first)
+                await until(
+                    lambda: any("another `clonedb serve`" in text for text in told(first)),
+                    "it is not told",
+                )
+                assert [one.lease for one in second.leases()] == [lease.lease]
+                new = await lent(second)
+                assert new.address.database != lease.address.database
+            finally:
+                await second.close()
 
     asyncio.run(story())
 
