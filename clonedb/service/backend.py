@@ -13,7 +13,7 @@ from clonedb.postgres.servers import Servers
 from clonedb.service.contract import Address, UnavailableError
 from clonedb.service.events import Events
 from clonedb.service.ledger import Known, Ledger
-from clonedb.service.pool import Sizes, in_a_line
+from clonedb.service.pool import Pool, Sizes, in_a_line
 from clonedb.service.sessions import Sessions
 from clonedb.settings.config import Config
 
@@ -25,6 +25,7 @@ __all__ = ["Backend", "address_of"]
 T = TypeVar("T")
 P = ParamSpec("P")
 
+_CLOSE = 10.0  # seconds that what goes on behind replies is waited for
 _THREADS = 8  # for what belongs to no pool
 
 
@@ -37,10 +38,14 @@ class Backend:
         self.lease_timeout = lease_timeout
         self.events: Events = Events()
         self.known: Known = Known()
+        # gives up what other pools hold ready
+        self.crowded: Callable[[Pool], None] = lambda _pool: None
         self.servers: Servers = Servers()
         self._next_id = 0
         self._threads = ThreadPoolExecutor(_THREADS, "clonedb-service")
         self._tasks: set[asyncio.Task[object]] = set()
+        # a thread that was at work may have opened their sessions again
+        self._former: list[Server] = []
         self._server: Server | None = None
         self._sessions: Sessions | None = None
         self._ledger: Ledger | None = None
@@ -71,6 +76,17 @@ class Backend:
         """The number of a new database: none that is lent has it."""
         self._next_id += 1
         return self._next_id - 1
+
+    def new_pool(self, name: str, lost: Callable[[str], None]) -> Pool:
+        """A pool; `lost` is called when its template is gone from the server."""
+        return Pool(
+            name,
+            self.sizes,
+            self.new_id,
+            self.events,
+            lost=lost,
+            crowded=self.crowded,
+        )
 
     async def open(self) -> None:
         """Open the server and the tables, for the first time or again. Raises UnavailableError."""
@@ -130,14 +146,17 @@ class Backend:
         if sessions is not None:
             sessions.close()
         if server is not None:
+            self._former.append(server)
             await self.thread(server.close)
         self._server = self._sessions = None
 
     async def close(self) -> None:
         """Give everything up; leases stay."""
-        while self._tasks:
-            await asyncio.wait([*self._tasks])
+        if self._tasks:
+            await asyncio.wait([*self._tasks], timeout=_CLOSE)
         await self.let_go()
+        for server in self._former:
+            await self.thread(server.close)
         self._threads.shutdown(wait=False)
 
 

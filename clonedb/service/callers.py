@@ -19,7 +19,7 @@ from clonedb.service.contract import (
     UnavailableError,
 )
 from clonedb.service.pool import Pool
-from clonedb.service.records import TemplateRow
+from clonedb.service.records import TemplateRow, digest_of
 from clonedb.service.worker import Worker
 from clonedb.templates.metadata import TemplateRecord
 
@@ -99,7 +99,7 @@ class CallerTemplates:
             self._backend.events.add("evicted", hash_, text)
         try:
             async with filled.lock:
-                await self._begin(filled, holder, anew=hash_ in self._used)
+                await self._begin(filled, holder, anew=digest_of(hash_) in self._used)
         except BaseException as error:
             if self._by_hash.get(hash_) is filled:
                 del self._by_hash[hash_]
@@ -114,7 +114,7 @@ class CallerTemplates:
         if filled.row.database:
             with contextlib.suppress(UnavailableError):  # the next start drops it
                 await backend.work(filling.drop, filled.row.database)
-        self._used.add(hash_)
+        self._used.add(digest_of(hash_))
         database = await backend.work(filling.begin, hash_, anew=anew)
         time = dt.datetime.now(dt.UTC)
         filled.row = TemplateRow(hash_, database, holder, time, time)
@@ -289,7 +289,7 @@ class CallerTemplates:
         def lost(why: str) -> None:
             backend.background(self._discard_lost(hash_, why))
 
-        return Pool(hash_, backend.sizes, backend.new_id, backend.events, lost)
+        return backend.new_pool(hash_, lost)
 
     async def _discard_lost(self, hash_: str, why: str) -> None:
         with contextlib.suppress(NoSuchTemplateError):
@@ -297,4 +297,5 @@ class CallerTemplates:
 
     def _retire(self, filled: Filled) -> None:
         filled.pool.tell(DiscardedError("template was just discarded"))
-        self._retired.append(filled)
+        if filled not in self._retired:
+            self._retired.append(filled)

@@ -18,7 +18,7 @@ from clonedb.service.contract import (
     UnavailableError,
 )
 from clonedb.service.leases import Leases
-from clonedb.service.pool import Sizes
+from clonedb.service.pool import Pool, Sizes
 from clonedb.service.projects import Projects
 from clonedb.service.upkeep import Retention, Upkeep
 from clonedb.settings.config import Config
@@ -50,6 +50,7 @@ class Service:
             sizes or Sizes.default(config.max_clones),
             config.lease_timeout if lease_timeout is None else lease_timeout,
         )
+        self._backend.crowded = self._release_spares
         self._callers = CallerTemplates(self._backend)
         self._projects = Projects(self._backend)
         self._leases = Leases(self._backend)
@@ -190,6 +191,15 @@ class Service:
             prefix = self._backend.config.prefix
             self._sizes = await self._backend.work(survey.sizes, prefix)
         return self._sizes
+
+    def _release_spares(self, crowded: Pool) -> None:
+        """Make room for a pool: the one that was not used for longest gives up what is ready."""
+        pools = [*self._callers.pools(), *(found.pool for found in self._projects)]
+        spare = [pool for pool in pools if pool.ready and pool is not crowded]
+        if spare:
+            least = min(spare, key=lambda pool: pool.used)
+            least.yields = True
+            least.release_spares()
 
     def _require_running(self) -> None:
         if self._stopping:

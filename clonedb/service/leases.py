@@ -29,6 +29,7 @@ from clonedb.templates.metadata import Kept
 __all__ = ["Held", "Leases"]
 
 _FOREVER = dt.datetime.max.replace(tzinfo=dt.UTC)
+_INTRUDERS = 3  # returned databases that somebody connects to, after which they are dropped
 _HOLDER = 300  # characters
 
 
@@ -67,7 +68,7 @@ class Leases:
         project: str | None = None,
     ) -> Lease:
         """A database of a pool, written down before it is told to the caller. Raises as `Pool.take`."""
-        ledger = self._backend.ledger
+        ledger, intruders = self._backend.ledger, 0
         while True:
             entry = await pool.take(deadline)
             row = LeaseRow(
@@ -91,7 +92,9 @@ class Leases:
                 break
             # somebody has connected to it since it was brought back
             self._remove(held)
-            await pool.give_back(entry)
+            intruders += 1
+            # a pool of connections that tries again and again does so at a database that is gone
+            await (pool.give_back(entry) if intruders < _INTRUDERS else pool.drop(entry))
 
         pool.used = row.since
         self._backend.events.changed()
@@ -134,8 +137,13 @@ class Leases:
         """Leave the database as it is, for a person; it counts for no pool any more. Raises UnavailableError."""
         if held.row.kept:
             return self.shown(held)
-        await self._backend.work(_keep, held)
+        # at once: a return that comes meanwhile leaves it alone
         held.row.kept = True
+        try:
+            await self._backend.work(_keep, held)
+        except BaseException:
+            held.row.kept = False
+            raise
         held.pool.forget()
         await self._backend.ledger.lend(held.row)
         self._backend.events.add("kept", held.row.template, held.row.database)
@@ -151,8 +159,13 @@ class Leases:
         else:
             await held.pool.drop(held.entry)
 
-    async def expire(self, held: Held) -> None:
-        """Nobody has been connected for too long."""
+    async def expire(self) -> None:
+        """End the leases of those that nobody has been connected to for too long."""
+        time = asyncio.get_running_loop().time()
+        over = [held for held in self if not held.row.kept and held.until < time]
+        await asyncio.gather(*map(self._expire, over))
+
+    async def _expire(self, held: Held) -> None:
         since = f"{held.row.since:%H:%M:%S}"
         text = f"{held.row.database} of {held.row.holder}, lent at {since}"
         self._backend.events.add("expired", held.row.template, text)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Known", "Ledger"]
 
 _TAKEN = "another `clonedb serve` has taken over the server meanwhile: start this one again, with another prefix"
+_PAUSE = 0.5  # seconds between two attempts to connect
 _SETTINGS = (
     "set synchronous_commit = off; set statement_timeout = '30s'; set lock_timeout = '5s';"
     " set timezone = 'UTC'"
@@ -90,6 +91,8 @@ class Ledger:
         self._known = known
         self._generation: int | None = None
         self._lock = asyncio.Lock()
+        self._not_before = float("-inf")
+        self._failure = ""
         self._plain: Connection[Any] | None = None
         self._session: AsyncConnection[Any] | None = None
         self._texts: dict[str, bytes] = {}
@@ -175,12 +178,18 @@ class Ledger:
 
         from clonedb.errors import CloneDBError
 
+        time = asyncio.get_running_loop().time()
+        if time < self._not_before:
+            raise UnavailableError(self._failure)
         self._forget()
         leases, templates = [*self._known.leases.values()], [*self._known.templates.values()]
         try:
             plain = await asyncio.to_thread(self._open, leases, templates)
         except (psycopg.Error, CloneDBError) as error:
-            raise UnavailableError(_line(error)) from error
+            # those that stand behind this one need not try the same
+            self._not_before = asyncio.get_running_loop().time() + _PAUSE
+            self._failure = _line(error)
+            raise UnavailableError(self._failure) from error
 
         self._plain = plain
         # the connection is used by the loop from now on; `plain` stays, as it says who closes it

@@ -55,10 +55,16 @@ class Pool:
         sizes: Sizes,
         new_id: Callable[[], int],
         events: Events,
+        *,
         lost: Callable[[str], None],
+        crowded: Callable[[Pool], None],
     ) -> None:
-        """`lost` is called when the template is gone from the server, with the reason."""
+        """`lost` is called when the template is gone from the server, with the reason.
+
+        `crowded` is called when a caller waits, and `max_clones` are in use.
+        """
         self.name = name
+        self._crowded = crowded
         self._lost = lost
         self.state: Literal["building", "preparing", "ready", "discarded"] = "building"
         self.sizes = sizes
@@ -78,6 +84,8 @@ class Pool:
         self._error = ""
         self._pause: asyncio.TimerHandle | None = None
         self._threads = ThreadPoolExecutor(_THREADS, f"clonedb-{name[:40]!r}")
+        # one that cannot be dropped takes its time, and keeps nothing else from being done
+        self._dropper = ThreadPoolExecutor(1, f"clonedb-drop-{name[:40]!r}")
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
@@ -220,7 +228,9 @@ class Pool:
             await asyncio.wait([*self._tasks])
 
     async def close(self) -> None:
-        """Drop what nobody has, and end the threads; what is lent stays."""
+        """Drop what nobody has, and end the threads; what is lent stays. Nothing happens the second time."""
+        if self._closed:
+            return
         self._closed = True
         if self._pause is not None:
             self._pause.cancel()
@@ -230,6 +240,7 @@ class Pool:
         if self.worker is not None:
             await self._in_thread(self.worker.close)
         self._threads.shutdown(wait=False)
+        self._dropper.shutdown(wait=False)
 
     def _why_none(self) -> str:
         if self.state == "building":
@@ -276,6 +287,8 @@ class Pool:
         except NoRoomError as error:
             self._making -= 1
             self._error = in_a_line(error)
+            if self.waiting:
+                self._crowded(self)
             self._rest(_ROOM if self.waiting else _IDLE)
         except GoneError as error:
             self._making -= 1
@@ -331,10 +344,8 @@ class Pool:
     async def _drop(self, entry: Entry) -> None:
         worker = entry.worker or self.worker
         try:
-            if worker is not None:
-                await self._in_thread(worker.drop, entry)
-            else:
-                await self._in_thread(entry.clone.drop)
+            drop = _drop_clone if worker is None else worker.drop
+            await asyncio.get_running_loop().run_in_executor(self._dropper, drop, entry)
         except Exception as error:  # noqa: BLE001 - it is tried again
             self._stuck.append(entry)
             self._events.add(
@@ -352,6 +363,10 @@ class Pool:
         return await asyncio.get_running_loop().run_in_executor(
             self._threads, function, *arguments
         )
+
+
+def _drop_clone(entry: Entry) -> None:
+    entry.clone.drop()
 
 
 def in_a_line(error: BaseException) -> str:

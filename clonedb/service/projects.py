@@ -98,7 +98,7 @@ class Projects:
         def lost(why: str) -> None:
             backend.background(self._forget(name, why))
 
-        pool = Pool(name, backend.sizes, backend.new_id, backend.events, lost)
+        pool = backend.new_pool(name, lost)
         pool.state = "ready"
         pool.open(Worker(template.server, template.record, sessions), address)
         found = ProjectTemplate(directory, template, sessions, pool, 0.0)

@@ -23,6 +23,7 @@ _SELDOM = 60.0  # seconds between two looks at what is kept too long
 _RECENTLY = (
     600.0  # seconds for which a template stays after its last use, however large all are
 )
+_UNUSED = dt.timedelta(minutes=10)  # after which no database of a template is held ready
 _COLLECTING = 10.0  # seconds that one round of it may take
 _LONGEST = 5.0  # seconds between two attempts to find the server again
 
@@ -97,9 +98,7 @@ class Upkeep:
             if presence is not None and presence.pids and filled.until < float("inf"):
                 filled.until = time + timeout
 
-        for held in [*self._leases]:
-            if not held.row.kept and held.until < asyncio.get_running_loop().time():
-                await self._leases.expire(held)
+        await self._leases.expire()
 
     async def _renew(self, lent: list[Held], found: Mapping[str, Presence]) -> None:
         time, timeout = asyncio.get_running_loop().time(), self._backend.lease_timeout
@@ -133,7 +132,8 @@ class Upkeep:
         waits = await self._backend.thread(self._backend.server.admission.others_wait)
         for pool in self._pools():
             pool.yields = waits
-            if waits:
+            unused = dt.datetime.now(dt.UTC) - pool.used > _UNUSED
+            if waits or (unused and pool.is_idle):
                 pool.release_spares()
 
     def _pools(self) -> Iterator[Pool]:

@@ -241,6 +241,7 @@ def test_all_are_lent(service_config: Config) -> None:
     async def story() -> None:
         async with running(service_config, initial=0, maximum=2) as service:
             await filled(service)
+            await until(lambda: state(service).state == "ready", "not prepared")
             one, _ = await lent(service), await lent(service)
             with pytest.raises(
                 UnavailableError, match="all 2 databases of template 'abc' are lent"
@@ -250,6 +251,23 @@ def test_all_are_lent(service_config: Config) -> None:
             await until(lambda: state(service).waiting == 1, "it does not wait")
             await service.release(one.lease)
             assert (await waiting).id == one.id
+
+    asyncio.run(story())
+
+
+def test_what_other_templates_hold_ready_makes_room(service_config: Config) -> None:
+    """With `max_clones` in use, a template that nobody asks for gives up its databases for one that somebody does."""
+
+    async def story() -> None:
+        config = service_config.replace("tests", max_clones=3)
+        async with running(config, initial=2) as service:
+            await filled(service, "old")
+            await ready(service, "old", 2)
+            await filled(service, "new")
+            leases = [await lent(service, "new") for _ in range(3)]
+            assert len({lease.address.database for lease in leases}) == 3
+            await service.release(leases[0].lease)
+            assert await names(await lent(service, "new")) == ["one", "two"]
 
     asyncio.run(story())
 
