@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from clonedb.embedded.cluster import verifier
 from clonedb.errors import CloneDBError
+from clonedb.postgres.roles import let_role_log_in
 from clonedb.postgres.server import Server
 from clonedb.postgres.servers import Servers
 from clonedb.service.contract import Address, UnavailableError
@@ -96,6 +99,10 @@ class Backend:
         try:
             address = await self.thread(address_of, server)
             await ledger.open(generation)
+            if server.embedded:
+                name = f"{self.config.prefix}_service"
+                await self.thread(server.run, _let_callers_in, name, ledger.password)
+                address = replace(address, username=name, password=ledger.password)
         except BaseException:
             await self.thread(server.close)
             raise
@@ -158,6 +165,14 @@ class Backend:
         for server in self._former:
             await self.thread(server.close)
         self._threads.shutdown(wait=False)
+
+
+def _let_callers_in(connection: Connection[Any], name: str, password: str) -> None:
+    """Have a role for callers of an embedded server: the password of its own is another one after each start."""
+    from psycopg.sql import SQL, Identifier
+
+    let_role_log_in(connection, name, verifier(password))
+    connection.execute(SQL("alter role {} superuser").format(Identifier(name)))
 
 
 def address_of(server: Server) -> Address:

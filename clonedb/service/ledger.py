@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import socket
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, LiteralString
@@ -38,15 +39,18 @@ _SETTINGS = (
 _TABLES = """
 create schema if not exists {schema};
 create table if not exists {schema}.service (
-    one boolean primary key default true check (one), generation bigint not null);
+    one boolean primary key default true check (one), generation bigint not null,
+    password text not null);
 create table if not exists {schema}.template (
     digest text primary key, hash bytea not null, database text not null, holder text not null,
     begun timestamptz not null, used timestamptz not null, sealed timestamptz);
 create table if not exists {schema}.lease (
     database text primary key, number bigint not null, id bigint not null, lease text not null, template bytea not null,
     project text, holder text not null, since timestamptz not null, seen timestamptz, kept boolean not null);
-insert into {schema}.service (generation) values (0) on conflict do nothing
 """
+_FIRST = (
+    "insert into {schema}.service (generation, password) values (0, %s) on conflict do nothing"
+)
 _LEND = """
 insert into {schema}.lease (database, number, id, lease, template, project, holder, since, seen, kept)
 values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
@@ -82,7 +86,8 @@ class Ledger:
     """Leases and templates on the server's disk.
 
     The session that writes them holds the service's lock, so that a service that has lost the
-    lock can lend nothing. Commits are not waited for: what a crash of the server loses is
+    lock can lend nothing. `password` is that of the role of an embedded server that callers
+    connect as. Commits are not waited for: what a crash of the server loses is
     written again by the process that knows it.
     """
 
@@ -90,6 +95,7 @@ class Ledger:
         self._server = server
         self._known = known
         self._generation: int | None = None
+        self.password = ""
         self._lock = asyncio.Lock()
         self._not_before = float("-inf")
         self._failure = ""
@@ -208,6 +214,7 @@ class Ledger:
             connection.execute(_SETTINGS.encode())
             self._take_lock(connection)
             connection.execute(self._text(_TABLES))
+            connection.execute(self._text(_FIRST), [secrets.token_hex(32)])
             self._begin(connection, leases, templates)
             self._guard(connection)
         except BaseException:
@@ -236,19 +243,18 @@ class Ledger:
     ) -> None:
         with connection.transaction():
             if self._generation is None:
-                row = connection.execute(
-                    self._text(
-                        "update {schema}.service set generation = generation + 1 returning generation"
-                    )
-                ).fetchone()
-                self._generation = int(row[0]) if row else 0
+                connection.execute(
+                    self._text("update {schema}.service set generation = generation + 1")
+                )
+            row = connection.execute(
+                self._text("select generation, password from {schema}.service")
+            ).fetchone()
+            generation, self.password = row or (0, "")
+            if self._generation is None:
+                self._generation = generation
                 self._read(connection)
                 return
-
-            row = connection.execute(
-                self._text("select generation from {schema}.service")
-            ).fetchone()
-            if row is None or int(row[0]) != self._generation:
+            if self._generation != generation:
                 raise UnavailableError(_TAKEN)
             # a crash of the server may have lost some, and brought others back
             connection.execute(self._text("delete from {schema}.lease"))

@@ -100,7 +100,10 @@ class Projects:
 
         pool = backend.new_pool(name, lost)
         pool.state = "ready"
-        pool.open(Worker(template.server, template.record, sessions), address)
+        # as the service's own callers: the server is the same
+        pool.open(
+            Worker(template.server, template.record, sessions), backend.address or address
+        )
         found = ProjectTemplate(directory, template, sessions, pool, 0.0)
         self._by_name[name] = found
         backend.events.add("built" if template.record.built else "adopted", name, directory)

@@ -29,6 +29,8 @@ def service_config(config: Config, prefix: str, admin_dsn: str) -> Iterator[Conf
                 "drop database {} with (force)",
             ):
                 connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
+        role = sql.Identifier(f"{prefix}_service")
+        connection.execute(sql.SQL("drop role if exists {}").format(role))
 
 
 @pytest.fixture

@@ -52,6 +52,8 @@ def test_the_embedded_server_is_killed(sandbox: Sandbox) -> None:
             found = {one.lease: one for one in service.leases()}[lease.lease]
             assert found.address.database == lease.address.database
             assert await names(found) == ["one", "two", "three"]
+            # what its caller was told still leads there, if the port is the same
+            assert found.address.password == lease.address.password
             new = await waiting
             assert new.address.database not in (
                 lease.address.database,
