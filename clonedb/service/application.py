@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -37,16 +35,8 @@ _LOG = logging.getLogger("clonedb.service")
 def make_application(
     service: Cloning, *, token: str | None, stopping: asyncio.Event
 ) -> Starlette:
-    """The service over HTTP: it starts and stops with the application; `stopping` ends the streams before that."""
+    """The service over HTTP, which whoever serves it starts and closes; `stopping` ends the open streams."""
     metrics = Metrics(service)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_application: Starlette) -> AsyncIterator[None]:
-        await service.start()
-        try:
-            yield
-        finally:
-            await service.close()
 
     async def healthy(_request: Request) -> Response:
         return reply({"status": "ok"})
@@ -77,7 +67,6 @@ def make_application(
             HTTPException: _no_route,
             Exception: _failed,
         },
-        lifespan=lifespan,
     )
     application.router.redirect_slashes = False
     return application

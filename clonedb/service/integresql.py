@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Route
 
+from clonedb.service.contract import DiscardedError
 from clonedb.service.replies import empty, reply, told
 from clonedb.service.requests import fields, holder
 
@@ -73,7 +74,10 @@ class _Handlers:
 
     async def acquire(self, request: Request) -> Response:
         hash_ = request.path_params["hash"]
-        lease = await self._metrics.acquire(hash_, holder(request), wait=_WAIT)
+        try:
+            lease = await self._metrics.acquire(hash_, holder(request), wait=_WAIT)
+        except DiscardedError:
+            return told(410, "template was just discarded")
         return reply({"database": _database(hash_, lease.address), "id": lease.id})
 
     async def give_back(self, request: Request) -> Response:

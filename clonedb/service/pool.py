@@ -114,6 +114,9 @@ class Pool:
 
         `address` is the server's.
         """
+        if self._closed:  # the service has stopped while the template was prepared
+            asyncio.get_running_loop().run_in_executor(None, worker.close)
+            return
         earlier, self.worker = self.worker, worker
         self.address = address
         ready, self._ready = self._ready, []

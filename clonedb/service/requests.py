@@ -34,7 +34,8 @@ async def fields(request: Request) -> dict[str, Any]:
         return {}
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
-        if kind == "application/x-www-form-urlencoded":
+        # `curl -d '{"hash": ...}'` calls JSON a form
+        if kind == "application/x-www-form-urlencoded" and not body.lstrip().startswith(b"{"):
             return dict(parse_qsl(body.decode(), keep_blank_values=True))
         found = json.loads(body)
         json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair is no text

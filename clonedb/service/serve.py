@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import uvicorn
+import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from clonedb.errors import ConfigError, ServerError
@@ -67,36 +68,30 @@ def serve(
             f"host {host!r} can be reached from other machines: give a token (--token-file FILE), or use 127.0.0.1"
         )
     _log_to_stderr(log_format)
+    with (
+        _listen(host, port) as listening,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(_serve(Service(config, sizes=sizes), listening, token))
+
+
+async def _serve(service: Service, listening: socket.socket, token: str | None) -> None:
     stopping = asyncio.Event()
-    service = _Failing(config, sizes=sizes)
-    listening = _listen(host, port)
     settings = uvicorn.Config(
         make_application(service, token=token, stopping=stopping),
         http=_Protocol,
-        lifespan="on",
+        lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_keep_alive=_IDLE,
         timeout_graceful_shutdown=_STOP,
     )
-    with listening:
-        _Server(settings, stopping, _place(listening)).run([listening])
-    if service.failure is not None:
-        raise service.failure
-
-
-class _Failing(Service):
-    """A service that remembers why it did not start."""
-
-    failure: Exception | None = None
-
-    async def start(self) -> None:
-        try:
-            await super().start()
-        except Exception as error:
-            self.failure = error
-            raise
+    await service.start()
+    try:
+        await _Server(settings, stopping, _place(listening)).serve([listening])
+    finally:
+        await service.close()
 
 
 class _Server(uvicorn.Server):

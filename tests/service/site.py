@@ -44,10 +44,10 @@ class Site:
         self.service = Service(config, sizes=Sizes(1, maximum), lease_timeout=60.0)
         application = make_application(self.service, token=token, stopping=self._stopping)
         self._server = uvicorn.Server(
-            uvicorn.Config(application, port=0, log_level="warning", lifespan="on")
+            uvicorn.Config(application, port=0, log_level="warning", lifespan="off")
         )
         self._thread = threading.Thread(
-            target=self._loop.run_until_complete, args=[self._server.serve()]
+            target=self._loop.run_until_complete, args=[self._serve()]
         )
 
     def __enter__(self) -> Self:
@@ -61,6 +61,11 @@ class Site:
         self._thread.join(WAIT)
         assert not self._thread.is_alive()
         self._loop.close()
+
+    async def _serve(self) -> None:
+        await self.service.start()
+        await self._server.serve()
+        await self.service.close()
 
     @property
     def port(self) -> int:

@@ -1,0 +1,172 @@
+"""Who gets in, and what a request may hold."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import socket
+import time
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from clonedb.service import guard
+from clonedb.settings.config import Config
+from tests.service.site import Site
+
+TOKEN = "0123456789abcdef0123"
+
+
+@pytest.fixture
+def closed(service_config: Config) -> Iterator[Site]:
+    """The service with a token."""
+    with Site(service_config, token=TOKEN) as site:
+        yield site
+
+
+def basic(password: str) -> str:
+    """What a client sends for `http://clonedb:password@host`."""
+    return f"Basic {base64.b64encode(f'clonedb:{password}'.encode()).decode()}"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": ""},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": f"Bearer {TOKEN}x"},
+        {"Authorization": f"Digest {TOKEN}"},
+        {"Authorization": "Basic ???"},
+        {"Authorization": "Basic YQ"},
+        {"Authorization": basic("wrong")},
+        {"Cookie": f"clonedb={TOKEN}"},
+        {"Cookie": 'clonedb=; a=b c; "='},
+    ],
+)
+def test_without_the_token(closed: Site, headers: Mapping[str, str]) -> None:
+    """Every route but the one for health says that it is needed, also those that do not exist; no reply shows it."""
+    for method, path in (
+        ("POST", "/api/v1/templates"),
+        ("GET", "/templates/a/tests"),
+        ("DELETE", "/admin/templates"),
+        ("GET", "/v1/leases"),
+        ("GET", "/metrics"),
+        ("GET", "/readyz"),
+        ("POST", "/page/drop"),
+        ("GET", "/page/stream"),
+        ("GET", "/nothing"),
+    ):
+        answer = closed.ask(method, path, headers=headers)
+        assert answer.status == 401, path
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert TOKEN.encode() not in answer.body
+    assert closed.ask("GET", "/healthz", headers=headers).status == 200
+
+
+def test_with_the_token(closed: Site) -> None:
+    """As a header, as the password of a URL, and in a browser by a form; then every route answers."""
+    for shown in (f"Bearer {TOKEN}", f"bearer {TOKEN}", basic(TOKEN)):
+        assert closed.ask("GET", "/v1/leases", headers={"Authorization": shown}).status == 200
+    assert b'name="token"' in closed.ask("GET", "/").body
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    refused = closed.ask("POST", "/login", "token=wrong", form)
+    assert (refused.status, b"that is not the token" in refused.body) == (401, True)
+    let_in = closed.ask("POST", "/login", f"token={TOKEN}", form)
+    assert (let_in.status, let_in.headers["location"]) == (303, "/")
+    cookie = let_in.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    assert TOKEN not in cookie
+    page = closed.ask("GET", "/", headers={"Cookie": cookie.partition(";")[0]})
+    assert b"Templates" in page.body
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"Host": "evil.example"}, "answers to localhost and 127.0.0.1 alone"),
+        ({"Host": "127.0.0.1.evil.example:5000"}, "answers to localhost"),
+        ({"Host": "localhost.evil.example"}, "answers to localhost"),
+        ({"Host": "10.0.0.7"}, "answers to localhost"),
+        ({"Origin": "http://evil.example"}, "another site"),
+        ({"Origin": "null"}, "another site"),
+        ({"Origin": "http://localhost:3000", "Host": "localhost:5000"}, "another site"),
+        ({"Sec-Fetch-Site": "cross-site"}, "another site"),
+        ({"Sec-Fetch-Site": "same-site"}, "another site"),
+    ],
+)
+def test_pages_of_other_sites(site: Site, headers: Mapping[str, str], said: str) -> None:
+    """A browser that one of them makes ask is refused, whatever it asks for: also a GET hands out a database."""
+    for method, path in (
+        ("DELETE", "/admin/templates"),
+        ("GET", "/templates/a/tests"),
+        ("GET", "/"),
+    ):
+        answer = site.ask(method, path, headers=headers)
+        assert answer.status == 403
+        assert said in answer.json["message"]
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost:5000", "127.0.0.1", "[::1]:5000", "app.localhost", "127.8.8.8"]
+)
+def test_names_of_this_machine(site: Site, host: str) -> None:
+    """They are answered."""
+    assert site.ask("GET", "/healthz", headers={"Host": host}).status == 200
+
+
+def test_bodies_that_are_too_long(site: Site) -> None:
+    """They are refused before they are read, by their length, or where they exceed it."""
+    assert site.ask("POST", "/templates", b"x" * 70_000).status == 413
+    assert site.ask("POST", "/templates", None, {"Content-Length": "-5"}).status in (400, 413)
+    with raw(site) as client:
+        client.sendall(
+            b"POST /templates HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        with contextlib.suppress(OSError):  # it hangs up while more is sent
+            for _ in range(200):
+                client.sendall(b"400\r\n" + b"x" * 1024 + b"\r\n")
+        assert b"413" in received(client)
+
+
+def test_bodies_that_do_not_come(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that says nothing more is answered in a while, and others meanwhile."""
+    monkeypatch.setattr(guard, "_BODY_TIME", 0.3)
+    with raw(site) as client:
+        client.sendall(
+            b"POST /templates HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n{"
+        )
+        assert site.ask("GET", "/healthz").status == 200
+        assert b"the body was not there within 0.3 s" in received(client)
+
+
+def test_a_failure_shows_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No trace of the program's lines in a reply."""
+    monkeypatch.setattr(site.service, "templates", lambda: 1 / 0)
+    answer = site.ask("GET", "/v1/templates")
+    assert answer.status == 500
+    assert answer.json == {"message": "this failed; the log of the service says how"}
+
+
+@contextlib.contextmanager
+def raw(site: Site) -> Iterator[socket.socket]:
+    """A connection for what no client library sends."""
+    with socket.create_connection(("127.0.0.1", site.port), 30) as client:
+        yield client
+
+
+def received(client: socket.socket) -> bytes:
+    """All that comes until the service hangs up, as it does after a refusal."""
+    found = b""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            part = client.recv(65536)
+        except ConnectionError:
+            break
+        found += part
+        if not part:
+            break
+    return found
