@@ -26,6 +26,7 @@ class Sessions:
         self._server = server
         self._lock = threading.Lock()
         self._free: list[OwnSession] = []
+        self._holders: set[object] = set()
         self._closed = False
 
     def run(
@@ -51,6 +52,19 @@ class Sessions:
                 return result
         session.close()
         return result
+
+    def reserve(self, holder: object, most: int) -> bool:
+        """Whether a holder may keep a session of another kind open, of `most` that all may have."""
+        with self._lock:
+            if holder not in self._holders and len(self._holders) >= most:
+                return False
+            self._holders.add(holder)
+            return True
+
+    def give_up(self, holder: object) -> None:
+        """It has closed its session."""
+        with self._lock:
+            self._holders.discard(holder)
 
     def close(self) -> None:
         """End those that are free, and each other one when it is given back."""

@@ -24,9 +24,7 @@ PROJECT = "clonedb serve"
 """What the comments of the service's databases say in place of a project."""
 
 _ATTEMPTS = 3  # to drop a database whose server answers
-_SESSIONS = (
-    32  # of clonedb's own that one template's clones may keep open to be brought back by
-)
+_SESSIONS = 64  # of clonedb's own that clones on one server may keep open to be brought back by
 
 
 class NoRoomError(ServerError):
@@ -107,7 +105,9 @@ class Worker:
         try:
             # it outlives this process, so that no other one collects what is lent while the
             # service is being started again
-            kept = Kept(project=PROJECT, run=self.server.owner, when=now(), test=None)
+            kept = Kept(
+                project=PROJECT, run=self.server.owner, when=now(), test="ready or lent"
+            )
             self._sessions.run(sql.comment, clone.name, kept.to_json())
             entry = Entry(number, clone, self, why=self._unable or "")
             if pristine is not None:
@@ -137,8 +137,8 @@ class Worker:
             left = [f"{one.what} ({one.statement})" for one in found.undo(self.server)]
             told = f": {'; '.join(left)} stays" if left else ""
             return Outcome("refused", f"it changed what belongs to the whole server{told}")
-        if len(self._watched) > _SESSIONS:
-            # it is opened again on need
+        if rewinder.pid is not None and not self._sessions.reserve(entry, _SESSIONS):
+            # there are many: it is opened again on need
             rewinder.close()
         return outcome
 
@@ -156,6 +156,10 @@ class Worker:
     def forget(self, entry: Entry) -> None:
         """Watch a clone no longer."""
         self._watched.discard(entry)
+        self._close_rewinder(entry)
+
+    def _close_rewinder(self, entry: Entry) -> None:
+        self._sessions.give_up(entry)
         if entry.rewinder is not None:
             entry.rewinder.close()
 
@@ -183,8 +187,7 @@ class Worker:
     def _end(self) -> None:
         watched, self._watched = [*self._watched], set()
         for entry in watched:
-            if entry.rewinder is not None:
-                entry.rewinder.close()
+            self._close_rewinder(entry)
         if self._pristine is not None:
             with contextlib.suppress(Exception):  # what it cannot drop is collected
                 self._pristine.close()

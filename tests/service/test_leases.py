@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import subprocess
+import sys
 
 import psycopg
 import pytest
@@ -65,6 +67,32 @@ def test_a_connected_client_keeps_its_lease(service_config: Config) -> None:
             await until(lambda: not service.leases(), "the lease did not end")
             second = await lent(service)
             assert await names(second) == ["one", "two"]
+
+    asyncio.run(story())
+
+
+def test_a_killed_client(service_config: Config) -> None:
+    """kill -9 in the middle of a transaction: its lease ends, and nothing of it is left."""
+    program = (
+        "import psycopg, sys, time; c = psycopg.connect(sys.argv[1]); c.execute(sys.argv[2]);"
+        " print(); time.sleep(99)"
+    )
+
+    async def story() -> None:
+        async with running(service_config, lease_timeout=1.0) as service:
+            await filled(service)
+            await ready(service)
+            lease = await lent(service)
+            client = subprocess.Popen(  # noqa: ASYNC220 - it is quick
+                [sys.executable, "-uc", program, dsn(lease.address), MINE],
+                stdout=subprocess.PIPE,
+            )
+            assert client.stdout is not None
+            await asyncio.to_thread(client.stdout.readline)
+            client.kill()
+            await asyncio.to_thread(client.communicate)
+            await until(lambda: not service.leases(), "the lease did not end")
+            assert await names(await lent(service)) == ["one", "two"]
 
     asyncio.run(story())
 
