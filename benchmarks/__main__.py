@@ -21,6 +21,7 @@ ALONE = (
     "registration",
     "fingerprint",
     "rewind",
+    "distance",
     "pool",
     "clone",
     "server",

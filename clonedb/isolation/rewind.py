@@ -73,7 +73,9 @@ class Rewind(Reusable):
             renewal = self._template_reset.begin(clone)
             # connections are reset while the server reads the WAL
             try:
-                outcome = rewinder.rewind(keep=renewal.pids, meanwhile=renewal.end)
+                outcome = rewinder.rewind(
+                    keep=renewal.pids, meanwhile=renewal.end, busy=renewal.busy
+                )
             finally:
                 # also after an error, or a connection would be left in the middle of its reset
                 renewal.end()

@@ -11,6 +11,7 @@ from clonedb.postgres.server import Server
 from clonedb.rewind.facts import Facts, RefusedError, Table, read_facts
 from clonedb.rewind.large_objects import Objects
 from clonedb.rewind.own_session import open_session
+from clonedb.rewind.prediction import Habits
 from clonedb.rewind.reference import Reference
 from clonedb.rewind.witness import Witness
 from clonedb.templates.ensure import TemplateRecord
@@ -41,6 +42,7 @@ class Pristine:
         self._oid = self._template_oid()
         self._witness: Witness | None = None
         self._reference: Reference | None = None
+        self.habits: Habits = Habits()
 
     def facts(self, database: str) -> Facts:
         """The template's relations; read in `database`, a fresh clone, if they are not known yet."""

@@ -12,7 +12,9 @@ from clonedb.clones.clone import Clone
 from clonedb.originals import getpid, monotonic
 from clonedb.postgres.client_sessions import ClientSession
 from clonedb.postgres.server import Server
+from clonedb.rewind.early import EarlyUndoing, Kept
 from clonedb.rewind.facts import RefusedError
+from clonedb.rewind.prediction import Prediction
 from clonedb.rewind.pristine import Pristine
 from clonedb.rewind.server_changes import ServerChanges, find_changes
 from clonedb.rewind.server_state import ServerState, read_state
@@ -109,12 +111,16 @@ class Rewinder:
         return self._lost is None and getpid() == self._pid and self._witness.is_alive
 
     def rewind(
-        self, keep: Collection[int] = (), meanwhile: Callable[[], None] | None = None
+        self,
+        keep: Collection[int] = (),
+        meanwhile: Callable[[], bool] | None = None,
+        busy: Collection[int] = (),
     ) -> Outcome:
         """End the clone's sessions but the idle ones in `keep` (backend pids), and undo what was written.
 
-        `meanwhile` is called while the server works, and ends what makes some of those to keep
-        not idle yet. After 'untouched' and 'rewound' the clone has the template's exact
+        `meanwhile` is called while the server works, and ends the resets that keep those of
+        `busy` from being idle yet: false if one failed, so that it has to be looked again. After
+        'untouched' and 'rewound' the clone has the template's exact
         contents, and the next window has begun; after 'refused' it is of no use any more.
         Nothing that a test did raises.
         """
@@ -122,7 +128,7 @@ class Rewinder:
         self._reshaped = False
         if self._lost is None:
             with self._losing():
-                kind = self._rewind(keep, left_open, meanwhile)
+                kind = self._rewind(Kept(keep, busy, meanwhile), left_open)
                 return Outcome(kind, left_open=tuple(left_open), reshaped=self._reshaped)
         return Outcome("refused", self._lost or "", tuple(left_open))
 
@@ -162,19 +168,18 @@ class Rewinder:
 
     def _rewind(
         self,
-        keep: Collection[int],
+        kept: Kept,
         left_open: list[ClientSession],
-        meanwhile: Callable[[], None] | None,
     ) -> Literal["untouched", "rewound"]:
         if getpid() != self._pid:
             raise RefusedError("the process was forked")
         since = self._mark
-        written, mark = self._look(keep, left_open, meanwhile)
+        written, mark, undone = self._look(kept, left_open)
         # their writing leaves no WAL, so an empty window proves nothing
         unlogged = bool(self._facts.unlogged_tables or self._facts.unlogged_sequences)
         if self._undoing is None and (written or written.ddl or unlogged):
             self._open()  # one more session: the server's count of them has to be read again
-            written, mark = self._look(keep, left_open)
+            written, mark, undone = self._look(Kept(kept.pids), left_open)
 
         # before the unlogged tables are looked at: one that was truncated is put back as a
         # whole
@@ -190,10 +195,11 @@ class Rewinder:
             self._mark = mark
             return "untouched"
 
+        self._pristine.habits.learn(written)
         # each rewind leaves dead rows behind
         if self._rewinds >= _MOST_REWINDS:
             raise RefusedError("bloat")
-        self._mark = self._open().undo(written, since, mark, keep)
+        self._mark = mark if undone else self._open().undo(written, since, mark, kept.pids)
         self._rewinds += 1
         return "rewound"
 
@@ -205,31 +211,38 @@ class Rewinder:
 
     def _look(
         self,
-        keep: Collection[int],
+        kept: Kept,
         left_open: list[ClientSession],
-        meanwhile: Callable[[], None] | None = None,
-    ) -> tuple[Written, Mark]:
-        """What was written, when no other session is connected any more, and the mark after it."""
+    ) -> tuple[Written, Mark, bool]:
+        """What was written, when no other session is connected any more, and the mark after it.
+
+        Whether it is undone already is the last.
+        """
         self._shared = None
         deadline = monotonic() + _PATIENCE
         at_once = False
-        kept = (*keep, *filter(None, [self.pid]))
+        pids = (*kept.pids, *filter(None, [self.pid]))
+        early = EarlyUndoing(self._undoing, self._prediction(), self._mark, kept)
         look = partial(
             self._witness.look,
             self._oid,
             self._mark,
-            kept,
+            pids,
             self._facts,
             most_wal=self._most_wal,
         )
-        found = None if meanwhile is None else look(meanwhile=meanwhile)
-        # the first look may have come while sessions to keep were being reset
-        found = found or look()  # by now all to keep are idle
+        found = look(busy=early.busy, meanwhile=early.run)
+        if early.failed:  # what a session left is written only when it ends
+            found = None
+        seen_at_once = found is not None
+        # from here on all to keep are idle
+        look = partial(look, meanwhile=lambda: early.transaction)
+        found = found or look()
         while found is None:
             if monotonic() > deadline:
                 raise RefusedError("sessions came again and again")
             left_open += self._witness.send_away(
-                self._oid, kept, at_once=at_once, deadline=deadline
+                self._oid, pids, at_once=at_once, deadline=deadline
             )
             at_once = True
             found = look()
@@ -240,9 +253,21 @@ class Rewinder:
             raise RefusedError(written.refusal)
         # others write there, too (pg_database, with each clone); what is said of this database
         # decides
-        if written.shared and self._witness.about(self._oid) != self._about:
-            raise RefusedError("the database itself was altered")
-        return written, mark
+        if written.shared:
+            about = written.about or self._witness.about(self._oid)
+            if about != self._about:
+                raise RefusedError("the database itself was altered")
+        return written, early.mark(mark), seen_at_once and early.has_undone(written, mark)
+
+    def _prediction(self) -> Prediction | None:
+        """What is undone before it is known what was written, if that saves time and can be done."""
+        facts = self._facts
+        if self._undoing is None or not self._witness.far:
+            return None
+        # no WAL tells of their changes, so they are looked at in any case
+        if facts.unlogged_tables or facts.unlogged_sequences:
+            return None
+        return self._pristine.habits.predict()
 
     def _open(self) -> Undoing:
         if self._undoing is None:

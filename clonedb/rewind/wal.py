@@ -26,10 +26,10 @@ _COUNTS = """not (
 # contents of the blocks.
 _BLOCKS = """
 select b.reltablespace::bigint, b.reldatabase <> 0, b.relfilenode::bigint, b.resource_manager, b.record_type,
-       pg_catalog.array_agg(distinct b.relblocknumber)
+       pg_catalog.array_agg(distinct b.relblocknumber){writers}
 from (select $1 as start, $2 as stop where $2 > $1 and $2 - $1 <= $4) w,
      lateral pg_get_wal_block_info(w.start, w.stop, false) b
-where b.reldatabase in ($3, 0) and b.relforknumber = 0 and b.xid is distinct from $5 and {counts}
+where b.reldatabase in ($3, 0) and b.relforknumber = 0 and b.xid <> all ($5) and {counts}
 group by 1, 2, 3, 4, 5
 """
 
@@ -37,12 +37,12 @@ group by 1, 2, 3, 4, 5
 # blkref #1: ...`
 _RECORDS = """
 select m[1]::bigint, m[2] <> '0', m[3]::bigint, r.resource_manager, r.record_type,
-       pg_catalog.array_agg(distinct m[4]::bigint)
+       pg_catalog.array_agg(distinct m[4]::bigint){writers}
 from (select $1 as start, $2 as stop where $2 > $1 and $2 - $1 <= $4) w,
      lateral pg_get_wal_records_info(w.start, w.stop) r,
      lateral pg_catalog.regexp_matches(r.block_ref, 'rel (\\d+)/(\\d+)/(\\d+) fork main blk (\\d+)', 'g') m
 where (r.block_ref like '%/' || $3 || '/%' or r.block_ref like '%/0/%') and m[2] in ($3::text, '0')
-      and r.xid is distinct from $5 and {counts}
+      and r.xid <> all ($5) and {counts}
 group by 1, 2, 3, 4, 5
 """
 
@@ -99,14 +99,18 @@ _CHANGING = frozenset(
 )
 
 
-def read_statement(major: int) -> str:
-    """The query of (start, end, database, most bytes, undoing) for files, kinds of records and blocks.
+def read_statement(major: int, *, writers: bool) -> str:
+    """The query of (start, end, database, most bytes, transactions) for files, kinds of records and blocks.
 
-    What the transaction `undoing` wrote is left out; NULL if there was none.
+    What those transactions wrote is left out. `writers` adds the lowest and the highest
+    transaction to each row, which costs time for every record.
     """
-    if major >= 16:
-        return _BLOCKS.format(counts=_COUNTS.format("b"))
-    return _RECORDS.format(counts=_COUNTS.format("r"))
+    one, statement = ("b", _BLOCKS) if major >= 16 else ("r", _RECORDS)
+    number = f"{one}.xid::text::bigint"
+    return statement.format(
+        counts=_COUNTS.format(one),
+        writers=f", pg_catalog.min({number}), pg_catalog.max({number})" if writers else "",
+    )
 
 
 def writers_statement(major: int) -> str:
@@ -126,7 +130,8 @@ class Written:
     the catalogs that were written to, `files` says that a file was that is no relation's of the
     template, and `large_objects` that the catalogs of those were: what is left of all this has
     to be looked at in the database. `refusal` is the reason why it cannot be undone; `shared`
-    are the files of catalogs common to all databases that were written, from whichever.
+    are the files of catalogs common to all databases that were written, from whichever, and
+    `about` what is said there of this one, if that was asked.
     """
 
     gained: dict[Table, set[int]] = field(default_factory=dict)
@@ -138,6 +143,7 @@ class Written:
     large_objects: bool = False
     refusal: str | None = None
     shared: set[int] = field(default_factory=set)
+    about: str | None = None
 
     def __bool__(self) -> bool:
         """Whether there is anything to undo."""
@@ -152,10 +158,15 @@ class Written:
         return bool(self.catalogs) or self.files
 
 
-def sort_out(rows: Iterable[Row], facts: Facts) -> Written:
-    """Tell from the rows of `read_statement` what was written; an unknown kind of record is refused."""
+def sort_out(rows: Iterable[Row], facts: Facts, early: int | None = None) -> Written:
+    """Tell from the rows of `read_statement` what was written; an unknown kind of record is refused.
+
+    Rows that are of the transaction `early` alone are left out.
+    """
     written = Written()
-    for tablespace, ours, node, manager, kind, blocks in rows:
+    for tablespace, ours, node, manager, kind, blocks, *writers in rows:
+        if early is not None and {number(one) for one in writers} == {early % 2**32}:
+            continue
         file, record = (number(tablespace), number(node)), (text(manager), text(kind))
         if ours != b"t":
             written.shared.add(file[1])

@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from clonedb.originals import monotonic, sleep
 from clonedb.postgres.client_sessions import ClientSession, given_time
-from clonedb.postgres.message import answer, is_alive, number, send, text
+from clonedb.postgres.message import answer, ask, is_alive, number, send, text
 from clonedb.postgres.server import Server
 from clonedb.rewind.facts import Facts, RefusedError
 from clonedb.rewind.wal import Written, read_statement, sort_out
 
 if TYPE_CHECKING:
     from psycopg import Connection
+    from psycopg.pq.abc import PGconn
 
-__all__ = ["Mark", "Witness"]
+__all__ = ["FAR", "Mark", "Witness"]
+
+FAR = 0.0005
+"""Seconds of a round trip to the server above which one that is saved is worth some work in vain."""
 
 _SETTINGS = (
     "-c synchronous_commit=local -c statement_timeout=30s -c lock_timeout=1s -c default_transaction_read_only=off"
@@ -35,9 +39,10 @@ class Mark:
     transactions from `xid` on are not the template's; but what the transaction `undoing` wrote,
     which came after this moment, is the way back to it. `xid` is older than `position`, or rows
     of a transaction in between would be taken for the template's; `own` is how many
-    transactions of the witness came in between. As long as the WAL ends at `quiet`, no session
-    of the server wrote anything. `sessions` is how many clients had ever connected to the
-    clone.
+    transactions of the witness came in between. `early` is a transaction of clonedb's that only
+    deleted rows of tests, of which the WAL after `position` may tell as well. As long as the
+    WAL ends at `quiet`, no session of the server wrote anything. `sessions` is how many clients
+    had ever connected to the clone.
     """
 
     position: str
@@ -46,6 +51,13 @@ class Mark:
     sessions: int
     own: int = 0
     undoing: int | None = None
+    early: int | None = None
+
+    @property
+    def ours(self) -> str:
+        """The transactions that are left out where the WAL is read, as a literal."""
+        known = (one for one in (self.undoing, self.early) if one is not None)
+        return "'{" + ",".join(str(one % 2**32) for one in known) + "}'"
 
     @property
     def rows(self) -> str:
@@ -67,10 +79,10 @@ class Witness:
         self._flushes = server.info.major >= 17
         self._connection = server.connect(server.config.maintenance_database, options=_SETTINGS)
         emit = _EMIT_AND_FLUSH if self._flushes else _EMIT
-        read = read_statement(server.info.major)
-        self._connection.execute(
-            f"{_PREPARED.format(emit=emit)}; prepare clonedb_read (pg_lsn, pg_lsn, oid, bigint, xid) as {read}".encode()
-        )
+        self.far: bool = _round_trip(self._connection.pgconn) > FAR
+        read = read_statement(server.info.major, writers=self.far)
+        read = f"prepare clonedb_read (pg_lsn, pg_lsn, oid, bigint, xid[]) as {read}"
+        self._connection.execute(f"{_PREPARED.format(emit=emit)}; {_ABOUT}; {read}".encode())
 
     @property
     def broken(self) -> bool:
@@ -95,7 +107,7 @@ class Witness:
     def about(self, oid: int) -> str | None:
         """What is said of a database outside of it: name, owner, limits, settings, privileges, subscriptions."""
         with self._session() as connection:
-            row = connection.execute(_ABOUT, [oid]).fetchone()
+            row = connection.execute(f"execute clonedb_about({oid})".encode()).fetchone()
         return row[0] if row else None
 
     @contextlib.contextmanager
@@ -119,14 +131,19 @@ class Witness:
         facts: Facts,
         *,
         most_wal: int,
-        meanwhile: Callable[[], None] = lambda: None,
+        busy: Collection[int] = (),
+        meanwhile: Callable[[], int | None] = lambda: None,
     ) -> tuple[Written, Mark] | None:
         """What was written in a database, with the new mark; None if others than the idle sessions to keep are there.
+
+        Those of `busy` need not be idle: the caller knows that nothing runs in them but what it
+        sent itself.
 
         Raises RefusedError when that is more than `most_wal` bytes of WAL, of all databases
         together.
 
-        One message to the server; `meanwhile` is called while it works on that. The new
+        One message to the server; `meanwhile` is called while it works on that, and gives the
+        transaction whose records are left out (`Mark.early`), if there is one. The new
         position is that of a record of our own, flushed with it. (What
         pg_current_wal_flush_lsn() gives may lie in the middle of a record, which would be read
         by none.) Before that the next transaction's number is taken, and then it is asked who
@@ -138,21 +155,21 @@ class Witness:
         """
         # of unlogged relations, a change may be the only one on the server and leave no WAL
         quiet = "0/0" if facts.unlogged_tables or facts.unlogged_sequences else since.quiet
-        undoing = "null" if since.undoing is None else f"'{since.undoing % 2**32}'"
         emit = f"execute clonedb_stop('{since.position}', '{quiet}')"
         message = (
-            f"execute clonedb_look({oid}, {_pids(keep)})",
+            f"execute clonedb_look({oid}, {_pids(keep)}, {_pids(busy)})",
             # up to 16 only a commit flushes
             *((emit,) if self._flushes else ("begin", emit, "commit")),
             f"execute clonedb_place('{since.position}')",
-            f"execute clonedb_read('{since.position}', {_STOP}, {oid}, {most_wal}, {undoing})",
+            f"execute clonedb_read('{since.position}', {_STOP}, {oid}, {most_wal}, {since.ours})",
+            *((f"execute clonedb_about({oid})",) if self.far else ()),
             f"execute clonedb_count({oid})",
         )
         with self._session() as connection:
             send(connection.pgconn, message)
-            meanwhile()
-            # five results, as `begin` and `commit` have none
-            seen, _, placed, rows, counted = answer(connection.pgconn)
+            early = meanwhile()
+            # `begin` and `commit` have no results
+            seen, _, placed, rows, *about, counted = answer(connection.pgconn)
 
         ((sessions, others, prepared, slots, xid, _),), ((stop, size, silent),) = seen, placed
         # a session that came and went in between is in the count
@@ -165,7 +182,8 @@ class Witness:
             raise RefusedError("a replication slot was made")
         if int(size or 0) > most_wal:
             raise RefusedError("too much WAL was written")
-        written, position, count = sort_out(rows, facts), text(stop), number(sessions)
+        written, position, count = sort_out(rows, facts, early), text(stop), number(sessions)
+        written.about = text(about[0][0][0]) if about and about[0] else None
         # nothing was written anywhere: `clonedb_stop` emitted no record
         if position == since.position:
             return written, replace(since, sessions=count)
@@ -202,6 +220,16 @@ class Witness:
         self._connection.close()
 
 
+def _round_trip(connection: PGconn) -> float:
+    """Seconds to the server and back, the least of three: other processes may disturb one."""
+    found: list[float] = []
+    for _ in range(3):
+        start = monotonic()
+        ask(connection, ["select"])
+        found.append(monotonic() - start)
+    return min(found)
+
+
 def _pids(keep: Collection[int]) -> str:
     return "'{" + ",".join(str(int(pid)) for pid in keep) + "}'"
 
@@ -210,17 +238,18 @@ def _others(
     connection: Connection[Any], what: str, oid: int, keep: Collection[int]
 ) -> list[ClientSession]:
     rows = connection.execute(
-        f"execute clonedb_{what}({oid}, {_pids(keep)})".encode()
+        f"execute clonedb_{what}({oid}, {_pids(keep)}, '{{}}')".encode()
     ).fetchall()
     return [ClientSession(*row) for row in rows]
 
 
 # Autovacuum changes no contents and cannot be ended for good. A session is kept only while it
 # says that it is idle: one in a transaction has a snapshot and perhaps writes, and one that was
-# told not to report says nothing.
+# told not to report says nothing. One that is being reset may be active.
 _OTHERS = """
 from pg_stat_get_activity(null) a
-where a.datid = $1 and a.backend_type <> 'autovacuum worker' and not (a.pid = any($2) and a.state = 'idle')
+where a.datid = $1 and a.backend_type <> 'autovacuum worker'
+      and not (a.pid = any($2) and (a.state = 'idle' or a.state = 'active' and a.pid = any($3)))
 """
 
 # a server whose databases are SQL_ASCII knows no character beyond ASCII, and the driver would
@@ -242,7 +271,7 @@ _EMIT = "pg_logical_emit_message(true, 'clonedb', '')"
 # sessions are counted before it is asked who is there, so that one that comes after that makes
 # a difference.
 _PREPARED = f"""
-prepare clonedb_look (oid, int[]) as
+prepare clonedb_look (oid, int[], int[]) as
 select *, set_config('clonedb.others', others::text, false)
 from (select pg_stat_get_db_sessions($1),
              (select count(*) {_OTHERS}) as others,
@@ -260,8 +289,8 @@ select stop, stop - $1,
        case when pg_current_wal_insert_lsn() - stop <= 48 then pg_current_wal_insert_lsn() end
 from (select {_STOP} as stop) w;
 prepare clonedb_count (oid) as select pg_stat_get_db_sessions($1);
-prepare clonedb_see (oid, int[]) as select {_SESSION} {_OTHERS};
-prepare clonedb_end (oid, int[]) as
+prepare clonedb_see (oid, int[], int[]) as select {_SESSION} {_OTHERS};
+prepare clonedb_end (oid, int[], int[]) as
 select pid, application, state, query, address, port, client
 from (select {_SESSION}, pg_terminate_backend(a.pid)
       {_OTHERS} offset 0) e (pid, application, state, query, address, port, client, ended)
@@ -276,7 +305,7 @@ _OUTSIDE = """
     || (select count(*) from pg_shseclabel l where l.objoid = d.oid and l.classoid = 'pg_database'::regclass)
 """
 
-_ABOUT = f"select {_OUTSIDE} from pg_database d where d.oid = %s"  # noqa: S608 - all literals
+_ABOUT = f"prepare clonedb_about (oid) as select {_OUTSIDE} from pg_database d where d.oid = $1"  # noqa: S608
 
 _MARK = f"""
 select d.oid::bigint, (select t.oid::bigint from pg_database t where t.datname = %s), {_OUTSIDE},

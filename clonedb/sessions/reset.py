@@ -120,8 +120,14 @@ class Renewal:
         else:
             self._begun.append((connection, keep, lose))
 
-    def end(self) -> None:
-        """Wait until all are reset, and give them back; may be called again."""
+    @property
+    def busy(self) -> list[int]:
+        """Those of `pids` that may not be idle before `end`: nothing runs there but the reset."""
+        return [connection.backend_pid for connection, _, _ in self._begun]
+
+    def end(self) -> bool:
+        """Wait until all are reset, and give them back: whether each session is as new. May be called again."""
+        all_work = True
         while self._begun:
             connection, keep, lose = self._begun.pop()
             works = False
@@ -130,3 +136,5 @@ class Renewal:
             finally:
                 # after an interrupt, too: a connection whose answer was not read is of no use
                 (keep if works else lose)()
+            all_work = all_work and works
+        return all_work

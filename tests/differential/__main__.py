@@ -69,6 +69,11 @@ from tests.differential.world import PARTS, available
     "--server", type=click.Choice(list(SERVERS)), help="Its settings: the fault's, or tuned."
 )
 @click.option(
+    "--far",
+    is_flag=True,
+    help="As on a distant server: what was probably written is undone while the WAL is read.",
+)
+@click.option(
     "--shrink",
     "patience",
     default=60.0,
@@ -94,6 +99,7 @@ def main(
     keep_going: bool,
     fault: str | None,
     server: str | None,
+    far: bool,
     patience: float,
     complaints: bool,
 ) -> None:
@@ -141,6 +147,7 @@ def main(
             mix=dict(MIXES[mix]),
             parts=chosen,
             fault=fault,
+            far=far,
             patience=patience,
             chaos=chaos,
             chunk=min(500, max(1, programs // jobs)) if mix in {"calm", "chain"} else 100,

@@ -10,14 +10,14 @@ from typing import Any
 from unittest import mock
 
 from clonedb.postgres import message
-from clonedb.rewind import facts, own_session, rewinder, undo, wal
+from clonedb.rewind import facts, own_session, rewinder, undo_statements, wal
 from clonedb.rewind.row_places import MovedRows, block_of
 from clonedb.rewind.undo import Undoing
 from clonedb.rewind.wal import Written
 from clonedb.rewind.witness import Mark, Witness
 from tests.differential.chaos import Chaos
 
-__all__ = ["FAULTS", "Fault", "seeded"]
+__all__ = ["FAULTS", "Fault", "far_away", "seeded"]
 
 
 def _first_table(written: Written) -> None:
@@ -129,14 +129,20 @@ def _unlogged_tail() -> Iterator[None]:
 def _unproven() -> Iterator[None]:
     """Rows are put back whatever is computed of them, and not compared with those that were read."""
     really = facts._table
-    insert = undo._STATEMENTS["insert"].replace(
-        "image operator(pg_catalog.*=) row({given})", "true"
-    )
+    inserting = {
+        kind: undo_statements.STATEMENTS[kind].replace(
+            "image operator(pg_catalog.*=) row({given})", "true"
+        )
+        for kind in ("insert", "restore")
+    }
     with (
         mock.patch(
             "clonedb.rewind.facts._table", lambda *given: replace(really(*given), computed=None)
         ),
-        mock.patch("clonedb.rewind.undo._STATEMENTS", {**undo._STATEMENTS, "insert": insert}),
+        mock.patch(
+            "clonedb.rewind.undo_session.STATEMENTS",
+            {**undo_statements.STATEMENTS, **inserting},
+        ),
     ):
         yield
 
@@ -203,7 +209,7 @@ def _crash_unseen() -> Iterator[None]:
         return connection
 
     with (
-        mock.patch("clonedb.rewind.undo.open_session", open_session),
+        mock.patch("clonedb.rewind.undo_session.open_session", open_session),
         mock.patch.object(Witness, "is_alive", new=True),
     ):
         yield
@@ -258,6 +264,13 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
     }
 )
 """The last ten are what rewinding once did."""
+
+
+@contextlib.contextmanager
+def far_away() -> Iterator[None]:
+    """Every server counts as distant in this context."""
+    with mock.patch("clonedb.rewind.witness.FAR", -1.0):
+        yield
 
 
 @contextlib.contextmanager

@@ -144,7 +144,9 @@ class Laboratory:
         renewal = sessions.run(program)
         start = time.perf_counter()
         with around(clone.dsn):
-            outcome = rewinder.rewind(keep=renewal.pids, meanwhile=renewal.end)
+            outcome = rewinder.rewind(
+                keep=renewal.pids, meanwhile=renewal.end, busy=renewal.busy
+            )
             renewal.end()
         if around is _alone:
             self.tally.milliseconds.append((time.perf_counter() - start) * 1e3)

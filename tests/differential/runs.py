@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from random import Random
 
 from tests.differential import template
 from tests.differential.chaos import Chaos, late_stranger
-from tests.differential.faults import seeded
+from tests.differential.faults import far_away, seeded
 from tests.differential.grammar import draw_program
 from tests.differential.laboratory import NOTHING, DifferenceError, Laboratory, Tally
 from tests.differential.shrinking import shrink
@@ -40,6 +41,7 @@ class Orders:
     chaos: Chaos
     chunk: int
     keep_going: bool
+    far: bool = False
 
 
 def in_processes(
@@ -76,6 +78,7 @@ def run_chunk(orders: Orders, numbers: Sequence[int]) -> tuple[Tally, str | None
     with (
         template.opened(orders.url, orders.directory, orders.parts) as opened,
         seeded(orders.fault),
+        far_away() if orders.far else nullcontext(),
         Laboratory(opened, pg_dump=orders.pg_dump, every=orders.every) as laboratory,
     ):
         for number in numbers:

@@ -18,7 +18,7 @@ from clonedb.embedded import leases
 from clonedb.errors import ServerError
 from clonedb.postgres.servers import open_server
 from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder, why_not
-from clonedb.rewind.undo import Undoing
+from clonedb.rewind.undo_session import UndoSession
 from clonedb.settings.config import Config
 from clonedb.templates.ensure import find
 from tests.embedded.sandbox import is_alive, make_sandbox, wait_until
@@ -35,9 +35,9 @@ WIDE = (
 CONFTEST = """
 import os, signal
 import pytest
-from clonedb.rewind.undo import Undoing
+from clonedb.rewind.undo_session import UndoSession
 
-really, dying = Undoing._send, []
+really, dying = UndoSession.send, []
 
 def send(self, parts):
     if dying and not os.path.exists("died"):
@@ -46,7 +46,7 @@ def send(self, parts):
         os.kill(os.getpid(), signal.SIGKILL)
     return really(self, parts)
 
-Undoing._send = send
+UndoSession.send = send
 
 @pytest.fixture
 def dies():
@@ -122,7 +122,7 @@ def test_a_server_killed_in_the_middle(
 ) -> None:
     """The clone is refused for good; after the server has recovered, the next one is rewound as ever."""
     sandbox = make_sandbox(postgres_bin)
-    really = Undoing._send
+    really = UndoSession.send
     with contextlib.closing(sandbox):
         with contextlib.closing(open_server(sandbox.config)) as server:
             assert why_not(server) is None
@@ -134,13 +134,13 @@ def test_a_server_killed_in_the_middle(
             rewinder = Rewinder(clone, pristine)
             write(clone, "delete from t where id < 100")
 
-            def kill(self: Undoing, parts: list[str]) -> object:
+            def kill(self: UndoSession, parts: list[str]) -> object:
                 found = really(self, [part for part in parts if part != "commit"])
                 os.kill(running.pid, signal.SIGKILL)
                 wait_until(lambda: not is_alive(running.pid))
                 return found if "commit" not in parts else really(self, parts)
 
-            monkeypatch.setattr(Undoing, "_send", kill)
+            monkeypatch.setattr(UndoSession, "send", kill)
             assert rewinder.rewind().kind == "refused"
             monkeypatch.undo()
             assert rewinder.rewind().kind == "refused"

@@ -15,7 +15,7 @@ from clonedb.clones.clone import Clone, create
 from clonedb.postgres import sql
 from clonedb.postgres.server import Server
 from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder
-from clonedb.rewind.undo import Undoing
+from clonedb.rewind.undo_session import UndoSession
 from clonedb.templates.ensure import TemplateRecord
 from tests.embedded.sandbox import wait_until
 from tests.rewind.shapes import contents
@@ -34,14 +34,14 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], ob
     """Has something done just before the undoing sends its so-manieth message: 1 deletes, 2 puts back and commits."""
 
     def arrange(number: int, act: Callable[[], object]) -> None:
-        really, sent = Undoing._send, iter(range(1, 1000))
+        really, sent = UndoSession.send, iter(range(1, 1000))
 
-        def send(self: Undoing, parts: Any) -> Any:
+        def send(self: UndoSession, parts: Any) -> Any:
             if next(sent) == number:
                 act()
             return really(self, parts)
 
-        monkeypatch.setattr(Undoing, "_send", send)
+        monkeypatch.setattr(UndoSession, "send", send)
 
     return arrange
 
