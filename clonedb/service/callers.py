@@ -143,6 +143,8 @@ class CallerTemplates:
             with contextlib.suppress(UnavailableError):  # its comment says so, too
                 await backend.ledger.put_template(filled.row)
             took = (filled.row.sealed - filled.row.begun).total_seconds()
+            backend.events.count("builds")
+            backend.events.count("build seconds", by=took)
             size = filled.record.metadata.size / 1e6
             text = f"{database}, {size:.0f} MB, by {filled.row.holder} in {took:.1f} s"
             backend.events.add("built", hash_, text)

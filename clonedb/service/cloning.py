@@ -178,6 +178,10 @@ class Service:
         """The last 200 events, the newest first."""
         return self._backend.events.newest_first()
 
+    def counts(self) -> Mapping[tuple[str, ...], float]:
+        """What was counted since the start, by a name and labels, as the protocol says."""
+        return self._backend.events.counts
+
     def changes(self) -> AsyncIterator[None]:
         """Something above has changed; at most four times a second."""
         return self._backend.events.changes()

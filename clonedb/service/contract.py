@@ -187,6 +187,15 @@ class Cloning(Protocol):
         """The last 200 events, the newest first."""
         ...
 
+    def counts(self) -> Mapping[tuple[str, ...], float]:
+        """What was counted since the start, by a name and labels.
+
+        `("events", kind)`; `("resets", outcome, reason)` of databases that came back: rewound,
+        untouched, or refused and made new; `("builds",)` of callers' templates and the
+        `("build seconds",)` that they took.
+        """
+        ...
+
     def changes(self) -> AsyncIterator[None]:
         """Something above has changed; at most four times a second."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Literal, TypeAlias
 
@@ -27,11 +27,17 @@ class Events:
     def __init__(self) -> None:
         self._events: deque[Event] = deque(maxlen=_MOST)
         self._listeners: set[asyncio.Event] = set()
+        self.counts: Counter[tuple[str, ...]] = Counter()
 
     def add(self, kind: Kind, template: str, text: str) -> None:
         """Something happened; `text` says what, and why."""
         self._events.appendleft(Event(dt.datetime.now(dt.UTC), kind, template, redact(text)))
+        self.count("events", kind)
         self.changed()
+
+    def count(self, *what: str, by: float = 1) -> None:
+        """Add to what is counted from the start on; `what` is a name and labels, as `Cloning.counts` says."""
+        self.counts[what] += by  # type: ignore[assignment]
 
     def changed(self) -> None:
         """Tell those that listen."""

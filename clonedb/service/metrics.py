@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter as Count
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from clonedb.service.contract import (
@@ -28,10 +31,27 @@ _RESULTS = (
     (DiscardedError, "discarded"),
     (UnavailableError, "unavailable"),
 )
+# what the service counts by itself: its name there, here, what it is, and its labels
+_COUNTED = (
+    (
+        "events",
+        "clonedb_events",
+        "What happened, by kind; leases that expired among it.",
+        ("kind",),
+    ),
+    (
+        "resets",
+        "clonedb_resets",
+        "Databases that came back, by outcome and reason.",
+        ("outcome", "reason"),
+    ),
+    ("builds", "clonedb_builds", "Templates that callers filled.", ()),
+    ("build seconds", "clonedb_build_seconds", "Seconds that filling them took.", ()),
+)
 
 
 class Metrics:
-    """The numbers of one service; gauges are taken when they are asked for."""
+    """The numbers of one service; what it has is looked at when it is asked for."""
 
     def __init__(self, service: Cloning) -> None:
         self._service = service
@@ -48,30 +68,8 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self._templates = Gauge(
-            "clonedb_templates", "Templates, by state.", ["state"], registry=self._registry
-        )
-        self._clones = Gauge(
-            "clonedb_clones",
-            "Databases made of templates, by state.",
-            ["state"],
-            registry=self._registry,
-        )
-        self._waiting = Gauge(
-            "clonedb_waiting", "Callers that wait for a database.", registry=self._registry
-        )
-        self._sessions = Gauge(
-            "clonedb_server_sessions", "Sessions of the server.", registry=self._registry
-        )
-        self._bytes = Gauge(
-            "clonedb_bytes", "Bytes of the service's databases.", registry=self._registry
-        )
-        self._events = Gauge(
-            "clonedb_events",
-            "Events of the last 200, by kind.",
-            ["kind"],
-            registry=self._registry,
-        )
+        self._present = _Present(service)
+        self._registry.register(self._present)
 
     async def acquire(
         self, hash_: str, holder: str, *, wait: float, project: str | None = None
@@ -90,23 +88,54 @@ class Metrics:
 
     async def reply(self) -> Response:
         """All of them; without what only the server knows while it does not answer."""
-        templates = self._service.templates()
-        states = Count[str](one.state for one in templates)
-        for state in _STATES:
-            self._templates.labels(state).set(states[state])
-        kept = sum(one.kept for one in self._service.leases())
-        self._clones.labels("ready").set(sum(one.ready for one in templates))
-        self._clones.labels("leased").set(len(self._service.leases()) - kept)
-        self._clones.labels("kept").set(kept)
-        self._waiting.set(sum(one.waiting for one in templates))
-        for kind, count in Count(one.kind for one in self._service.events()).items():
-            self._events.labels(kind).set(count)
         try:
-            known = await self._service.ping()
+            self._present.server = await self._service.ping()
         except UnavailableError:
-            known = {}
-        self._sessions.set(known.get("sessions", float("nan")))
-        self._bytes.set(known.get("bytes", float("nan")))
+            self._present.server = {}
         return Response(
             generate_latest(self._registry), headers={"content-type": CONTENT_TYPE_LATEST}
         )
+
+
+class _Present(Collector):
+    """What there is at the moment."""
+
+    def __init__(self, service: Cloning) -> None:
+        self.server: Mapping[str, float] = {}
+        self._service = service
+
+    def collect(self) -> Iterator[Metric]:
+        templates, leases = self._service.templates(), self._service.leases()
+        states = Count[str](one.state for one in templates)
+        yield _gauge(
+            "clonedb_templates", "Templates, by state.", {one: states[one] for one in _STATES}
+        )
+        kept = sum(one.kept for one in leases)
+        clones = {
+            "ready": sum(one.ready for one in templates),
+            "leased": len(leases) - kept,
+            "kept": kept,
+        }
+        yield _gauge("clonedb_clones", "Databases made of templates, by state.", clones)
+        waiting = sum(one.waiting for one in templates)
+        yield GaugeMetricFamily("clonedb_waiting", "Callers that wait for a database.", waiting)
+        for name, told in (
+            ("sessions", "Sessions of the server."),
+            ("bytes", "Bytes of the databases."),
+        ):
+            if name in self.server:
+                yield GaugeMetricFamily(f"clonedb_server_{name}", told, self.server[name])
+        counts = self._service.counts()
+        for counted, name, told, labels in _COUNTED:
+            family = CounterMetricFamily(name, told, labels=labels)
+            found = {what[1:]: count for what, count in counts.items() if what[0] == counted}
+            for values, count in (found or ({} if labels else {(): 0.0})).items():
+                family.add_metric(values, count)
+            yield family
+
+
+def _gauge(name: str, told: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, told, labels=("state",))
+    for state, value in values.items():
+        family.add_metric((state,), value)
+    return family

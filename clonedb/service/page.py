@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import datetime as dt
 import shlex
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
@@ -28,19 +29,23 @@ if TYPE_CHECKING:
 
 __all__ = ["HEADERS", "login_form", "page_routes"]
 
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:;"
-        " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+HEADERS: Mapping[str, str] = MappingProxyType(
+    {
+        "Content-Security-Policy": (
+            "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:;"
+            " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        ),
+        "Cache-Control": "no-store",
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }
+)
 """Of every reply: nothing from elsewhere is loaded, and no other page may hold this one in a frame."""
 
 _ASSETS = Path(__file__).parent / "assets"
-_KINDS = {"style.css": "text/css", "page.js": "text/javascript"}
+_KINDS: Mapping[str, str] = MappingProxyType(
+    {"style.css": "text/css", "page.js": "text/javascript"}
+)
 _MOST = 200  # rows of leases and of events that are shown
 _STILL = (
     15.0  # seconds after which a stream says that it is there, so that proxies keep it open

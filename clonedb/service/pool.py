@@ -6,16 +6,20 @@ import asyncio
 import contextlib
 import datetime as dt
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from clonedb.service.contract import Address, DiscardedError, UnavailableError
 from clonedb.service.events import Events
 from clonedb.service.worker import Entry, GoneError, NoRoomError, Worker
 from clonedb.url import redact
+
+if TYPE_CHECKING:
+    from clonedb.rewind.rewinder import Outcome
 
 __all__ = ["Pool", "Sizes", "in_a_line"]
 
@@ -323,16 +327,18 @@ class Pool:
         self._refill()
 
     async def _reset(self, entry: Entry) -> None:
-        worker, why = entry.worker, entry.why
+        worker, why, outcome = entry.worker, entry.why, "refused"
         try:
             if worker is not None and worker is self.worker and self.state != "discarded":
-                outcome = await self._in_thread(worker.reset, entry)
-                why = "" if outcome.kind != "refused" else outcome.why
+                found: Outcome = await self._in_thread(worker.reset, entry)
+                outcome, why = found.kind, found.why if found.kind == "refused" else ""
         except Exception as error:  # noqa: BLE001 - a new one takes its place
             why = in_a_line(error)
         finally:
             self._returning -= 1
 
+        # without the names in it there are only so many reasons
+        self._events.count("resets", outcome, re.split("['(:]", why)[0].strip())
         if not why and worker is self.worker:
             self._offer(entry)
         else:
