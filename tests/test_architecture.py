@@ -31,7 +31,7 @@ LAYERS = (
     "api",
     "revisions",
     "service",
-    "cli pytest_plugin",
+    "cli client pytest_plugin",
     "__main__",
 )
 APART = ("demo",)  # the sample shop is a user of the package, and no part of it

@@ -43,6 +43,7 @@ class Site:
         self._stopping = asyncio.Event()
         self.service = Service(config, sizes=Sizes(1, maximum), lease_timeout=60.0)
         application = make_application(self.service, token=token, stopping=self._stopping)
+        self.routes = application.routes
         self._server = uvicorn.Server(
             uvicorn.Config(application, port=0, log_level="warning", lifespan="off")
         )
