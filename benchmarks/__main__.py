@@ -22,6 +22,7 @@ ALONE = (
     "fingerprint",
     "rewind",
     "distance",
+    "neighbours",
     "pool",
     "clone",
     "server",

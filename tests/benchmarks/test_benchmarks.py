@@ -33,7 +33,13 @@ def measured(*words: str, timeout: float = 300) -> subprocess.CompletedProcess[s
     )
 
 
-@pytest.mark.parametrize("name", ["fingerprint", pytest.param("inner", marks=VARIANT)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fingerprint",
+        *(pytest.param(name, marks=VARIANT) for name in ("inner", "distance", "neighbours")),
+    ],
+)
 def test_a_benchmark_runs(tmp_path: Path, name: str) -> None:
     """A benchmark is run by its name, prints its targets, and writes every sample into one file with the others."""
     file = tmp_path / "found.json"
