@@ -225,8 +225,9 @@ class Ledger:
     def _take_lock(self, connection: Connection[Any]) -> None:
         key = locks.service_key(self._server.config.prefix)
         # a service that was killed a moment ago has a session for as long as the server does
-        # not know that
-        if locks.wait_for_lock(connection, key, timeout=self._server.config.connect_timeout):
+        # not know that; one that comes back looks again later
+        patience = self._server.config.connect_timeout if self._generation is None else _PAUSE
+        if locks.wait_for_lock(connection, key, timeout=patience):
             return
         found = locks.holder(connection, key)
         raise UnavailableError(

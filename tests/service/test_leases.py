@@ -10,6 +10,7 @@ import sys
 import psycopg
 import pytest
 
+from clonedb.postgres.servers import open_server
 from clonedb.service.contract import NoSuchDatabaseError, UnavailableError
 from clonedb.settings.config import Config
 from tests.service.stories import (
@@ -296,6 +297,26 @@ def test_what_other_templates_hold_ready_makes_room(service_config: Config) -> N
             assert len({lease.address.database for lease in leases}) == 3
             await service.release(leases[0].lease)
             assert await names(await lent(service, "new")) == ["one", "two"]
+
+    asyncio.run(story())
+
+
+def test_a_test_run_that_waits_gets_room(service_config: Config) -> None:
+    """What the service holds ready goes for another process that waits for one of `max_clones`."""
+    config = service_config.replace("tests", max_clones=3, lock_timeout=60.0)
+
+    async def story() -> None:
+        async with running(config, initial=3) as service:
+            await filled(service)
+            await ready(service, count=3)
+            server = open_server(config)
+            try:
+                slot = await asyncio.to_thread(server.admission.slot)
+                assert state(service).ready == 0
+                server.admission.give(slot)
+            finally:
+                server.close()
+            assert await names(await lent(service)) == ["one", "two"]
 
     asyncio.run(story())
 
