@@ -47,6 +47,7 @@ class Host:
 
     name: str
     bridge: str
+    address: str
 
     @property
     def prefix(self) -> tuple[str, ...]:
@@ -99,16 +100,16 @@ def network(postgres_bin: str | None, *options: str) -> Iterator[Network]:
         numbers = iter(range(2, 250))
 
         def host() -> Host:
-            made = Host(f"c{mark}{next(numbers)}", bridge)
+            number = next(numbers)
+            made = Host(f"c{mark}{number}", bridge, f"{subnet}.{number}")
             _ip("netns", "add", made.name)
             stack.callback(_ip, "netns", "delete", made.name)
             inner, outer = f"{made.name}a", f"{made.name}b"
             _ip("link", "add", inner, "type", "veth", "peer", "name", outer)
             _ip("link", "set", inner, "netns", made.name)
             _ip("link", "set", outer, "master", bridge, "up")
-            number = made.name.removeprefix(f"c{mark}")
             inside = ("-n", made.name)
-            _ip(*inside, "address", "add", f"{subnet}.{number}/24", "dev", inner)
+            _ip(*inside, "address", "add", f"{made.address}/24", "dev", inner)
             _ip(*inside, "link", "set", inner, "up")
             _ip(*inside, "link", "set", "lo", "up")
             return made

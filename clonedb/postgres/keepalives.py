@@ -6,12 +6,14 @@ user's own is asked after a quarter of `lease_timeout`, by both sides.
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-__all__ = ["keep_alive", "keep_clients_alive", "keywords"]
+__all__ = ["keep_alive", "keep_clients_alive", "keep_socket_alive", "keywords"]
 
 _PROBES = 3  # unanswered ones, after which the other side is gone
 _SETTABLE = 120000  # the first version with tcp_user_timeout
@@ -49,6 +51,22 @@ def keep_clients_alive(connection: Connection[Any], name: str, lease_timeout: fl
         change = SQL("alter database {} set ").format(Identifier(name))
         changes = [change + SQL(each) for each in _settings(lease_timeout)]
         connection.execute(SQL("; ").join(changes))
+
+
+def keep_socket_alive(connection: socket.socket, lease_timeout: float) -> None:
+    """Have this side of any TCP connection notice it; nothing happens where the system lacks these options."""
+    pause = _pause(lease_timeout)
+    options = {
+        "TCP_KEEPIDLE": pause,
+        "TCP_KEEPINTVL": pause,
+        "TCP_KEEPCNT": _PROBES,
+        "TCP_USER_TIMEOUT": round(lease_timeout * 1000),
+    }
+    with contextlib.suppress(OSError):  # of another family, or closed
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in options.items():
+            if (option := getattr(socket, name, None)) is not None:
+                connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _may_be_cut(connection: Connection[Any]) -> bool:

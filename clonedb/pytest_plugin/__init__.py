@@ -27,6 +27,7 @@ from clonedb.pytest_plugin.fixtures import (
 from clonedb.pytest_plugin.migration_fixtures import clonedb_at, clonedb_empty
 from clonedb.pytest_plugin.options import pytest_addoption, pytest_configure
 from clonedb.pytest_plugin.process_state import pytest_fixture_setup, pytest_runtestloop
+from clonedb.pytest_plugin.remote_workers import pytest_configure_node
 from clonedb.pytest_plugin.report import (
     pytest_exception_interact,
     pytest_report_header,
@@ -57,6 +58,7 @@ __all__ = [
     "clonedb_url",
     "pytest_addoption",
     "pytest_configure",
+    "pytest_configure_node",
     "pytest_exception_interact",
     "pytest_fixture_setup",
     "pytest_report_header",

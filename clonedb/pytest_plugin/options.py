@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from clonedb.pytest_plugin.told import as_told, take
 from clonedb.settings.checks import check
 from clonedb.settings.keys import ISOLATIONS, KEYS, Key
 
@@ -42,7 +43,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Make the marker known, and take what a worker elsewhere was told by the controller."""
+    take(config)
     config.addinivalue_line(
         "markers",
         "clonedb(isolation=None, template=None, seed=None, keep=None): what database this test gets (isolation:"
@@ -72,7 +74,8 @@ def _action(key: Key) -> dict[str, Any]:
 def configuration(config: pytest.Config) -> Config:
     """The configuration of a run: pyproject.toml from the tests upward, the environment, the command line.
 
-    Raises ConfigError.
+    A worker on another host, or in another directory, has that of the controller. Raises
+    ConfigError.
     """
     from clonedb.settings.load import load
 
@@ -84,7 +87,8 @@ def configuration(config: pytest.Config) -> Config:
                 # a flag and a list are values already
                 key.parse(value, key.option) if isinstance(value, str) else value
             )
-    return load(directory_of_tests(config), options=options, otherwise=config.rootpath)
+    found = load(directory_of_tests(config), options=options, otherwise=config.rootpath)
+    return as_told(found, config)
 
 
 def directory_of_tests(config: pytest.Config) -> Path:

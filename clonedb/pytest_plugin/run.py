@@ -13,6 +13,7 @@ import pytest
 from clonedb.originals import getpid, now
 from clonedb.progress import Lines
 from clonedb.pytest_plugin.process_state import ProcessState, process_state_of
+from clonedb.pytest_plugin.remote_workers import require_same_project
 from clonedb.pytest_plugin.secrets import Secrets
 from clonedb.run_state import RunState, Statistics
 
@@ -80,6 +81,7 @@ class Run:
         with self.process_state.session():
             from clonedb.api import open_template
 
+            require_same_project(self.pytest_config)
             progress = Lines(self.write)
             opened = open_template(
                 config, run=self.id, progress=progress, servers=self.state.servers
