@@ -40,7 +40,7 @@ class EarlyUndoing:
         self._since = since
         self._kept = kept
         self._early: Early | None = None
-        self.failed = False
+        self.failed: bool = False
 
     @property
     def busy(self) -> Collection[int]:

@@ -95,7 +95,7 @@ class Ledger:
         self._server = server
         self._known = known
         self._generation: int | None = None
-        self.password = ""
+        self.password: str = ""
         self._lock = asyncio.Lock()
         self._not_before = float("-inf")
         self._failure = ""

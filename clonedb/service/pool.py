@@ -72,7 +72,7 @@ class Pool:
         self._lost = lost
         self.state: Literal["building", "preparing", "ready", "discarded"] = "building"
         self.sizes = sizes
-        self.leased = 0
+        self.leased: int = 0
         self.used: dt.datetime = dt.datetime.now(dt.UTC)
         self.worker: Worker | None = None
         self.address: Address | None = None
