@@ -23,6 +23,7 @@ ALONE = (
     "rewind",
     "distance",
     "neighbours",
+    "service",
     "pool",
     "clone",
     "server",
