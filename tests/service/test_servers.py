@@ -281,8 +281,8 @@ def test_the_disk_is_full(sandbox: Sandbox, small_disk: Callable[[str], Path]) -
                     file.flush()
             with pytest.raises(UnavailableError, match="No space left on device"):
                 await lent(service)
-            assert await names(lease) == ["one", "two"]
             ballast.unlink()
+            assert await names(lease) == ["one", "two"]
             assert await names(await lent(service)) == ["one", "two"]
 
     try:
