@@ -88,10 +88,16 @@ async def _serve(service: Service, listening: socket.socket, token: str | None) 
         timeout_graceful_shutdown=_STOP,
     )
     await service.start()
+    serving = asyncio.create_task(
+        _Server(settings, stopping, _place(listening)).serve([listening])
+    )
+    stop = asyncio.create_task(stopping.wait())
     try:
-        await _Server(settings, stopping, _place(listening)).serve([listening])
+        await asyncio.wait([serving, stop], return_when="FIRST_COMPLETED")
     finally:
+        # those who wait for a database are told before the ends of their replies are waited for
         await service.close()
+    await serving
 
 
 class _Server(uvicorn.Server):

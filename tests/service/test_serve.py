@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,23 @@ def test_it_runs_outside_of_any_project(start: Start) -> None:
         got["database"]["config"]["database"],
     )
     again.ask("/api/v1/admin/templates", "DELETE")
+
+
+def test_those_who_wait_are_told(start: Start) -> None:
+    """A GET that waits for a template does not hold up the end; it gets 503."""
+    running = start()
+    running.ask("/templates", "POST", {"hash": "abc"})
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(running.ask, "/templates/abc/tests")
+        while running.ask("/v1/templates")["templates"][0]["waiting"] == 0:
+            pass
+        begin = time.monotonic()
+        assert running.stop() == 0
+        assert time.monotonic() - begin < 15
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            waiting.result(WAIT)
+    assert "Traceback" not in running.log.read_text()
+    start().ask("/admin/templates", "DELETE")
 
 
 def test_ctrl_c(start: Start) -> None:
