@@ -23,7 +23,7 @@ from clonedb.service.guard import is_loopback
 if TYPE_CHECKING:
     from clonedb.settings.config import Config
 
-__all__ = ["LogFormat", "read_token", "serve"]
+__all__ = ["HttpProtocol", "LogFormat", "read_token", "serve"]
 
 LogFormat = Literal["lines", "json"]
 
@@ -79,7 +79,7 @@ async def _serve(service: Service, listening: socket.socket, token: str | None) 
     stopping = asyncio.Event()
     settings = uvicorn.Config(
         make_application(service, token=token, stopping=stopping),
-        http=_Protocol,
+        http=HttpProtocol,
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -120,21 +120,29 @@ class _Server(uvicorn.Server):
         self._captured_signals.clear()
 
 
-class _Protocol(HttpToolsProtocol):
+class HttpProtocol(HttpToolsProtocol):
     """HTTP whose clients have to say within some seconds what they want."""
 
     _late: asyncio.TimerHandle | None = None
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client is there."""
+        super().connection_made(transport)
+        self._late = self.loop.call_later(_HEADERS, transport.close)
+
     def data_received(self, data: bytes) -> None:
+        """It says something."""
         if self._late is None and not self._is_answering():
             self._late = self.loop.call_later(_HEADERS, self.transport.close)
         super().data_received(data)
 
     def on_headers_complete(self) -> None:
+        """It has said what it wants."""
         self._has_said()
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """It has gone."""
         self._has_said()
         super().connection_lost(exc)
 

@@ -13,6 +13,7 @@ import uvicorn
 
 from clonedb.service.application import make_application
 from clonedb.service.cloning import Service, Sizes
+from clonedb.service.serve import HttpProtocol
 from clonedb.settings.config import Config
 from tests.embedded.sandbox import wait_until
 from tests.service.stories import WAIT
@@ -45,7 +46,9 @@ class Site:
         application = make_application(self.service, token=token, stopping=self._stopping)
         self.routes = application.routes
         self._server = uvicorn.Server(
-            uvicorn.Config(application, port=0, log_level="warning", lifespan="off")
+            uvicorn.Config(
+                application, port=0, log_level="warning", lifespan="off", http=HttpProtocol
+            )
         )
         self._thread = threading.Thread(
             target=self._loop.run_until_complete, args=[self._serve()]

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from clonedb.service import guard
+from clonedb.service import guard, serve
 from clonedb.settings.config import Config
 from tests.service.site import Site
 
 TOKEN = "0123456789abcdef0123"
+WHOLE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture
@@ -140,6 +141,28 @@ def test_bodies_that_do_not_come(site: Site, monkeypatch: pytest.MonkeyPatch) ->
         )
         assert site.ask("GET", "/healthz").status == 200
         assert b"the body was not there within 0.3 s" in received(client)
+
+
+@pytest.mark.parametrize(
+    ("before", "begun"),
+    [
+        (b"", b""),
+        (b"", b"GET / HT"),
+        (WHOLE, b"GET / HT"),
+        (WHOLE, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "),
+    ],
+)
+def test_headers_that_do_not_come(
+    site: Site, monkeypatch: pytest.MonkeyPatch, before: bytes, begun: bytes
+) -> None:
+    """A client that takes its time is hung up on, at its first request and after an answer; so is a silent one."""
+    monkeypatch.setattr(serve, "_HEADERS", 0.3)
+    with raw(site) as client:
+        client.sendall(before)
+        while before and b'"ok"' not in client.recv(65536):
+            pass
+        client.sendall(begun)
+        assert received(client) == b""
 
 
 def test_a_failure_shows_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
