@@ -9,10 +9,14 @@ if TYPE_CHECKING:
 
 __all__ = ["SESSIONS", "shortage"]
 
-SESSIONS = 4
-"""Sessions of one worker under `auto`: with the maintenance database, the witness, the rewinder, and the test's."""
+SESSIONS = 6
+"""Sessions of one worker under `auto`: with the maintenance database, the witness, the rewinder, and the test's.
 
-_OF_MAINTENANCE = 2  # of these are with the maintenance database
+One more reads the template's rows where tests update or delete some, and one is the pool's
+where tests cost new clones.
+"""
+
+_OF_MAINTENANCE = 3  # of these are with the maintenance database: the pool's, too
 
 # What runs on this host already are this run's own workers, for the most part. A superuser may
 # take the reserved connections, too. Of another role's sessions an ordinary one sees little

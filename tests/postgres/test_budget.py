@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from clonedb.postgres.budget import shortage
+from clonedb.postgres.budget import SESSIONS, shortage
 from clonedb.postgres.servers import open_server
 from clonedb.settings.config import Config
 from tests.projects import PYTEST, Project
@@ -37,17 +37,46 @@ def test_a_run_is_told_before_a_session_is_refused(items: Project, url: str) -> 
         for connection in few:
             connection.close()
     line = (
-        "a run of 3 workers opens up to 4 sessions for each; 10 of max_connections = 18 are left, 12 are needed: raise"
+        "a run of 3 workers opens up to 6 sessions for each; 10 of max_connections = 18 are left, 18 are needed: raise"
         " max_connections, or run fewer workers (-n)"
     )
     assert (said.out + said.err).count(line) == 1
 
 
+def test_a_worker_opens_no_more(items: Project, url: str) -> None:
+    """Tests that update rows and leave tables behind, the dearest there are; the server counts."""
+    items.environment["CLONEDB_URL"] = url
+    items.write(
+        "test_it.py",
+        """
+import pytest
+
+@pytest.mark.parametrize("n", range(12))
+def test_it(n, clonedb_connection):
+    found = clonedb_connection.execute(
+        "select count(*) from pg_stat_activity where backend_type = 'client backend'"
+    ).fetchone()
+    with open("counts", "a") as file:
+        print(found[0], file=file)
+    clonedb_connection.execute("update item set name = 'changed'")
+    if n % 3 == 2:
+        clonedb_connection.execute("create table mine (n int)")
+    clonedb_connection.commit()
+""",
+    )
+    items.run(*PYTEST).demand()
+    counts = [int(line) for line in (items.directory / "counts").read_text().split()]
+    # that of the maintenance database, the witness, and the test's at least
+    assert min(counts) >= 3
+    # one that was just closed may be counted in a single test
+    assert sorted(counts)[-2] in range(5, SESSIONS + 1), counts
+
+
 def test_limits_of_the_role_and_the_database(config: Config, url: str) -> None:
     """A superuser has none; each is named, with the statement that raises it."""
     with psycopg.connect(url, dbname="postgres", autocommit=True) as admin:
-        admin.execute("create role few login createdb connection limit 5")
-        admin.execute("alter database postgres connection limit 3")
+        admin.execute("create role few login createdb connection limit 7")
+        admin.execute("alter database postgres connection limit 4")
         theirs = config.replace("the test", url=url.replace("postgres@", "few@"))
         ours = config.replace("the test", url=url)
         with (
@@ -59,10 +88,10 @@ def test_limits_of_the_role_and_the_database(config: Config, url: str) -> None:
             said = modest.run(shortage, 2)
         admin.execute("alter database postgres connection limit -1; drop role few")
     assert said is not None
-    of_role = "5 of the 5 of role 'few' are left, 8 are needed: run `ALTER ROLE \"few\" CONNECTION LIMIT 8`"
+    of_role = "7 of the 7 of role 'few' are left, 12 are needed: run `ALTER ROLE \"few\" CONNECTION LIMIT 12`"
     of_database = (
-        "2 of the 3 of database 'postgres' are left, 4 are needed: run"
-        ' `ALTER DATABASE "postgres" CONNECTION LIMIT 5`'
+        "3 of the 4 of database 'postgres' are left, 6 are needed: run"
+        ' `ALTER DATABASE "postgres" CONNECTION LIMIT 7`'
     )
     assert of_role in said
     assert of_database in said
