@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["counted", "duration", "size"]
+from types import MappingProxyType
 
+__all__ = ["bytes_of", "counted", "duration", "size"]
+
+_SIZES = MappingProxyType({"": 0, "B": 0, "KB": 1, "MB": 2, "GB": 3, "TB": 4})
 _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
 
 
@@ -19,6 +22,18 @@ def size(count: float) -> str:
     if count < 1024**2:
         return f"{count / 1024:.0f} kB"
     return f"{count / 1024**2:.1f} MB" if count < 1024**3 else f"{count / 1024**3:.1f} GB"
+
+
+def bytes_of(text: str) -> int:
+    """The bytes that a size means: `20GB`, `1.5 GB`, `800`; a kB is 1024 bytes, as for PostgreSQL.
+
+    Raises ValueError.
+    """
+    number = text.strip().rstrip("BbKkMmGgTt")
+    unit = text.strip()[len(number) :].upper()
+    if unit not in _SIZES:
+        raise ValueError(f"{unit!r} is no unit of a size")
+    return int(float(number) * 1024 ** _SIZES[unit])
 
 
 def duration(seconds: float) -> str:

@@ -311,7 +311,7 @@ def _ask(server: Server) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what would be dropped.")
 @click.pass_obj
 def gc(context: Context, *, dry_run: bool) -> None:
-    """Drop what dead processes left, and templates beyond keep_templates."""
+    """Drop what dead processes left, and templates beyond keep_templates, keep_days and keep_bytes."""
     from clonedb.clones.gc import collect
 
     with _server(context.config()) as server:

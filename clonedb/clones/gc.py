@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from clonedb.clones.clone import Clone
-from clonedb.clones.retention import superfluous
+from clonedb.clones.retention import Limits, superfluous
 from clonedb.errors import NotOursError, ServerError
 from clonedb.names import Name, parse
-from clonedb.originals import monotonic
+from clonedb.originals import monotonic, now
 from clonedb.postgres import locks, sql
 from clonedb.postgres.local_leases import is_leased
 from clonedb.postgres.obstacles import beyond_us
 from clonedb.postgres.orphans import remove_orphans
 from clonedb.postgres.server import Server
+from clonedb.quantities import duration
 from clonedb.templates.metadata import Kept, Metadata
 from clonedb.url import redact
 
@@ -97,7 +99,7 @@ def collect(
     seconds: float = 60.0,
     refused: Callable[[Leftover], None] = lambda _: None,
 ) -> list[Leftover]:
-    """Drop clones and unfinished templates of dead owners, and templates beyond keep_templates: what was dropped.
+    """Drop clones and unfinished templates of dead owners, and templates beyond the limits: what was dropped.
 
     With `everything`, also kept clones and every template, of these `projects` if keys are
     given, unless one is in use `refused` is told of each database that PostgreSQL did not drop,
@@ -153,9 +155,10 @@ def _leftovers(
     # in this order: see `collect`
     found = _found(own, server.config.prefix)
     held = locks.held_keys(own)
+    config = server.config
     templates = superfluous(
         [(one, one.template) for one in found if one.template is not None],
-        server.config.keep_templates,
+        Limits(config.keep_templates, config.keep_days, config.keep_bytes),
         all_of=all_of,
         one_host=server.embedded,
     )
@@ -267,7 +270,7 @@ def inventory(server: Server) -> list[Item]:
 def _about(connection: Connection[Any], found: _Found, *, used: bool) -> tuple[str, str]:
     if found.template is not None:
         data = found.template
-        return "template", f"{data.project}, {data.state}" + (", in use" if used else "")
+        return "template", _about_template(data, used=used)
     if found.kept is not None:
         return "kept clone", f"{found.kept.project}, {found.kept.test or 'made by hand'}"
     kind = "clone" if found.name.kind == "clone" else "unfinished template"
@@ -276,6 +279,17 @@ def _about(connection: Connection[Any], found: _Found, *, used: bool) -> tuple[s
     if reasons := beyond_us(connection, found.name.text):
         return kind, f"its owner is gone, and clonedb gc cannot drop it: {'; '.join(reasons)}"
     return kind, "its owner is gone: clonedb gc drops it"
+
+
+def _about_template(data: Metadata, *, used: bool) -> str:
+    """Of which project, at which state, who built it, and who used it last."""
+    host, last = max(data.used_by_host().items(), key=itemgetter(1))
+    use = "in use" if used else f"used {_ago(last)} on {host}"
+    return f"{data.project}, {data.state}, built {_ago(data.made)} by {data.by}, {use}"
+
+
+def _ago(when: float) -> str:
+    return f"{duration(max(0.0, now() - when))} ago"
 
 
 def keep(clone: Clone, kept: Kept, *, limited: bool = True) -> bool:

@@ -1,4 +1,4 @@
-"""Which templates a project keeps on a server: for each host those that it used last, as far as their bytes allow."""
+"""Which templates a project keeps on a server: for each host those that it used last, as their age and bytes allow."""
 
 from __future__ import annotations
 
@@ -6,47 +6,67 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter, itemgetter
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from clonedb.originals import now
+from clonedb.quantities import size
 from clonedb.templates.metadata import Metadata
 
-__all__ = ["superfluous"]
+__all__ = ["Limits", "superfluous"]
 
 T = TypeVar("T")
 
 _REVISIONS = (
     8  # times keep_templates: how many templates that stop at a revision a project has at most
 )
-_MOST_BYTES = 10 * 1024**3  # of a project's templates, but for those that have to stay
 _AWAY = 7 * 86400.0  # seconds without a use after which a template is no other host's
-_IN_USE = 2 * 3600.0  # seconds; a use is noted once an hour
+_DAY = 86400.0  # seconds
+_RECENT = (
+    2 * 3600.0
+)  # seconds: a use is noted once an hour, so that the last one may be an hour later
+
+
+class Limits(NamedTuple):
+    """What a project keeps: `per_host` templates of a lane, `days` without a use, `most_bytes` of all."""
+
+    per_host: int
+    days: float
+    most_bytes: int
 
 
 @dataclass(slots=True)
 class _Ranked(Generic[T]):
-    """A template, and its place among those that one host used last; the lowest place of all hosts counts."""
+    """A template, and its place among those that one host used last; the lowest place of all hosts counts.
+
+    `recent` says whether any host used it within the hour, `stays` whether it is what this host used last.
+    """
 
     item: T
     metadata: Metadata
     used: float
     place: int
+    recent: bool
     stays: bool = False
 
 
 def superfluous(
     templates: Iterable[tuple[T, Metadata]],
-    count: int,
+    limits: Limits,
     *,
     all_of: Callable[[str], bool] = lambda _: False,
     one_host: bool,
 ) -> Iterator[tuple[T, str]]:
-    """The templates that are to go, and why: those that no host has among the `count` of a lane that it used last.
+    """The templates that are to go, and why: those that no host has among the `per_host` of a lane that it used last.
 
     So the templates of one host's branches do not displace those of another host. What another
     host has not used for a week counts as this host's: CI often has a new host each time, for
-    which all that it built would be kept. With `one_host` all uses are this host's. `all_of`
-    says whether all templates of a project are to go.
+    which all that it built would be kept. Whatever was not used for `days` goes as well, and of
+    what is left the least recently used of a project, until the rest has `most_bytes`.
+
+    What was used within the hour stays: another run may begin with it at any moment. With
+    `one_host` all uses are this host's, on a server of its own, where `per_host` holds at once: who
+    edits a migration again and again leaves a template each time. `all_of` says whether all
+    templates of a project are to go.
     """
     by_lane: dict[tuple[str, str], list[tuple[T, Metadata]]] = {}
     for item, metadata in templates:
@@ -54,35 +74,40 @@ def superfluous(
 
     kept: dict[str, list[_Ranked[T]]] = {}
     for (project, lane), of_lane in by_lane.items():
-        limit = 0 if all_of(project) else count * (_REVISIONS if lane == "revision" else 1)
+        limit = limits.per_host * (_REVISIONS if lane == "revision" else 1)
         for ranked in _ranked(of_lane, one_host=one_host):
-            if ranked.place < limit:
-                kept.setdefault(project, []).append(ranked)
-            else:
+            if all_of(project):
+                yield ranked.item, "all of the project go"
+            elif ranked.place >= limit and (one_host or not ranked.recent):
                 yield ranked.item, "the project used newer templates since"
+            elif now() - ranked.used > limits.days * _DAY and not ranked.recent:
+                yield ranked.item, f"it was not used for keep_days = {limits.days:g}"
+            else:
+                kept.setdefault(project, []).append(ranked)
 
     for of_project in kept.values():
-        for large in _too_large(of_project):
-            gigabytes = _MOST_BYTES // 1024**3
-            yield large.item, f"the project's templates are larger than {gigabytes} GB together"
+        for large in _too_large(of_project, limits.most_bytes):
+            most = size(limits.most_bytes)
+            yield large.item, f"the project's templates are larger than keep_bytes = {most}"
 
 
 def _ranked(of_lane: list[tuple[T, Metadata]], *, one_host: bool) -> list[_Ranked[T]]:
     here = socket.gethostname()
-    found = [_Ranked(item, data, data.used, len(of_lane)) for item, data in of_lane]
+    found: list[_Ranked[T]] = []
     by_host: dict[str, list[tuple[float, _Ranked[T]]]] = {}
-    for ranked in found:
-        for host, used in _uses(ranked.metadata, here, one_host=one_host).items():
-            by_host.setdefault(host, []).append((used, ranked))
+    for item, metadata in of_lane:
+        uses = _uses(metadata, here, one_host=one_host)
+        used = max(uses.values())
+        recent = used > now() - _RECENT
+        found.append(_Ranked(item, metadata, used, len(of_lane), recent))
+        for host, when in uses.items():
+            by_host.setdefault(host, []).append((when, found[-1]))
 
-    for host, uses in by_host.items():
-        uses.sort(key=itemgetter(0), reverse=True)
-        for place, (used, ranked) in enumerate(uses):
+    for host, uses_of_host in by_host.items():
+        uses_of_host.sort(key=itemgetter(0), reverse=True)
+        for place, (_, ranked) in enumerate(uses_of_host):
             ranked.place = min(ranked.place, place)
-            if host == here:
-                ranked.stays = ranked.stays or place == 0
-            else:
-                ranked.stays = ranked.stays or used > now() - _IN_USE
+            ranked.stays = ranked.stays or (host == here and place == 0)
 
     return found
 
@@ -96,14 +121,14 @@ def _uses(metadata: Metadata, here: str, *, one_host: bool) -> dict[str, float]:
     return found
 
 
-def _too_large(templates: Iterable[_Ranked[T]]) -> Iterator[_Ranked[T]]:
+def _too_large(templates: Iterable[_Ranked[T]], most: int) -> Iterator[_Ranked[T]]:
     """Those beyond the bytes that a project's templates may take, the least recently used.
 
-    What this host used last in each lane counts first, and stays, as does what another host may
-    be using now.
+    What this host used last in each lane counts first, and stays, as does what any host may be
+    using now.
     """
     total = 0
     for ranked in sorted(templates, key=attrgetter("stays", "used"), reverse=True):
         total += ranked.metadata.size
-        if total > _MOST_BYTES and not ranked.stays:
+        if total > most and not ranked.stays and not ranked.recent:
             yield ranked

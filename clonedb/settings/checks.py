@@ -32,6 +32,7 @@ def check(name: str, value: Any, source: str) -> Any:
         return _check_list(key, value, source)
     if key.type is dict:
         return (_check_templates if name == "templates" else _check_table)(key, value, source)
+    value = _counted(key, value, source)
     # `type() is` here and below, because True is an int
     if key.type is float and type(value) is int:
         value = float(value)
@@ -51,6 +52,18 @@ def check(name: str, value: Any, source: str) -> Any:
     if name == "role":
         _refuse_reserved(value, f"{source}: role")
     return value
+
+
+def _counted(key: Key, value: Any, source: str) -> Any:
+    """The number that a text means, for a setting that takes one in place of a number; any other value as it is."""
+    if key.count is None or not isinstance(value, str):
+        return value
+    try:
+        return key.count(value)
+    except (ValueError, OverflowError):
+        raise ConfigError(
+            f"{source}: {key.name} is {shown(value)}; it takes a number of bytes, or a size such as 800MB or 20GB"
+        ) from None
 
 
 def _check_range(key: Key, value: Any, source: str) -> None:

@@ -69,6 +69,8 @@ class Config(NamedTuple):
     keep: str = KEYS["keep"].default
     keep_count: int = KEYS["keep_count"].default
     keep_templates: int = KEYS["keep_templates"].default
+    keep_days: float = KEYS["keep_days"].default
+    keep_bytes: int = KEYS["keep_bytes"].default
     max_clones: int = KEYS["max_clones"].default
     rebuild: bool = KEYS["rebuild"].default
     frozen: bool = KEYS["frozen"].default

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from clonedb.errors import ConfigError
+from clonedb.quantities import bytes_of
 
 __all__ = ["ISOLATIONS", "KEYS", "MAKERS", "TEMPLATE_KEYS", "Key", "nearest", "shown"]
 
@@ -17,10 +18,20 @@ __all__ = ["ISOLATIONS", "KEYS", "MAKERS", "TEMPLATE_KEYS", "Key", "nearest", "s
 class Key:
     """One setting: its name, type, default, help, and the values it takes. Not a dataclass: those cost 1 ms to make.
 
-    `split` makes a list of a text, for a setting that takes both.
+    `split` makes a list of a text, for a setting that takes both; `count` makes a number of one.
     """
 
-    __slots__ = ("choices", "default", "help", "minimum", "name", "secret", "split", "type")
+    __slots__ = (
+        "choices",
+        "count",
+        "default",
+        "help",
+        "minimum",
+        "name",
+        "secret",
+        "split",
+        "type",
+    )
 
     def __init__(
         self,
@@ -33,6 +44,7 @@ class Key:
         minimum: float | None = None,
         secret: bool = False,
         split: Callable[[str], list[str]] | None = None,
+        count: Callable[[str], int] | None = None,
     ) -> None:
         self.name: str = name
         self.type: type = kind
@@ -42,6 +54,7 @@ class Key:
         self.minimum: float | None = minimum
         self.secret: bool = secret
         self.split: Callable[[str], list[str]] | None = split
+        self.count: Callable[[str], int] | None = count
 
     @property
     def option(self) -> str:
@@ -69,8 +82,8 @@ class Key:
             return self._parse_json(text, source)
         if self.type in (int, float):
             try:
-                return self.type(text)
-            except ValueError:
+                return (self.count or self.type)(text)
+            except (ValueError, OverflowError):
                 kind = "a whole number" if self.type is int else "a number"
                 raise ConfigError(
                     f"{source}: {self.name} is {shown(text)}; write {kind}"
@@ -312,6 +325,15 @@ _ALL = (
         5,
         "how many templates a project keeps for each host, by last use",
         minimum=1,
+    ),
+    Key("keep_days", float, 30.0, "days without a use after which a template goes", minimum=0),
+    Key(
+        "keep_bytes",
+        int,
+        10 * 1024**3,
+        "how large a project's templates are together at most (20GB)",
+        minimum=0,
+        count=bytes_of,
     ),
     Key(
         "max_clones",

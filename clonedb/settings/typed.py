@@ -68,6 +68,8 @@ class Settings(TemplateSettings, total=False):
     keep: Literal["failed", "all", "none"]
     keep_count: int
     keep_templates: int
+    keep_days: float
+    keep_bytes: int | str
     max_clones: int
     rebuild: bool
     frozen: bool

@@ -17,6 +17,9 @@ from tests.projects import CLONEDB, Project, databases
 
 _numbers = itertools.count()
 
+AGO = r"(less than a second|\d+ \w+) ago"
+BUILT = rf"built {AGO} by \S+ on \S+, pid \d+"
+
 
 @pytest.fixture
 def prefix(shared_prefix: str) -> str:
@@ -51,7 +54,8 @@ def test_build_once(cli: Command, admin_dsn: str, items: Project, prefix: str) -
     listed = cli("list").out.splitlines()
     assert listed[0].split() == ["database", "kind", "size", "what"]
     assert re.fullmatch(
-        rf"{name} +template +\d+\.\d MB +project \(\w{{6}}\), at two *", listed[1]
+        rf"{name} +template +\d+\.\d MB +project \(\w{{6}}\), at two, {BUILT}, used {AGO} on \S+ *",
+        listed[1],
     )
     assert len(listed) == 2
 
@@ -187,13 +191,17 @@ def test_list_shows_what_each_database_is(cli: Command, items: Project) -> None:
     )
     during = items.pytest("-s").demand(1).out
     assert re.search(r"_c_\S+ +clone +\d+\.\d MB +its owner lives", during)
-    assert re.search(r"_t_\S+ +template +\d+\.\d MB +project \(\w{6}\), at two, in use", during)
+    assert re.search(
+        rf"_t_\S+ +template +\d+\.\d MB +project \(\w{{6}}\), at two, {BUILT}, in use", during
+    )
     after = cli("list").out
     assert re.search(
         r"_c_\S+ +kept clone +\d+\.\d MB +project \(\w{6}\), test_it.py::test_kept", after
     )
     assert re.search(
-        r"_t_\S+ +template +\d+\.\d MB +project \(\w{6}\), at two *$", after, re.MULTILINE
+        rf"_t_\S+ +template +\d+\.\d MB +project \(\w{{6}}\), at two, {BUILT}, used {AGO} on \S+ *$",
+        after,
+        re.MULTILINE,
     )
 
 

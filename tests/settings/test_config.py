@@ -101,7 +101,10 @@ WRONG: dict[type, tuple[list[Any], str]] = {
 def test_wrong_type_says_what_the_key_takes(name: str) -> None:
     """A value of another type is refused, never converted: `keep_count = "3"` is a mistake."""
     values, takes = WRONG[KEYS[name].type]
-    for value in values[KEYS[name].split is not None :]:  # which takes a text, too
+    key = KEYS[name]
+    # which takes a text, too
+    takes_text = key.split is not None or key.count is not None
+    for value in values[takes_text:]:
         if name == "route" and isinstance(value, dict):  # which takes a table, too
             continue
         with pytest.raises(
@@ -168,6 +171,22 @@ def test_minimum(name: str) -> None:
                 ConfigError, match=f"^here: {name} is {value}; it takes a finite number$"
             ):
                 replaced(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("size", "count"),
+    [("20GB", 20 * 1024**3), ("1.5 MB", 1572864), ("12kb", 12288), ("800", 800), (7, 7)],
+)
+def test_a_size_is_a_number_or_has_a_unit(size: Any, count: int) -> None:
+    assert replaced(keep_bytes=size).keep_bytes == count
+    if isinstance(size, str):
+        assert KEYS["keep_bytes"].parse(size, "--x") == count
+
+
+@pytest.mark.parametrize("size", ["much", "", "GB", "3 PB", "1e999", "-1MB"])
+def test_what_is_no_size(size: str) -> None:
+    with pytest.raises(ConfigError, match=r"^here: keep_bytes is "):
+        replaced(keep_bytes=size)
 
 
 def test_a_command_is_split_as_a_shell_does() -> None:

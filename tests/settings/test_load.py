@@ -62,6 +62,8 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "keep": ("all", "none", "failed"),
     "keep_count": (1, 2, 4),
     "keep_templates": (1, 2, 3),
+    "keep_days": (1.5, 2.0, 3.0),
+    "keep_bytes": (1, 2, 3),
     "max_clones": (1, 2, 3),
     "rebuild": (True, False, True),
     "frozen": (True, False, True),

@@ -19,6 +19,8 @@ def expected(key: Key) -> Any:
         return Mapping[str, TemplateSettings]
     if key.split is not None:
         return str | Strings
+    if key.count is not None:
+        return int | str
     if key.name == "route":
         return Strings | Mapping[str, str]
     if key.choices:
