@@ -26,7 +26,7 @@ from clonedb.sessions.echo import print_statements
 from clonedb.settings.checks import check
 from clonedb.settings.load import load
 from clonedb.templates.chain import Chain
-from clonedb.templates.ensure import TemplateRecord, ensure, find, sources_of
+from clonedb.templates.ensure import Copied, TemplateRecord, ensure, find, sources_of
 from clonedb.templates.run_pin import RunPin
 
 if TYPE_CHECKING:
@@ -210,12 +210,14 @@ def open_project_server(
 ) -> Server:
     """The server for a project: the first that has every extension its files name, if something makes its schema.
 
-    It is one of `servers` if those are given.
+    It is one of `servers` if those are given. Of several servers it is the first that answers.
     """
+    servers, progress = servers or Servers(), progress or Silence()
+    config = servers.placed(config, progress.warn)
     extensions: frozenset[str] = frozenset()
     with contextlib.suppress(NoMigrationsError):
         extensions = sources_of(find_recipe(config)).extensions
-    return (servers or Servers()).open(config, extensions, progress=(progress or Silence()).say)
+    return servers.open(config, extensions, progress=progress.say)
 
 
 def open_template(
@@ -233,12 +235,11 @@ def open_template(
     background. Raises as `template` does.
     """
     with files_that_can_be_written(config.rootdir):
-        chain = Chain.of(resolved(config))
+        servers, progress = servers or Servers(), progress or Silence()
+        chain = Chain.of(servers.placed(resolved(config), progress.warn))
         if config.echo:
             print_statements()
-        opening = _Opening(
-            run, progress or Silence(), rebuild, chain.extensions, servers or Servers()
-        )
+        opening = _Opening(run, progress, rebuild, chain.extensions, servers)
         return opening.open(chain, collecting=True)
 
 
@@ -266,14 +267,16 @@ class _Opening(NamedTuple):
                 record = chain.find(server)
             if record is None:
                 base = None if below is None else self.open(below)
+                run = self.run or f"{getpid()}-{os.urandom(8).hex()}"
                 record = ensure(
                     server,
                     recipe,
                     sources,
-                    run=self.run or f"{getpid()}-{os.urandom(8).hex()}",
+                    run=run,
                     progress=self.progress,
                     rebuild=anew,
                     base=base.record if base else None,
+                    copied=self._copied(config, run),
                 )
 
             if (
@@ -297,6 +300,14 @@ class _Opening(NamedTuple):
         return Template(
             server, record, recipe, base=base, open_base=open_below, collector=collector
         )
+
+    def _copied(self, config: Config, run: str) -> Copied | None:
+        others = self.servers.others(config)
+        if not others:
+            return None
+        from clonedb.transfer import Transfer
+
+        return Transfer(others, self.extensions, run, self.progress).copy
 
 
 def fingerprint_of(

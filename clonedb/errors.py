@@ -5,6 +5,7 @@ CloneDBError
  |    +-- NoMigrationsError     no Alembic configuration was found
  +-- ServerError                PostgreSQL could not be found, reached or used
  |    +-- ServerNotFoundError   no PostgreSQL binaries, and no URL
+ |    +-- ServerDownError       the server of the URL does not answer
  |    +-- MissingExtensionError no server at hand has an extension that the migrations need
  |    +-- PermissionDeniedError the role may not do what clonedb needs
  +-- BuildError                 the template could not be built
@@ -42,6 +43,7 @@ __all__ = [
     "RewindError",
     "RoutingError",
     "SeedError",
+    "ServerDownError",
     "ServerError",
     "ServerNotFoundError",
     "TemplateInUseError",
@@ -67,6 +69,10 @@ class ServerError(CloneDBError):
 
 class ServerNotFoundError(ServerError):
     """There is no URL of a server and there are no PostgreSQL binaries to run one."""
+
+
+class ServerDownError(ServerError):
+    """The server of the URL does not answer, or accepts no connections."""
 
 
 class MissingExtensionError(ServerError):

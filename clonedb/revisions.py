@@ -11,7 +11,7 @@ from clonedb.clones.database import PlainDatabase
 from clonedb.errors import ConfigError
 from clonedb.migrate.blockers import Blockers
 from clonedb.migrate.recipes import find_recipe, require_revisions
-from clonedb.settings.keys import nearest
+from clonedb.settings.key import nearest
 
 if TYPE_CHECKING:
     from clonedb.migrate.alembic_recipe import AlembicRecipe

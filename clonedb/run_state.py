@@ -22,15 +22,16 @@ __all__ = ["RunState", "Statistics", "Turns"]
 class Statistics:
     """What a process did with clonedb; crosses from an xdist worker to the controller as a dictionary.
 
-    `templates` says of each by its name which server it is on, and the seconds it took if this
-    process built it. `paid` holds the milliseconds that each test spent on getting and giving
-    back its databases; `outcomes` counts what became of them afterwards under `auto`, by kind
-    and reason.
+    `templates` says of each, by its name and the server that it is on, the seconds it took if
+    this process built it. `clones` and `tests` are counted by server. `paid` holds the
+    milliseconds that each test spent on getting and giving back its databases; `outcomes` counts
+    what became of them afterwards under `auto`, by kind and reason.
     """
 
     def __init__(self, **data: Any) -> None:
-        self.templates: dict[str, tuple[str, float | None]] = dict(data.get("templates", ()))
-        self.clones: int = data.get("clones", 0)
+        self.templates: dict[tuple[str, str], float | None] = dict(data.get("templates", ()))
+        self.clones: dict[str, int] = dict(data.get("clones", ()))
+        self.tests: dict[str, int] = dict(data.get("tests", ()))
         self.paid: list[float] = list(data.get("paid", ()))
         self.kept: list[str] = list(data.get("kept", ()))
         self.outcomes: dict[str, dict[str, int]] = data.get("outcomes", {})
@@ -40,13 +41,24 @@ class Statistics:
         reasons = self.outcomes.setdefault(kind, {})
         reasons[why] = reasons.get(why, 0) + count
 
+    def count_clone(self, about: str, count: int = 1) -> None:
+        """A clone was made on a server."""
+        self.clones[about] = self.clones.get(about, 0) + count
+
+    def count_test(self, about: str, count: int = 1) -> None:
+        """A test had a database of a server."""
+        self.tests[about] = self.tests.get(about, 0) + count
+
     def add(self, other: Statistics) -> None:
         """Take another process's numbers in."""
-        for name, (about, built) in other.templates.items():
+        for place, built in other.templates.items():
             # what was built wins over what was found ready
-            if built is not None or name not in self.templates:
-                self.templates[name] = about, built
-        self.clones += other.clones
+            if built is not None or place not in self.templates:
+                self.templates[place] = built
+        for about, count in other.clones.items():
+            self.count_clone(about, count)
+        for about, count in other.tests.items():
+            self.count_test(about, count)
         self.paid += other.paid
         self.kept += other.kept
         for kind, reasons in other.outcomes.items():
@@ -137,7 +149,8 @@ class RunState:
 
     `turns` are those of its threads. `say` prints what this process waits for. `expected` is
     how many tests of this process may ask for a database, None if that is not known;
-    `is_single` whether it runs one test only. `server_changes` says what the tests that ended
+    `is_single` whether it runs one test only. The process is
+    `worker`, from 0, of so many `workers`. `server_changes` says what the tests that ended
     changed of the whole server, and is emptied by the caller that tells of it.
     """
 
@@ -147,7 +160,11 @@ class RunState:
         say: Callable[[str], None] = lambda _message: None,
         expected: Callable[[], int | None] = lambda: None,
         is_single: Callable[[], bool] = lambda: False,
+        worker: int = 0,
+        workers: int = 1,
     ) -> None:
+        self.worker = worker
+        self.workers = workers
         self.expected = expected
         self.is_single = is_single
         self.turns: Turns = Turns()
@@ -173,7 +190,7 @@ class RunState:
         if self._servers is None:
             from clonedb.postgres.servers import Servers
 
-            self._servers = Servers()
+            self._servers = Servers(self.worker, self.workers)
         return self._servers
 
     def say(self, message: str) -> None:

@@ -54,7 +54,7 @@ class Supply:
         self.one_name: str | None = None
         self.run.supplies.append(self)
         built = template.metadata.seconds if template.built else None
-        self.run.statistics.templates[template.name] = server.about, built
+        self.run.statistics.templates[template.name, server.about] = built
 
     def base(self) -> TemplateRecord | None:
         """The template that this one is built upon, opened when it is first asked for."""
@@ -67,7 +67,7 @@ class Supply:
         ):  # of which there are many, each asked for rarely
             ahead = 0
         clone = self._pool.take(ahead=ahead)
-        self.run.statistics.clones += 1
+        self.run.statistics.count_clone(self.server.about)
         return clone
 
     def other(self, make: Callable[[], Clone]) -> Clone:

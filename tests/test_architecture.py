@@ -27,7 +27,7 @@ LAYERS = (
     "archive clones",
     "rewind",
     "isolation run_state",
-    "supply",
+    "supply transfer",
     "api",
     "revisions",
     "service",

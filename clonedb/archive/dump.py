@@ -24,7 +24,7 @@ from clonedb.url import redact
 if TYPE_CHECKING:
     from psycopg import Connection
 
-__all__ = ["export", "pg_dump"]
+__all__ = ["export", "pg_dump", "read_template"]
 
 _PIECE = 1 << 20  # bytes
 _FEW = 64 * 1024  # bytes of rows
@@ -46,12 +46,12 @@ def export(
     Raises ServerError when there is no pg_dump of the server's version, BuildError when it
     fails or there is no room.
     """
-    program = pg_dump(server)
+    pg_dump(server)
     with contextlib.ExitStack() as stack:
         try:
             contents = stack.enter_context(tempfile.TemporaryFile())
             return write_archive(
-                path, _read(server, program, template, database, contents), contents
+                path, read_template(server, template, database, contents), contents
             )
         except OSError as error:
             raise BuildError(
@@ -60,14 +60,15 @@ def export(
             ) from error
 
 
-def _read(
-    server: Server,
-    program: Path,
-    template: TemplateRecord,
-    database: str,
-    contents: io.BufferedRandom,
+def read_template(
+    server: Server, template: TemplateRecord, database: str, contents: io.BufferedRandom
 ) -> Header:
-    """Write what is in a database to a file, as the parts of the header say."""
+    """Write what is in a clone of a template to a file, as the parts of the header say.
+
+    Raises ServerError when there is no pg_dump of the server's version, BuildError when it
+    fails.
+    """
+    program = pg_dump(server)
     with tempfile.TemporaryFile() as file:
         _dump(server, program, database, file)
         with contextlib.closing(server.connect(database)) as connection:
@@ -75,17 +76,18 @@ def _read(
             public = _has_public(connection)
 
         script = read_script(file)
+        parts = tuple(
+            part for part in _written(contents, script.entries, file) if part.statements.length
+        )
+        # it is read by its descriptor
+        contents.flush()
         return Header(
             metadata=template.metadata,
             major=server.info.major,
             roles=tuple(roles),
             public=public,
             settings=script.head.decode(),
-            parts=tuple(
-                part
-                for part in _written(contents, script.entries, file)
-                if part.statements.length
-            ),
+            parts=parts,
         )
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from clonedb.settings.config import Config
 
-__all__ = ["restore"]
+__all__ = ["Restore", "restore"]
 
 _PIECE = 1 << 18  # bytes
 
@@ -68,7 +68,8 @@ def restore(
             if found is not None and what_is_lost(server, found) is None:
                 return found
             progress.say(f"restoring template {name!r} on {server.about}")
-            return _Restore(server, config, header, contents, name, path, lease).carry_out(run)
+            restoring = Restore(server, config, header, contents, name, repr(str(path)), lease)
+            return restoring.carry_out(run)
 
 
 def _require_same(path: Path, header: Header, wanted: Fingerprint) -> None:
@@ -88,17 +89,22 @@ def _require_same(path: Path, header: Header, wanted: Fingerprint) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Restore:
+class Restore:
+    """A template made of what `read_template` wrote, while its `lease` is held; `origin` is what errors call that."""
+
     server: Server
     config: Config
     header: Header
     contents: io.BufferedRandom
     name: str
-    path: Path
+    origin: str
     lease: BuildLease
 
     def carry_out(self, run: str) -> TemplateRecord:
-        """Restore under a private name and publish under the template's; on any failure nothing is left."""
+        """Restore under a private name and publish under the template's; on any failure nothing is left.
+
+        Raises BuildError for what the server refuses.
+        """
         server, header, start = self.server, self.header, monotonic()
         private = unfinished_name(
             server.config.prefix,
@@ -156,7 +162,7 @@ class _Restore:
                 prepare_restored(connection)
         except psycopg.Error as error:
             raise BuildError(
-                f"{str(self.path)!r} cannot be restored on {self.server.about}:"
+                f"{self.origin} cannot be restored on {self.server.about}:"
                 f" {redact(' '.join(str(error).split())[:500])}"
             ) from error
 

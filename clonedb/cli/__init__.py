@@ -80,7 +80,8 @@ class _Group(click.Group):
     help="Project to work in.",
 )
 @click.option(
-    "--url", help="URL of the PostgreSQL server to use, instead of the configured one."
+    "--url",
+    help="URL of the PostgreSQL server to use, or several, instead of the configured one.",
 )
 @click.option("--template", help="Named template to work with, instead of the project's own.")
 @click.pass_context

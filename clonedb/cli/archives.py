@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from clonedb.cli.configuration import Context
 from clonedb.cli.progress import progress
+from clonedb.cli.several import on_each
 from clonedb.quantities import size
+
+if TYPE_CHECKING:
+    from clonedb.settings.config import Config
 
 __all__ = ["COMMANDS"]
 
@@ -56,6 +61,10 @@ def import_(context: Context, *, file: Path, trust: bool, digest: str | None) ->
 
     An archive is code: its statements run with the privileges of the server's role.
     """
+    on_each(context.config(), lambda config: _import(config, file, trust=trust, digest=digest))
+
+
+def _import(config: Config, file: Path, *, trust: bool, digest: str | None) -> None:
     import os
     import secrets
 
@@ -63,7 +72,7 @@ def import_(context: Context, *, file: Path, trust: bool, digest: str | None) ->
     from clonedb.archive.restore import restore
     from clonedb.archive.trust import require_trusted
 
-    config = resolved(context.config())
+    config = resolved(config)
     with progress() as shown:
         server, _, wanted = fingerprint_of(config, progress=shown)
         try:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ import click
 from clonedb.cli.configuration import Context
 from clonedb.cli.process import run_to_end
 from clonedb.cli.progress import progress
+from clonedb.cli.several import on_each, opened, which_has
 from clonedb.postgres.libpq_variables import leading_to
 from clonedb.quantities import duration
 
@@ -32,17 +33,6 @@ _HOLD = 8 * 3600.0  # seconds an embedded server stays up for a database that wa
 _OTHERS_OPTIONS = MappingProxyType(
     {"ignore_unknown_options": True, "allow_interspersed_args": False}
 )
-
-
-@contextlib.contextmanager
-def _server(config: Config) -> Iterator[Server]:
-    from clonedb.api import open_project_server
-
-    server = open_project_server(config)
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 @click.command()
@@ -177,7 +167,7 @@ def psql(context: Context, name: str | None, arguments: tuple[str, ...]) -> None
             template = stack.enter_context(open_template(config, progress=shown))
             server, name = template.server, stack.enter_context(template.clone()).name
         else:
-            server = stack.enter_context(_server(config))
+            server = stack.enter_context(opened(which_has(config, name)))
             if _require_ours(server, name).kind == "template":
                 raise NotOursError(
                     f"{name!r} is a template, which takes no connections; `clonedb psql` without a name opens a fresh"
@@ -244,33 +234,54 @@ def drop(
     context: Context, names: tuple[str, ...], *, of_project: bool, everything: bool, yes: bool
 ) -> None:
     """Drop databases that clonedb made: kept clones by NAME, or all that are neither in use nor open."""
-    from clonedb.clones.gc import drop_one, inventory
-    from clonedb.embedded.servers import end_hold
-
     if [bool(names), of_project, everything].count(True) != 1:
         raise click.UsageError(
             "give the names of databases (`clonedb list` shows them), or --all, or --everything"
         )
 
     config = context.config()
-    with _server(config) as server:
-        for name in names:
-            _require_ours(server, name)
-        for name in dict.fromkeys(names):
-            drop_one(server, name)
-            click.echo(f"dropped {name}")
+    if names:
+        _drop_named(config, dict.fromkeys(names))
+        return
+    projects = None if everything else _projects(config)
 
-        if not names:
-            projects = None if everything else _projects(config)
+    def drop_there(one: Config) -> None:
+        with opened(one) as server:
             if everything and not yes:
                 _ask(server)
             _drop_all(server, projects)
+            _end_hold(server)
 
-        # the hold was for kept clones, and there is none any more
-        if server.lease is not None and not any(
-            item.kind == "kept clone" for item in inventory(server)
-        ):
-            end_hold(server.config, server.lease.name)
+    on_each(config, drop_there)
+
+
+def _drop_named(config: Config, names: Iterable[str]) -> None:
+    """Drop databases, each on the server that has it; none if one of them is not clonedb's."""
+    from clonedb.clones.gc import drop_one
+
+    with contextlib.ExitStack() as stack:
+        servers: dict[int | None, Server] = {}
+        found = [(name, which_has(config, name)) for name in names]
+        for name, one in found:
+            if one.number not in servers:
+                servers[one.number] = stack.enter_context(opened(one))
+            _require_ours(servers[one.number], name)
+        for name, one in found:
+            drop_one(servers[one.number], name)
+            click.echo(f"dropped {name}")
+        for server in servers.values():
+            _end_hold(server)
+
+
+def _end_hold(server: Server) -> None:
+    """Let an embedded server stop again if it was held for kept clones, and there is none any more."""
+    from clonedb.clones.gc import inventory
+    from clonedb.embedded.servers import end_hold
+
+    if server.lease is not None and not any(
+        item.kind == "kept clone" for item in inventory(server)
+    ):
+        end_hold(server.config, server.lease.name)
 
 
 def _drop_all(server: Server, projects: set[str] | None) -> None:
@@ -312,9 +323,13 @@ def _ask(server: Server) -> None:
 @click.pass_obj
 def gc(context: Context, *, dry_run: bool) -> None:
     """Drop what dead processes left, and templates beyond keep_templates, keep_days and keep_bytes."""
+    on_each(context.config(), lambda config: _collect(config, dry_run=dry_run))
+
+
+def _collect(config: Config, *, dry_run: bool) -> None:
     from clonedb.clones.gc import collect
 
-    with _server(context.config()) as server:
+    with opened(config) as server:
         refused: list[Leftover] = []
         found = collect(server, dry_run=dry_run, refused=refused.append)
     for leftover in found:

@@ -9,6 +9,7 @@ import click
 
 from clonedb.cli.configuration import Context
 from clonedb.cli.progress import progress
+from clonedb.cli.several import on_each, opened
 from clonedb.cli.table import lines
 from clonedb.quantities import duration, size
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from clonedb.postgres.server import Server
     from clonedb.project.fingerprint import Fingerprint
     from clonedb.project.recipe import Recipe
+    from clonedb.settings.config import Config
 
 __all__ = ["COMMANDS"]
 
@@ -25,11 +27,15 @@ __all__ = ["COMMANDS"]
 @click.pass_obj
 def build(context: Context, *, force: bool) -> None:
     """Build the project's template database, unless it is there already."""
+    on_each(context.config(), lambda config: _build(config, force=force))
+
+
+def _build(config: Config, *, force: bool) -> None:
     from clonedb.api import open_template
 
     with (
         progress() as shown,
-        open_template(context.config(), progress=shown, rebuild=force) as template,
+        open_template(config, progress=shown, rebuild=force) as template,
     ):
         metadata = template.record.metadata
         made = (
@@ -95,11 +101,14 @@ def _explain_difference(server: Server, recipe: Recipe, found: Fingerprint) -> N
 @click.pass_obj
 def status(context: Context) -> None:
     """Say whether the project's template is there, and what would happen next."""
+    on_each(context.config(), _status)
+
+
+def _status(config: Config) -> None:
     from clonedb.api import fingerprint_of
     from clonedb.names import template_name
     from clonedb.templates.ensure import find
 
-    config = context.config()
     server, recipe, wanted = fingerprint_of(config)
     try:
         name = template_name(config.prefix, wanted.digest)
@@ -124,14 +133,14 @@ def status(context: Context) -> None:
 @click.pass_obj
 def list_(context: Context) -> None:
     """List every database that clonedb made on the server."""
-    from clonedb.api import open_project_server
+    on_each(context.config(), _list)
+
+
+def _list(config: Config) -> None:
     from clonedb.clones.gc import inventory
 
-    server = open_project_server(context.config())
-    try:
+    with opened(config) as server:
         rows = inventory(server)
-    finally:
-        server.close()
 
     if not rows:
         click.echo(f"no database of clonedb's on {server.about}")

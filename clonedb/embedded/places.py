@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 _WITH = "-with-"  # in the name of a server for which the project sets parameters
+_NUMBER = "-server-"  # in the name of the second and further ones of several servers
 
 
 def state_files(config: Config) -> PrivateDirectory:
@@ -128,7 +129,7 @@ class ServerDirectory(NamedTuple):
 
         Named by what makes data directories incompatible, the major version and who built it,
         and by a digest of the parameters that the project sets: with others it is another
-        server.
+        server. The second and further ones of several have a number.
         """
         if binaries.source in WHEELS:
             name = f"{binaries.source}-{binaries.major}"
@@ -141,6 +142,9 @@ class ServerDirectory(NamedTuple):
 
         if config.server:
             name += f"{_WITH}{zlib.crc32(repr(sorted(config.server.items())).encode()):08x}"
+        # the first of several is the one that there is without others
+        if config.number:
+            name += f"{_NUMBER}{config.number + 1}"
         state = _state_path(config)
         return cls((memory_base(config, state) or state) / "servers" / name)
 
@@ -170,6 +174,12 @@ class ServerDirectory(NamedTuple):
     def name(self) -> str:
         """What the server is called: `embedded-postgres-18`."""
         return self.directory.name
+
+    @property
+    def number(self) -> int:
+        """Which of several servers it is, from 1."""
+        digits = self.name.partition(_NUMBER)[2]
+        return int(digits) if digits.isdecimal() else 1
 
     @property
     def has_parameters(self) -> bool:

@@ -90,6 +90,7 @@ def embedded_access(config: Config, lease: Lease) -> Access:
         host="127.0.0.1",
         port=lease.port,
     )
-    return Access(
-        own, public, f"embedded server (PostgreSQL {lease.binaries.version})", answers
-    )
+    # only one of several is called by its number
+    which = "" if config.number is None else f" {config.number + 1}"
+    about = f"embedded server{which} (PostgreSQL {lease.binaries.version})"
+    return Access(own, public, about, answers)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from clonedb.embedded.machine import clients_of
-from clonedb.errors import ServerError
+from clonedb.errors import ServerDownError, ServerError
 from clonedb.originals import monotonic, sleep
 from clonedb.postgres import keepalives
 from clonedb.postgres.libpq_variables import unset
@@ -169,7 +169,9 @@ class Connector:
             )
 
         if self._ending is None:
-            return ServerError(
+            # one that refuses the password, or has no such database, is there
+            kind = ServerError if state == pq.Ping.OK else ServerDownError
+            return kind(
                 f"{cannot}; check that it runs, and its host, port, user and password"
                 f" (url is from {config.source('url')}; connect_timeout = {config.connect_timeout:g} s)"
             )

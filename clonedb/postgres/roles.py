@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from clonedb.errors import PermissionDeniedError
 from clonedb.postgres import locks
 from clonedb.postgres.server import Server
-from clonedb.settings.keys import nearest
+from clonedb.settings.key import nearest
 
 if TYPE_CHECKING:
     from psycopg import Connection

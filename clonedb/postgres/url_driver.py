@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from clonedb.errors import ConfigError
 from clonedb.settings.config import Config
-from clonedb.settings.keys import nearest
+from clonedb.settings.key import nearest
 
 __all__ = ["require_driver"]
 

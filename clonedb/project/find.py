@@ -19,7 +19,7 @@ from clonedb.project.config_files import load_ini, load_toml
 from clonedb.project.revision_files import compiled_revisions, is_revision
 from clonedb.project.stat_index import StatIndex
 from clonedb.settings.config import Config
-from clonedb.settings.keys import nearest
+from clonedb.settings.key import nearest
 
 __all__ = ["Project", "find_project", "import_roots_of", "project_name"]
 

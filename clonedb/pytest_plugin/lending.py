@@ -166,6 +166,9 @@ def _release(
     name = lent.name
     with paid:
         told = supply.release(mode, lent, node.nodeid)
+    # several databases of a test are one test
+    if isinstance(node, pytest.Item) and _PLACE_IN_PAID not in node.stash:
+        supply.run.statistics.count_test(supply.server.about)
     paid.note()
     for warning in told:
         warnings.warn(warning, stacklevel=2)

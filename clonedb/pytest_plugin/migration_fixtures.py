@@ -98,7 +98,7 @@ def clonedb_empty(request: pytest.FixtureRequest, clonedb_config: Config) -> Ite
         clone = taken.take(
             lambda: run.state.other(server, lambda: create_empty(server, meant)), recipe
         )
-        run.statistics.clones += 1
+        run.statistics.count_clone(server.about)
         yield clone
 
 

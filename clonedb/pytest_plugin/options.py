@@ -10,7 +10,8 @@ import pytest
 
 from clonedb.pytest_plugin.told import as_told, take
 from clonedb.settings.checks import check
-from clonedb.settings.keys import ISOLATIONS, KEYS, Key
+from clonedb.settings.key import Key
+from clonedb.settings.keys import ISOLATIONS, KEYS
 
 if TYPE_CHECKING:
     from clonedb.settings.config import Config

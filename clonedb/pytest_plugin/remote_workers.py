@@ -57,6 +57,9 @@ def _to_tell(pytest_config: pytest.Config) -> dict[str, Any]:
         for name in config.sources
         if name not in OF_HOST
     }
+    if config.urls:
+        # the worker takes one of them by its number
+        values["url"] = list(config.urls)
     return {
         **told,
         "values": values,

@@ -48,8 +48,14 @@ def pytest_report_header(config: pytest.Config) -> str | None:
         return f"clonedb: {error}"
     isolation = f"isolation {settings.isolation!r} ({settings.source('isolation')})"
     if settings.url:
-        return f"clonedb: server {settings.shown('url')} from {settings.source('url')}, {isolation}"
-    return f"clonedb: embedded server, {isolation}, {data}"
+        aside = ""
+        if settings.servers != 1:
+            aside = f" (servers = {settings.servers} is for embedded servers only)"
+        servers = "servers" if len(settings.urls) > 1 else "server"
+        place = f"{servers} {settings.shown('url')} from {settings.source('url')}"
+        return f"clonedb: {place}{aside}, {isolation}"
+    number = "" if settings.servers == 1 else f" (servers = {settings.servers})"
+    return f"clonedb: embedded server{number}, {isolation}, {data}"
 
 
 def _data(settings: Config) -> str:
@@ -251,12 +257,17 @@ def _outcomes(total: Statistics, *, everything: bool) -> Iterator[str]:
 def summary(total: Statistics) -> str:
     """`template 'clonedb_t_...' built in 2.1 s; 28 clones; a test paid 9.8 ms (median), 14.2 ms (95th percentile)`."""
     parts = []
-    for name, (about, built) in total.templates.items():
+    for (name, about), built in sorted(total.templates.items(), key=lambda item: item[0][1]):
         parts.append(
             f"template {name!r} {'reused' if built is None else f'built in {built:.1f} s'} on {about}"
         )
 
-    parts.append(counted(total.clones, "clone"))
+    parts.append(counted(sum(total.clones.values()), "clone"))
+    places = sorted({about for _, about in total.templates})
+    if len(places) > 1:
+        for about in places:
+            clones, tests = total.clones.get(about, 0), total.tests.get(about, 0)
+            parts.append(f"{counted(clones, 'clone')} for {counted(tests, 'test')} on {about}")
     text = "; ".join(parts)
     if not total.paid:
         return text
@@ -279,14 +290,21 @@ def _psql_command(clone: Clone) -> str:
 
     # what pyproject.toml or a variable says, `clonedb psql` finds by itself
     config, told = clone.server.config, []
-    for name in ("url", "maintenance_database", "postgres_bin", "state_dir", "prefix"):
+    for name in (
+        "url",
+        "servers",
+        "maintenance_database",
+        "postgres_bin",
+        "state_dir",
+        "prefix",
+    ):
         source = config.source(name)
         if (
             source not in ("default", "TEST_DATABASE_URL", KEYS[name].variable)
             and "[tool.clonedb]" not in source
         ):
             told.append(
-                f"{KEYS[name].variable}={shlex.quote(redact(getattr(config, name) or ''))}"
+                f"{KEYS[name].variable}={shlex.quote(redact(str(getattr(config, name) or '')))}"
             )
 
     return " ".join([*told, "clonedb", "psql", clone.own_name])

@@ -44,8 +44,13 @@ class Run:
     def __init__(self, config: pytest.Config) -> None:
         self.pytest_config = config
         self.process_state: ProcessState = process_state_of(config)
+        number, workers = _worker_of(config)
         self.state: RunState = RunState(
-            say=Lines(self.write).say, expected=self._expected, is_single=self._is_single
+            say=Lines(self.write).say,
+            expected=self._expected,
+            is_single=self._is_single,
+            worker=number,
+            workers=workers,
         )
         self.statistics: Statistics = self.state.statistics
         self.from_workers: Statistics = Statistics()
@@ -97,16 +102,16 @@ class Run:
 
     def _warn_of_shortage(self, server: Server) -> None:
         """Say, once in a run, that a server of the user's has too few sessions left for all workers."""
-        worker = getattr(
-            self.pytest_config, "workerinput", {"workerid": "gw0", "workercount": 1}
-        )
-        if server.embedded or self._has_counted or worker["workerid"] != "gw0":
+        worker, workers = self.state.worker, self.state.workers
+        servers = server.config.server_count(workers)
+        # one worker of each server
+        if server.embedded or self._has_counted or worker >= servers:
             return
         from clonedb.postgres.budget import shortage
 
         self._has_counted = True
         with self.process_state.unpatched():
-            said = server.run(shortage, worker["workercount"])
+            said = server.run(shortage, -(-workers // servers))
         if said is not None:
             self.write(f"clonedb: {server.about}: {said}")
 
@@ -221,14 +226,17 @@ class Run:
         """On the controller, when workers were killed: drop what they owned."""
         from clonedb.api import open_project_server
         from clonedb.clones.gc import collect
+        from clonedb.postgres.servers import each_server
         from clonedb.pytest_plugin.options import configuration
 
         with contextlib.suppress(Exception):  # the next run collects too
-            server = open_project_server(configuration(self.pytest_config))
-            try:
-                collect(server, seconds=10)
-            finally:
-                server.close()
+            for config in each_server(configuration(self.pytest_config)):
+                with contextlib.suppress(Exception):  # this server may be the one that is down
+                    server = open_project_server(config)
+                    try:
+                        collect(server, seconds=10)
+                    finally:
+                        server.close()
 
     def close(self, template: Template) -> None:
         """Give an opened template back, and what its supply holds."""
@@ -245,6 +253,14 @@ CLONES = pytest.StashKey[list[tuple["Clone", "Recipe"]]]()
 """A test's clones at the moment, each with the recipe of its template: two may share a template."""
 LENT = pytest.StashKey[list["Database"]]()
 """Those of them that an isolation lends."""
+
+
+def _worker_of(config: pytest.Config) -> tuple[int, int]:
+    """The number of this xdist worker, from 0, and of how many it is one; (0, 1) without xdist."""
+    told = getattr(config, "workerinput", {"workerid": "gw0", "workercount": 1})
+    # an id of the user's own (--tx popen//id=one) may have no number
+    digits = str(told["workerid"]).removeprefix("gw")
+    return (int(digits) if digits.isdecimal() else 0), told["workercount"]
 
 
 def run_of(config: pytest.Config) -> Run:

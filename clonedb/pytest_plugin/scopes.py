@@ -11,7 +11,7 @@ from clonedb.errors import ConfigError
 from clonedb.pytest_plugin.lending import Request, Seed, lend
 from clonedb.pytest_plugin.options import check_seed
 from clonedb.settings.checks import check
-from clonedb.settings.keys import nearest
+from clonedb.settings.key import nearest
 
 if TYPE_CHECKING:
     from clonedb.clones.database import Database

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -97,9 +97,7 @@ def _require_reach(config: Config, told: Mapping[str, Any]) -> None:
 
     if told["network"] == network():
         return
-    given: Any = config.url
-    urls: Sequence[str] = [given] if isinstance(given, str) else given or ()
-    for text in urls:
+    for text in config.urls:
         url = DatabaseURL.parse(text, config.source("url"))
         if "service" in dict(url.query):
             continue

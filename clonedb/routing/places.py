@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from clonedb.errors import ConfigError
 from clonedb.postgres.address import Address
 from clonedb.routing.environment import EVERYTHING, no_place, variables_in
-from clonedb.settings.keys import nearest
+from clonedb.settings.key import nearest
 from clonedb.url import DatabaseURL, redact_url
 
 __all__ = ["DEFAULT", "Places", "Route", "templates_of"]

@@ -7,7 +7,9 @@ from types import MappingProxyType
 from typing import Any
 
 from clonedb.errors import ConfigError
-from clonedb.settings.keys import KEYS, TEMPLATE_KEYS, Key, nearest, shown
+from clonedb.settings.key import Key, nearest, shown
+from clonedb.settings.keys import KEYS, TEMPLATE_KEYS
+from clonedb.settings.urls import check_urls
 
 __all__ = ["check"]
 
@@ -26,12 +28,10 @@ def check(name: str, value: Any, source: str) -> Any:
 
     if key.default is None and (value is None or value == ""):
         return None  # CLONEDB_URL= in the environment takes back what pyproject.toml says
-    if name == "route" and isinstance(value, Mapping):
-        return _check_route(value, source)
-    if key.type is tuple:
-        return _check_list(key, value, source)
-    if key.type is dict:
-        return (_check_templates if name == "templates" else _check_table)(key, value, source)
+    if key.type in (tuple, dict):
+        return _check_several(key, value, source)
+    if _is_word(key, value):
+        return value
     value = _counted(key, value, source)
     # `type() is` here and below, because True is an int
     if key.type is float and type(value) is int:
@@ -40,6 +40,7 @@ def check(name: str, value: Any, source: str) -> Any:
     # a module and a function: partition() gives three parts, none of which may be empty
     if not right_type or (name == "prepare" and not all(map(str.strip, value.partition(":")))):
         kind = "package.module:function" if right_type else _KINDS[key.type]
+        kind += f" or {key.word!r}" if key.word else ""
         raise ConfigError(f"{source}: {name} is {shown(value)}; it takes {kind}")
 
     if key.choices and value not in key.choices:
@@ -64,6 +65,18 @@ def _counted(key: Key, value: Any, source: str) -> Any:
         raise ConfigError(
             f"{source}: {key.name} is {shown(value)}; it takes a number of bytes, or a size such as 800MB or 20GB"
         ) from None
+
+
+def _is_word(key: Key, value: Any) -> bool:
+    return key.word is not None and value == key.word
+
+
+def _check_several(key: Key, value: Any, source: str) -> Any:
+    if key.name == "route" and isinstance(value, Mapping):
+        return _check_route(value, source)
+    if key.type is tuple:
+        return _check_list(key, value, source)
+    return (_check_templates if key.name == "templates" else _check_table)(key, value, source)
 
 
 def _check_range(key: Key, value: Any, source: str) -> None:
@@ -93,8 +106,9 @@ def _check_list(key: Key, value: Any, source: str) -> tuple[str, ...]:
                 f"{source}: {key.name} is {shown(value)}, which cannot be split into words: {error}"
             ) from None
 
+    kind = "a string or a list of strings" if key.name == "url" else "a list of strings"
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
-        raise ConfigError(f"{source}: {key.name} is {shown(value)}; it takes a list of strings")
+        raise ConfigError(f"{source}: {key.name} is {shown(value)}; it takes {kind}")
     for variable in value if key.name == "watch_env" else ():
         if not variable or "=" in variable:
             raise ConfigError(
@@ -112,7 +126,7 @@ def _check_list(key: Key, value: Any, source: str) -> tuple[str, ...]:
                 f"{source}: metadata is {shown(name)}; it takes package.module:Base.metadata"
             )
 
-    return tuple(value)
+    return check_urls(value, source) if key.name == "url" else tuple(value)
 
 
 def _check_route(value: Mapping[Any, Any], source: str) -> Mapping[str, str]:

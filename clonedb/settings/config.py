@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from clonedb.errors import ConfigError
 from clonedb.settings.checks import check
-from clonedb.settings.keys import KEYS, MAKERS, TEMPLATE_KEYS, nearest, shown
+from clonedb.settings.key import nearest, shown
+from clonedb.settings.keys import KEYS, MAKERS, TEMPLATE_KEYS
 
 if TYPE_CHECKING:
     from clonedb.settings.typed import Settings
@@ -24,11 +25,14 @@ class Config(NamedTuple):
 
     `rootdir` is the project's directory: relative paths start there. `sources` names, for each
     key that was set, the place it was set at; a key that is not in it has its default.
-    `project_wide` is what a named template's was made of, None for the project's own.
+    `project_wide` is what a named template's was made of, None for the project's own. Where
+    `url` lists several servers they are `urls`, and `url` is one of them: the first, or the one
+    that `on_server` chose. `number` is the number of the chosen one, from 0.
     """
 
     rootdir: Path
     url: str | None = KEYS["url"].default
+    servers: int | str = KEYS["servers"].default
     maintenance_database: str = KEYS["maintenance_database"].default
     connect_timeout: float = KEYS["connect_timeout"].default
     postgres_bin: str | None = KEYS["postgres_bin"].default
@@ -80,6 +84,8 @@ class Config(NamedTuple):
     off: bool = KEYS["off"].default
     sources: Mapping[str, str] = _EMPTY
     project_wide: Config | None = None
+    urls: tuple[str, ...] = ()
+    number: int | None = None
 
     def __repr__(self) -> str:
         """The values that were set, without any password."""
@@ -95,6 +101,8 @@ class Config(NamedTuple):
     def shown(self, name: str) -> str:
         """The value of a key as text that may be printed: a URL without its password."""
         value = getattr(self, name)
+        if name == "url" and len(self.urls) > 1 and self.number is None:
+            value = self.urls
         return repr("***") if KEYS[name].secret and value else shown(value)
 
     def replace(self, source: str, /, **values: Unpack[Settings]) -> Config:
@@ -107,7 +115,23 @@ class Config(NamedTuple):
         """
         checked = {name: check(name, value, source) for name, value in values.items()}
         sources = MappingProxyType({**self.sources, **dict.fromkeys(checked, source)})
+        if "url" in checked:
+            urls = checked["url"] or ()
+            checked |= {"url": urls[0] if urls else None, "urls": urls, "number": None}
         return self._replace(**checked, sources=sources)
+
+    def server_count(self, workers: int = 1) -> int:
+        """How many servers the workers of a run share: those of `url`, else `servers` embedded ones."""
+        if self.url is not None:
+            return max(1, len(self.urls))
+        # auto: one for each 8 workers
+        return self.servers if isinstance(self.servers, int) else max(1, -(-workers // 8))
+
+    def on_server(self, number: int) -> Config:
+        """The configuration of one of several servers, counted from 0."""
+        whole = None if self.project_wide is None else self.project_wide.on_server(number)
+        url = self.urls[number] if self.urls else self.url
+        return self._replace(url=url, number=number, project_wide=whole)
 
     def of_template(self, name: str, source: str) -> Config:
         """The configuration of a named template: what its table says, and else the project's.

@@ -44,7 +44,8 @@ class TemplateSettings(TypedDict, total=False):
 class Settings(TemplateSettings, total=False):
     """The keys of `[tool.clonedb]`, as `clonedb.template()` and `Config.replace()` take them."""
 
-    url: str | None
+    url: str | Strings | None
+    servers: int | Literal["auto"]
     maintenance_database: str
     connect_timeout: float
     postgres_bin: str | None

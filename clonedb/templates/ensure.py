@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from clonedb.embedded.places import state_dir
 from clonedb.errors import BuildError
@@ -25,9 +25,23 @@ from clonedb.templates.crash_losses import what_is_lost
 from clonedb.templates.metadata import TemplateRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clonedb.templates.locks import BuildLease
     from clonedb.templates.order import Order
 
-__all__ = ["TemplateRecord", "ensure", "find", "fingerprint_on", "sources_of", "templates"]
+__all__ = [
+    "Copied",
+    "TemplateRecord",
+    "ensure",
+    "find",
+    "fingerprint_on",
+    "sources_of",
+    "templates",
+]
+
+Copied: TypeAlias = "Callable[[Server, Config, str, BuildLease], TemplateRecord | None]"
+"""Brings the template of a name from another server; None where there is none."""
 
 _ATTEMPTS = 3  # builds that edits may spoil before an error says to stop editing
 
@@ -57,6 +71,7 @@ def ensure(
     progress: Progress,
     rebuild: bool = False,
     base: TemplateRecord | None = None,
+    copied: Copied | None = None,
 ) -> TemplateRecord:
     """The template that a recipe makes, built if it is not there; of any number of processes exactly one builds it.
 
@@ -64,14 +79,15 @@ def ensure(
     not tried again by its other workers, who get the error in a line. When `sources` were
     edited before they were used, or while they were, it begins again with the new ones. With a
     `base` it begins with a copy of that; else with the deepest template that is a beginning of
-    the same history, and seeds with the template without them, unless it is a `rebuild`. Raises
+    the same history, and seeds with the template without them, unless it is a `rebuild`. What
+    `copied` brings from another server is not built. Raises
     BuildError, ServerError or LockTimeoutError.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         lenient = attempt == _ATTEMPTS
         try:
             return _Attempt(
-                server, recipe, sources, run, progress, rebuild, base, lenient
+                server, recipe, sources, run, progress, rebuild, base, copied, lenient
             ).carry_out()
         except StaleError as error:
             edit = str(error)
@@ -99,6 +115,7 @@ class _Attempt:
     progress: Progress
     rebuild: bool
     base: TemplateRecord | None
+    copied: Copied | None
     lenient: bool
     _lost: str | None = None
 
@@ -134,6 +151,10 @@ class _Attempt:
                     f"template {name!r} has lost {self._lost} in a crash of the server; building it anew"
                 )
 
+            if self.copied is not None and not self.rebuild and not self._lost:
+                template = self.copied(server, recipe.config, name, lease)
+                if template is not None:
+                    return _in_use(server, template)
             with queue.recorded():
                 metadata = build(server, self._order(name, wanted), lease, progress=progress)
 
@@ -189,6 +210,7 @@ class _Attempt:
             run=self.run,
             progress=self.progress,
             rebuild=self.rebuild,
+            copied=self.copied,
         )
 
 

@@ -12,7 +12,8 @@ from clonedb.project.detect import FOUND
 from clonedb.project.fingerprint import Fingerprint
 from clonedb.project.survey import holds_url
 from clonedb.settings.config import Config
-from clonedb.settings.keys import KEYS, shown
+from clonedb.settings.key import shown
+from clonedb.settings.keys import KEYS
 
 __all__ = ["found_settings", "remedy", "unseen_files", "unseen_variables"]
 

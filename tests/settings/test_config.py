@@ -101,6 +101,9 @@ WRONG: dict[type, tuple[list[Any], str]] = {
 def test_wrong_type_says_what_the_key_takes(name: str) -> None:
     """A value of another type is refused, never converted: `keep_count = "3"` is a mistake."""
     values, takes = WRONG[KEYS[name].type]
+    takes = {"url": "a string or a list of strings", "servers": "a whole number or 'auto'"}.get(
+        name, takes
+    )
     key = KEYS[name]
     # which takes a text, too
     takes_text = key.split is not None or key.count is not None
@@ -294,7 +297,7 @@ def test_passwords_are_never_in_a_complaint(name: str) -> None:
     for value in (URL, [URL, 1], {"password": "SECRET"}, {"url": [URL]}):
         takes_tables = KEYS[name].type is dict or name == "route"
         is_right = isinstance(value, dict if takes_tables else str) and (
-            takes_tables or name == "migrate"
+            takes_tables or name in ("migrate", "url")
         )
         if not is_right:
             with pytest.raises(ConfigError) as caught:
@@ -315,8 +318,7 @@ def test_passwords_are_never_in_a_complaint_about_text(name: str) -> None:
 
 def test_keys_are_read_only() -> None:
     """The table of keys is made once, from Config's own fields, in their order."""
-    assert list(KEYS) == [
-        name for name in Config._fields if name not in ("rootdir", "sources", "project_wide")
-    ]
+    parts = ("rootdir", "sources", "project_wide", "urls", "number")
+    assert list(KEYS) == [name for name in Config._fields if name not in parts]
     with pytest.raises(TypeError):
         KEYS["other"] = KEYS["url"]  # type: ignore[index]

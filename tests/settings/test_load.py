@@ -18,6 +18,7 @@ from clonedb.settings.load import load
 # for each key three values that differ from its default and from each other: of the file, the environment, the options
 VALUES: dict[str, tuple[Any, Any, Any]] = {
     "url": ("postgresql://file/", "postgresql://environment/", "postgresql://options/"),
+    "servers": (2, 3, "auto"),
     "maintenance_database": ("file", "environment", "options"),
     "connect_timeout": (1.5, 2.0, 3.0),
     "postgres_bin": ("/file", "/environment", "/options"),
@@ -241,7 +242,7 @@ def test_relative_start_is_made_absolute(
         ),
         ("lock_timeout = inf", "lock_timeout is inf; it takes a finite number"),
         ("alembic = 'alembic.ini'", "alembic is 'alembic.ini'; it takes a table"),
-        ("url = 5432", "url is 5432; it takes a string"),
+        ("url = 5432", "url is 5432; it takes a string or a list of strings"),
     ],
 )
 def test_mistake_in_the_file_names_the_file(

@@ -7,7 +7,8 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import pytest
 
-from clonedb.settings.keys import KEYS, TEMPLATE_KEYS, Key
+from clonedb.settings.key import Key
+from clonedb.settings.keys import KEYS, TEMPLATE_KEYS
 from clonedb.settings.typed import Settings, Strings, TemplateSettings
 
 HINTS = get_type_hints(Settings)
@@ -17,12 +18,17 @@ def expected(key: Key) -> Any:
     """The type that a key of the table means."""
     if key.name == "templates":
         return Mapping[str, TemplateSettings]
+    special = {
+        "url": str | Strings | None,
+        "servers": int | Literal["auto"],
+        "route": Strings | Mapping[str, str],
+    }
+    if key.name in special:
+        return special[key.name]
     if key.split is not None:
         return str | Strings
     if key.count is not None:
         return int | str
-    if key.name == "route":
-        return Strings | Mapping[str, str]
     if key.choices:
         return Literal[key.choices]
     wider: dict[type, Any] = {tuple: Strings, dict: Mapping[str, object]}
