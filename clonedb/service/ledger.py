@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import socket
 from collections.abc import Collection, Iterable
@@ -21,10 +20,11 @@ from clonedb.service.records import (
     from_bytes,
     to_bytes,
 )
+from clonedb.service.statements import Statements
 from clonedb.url import redact
 
 if TYPE_CHECKING:
-    from psycopg import AsyncConnection, Connection
+    from psycopg import Connection
 
 __all__ = ["Known", "Ledger"]
 
@@ -100,7 +100,7 @@ class Ledger:
         self._not_before = float("-inf")
         self._failure = ""
         self._plain: Connection[Any] | None = None
-        self._session: AsyncConnection[Any] | None = None
+        self._session: Statements | None = None
         self._texts: dict[str, bytes] = {}
 
     async def open(self, generation: int | None = None) -> None:
@@ -153,7 +153,7 @@ class Ledger:
         async with self._lock:
             self._forget()
 
-    async def _execute(self, query: LiteralString, parameters: Iterable[Any]) -> Any:
+    async def _execute(self, query: LiteralString, parameters: Iterable[Any]) -> str | None:
         """Run a statement: the first value of its first row, if it has any.
 
         A session that the server has ended is replaced once. Raises UnavailableError.
@@ -163,19 +163,16 @@ class Ledger:
         values = tuple(parameters)
         async with self._lock:
             for attempt in (1, 2):
-                if self._session is None or self._session.closed:
+                if self._session is None or self._session.broken:
                     await self._connect()
                 session = self._session
                 assert session is not None  # noqa: S101 - `_connect` has made it
                 try:
-                    cursor = await session.execute(self._text(query), values)
-                    row = await cursor.fetchone() if cursor.description else None
+                    return await session.value(self._text(query), values)
                 except psycopg.Error as error:
-                    if session.closed and attempt == 1:
+                    if session.broken and attempt == 1:
                         continue
                     raise UnavailableError(_line(error)) from error
-                else:
-                    return row[0] if row else None
         return None
 
     async def _connect(self) -> None:
@@ -198,10 +195,7 @@ class Ledger:
             raise UnavailableError(self._failure) from error
 
         self._plain = plain
-        # the connection is used by the loop from now on; `plain` stays, as it says who closes it
-        self._session = psycopg.AsyncConnection(plain.pgconn)
-        await self._session.set_autocommit(True)
-        self._session.prepare_threshold = 0
+        self._session = Statements(plain)
 
     def _open(
         self, leases: Collection[LeaseRow], templates: Collection[TemplateRow]
@@ -300,9 +294,8 @@ class Ledger:
         return self._texts[query]
 
     def _forget(self) -> None:
-        if self._plain is not None:
-            with contextlib.suppress(Exception):
-                self._plain.close()
+        if self._session is not None:
+            self._session.close()
         self._plain = self._session = None
 
 
