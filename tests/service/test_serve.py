@@ -88,9 +88,9 @@ def test_it_runs_outside_of_any_project(start: Start) -> None:
     running.ask("/api/v1/templates", "POST", {"hash": "abc"})
     running.ask("/api/v1/templates/abc", "PUT")
     got = running.ask("/api/v1/templates/abc/tests")
-    stream = urllib.request.urlopen(f"{running.url}/page/stream", timeout=WAIT)
-    assert stream.readline() == b"event: tables\n"
-    assert running.stop() == 0
+    with urllib.request.urlopen(f"{running.url}/page/stream", timeout=WAIT) as stream:
+        assert stream.readline() == b"event: tables\n"
+        assert running.stop() == 0
     assert "Traceback" not in running.log.read_text()
     again = start()
     (lease,) = again.ask("/v1/leases")["leases"]

@@ -133,6 +133,7 @@ def test_events_are_streamed(site: Site) -> None:
     seen = list(events(reply, "first"))
     site.run(filled(site.service, "second"))
     seen += events(reply, "second")
+    reply.close()
     connection.close()
     assert [one["template"] for one in seen if one["kind"] == "built"] == ["first", "second"]
     listed = site.ask("GET", "/v1/events").json["events"]
