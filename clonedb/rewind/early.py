@@ -75,6 +75,7 @@ class EarlyUndoing:
         return (
             self._early is not None
             and self._early.sessions == mark.sessions
+            and self._early.saw(written)
             and self._prediction is not None
             and self._prediction.covers(written)
         )

@@ -21,6 +21,8 @@ __all__ = ["Facts", "RefusedError", "Sequence", "Table", "read_facts"]
 _PROVEN = ("btree", "hash", "gin", "gist", "spgist", "brin", "bloom", "ivfflat", "rum")
 
 
+_GROWTH = 4  # times as many pages as in the template, and
+_PAGES = 512  # some more, make a table too slow to hand on
 _DENSE = 60.0  # rows in a page, if ANALYZE has not counted them
 
 
@@ -51,6 +53,11 @@ class Table:
     rows: int
     refusal: str | None
     computed: str | None
+
+    @property
+    def most_pages(self) -> int:
+        """The pages from which on a clone is too slow to hand on."""
+        return self.pages * _GROWTH + _PAGES
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -31,7 +31,7 @@ class Prediction:
         return written.sequences <= self.sequences and all(
             table in self.tables
             and self.tables[table][0] <= min(blocks)
-            and max(blocks) < self.tables[table][1]
+            and max(blocks) < min(self.tables[table][1], table.most_pages)
             for table, blocks in written.gained.items()
         )
 
@@ -68,12 +68,14 @@ class Habits:
 class Early:
     """What became of an undoing that began before the WAL was read.
 
-    `transaction` is its number, None if it found nothing to undo; `sessions` is how many
+    `transaction` is its number, None if it found nothing to undo, and `began` the first that
+    was not there yet when it was seen that no session does anything; `sessions` is how many
     clients had ever connected to the clone, None if that changed meanwhile or one was there.
     `position` and `ceiling` are the end of the WAL after it, and the next transaction's number.
     """
 
     transaction: int | None
+    began: int
     sessions: int | None
     position: str
     ceiling: int
@@ -89,6 +91,15 @@ class Early:
         )
         quiet = self.position if alone else mark.quiet
         return replace(mark, early=self.transaction, quiet=quiet)
+
+    def saw(self, written: Written) -> bool:
+        """Whether all that was written was there when it looked for it.
+
+        A thread of the test that goes on using a session which is to be kept may write later.
+        """
+        others = written.writers - {(self.transaction or 0) % 2**32}
+        # transaction numbers go round and round
+        return all(0 < (self.began - one) % 2**32 < 2**31 for one in others)
 
 
 def _place(position: str) -> int:

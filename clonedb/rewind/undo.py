@@ -28,8 +28,6 @@ _MOST_BYTES = 16 * 1024 * 1024  # of a table all of which is to be put back
 _MOST_AT_ONCE = 500
 _MOST_BYTES_AT_ONCE = 64 * 1024
 _MOST_RANGES = 300  # of blocks of one table; what lies between them is looked at, too
-_GROWTH = 4  # times as many pages as in the template, and
-_PAGES = 512  # some more, make a table too slow to hand on
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +133,7 @@ class Undoing:
         if sum(sizes.values()) > _MOST_BLOCKS or seen > _MOST_SEEN:
             raise RefusedError("too much was written")
         # the highest block that was written to says how long the table has become
-        if any(
-            max(blocks) > table.pages * _GROWTH + _PAGES for table, blocks in all_blocks.items()
-        ):
+        if any(max(blocks) > table.most_pages for table, blocks in all_blocks.items()):
             raise RefusedError("bloat")
 
         # DELETE before SELECT: what is visible after that is pristine

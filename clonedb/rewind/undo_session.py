@@ -118,10 +118,11 @@ class UndoSession:
             self._prepared = {text(name) for (name,) in names}
             return None
 
-        ((before, _),), *_, ((own,),), ((place,),), ((ceiling, others, after),) = results
+        ((before, _, began),), *_, ((own,),), ((place,),), ((ceiling, others, after),) = results
         steady = others == b"0" and before == after
         return Early(
             None if own is None else number(own),
+            number(began),
             number(after) if steady else None,
             text(place),
             number(ceiling),

@@ -70,8 +70,10 @@ _OTHERS = """(select count(*) from pg_catalog.pg_stat_get_activity(null) a
               and not (a.pid = any($2) and (a.state = 'idle' or a.state = 'active' and a.pid = any($3))))"""
 FINISH = f"""
 prepare alone (oid, int[], int[]) as
-select sessions, 1 / (others = 0)::int4
-from (select pg_catalog.pg_stat_get_db_sessions($1), {_OTHERS} offset 0) a (sessions, others);
+select sessions, 1 / (others = 0)::int4, next
+from (select pg_catalog.pg_stat_get_db_sessions($1), {_OTHERS},
+             pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint
+      offset 0) a (sessions, others, next);
 prepare own as select pg_catalog.pg_current_xact_id_if_assigned()::text::bigint;
 prepare place as select pg_catalog.pg_current_wal_insert_lsn()::text;
 prepare finish (oid, int[], int[]) as

@@ -102,14 +102,14 @@ _CHANGING = frozenset(
 def read_statement(major: int, *, writers: bool) -> str:
     """The query of (start, end, database, most bytes, transactions) for files, kinds of records and blocks.
 
-    What those transactions wrote is left out. `writers` adds the lowest and the highest
-    transaction to each row, which costs time for every record.
+    What those transactions wrote is left out. `writers` adds the transactions to each row,
+    which costs time for every record.
     """
     one, statement = ("b", _BLOCKS) if major >= 16 else ("r", _RECORDS)
-    number = f"{one}.xid::text::bigint"
+    numbers = f"pg_catalog.array_agg(distinct {one}.xid::text::bigint)"
     return statement.format(
         counts=_COUNTS.format(one),
-        writers=f", pg_catalog.min({number}), pg_catalog.max({number})" if writers else "",
+        writers=f", {numbers}" if writers else "",
     )
 
 
@@ -131,7 +131,8 @@ class Written:
     template, and `large_objects` that the catalogs of those were: what is left of all this has
     to be looked at in the database. `refusal` is the reason why it cannot be undone; `shared`
     are the files of catalogs common to all databases that were written, from whichever, and
-    `about` what is said there of this one, if that was asked.
+    `about` what is said there of this one, if that was asked. `writers` are the transactions,
+    of which the WAL has 32 bits, if they were asked for.
     """
 
     gained: dict[Table, set[int]] = field(default_factory=dict)
@@ -144,6 +145,7 @@ class Written:
     refusal: str | None = None
     shared: set[int] = field(default_factory=set)
     about: str | None = None
+    writers: set[int] = field(default_factory=set)
 
     def __bool__(self) -> bool:
         """Whether there is anything to undo."""
@@ -165,8 +167,11 @@ def sort_out(rows: Iterable[Row], facts: Facts, early: int | None = None) -> Wri
     """
     written = Written()
     for tablespace, ours, node, manager, kind, blocks, *writers in rows:
-        if early is not None and {number(one) for one in writers} == {early % 2**32}:
+        numbers = {int(one) for array in writers for one in text(array)[1:-1].split(",")}
+        if early is not None and numbers == {early % 2**32}:
             continue
+        if ours == b"t":
+            written.writers |= numbers
         file, record = (number(tablespace), number(node)), (text(manager), text(kind))
         if ours != b"t":
             written.shared.add(file[1])

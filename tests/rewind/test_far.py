@@ -170,31 +170,60 @@ def test_a_session_that_is_there_stops_it(
     assert contents(clone) == fresh
 
 
+@pytest.fixture
+def between(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Has something done after the next early undoing, and before the witness is asked."""
+
+    def arrange(act: Callable[[], object]) -> None:
+        really, early_run, question = message.send, EarlyUndoing.run, list[tuple[Any, Any]]()
+
+        def run(self: EarlyUndoing) -> int | None:
+            found = early_run(self)
+            act()
+            really(*question.pop())
+            monkeypatch.undo()
+            return found
+
+        monkeypatch.setattr(EarlyUndoing, "run", run)
+        monkeypatch.setattr(witness, "send", lambda *given: question.append(given))
+
+    return arrange
+
+
 def test_a_session_that_came_and_went_meanwhile(
-    far: tuple[Clone, Rewinder], undone_early: list[bool], monkeypatch: pytest.MonkeyPatch
+    far: tuple[Clone, Rewinder], between: Callable[[Callable[[], object]], None]
 ) -> None:
     """What it wrote after the early undoing, and before the WAL was read, is undone by the second message."""
     clone, rewinder = far
     fresh = contents(clone)
-    write(clone, _INSERTS)
-    gone(clone, rewinder)
-    really, question = message.send, list[tuple[Any, Any]]()
 
-    def run(self: EarlyUndoing) -> int | None:
-        found = early_run(self)
+    def stranger() -> None:
         write(clone, "insert into one (name) values ('stranger')")
         gone(clone, rewinder)
-        really(*question.pop())
-        return found
 
-    early_run = EarlyUndoing.run
-    with monkeypatch.context() as patch:
-        # the witness is asked only when the early undoing has come to its end
-        patch.setattr(witness, "send", lambda *given: question.append(given))
-        patch.setattr(EarlyUndoing, "run", run)
-        assert rewinder.rewind() == Outcome("rewound")
-    assert undone_early == [False]
+    write(clone, _INSERTS)
+    gone(clone, rewinder)
+    between(stranger)
+    assert rewinder.rewind() == Outcome("rewound")
     assert contents(clone) == fresh
+
+
+@pytest.mark.parametrize(
+    "late", ["insert into one (name) values ('late')", "select nextval('one_id_seq')"]
+)
+def test_what_a_kept_session_writes_meanwhile_is_undone(
+    late: str, far: tuple[Clone, Rewinder], between: Callable[[Callable[[], object]], None]
+) -> None:
+    """A thread that should have ended uses it: it is idle before and after, and one of those counted."""
+    clone, rewinder = far
+    fresh = contents(clone)
+    with psycopg.connect(clone.dsn, autocommit=True) as kept:
+        keep = [kept.info.backend_pid]
+        kept.execute(_INSERTS.encode())
+        gone(clone, rewinder, *keep)
+        between(lambda: kept.execute(late.encode()))
+        assert rewinder.rewind(keep) == Outcome("rewound")
+        assert contents(clone) == fresh
 
 
 def test_a_session_that_is_being_reset_is_waited_for_once(

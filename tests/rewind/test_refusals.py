@@ -13,7 +13,7 @@ import pytest
 from clonedb.clones.clone import Clone, create
 from clonedb.postgres import sql
 from clonedb.postgres.server import Server
-from clonedb.rewind import rewinder as module, undo
+from clonedb.rewind import facts, rewinder as module, undo
 from clonedb.rewind.rewinder import Outcome, Pristine, Rewinder
 from clonedb.templates.ensure import TemplateRecord
 from tests.embedded.sandbox import wait_until
@@ -132,7 +132,7 @@ def test_no_room_for_a_clone_to_read_from(
 
 def test_bloat(clone: Clone, rewinder: Rewinder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table that has become much larger than in the template is not handed on."""
-    monkeypatch.setattr(undo, "_PAGES", 2)
+    monkeypatch.setattr(facts, "_PAGES", 2)
     write(
         clone, "insert into keyless select g, repeat('x', 500) from generate_series(1, 200) g"
     )

@@ -29,6 +29,12 @@ STRANGER = (
 CAME = Outcome("refused", "a session came while it was undone")
 
 
+@pytest.fixture(autouse=True)
+def near(pristine: Pristine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine may be so busy that the server seems distant, which gets all in one message."""
+    monkeypatch.setattr(pristine.witness(), "far", False)
+
+
 @pytest.fixture
 def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
     """Has something done just before the undoing sends its so-manieth message: 1 deletes, 2 puts back and commits."""
