@@ -21,6 +21,7 @@ from clonedb.service.contract import (
 from clonedb.service.pool import Pool
 from clonedb.service.records import TemplateRow, digest_of
 from clonedb.service.worker import Worker
+from clonedb.templates.catalog import note_use
 from clonedb.templates.metadata import TemplateRecord
 
 __all__ = ["CallerTemplates", "Filled"]
@@ -239,11 +240,15 @@ class CallerTemplates:
         """A database of it was lent: written down once an hour."""
         if filled.pool.used - filled.row.used > _HOUR:
             filled.row.used = filled.pool.used
-            self._backend.background(self._put(filled.row))
+            self._backend.background(self._put(filled))
 
-    async def _put(self, row: TemplateRow) -> None:
+    async def _put(self, filled: Filled) -> None:
+        backend = self._backend
         with contextlib.suppress(UnavailableError):
-            await self._backend.ledger.put_template(row)
+            await backend.ledger.put_template(filled.row)
+            if filled.record is not None:
+                # also where collectors of other processes look
+                await backend.thread(note_use, backend.server, filled.record)
 
     async def close_retired(self) -> None:
         """End the pools of discarded templates none of whose databases is lent any more."""

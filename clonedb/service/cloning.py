@@ -33,8 +33,9 @@ class Service:
     """`clonedb.service.contract.Cloning`, on the server of a configuration.
 
     `sizes` are those of each template's pool: by default as many databases are ready as there
-    are processors, and there may be as many as `max_clones` says. `lease_timeout` is the
-    configuration's. There is one service for a server and a prefix; another one is refused.
+    are processors, and there may be as many as `max_clones` says. `lease_timeout` and
+    `retention` (`keep_days`, `keep_bytes`) are the configuration's. There is one service for a
+    server and a prefix; another one is refused.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class Service:
         self._callers = CallerTemplates(self._backend)
         self._projects = Projects(self._backend)
         self._leases = Leases(self._backend)
-        self._retention = retention or Retention()
+        self._retention = retention or Retention(
+            days=config.keep_days, gigabytes=config.keep_bytes / 1024**3
+        )
         self._upkeep: asyncio.Task[None] | None = None
         self._sizes: Mapping[str, float] = {}
         self._sized = float("-inf")

@@ -31,7 +31,7 @@ _LONGEST = 5.0  # seconds between two attempts to find the server again
 class Retention:
     """How long templates that callers filled are kept without use, and how many bytes they may take together."""
 
-    def __init__(self, *, days: float = 7.0, gigabytes: float = 10.0) -> None:
+    def __init__(self, *, days: float = 30.0, gigabytes: float = 10.0) -> None:
         self.seconds: float = days * 86400
         self.bytes: float = gigabytes * 1024**3
 

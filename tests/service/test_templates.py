@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import os
 import signal
 
@@ -16,6 +17,7 @@ from clonedb.service.contract import (
     UnavailableError,
 )
 from clonedb.settings.config import Config
+from clonedb.templates.metadata import Metadata
 from tests.service.stories import (
     databases,
     dsn,
@@ -322,5 +324,36 @@ def test_templates_do_not_wait_for_each_other(service_config: Config) -> None:
             connection.close()
             await until(lambda: state(service, "slow").ready >= 1, "it is not made new")
             assert await names(await lent(service, "slow")) == ["one", "two"]
+
+    asyncio.run(story())
+
+
+def test_uses_are_noted_where_collectors_look(
+    service_config: Config, admin_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A template that is used through the service counts as used for `clonedb gc`, too."""
+    monkeypatch.setattr("clonedb.service.callers._HOUR", dt.timedelta(0))
+    monkeypatch.setattr("clonedb.templates.catalog._HOUR", 0.0)
+
+    async def story() -> None:
+        async with running(service_config) as service:
+            await filled(service)
+            await ready(service)
+            before = used()
+            await lent(service)
+            await until(lambda: used() > before, "its use was not noted")
+
+    def used() -> float:
+        with psycopg.connect(admin_dsn) as connection:
+            (found,) = [
+                metadata
+                for (comment,) in connection.execute(
+                    "select shobj_description(oid, 'pg_database') from pg_database"
+                    " where datistemplate and starts_with(datname, %s)",
+                    [f"{service_config.prefix}_"],
+                )
+                if (metadata := Metadata.from_json(comment))
+            ]
+        return found.used
 
     asyncio.run(story())
