@@ -12,7 +12,7 @@ from clonedb.service.backend import Backend
 from clonedb.service.callers import CallerTemplates
 from clonedb.service.contract import UnavailableError
 from clonedb.service.leases import Held, Leases
-from clonedb.service.pool import Pool
+from clonedb.service.pool import Pool, in_a_line
 from clonedb.service.projects import Projects
 from clonedb.service.survey import Presence
 
@@ -56,6 +56,7 @@ class Upkeep:
         self._retention = retention
         self._found_again = found_again
         self._written: dict[str, float] = {}
+        self._failure = ""
         self._seldom = float("-inf")
 
     async def run(self) -> None:
@@ -64,14 +65,18 @@ class Upkeep:
         while True:
             await asyncio.sleep(pause)
             try:
-                await self.look()
+                await self._backend.ledger.ping()
             except UnavailableError as error:
                 await self._recover(str(error))
+                continue
+            try:
+                await self.look()
+            except Exception as error:  # noqa: BLE001 - leases have to end all the same, the next time
+                self._tell(in_a_line(error))
 
     async def look(self) -> None:
-        """Once. Raises UnavailableError when the server does not answer."""
+        """Once. Raises UnavailableError when the server does not do what it is asked."""
         backend = self._backend
-        await backend.ledger.ping()
         await self._look_at_clients()
         await self._make_room()
         await self._callers.close_retired()
@@ -84,6 +89,12 @@ class Upkeep:
                 pool.drop_stuck()
             # what a killed service has begun to make, and has not marked as its own yet
             await backend.thread(collect, backend.server, seconds=_COLLECTING)
+
+    def _tell(self, failure: str) -> None:
+        """The same failure is told once, and not each second."""
+        if failure != self._failure:
+            self._failure = failure
+            self._backend.events.add("refused", "", failure)
 
     async def _look_at_clients(self) -> None:
         building = [filled for filled in self._callers if filled.is_building]

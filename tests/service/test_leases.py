@@ -10,6 +10,7 @@ import sys
 import psycopg
 import pytest
 
+from clonedb.errors import ServerError
 from clonedb.postgres.servers import open_server
 from clonedb.service.contract import NoSuchDatabaseError, UnavailableError
 from clonedb.settings.config import Config
@@ -110,6 +111,33 @@ def test_short_sessions_keep_a_lease(service_config: Config) -> None:
                 await asyncio.sleep(0.5)
                 await asyncio.to_thread(run_sql, lease.address, "select 1")
             assert [one.lease for one in service.leases()] == [lease.lease]
+
+    asyncio.run(story())
+
+
+def test_a_failure_to_collect_ends_no_service(
+    service_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is ready stays, leases end as before, and the failure is told once."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise ServerError("no luck today")
+
+    monkeypatch.setattr("clonedb.service.upkeep.collect", fail)
+    monkeypatch.setattr("clonedb.service.upkeep._SELDOM", 0.0)
+
+    async def story() -> None:
+        async with running(service_config, lease_timeout=1.0) as service:
+            await filled(service)
+            await ready(service)
+            lease = await lent(service)
+            await until(lambda: not service.leases(), "the lease did not end")
+            # both of them: the one that came back, and the one that was made ahead
+            await until(lambda: state(service).ready == 2, "it did not come back")
+            assert (await lent(service)).id == lease.id
+            assert [one.text for one in service.events() if one.kind == "refused"] == [
+                "no luck today"
+            ]
 
     asyncio.run(story())
 
