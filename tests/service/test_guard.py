@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import socket
 import time
@@ -11,77 +10,9 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from clonedb.service import guard, serve
-from clonedb.settings.config import Config
 from tests.service.site import Site
 
-TOKEN = "0123456789abcdef0123"
 WHOLE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
-@pytest.fixture
-def closed(service_config: Config) -> Iterator[Site]:
-    """The service with a token."""
-    with Site(service_config, token=TOKEN) as site:
-        yield site
-
-
-def basic(password: str) -> str:
-    """What a client sends for `http://clonedb:password@host`."""
-    return f"Basic {base64.b64encode(f'clonedb:{password}'.encode()).decode()}"
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {},
-        {"Authorization": ""},
-        {"Authorization": "Bearer"},
-        {"Authorization": "Bearer wrong"},
-        {"Authorization": f"Bearer {TOKEN}x"},
-        {"Authorization": f"Digest {TOKEN}"},
-        {"Authorization": "Basic ???"},
-        {"Authorization": "Basic YQ"},
-        {"Authorization": basic("wrong")},
-        {"Cookie": f"clonedb={TOKEN}"},
-        {"Cookie": 'clonedb=; a=b c; "='},
-    ],
-)
-def test_without_the_token(closed: Site, headers: Mapping[str, str]) -> None:
-    """Every route but the one for health says that it is needed, also those that do not exist; no reply shows it."""
-    for method, path in (
-        ("POST", "/api/v1/templates"),
-        ("GET", "/templates/a/tests"),
-        ("DELETE", "/admin/templates"),
-        ("GET", "/v1/leases"),
-        ("GET", "/metrics"),
-        ("GET", "/readyz"),
-        ("POST", "/page/drop"),
-        ("GET", "/page/stream"),
-        ("GET", "/nothing"),
-    ):
-        answer = closed.ask(method, path, headers=headers)
-        assert answer.status == 401, path
-        assert answer.headers["www-authenticate"] == "Bearer"
-        assert TOKEN.encode() not in answer.body
-    assert closed.ask("GET", "/healthz", headers=headers).status == 200
-
-
-def test_with_the_token(closed: Site) -> None:
-    """As a header, as the password of a URL, and in a browser by a form; then every route answers."""
-    for shown in (f"Bearer {TOKEN}", f"bearer {TOKEN}", basic(TOKEN)):
-        assert closed.ask("GET", "/v1/leases", headers={"Authorization": shown}).status == 200
-    assert b'name="token"' in closed.ask("GET", "/").body
-    form = {"Content-Type": "application/x-www-form-urlencoded"}
-    refused = closed.ask("POST", "/login", "token=wrong", form)
-    assert (refused.status, b"that is not the token" in refused.body) == (401, True)
-    let_in = closed.ask("POST", "/login", f"token={TOKEN}", form)
-    assert (let_in.status, let_in.headers["location"]) == (303, "/")
-    cookie = let_in.headers["set-cookie"]
-    assert "HttpOnly" in cookie
-    assert "SameSite=Strict" in cookie
-    assert TOKEN not in cookie
-    page = closed.ask("GET", "/", headers={"Cookie": cookie.partition(";")[0]})
-    assert b"Templates" in page.body
 
 
 @pytest.mark.parametrize(
@@ -98,14 +29,14 @@ def test_with_the_token(closed: Site) -> None:
         ({"Sec-Fetch-Site": "same-site"}, "another site"),
     ],
 )
-def test_pages_of_other_sites(site: Site, headers: Mapping[str, str], said: str) -> None:
+def test_pages_of_other_sites(common_site: Site, headers: Mapping[str, str], said: str) -> None:
     """A browser that one of them makes ask is refused, whatever it asks for: also a GET hands out a database."""
     for method, path in (
         ("DELETE", "/admin/templates"),
         ("GET", "/templates/a/tests"),
         ("GET", "/"),
     ):
-        answer = site.ask(method, path, headers=headers)
+        answer = common_site.ask(method, path, headers=headers)
         assert answer.status == 403
         assert said in answer.json["message"]
 
@@ -113,16 +44,19 @@ def test_pages_of_other_sites(site: Site, headers: Mapping[str, str], said: str)
 @pytest.mark.parametrize(
     "host", ["localhost:5000", "127.0.0.1", "[::1]:5000", "app.localhost", "127.8.8.8"]
 )
-def test_names_of_this_machine(site: Site, host: str) -> None:
+def test_names_of_this_machine(common_site: Site, host: str) -> None:
     """They are answered."""
-    assert site.ask("GET", "/healthz", headers={"Host": host}).status == 200
+    assert common_site.ask("GET", "/healthz", headers={"Host": host}).status == 200
 
 
-def test_bodies_that_are_too_long(site: Site) -> None:
+def test_bodies_that_are_too_long(common_site: Site) -> None:
     """They are refused before they are read, by their length, or where they exceed it."""
-    assert site.ask("POST", "/templates", b"x" * 70_000).status == 413
-    assert site.ask("POST", "/templates", None, {"Content-Length": "-5"}).status in (400, 413)
-    with raw(site) as client:
+    assert common_site.ask("POST", "/templates", b"x" * 70_000).status == 413
+    assert common_site.ask("POST", "/templates", None, {"Content-Length": "-5"}).status in (
+        400,
+        413,
+    )
+    with raw(common_site) as client:
         client.sendall(
             b"POST /templates HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
@@ -132,14 +66,14 @@ def test_bodies_that_are_too_long(site: Site) -> None:
         assert b"413" in received(client)
 
 
-def test_bodies_that_do_not_come(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bodies_that_do_not_come(common_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that says nothing more is answered in a while, and others meanwhile."""
     monkeypatch.setattr(guard, "_BODY_TIME", 0.3)
-    with raw(site) as client:
+    with raw(common_site) as client:
         client.sendall(
             b"POST /templates HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n{"
         )
-        assert site.ask("GET", "/healthz").status == 200
+        assert common_site.ask("GET", "/healthz").status == 200
         assert b"the body was not there within 0.3 s" in received(client)
 
 
@@ -153,11 +87,11 @@ def test_bodies_that_do_not_come(site: Site, monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_headers_that_do_not_come(
-    site: Site, monkeypatch: pytest.MonkeyPatch, before: bytes, begun: bytes
+    common_site: Site, monkeypatch: pytest.MonkeyPatch, before: bytes, begun: bytes
 ) -> None:
     """A client that takes its time is hung up on, at its first request and after an answer; so is a silent one."""
     monkeypatch.setattr(serve, "_HEADERS", 0.3)
-    with raw(site) as client:
+    with raw(common_site) as client:
         client.sendall(before)
         while before and b'"ok"' not in client.recv(65536):
             pass
@@ -165,10 +99,10 @@ def test_headers_that_do_not_come(
         assert received(client) == b""
 
 
-def test_a_failure_shows_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_shows_nothing(common_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """No trace of the program's lines in a reply."""
-    monkeypatch.setattr(site.service, "templates", lambda: 1 / 0)
-    answer = site.ask("GET", "/v1/templates")
+    monkeypatch.setattr(common_site.service, "templates", lambda: 1 / 0)
+    answer = common_site.ask("GET", "/v1/templates")
     assert answer.status == 500
     assert answer.json == {"message": "this failed; the log of the service says how"}
 

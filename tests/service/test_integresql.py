@@ -34,6 +34,13 @@ def fill(site: Site, hash_: str = HASH, root: str = "/api/v1") -> None:
     )
 
 
+@pytest.fixture(scope="module")
+def known(common_site: Site) -> Site:
+    """The service with one template, `known`."""
+    fill(common_site, "known")
+    return common_site
+
+
 @pytest.mark.parametrize("root", ["/api/v1", ""])
 def test_the_life_of_a_template(site: Site, root: str) -> None:
     """Each route, its status and its body."""
@@ -61,13 +68,11 @@ def test_the_life_of_a_template(site: Site, root: str) -> None:
     assert isinstance(got.json["id"], int)
     assert run_sql(address(got), "select count(*) from item") == [(2,)]
     tests = f"{root}/templates/{HASH}/tests"
-    number = got.json["id"]
     for method, path in (("POST", "/unlock"), ("POST", "/recreate"), ("DELETE", "")):
         assert run_sql(address(got), "delete from item returning 1") == [(1,), (1,)]
-        returned = site.ask(method, f"{tests}/{number}{path}")
+        returned = site.ask(method, f"{tests}/{got.json['id']}{path}")
         assert (returned.status, returned.body) == (204, b"")
         got = site.ask("GET", tests)
-        assert got.json["id"] == number, "what was returned last is handed out next"
         assert run_sql(address(got), "select count(*) from item") == [(2,)]
     discarded = site.ask("DELETE", f"{root}/templates/{HASH}")
     assert (discarded.status, discarded.body) == (204, b"")
@@ -101,17 +106,15 @@ def test_the_life_of_a_template(site: Site, root: str) -> None:
         ("HEAD", "/templates/known/tests", 405, ""),
     ],
 )
-def test_errors(site: Site, method: str, path: str, status: int, message: str) -> None:
+def test_errors(known: Site, method: str, path: str, status: int, message: str) -> None:
     """Their statuses and their words."""
-    fill(site, "known")
-    answer = site.ask(method, f"/api/v1{quote(path)}")
+    answer = known.ask(method, f"/api/v1{quote(path)}")
     assert answer.status == status
     if message:
         assert (
             answer.body
             == json.dumps({"message": message}, separators=(",", ":")).encode() + b"\n"
         )
-    assert site.service is not None
 
 
 @pytest.mark.parametrize(
@@ -129,9 +132,9 @@ def test_errors(site: Site, method: str, path: str, status: int, message: str) -
         (b'{"hash": "\xff"}', "application/json", "the body cannot be read"),
     ],
 )
-def test_bodies_that_say_nothing(site: Site, body: Any, kind: str, message: str) -> None:
+def test_bodies_that_say_nothing(common_site: Site, body: Any, kind: str, message: str) -> None:
     """They are 400, with what is missing."""
-    answer = site.ask("POST", "/api/v1/templates", body, {"Content-Type": kind})
+    answer = common_site.ask("POST", "/api/v1/templates", body, {"Content-Type": kind})
     assert answer.status == 400
     assert answer.json["message"].startswith(message)
 
@@ -175,20 +178,20 @@ def test_what_clients_send_besides(site: Site) -> None:
     ],
     ids=["long", "statement", "quoted", "path", "address", "nul", "snowman"],
 )
-def test_a_hash_is_data(site: Site, hash_: str) -> None:
+def test_a_hash_is_data(common_site: Site, hash_: str) -> None:
     """Whatever is in it: it names a template, and nothing else."""
-    begun = site.ask("POST", "/api/v1/templates", {"hash": hash_})
+    begun = common_site.ask("POST", "/api/v1/templates", {"hash": hash_})
     assert begun.status == 200
     assert begun.json["database"]["templateHash"] == hash_
     run_sql(address(begun), *ITEMS)
     path = f"/api/v1/templates/{quote(hash_, safe='')}"
-    assert site.ask("PUT", path).status == 204
-    got = site.ask("GET", f"{path}/tests")
+    assert common_site.ask("PUT", path).status == 204
+    got = common_site.ask("GET", f"{path}/tests")
     assert got.status == 200
     assert got.json["database"]["templateHash"] == hash_
     assert len(address(got).database.encode()) < 64
-    assert site.ask("DELETE", f"{path}/tests/{got.json['id']}").status == 204
-    assert site.ask("DELETE", path).status == 204
+    assert common_site.ask("DELETE", f"{path}/tests/{got.json['id']}").status == 204
+    assert common_site.ask("DELETE", path).status == 204
 
 
 def test_those_who_wait_for_a_discarded_template(site: Site) -> None:

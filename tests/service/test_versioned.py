@@ -41,11 +41,11 @@ def require_described(answer: Answer, method: str, path: str) -> None:
         assert set(answer.json) == set(schema["properties"])
 
 
-def test_every_route_is_described(site: Site) -> None:
+def test_every_route_is_described(common_site: Site) -> None:
     """And every route that is described is there."""
     known = {
         (method, route.path.replace("{hash:path}", "{hash}"))
-        for route in site.routes
+        for route in common_site.routes
         if isinstance(route, Route)
         for method in route.methods or ()
     }
@@ -108,9 +108,9 @@ def test_a_lease(site: Site) -> None:
         ({"hash": "abc", "wait": float("nan")}, "wait is nan"),
     ],
 )
-def test_what_cannot_be_asked_for(site: Site, body: Any, said: str) -> None:
+def test_what_cannot_be_asked_for(common_site: Site, body: Any, said: str) -> None:
     """400, with what is wrong."""
-    answer = site.ask("POST", "/v1/leases", body)
+    answer = common_site.ask("POST", "/v1/leases", body)
     assert answer.status == 400
     assert said in answer.json["message"]
 
@@ -198,9 +198,9 @@ def test_the_clients_errors(service_config: Config) -> None:
             Client(closed.url, TOKEN).acquire(hash="abc")
 
 
-def test_hostile_names_of_leases(site: Site) -> None:
+def test_hostile_names_of_leases(common_site: Site) -> None:
     """They name no lease, and nothing else."""
     for name in ("..", "%2e%2e", "'; drop table x; --", "a" * 5000, "%00"):
         for path in ("", "/database"):
-            answer = site.ask("DELETE", f"/v1/leases/{name}{path}".replace(" ", "%20"))
+            answer = common_site.ask("DELETE", f"/v1/leases/{name}{path}".replace(" ", "%20"))
             assert answer.status in (404, 405), name
