@@ -56,6 +56,7 @@ PROFILES: Mapping[str, Mapping[str, int]] = MappingProxyType(
             "waiting": 1,
             **dict.fromkeys(PARTS, 40),
         },
+        "inserts": {"read": 5, "inserts": 20, "sequences": 2, "session": 2},
         "plans": {"dml": 4, "transactions": 2, "session": 2, "plans": 40},
         "calm": {
             "read": 6,
@@ -80,7 +81,8 @@ PROFILES: Mapping[str, Mapping[str, int]] = MappingProxyType(
 )
 """How often each group is drawn from; groups of parts that the template lacks are left out.
 
-With every group at hand most programs end in a new clone; a chain has nothing in it that does, and `calm` no autovacuum either; `needless` is what a
+With every group at hand most programs end in a new clone; a chain has nothing in it that does, and `calm` no autovacuum either; `inserts` is
+what is undone early on a distant server; `needless` is what a
 rewinding can undo and may find too difficult.
 """
 
@@ -92,6 +94,7 @@ MIXES: Mapping[str, Mapping[str, int]] = MappingProxyType(
         "calm": {"reads": 1, "calm": 9},
         "needless": {"reads": 1, "needless": 9},
         "plans": {"reads": 1, "plans": 9},
+        "inserts": {"reads": 1, "inserts": 9, "ordinary": 1},
         "world": {"reads": 1, "ordinary": 3, "chain": 3, "needless": 3, "everything": 2},
     }
 )

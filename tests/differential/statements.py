@@ -281,10 +281,17 @@ _HARMLESS: tuple[Statement, ...] = (
     "select pg_notify('there', 'y')",
 )
 
+_INSERTS = tuple(
+    one
+    for one in _DML
+    if isinstance(one, str) and one.startswith("insert into ") and "do update" not in one
+)
+
 GROUPS: Mapping[str, tuple[Statement, ...]] = MappingProxyType(
     {
         "read": _READ,
         "dml": _DML,
+        "inserts": _INSERTS,
         "rare": _RARE,
         "bulk": _BULK,
         "sequences": _SEQUENCES,
