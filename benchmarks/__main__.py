@@ -23,6 +23,7 @@ ALONE = (
     "rewind",
     "distance",
     "neighbours",
+    "servers",
     "service",
     "pool",
     "clone",

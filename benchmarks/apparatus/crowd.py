@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,11 +10,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.apparatus.places import CHECKOUT, environment
 from clonedb.api import Template
 
-__all__ = ["Paid", "crowd"]
+__all__ = ["Paid", "Spent", "crowd", "postmaster_of", "together"]
 
 # A worker: it says when it is ready, begins when it is told, and writes what it did and the processor time it took.
 _WORKER = """
@@ -57,13 +59,31 @@ def crowd(
     template: Template, state: Path, project: Path, workers: int, *, seconds: float
 ) -> Paid:
     """Run so many workers at once, for so long."""
-    import json
-
-    server = template.server.lease
-    assert server is not None
-    postmaster = int((server.data_dir / "postmaster.pid").read_text().splitlines()[0])
-    variables = {**environment(), "PYTHONPATH": str(CHECKOUT)}
     command = [sys.executable, "-c", _WORKER, str(state), str(project), str(seconds)]
+    spent = together([command] * workers, [postmaster_of(template)])
+    tests = sum(len(one["samples"]) for one in spent.found)
+    ours = spent.server + sum(one["processor"] for one in spent.found)
+    return Paid(
+        samples=[sample for one in spent.found for sample in one["samples"]],
+        whole=sum(one["seconds"] for one in spent.found) / tests * 1e3,
+        processor=ours / tests * 1e3,
+        cores=len(os.sched_getaffinity(0)) - max(0.0, spent.busy - ours) / spent.elapsed,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What workers wrote, and the seconds of processor time meanwhile: of the servers, and of all programs."""
+
+    found: Sequence[dict[str, Any]]
+    server: float
+    busy: float
+    elapsed: float
+
+
+def together(commands: Sequence[Sequence[str]], postmasters: Sequence[int]) -> Spent:
+    """Run workers that begin at the same moment; each writes a line when it is ready, and JSON when it has ended."""
+    variables = {**environment(), "PYTHONPATH": str(CHECKOUT)}
     processes = [
         subprocess.Popen(
             command,
@@ -74,17 +94,17 @@ def crowd(
             text=True,
             bufsize=1,
         )
-        for _ in range(workers)
+        for command in commands
     ]
     try:
         for process in processes:
             _line(process)
         time.sleep(0.2)
-        before, busy, start = _server_seconds(postmaster), _busy_seconds(), time.monotonic()
+        before, busy, start = _all_seconds(postmasters), _busy_seconds(), time.monotonic()
         for process in processes:
             _go_on(process)
         found = [json.loads(_line(process)) for process in processes]
-        spent, busy = _server_seconds(postmaster) - before, _busy_seconds() - busy
+        spent, busy = _all_seconds(postmasters) - before, _busy_seconds() - busy
         elapsed = time.monotonic() - start
         for process in processes:
             _go_on(process)
@@ -93,14 +113,18 @@ def crowd(
         for process in processes:
             process.kill()
             process.communicate()
-    tests = sum(len(one["samples"]) for one in found)
-    ours = spent + sum(one["processor"] for one in found)
-    return Paid(
-        samples=[sample for one in found for sample in one["samples"]],
-        whole=sum(one["seconds"] for one in found) / tests * 1e3,
-        processor=ours / tests * 1e3,
-        cores=len(os.sched_getaffinity(0)) - max(0.0, busy - ours) / elapsed,
-    )
+    return Spent(found, spent, busy, elapsed)
+
+
+def postmaster_of(template: Template) -> int:
+    """The process of the embedded server that a template is on."""
+    lease = template.server.lease
+    assert lease is not None
+    return int((lease.data_dir / "postmaster.pid").read_text().splitlines()[0])
+
+
+def _all_seconds(postmasters: Sequence[int]) -> float:
+    return sum(map(_server_seconds, postmasters))
 
 
 def _line(process: subprocess.Popen[str]) -> str:

@@ -37,7 +37,10 @@ def measured(*words: str, timeout: float = 300) -> subprocess.CompletedProcess[s
     "name",
     [
         "fingerprint",
-        *(pytest.param(name, marks=VARIANT) for name in ("inner", "distance", "neighbours")),
+        *(
+            pytest.param(name, marks=VARIANT)
+            for name in ("inner", "distance", "neighbours", "servers")
+        ),
     ],
 )
 def test_a_benchmark_runs(tmp_path: Path, name: str) -> None:
