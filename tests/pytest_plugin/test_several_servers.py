@@ -265,3 +265,37 @@ def test_a_url_leaves_servers_aside(
     outcome = counting.pytest("-n", "2", "--dist", "each", CLONEDB_URL=url_of(two[0])).demand()
     assert places(counting) == {"gw0": {two[0].port}, "gw1": {two[0].port}}
     assert "(servers = 2 is for embedded servers only)" in outcome.out
+
+
+def test_workers_in_other_directories_have_a_server_each(
+    counting: Project, two: tuple[leases.Lease, leases.Lease], tmp_path: Path
+) -> None:
+    """They are told all URLs, and take one by their number; a failed test's clone is found where it is."""
+    counting.settings(url=[url_of(lease) for lease in two])
+    counting.write(
+        "tests/test_it.py",
+        """
+        def test_it(clonedb):
+            with clonedb.connect() as connection:
+                port = connection.execute("select inet_server_port()").fetchone()[0]
+            assert False, f"on port {port}"
+        """,
+    )
+    counting.write("pytest.ini", "[pytest]\n")
+    specs = [f"--tx=popen//chdir={tmp_path / name}" for name in ("one", "other")]
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    copied = ("--rsyncdir", str(counting.directory), str(counting.directory / "tests"))
+    outcome = counting.pytest("--dist", "each", *specs, *copied).demand(1)
+    for lease in two:
+        assert f"on port {lease.port}" in outcome.out, outcome.text
+        assert lease.password not in outcome.text
+
+    kept = re.findall(r"database kept: .*clonedb psql (\w+)", outcome.out)
+    assert len(kept) == 2
+    ports = {
+        int(counting.clonedb("psql", name, "--", "-Atc", "select inet_server_port()").out)
+        for name in kept
+    }
+    assert ports == {lease.port for lease in two}
+    assert counting.clonedb("drop", *kept).demand().out.count("dropped ") == 2
