@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tests.rewind.ordinary import ordinary_server
+from tests.rewind.ordinary import restartable_server
 
 __all__ = ["Host", "Network", "network", "why_not"]
 
@@ -64,10 +64,14 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A server that every host reaches at `url`, and this process, too; `host()` makes one more host."""
+    """A server that every host reaches at `url`, and this process, too.
+
+    `host()` makes one more host, `restart()` stops the server and starts it again.
+    """
 
     url: str
     host: Callable[[], Host]
+    restart: Callable[[], None]
 
 
 @contextlib.contextmanager
@@ -88,8 +92,8 @@ def network(postgres_bin: str | None, *options: str) -> Iterator[Network]:
         rules = directory / "hba"
         rules.write_text("local all all trust\nhost all all all trust\n")
         rules.chmod(0o644)
-        stack.enter_context(
-            ordinary_server(
+        _, restart = stack.enter_context(
+            restartable_server(
                 postgres_bin,
                 f"listen_addresses={subnet}.1",
                 f"hba_file={rules}",
@@ -114,7 +118,7 @@ def network(postgres_bin: str | None, *options: str) -> Iterator[Network]:
             _ip(*inside, "link", "set", "lo", "up")
             return made
 
-        yield Network(f"postgresql://postgres@{subnet}.1", host)
+        yield Network(f"postgresql://postgres@{subnet}.1", host, restart)
 
 
 def _ip(*arguments: str) -> None:

@@ -12,7 +12,7 @@ from clonedb.clones.clone import Clone
 from clonedb.clones.retention import Limits, superfluous
 from clonedb.errors import NotOursError, ServerError
 from clonedb.names import Name, parse
-from clonedb.originals import monotonic, now
+from clonedb.originals import monotonic, now, sleep
 from clonedb.postgres import locks, sql
 from clonedb.postgres.local_leases import is_leased
 from clonedb.postgres.obstacles import beyond_us
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 __all__ = ["Item", "Leftover", "collect", "drop_one", "enforce_retention", "inventory", "keep"]
+
+_ENDING = 2.0  # seconds that a session may take to end
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +126,13 @@ def collect(
             return []
         deadline = monotonic() + seconds
         gone = []
+        silent = set() if dry_run else _end_silent(own, server.config.prefix)
         for leftover, name in _leftovers(server, own, all_of):
             if monotonic() > deadline:
                 break
             try:
-                if dry_run or _drop(own, server, name, kept_too=everything):
+                deserted = _lock_of(name) in silent
+                if dry_run or _drop(own, server, name, kept_too=everything, deserted=deserted):
                     gone.append(leftover)
             except (
                 psycopg.Error,
@@ -179,13 +183,32 @@ def _clones(
             yield one, "its owner is gone"
 
 
-def _drop(own: Connection[Any], server: Server, found: Name, *, kept_too: bool) -> bool:
+def _end_silent(own: Connection[Any], prefix: str) -> set[int]:
+    """End the sessions of owners that sent no heartbeat for lease_timeout: the keys of the locks that they had."""
+    held = locks.held_by(own, {one.lock for one in _found(own, prefix)})
+    ended = {holder.pid for holder in locks.end_silent(own, {pid for pid, _ in held})}
+    keys = {key for pid, key in held if pid in ended}
+    deadline = monotonic() + _ENDING
+    while ended & locks.holders(own, keys) and monotonic() < deadline:
+        sleep(0.01)
+    return keys
+
+
+def _drop(
+    own: Connection[Any],
+    server: Server,
+    found: Name,
+    *,
+    kept_too: bool,
+    deserted: bool = False,
+) -> bool:
     """Drop a database while holding the lock that proves it is unused; False when it is in use.
 
-    Raises ServerError when a client is connected to it: a person to a kept one, or tests to one
-    whose owner on another host has lost the session with its lock and not noticed yet (an
-    embedded server's users are on this one, where file locks tell). Raises psycopg's error when
-    PostgreSQL refuses.
+    One that is `deserted` was its owner's who was silent for longer than its lease: the clients
+    connected to it are that owner's. Raises ServerError when a client is connected to any other:
+    a person to a kept one, or tests to one whose owner on another host has lost the session with
+    its lock and not noticed yet (an embedded server's users are on this one, where file locks
+    tell). Raises psycopg's error when PostgreSQL refuses.
     """
     name, key = found.text, _lock_of(found)
     # two proofs: the file lock tells of this machine, the advisory lock of all
@@ -200,7 +223,7 @@ def _drop(own: Connection[Any], server: Server, found: Name, *, kept_too: bool) 
         # a pooler keeps sessions whose clients are gone; only a builder works in what is unfinished,
         # and one that lost its lock publishes nothing
         telling = kept or not (server.embedded or server.proxied or found.kind == "unfinished")
-        if telling and (users := sql.sessions(own, name, "client backend")):
+        if telling and not deserted and (users := sql.sessions(own, name, "client backend")):
             raise ServerError(
                 f"database {name!r} is open in {'; '.join(users)}: close it there first"
             )

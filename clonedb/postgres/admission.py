@@ -215,6 +215,8 @@ class Admission:
 
                 if now - told >= _LINES:
                     told = now
+                    for ended in self._server.run(self._end_silent, need):
+                        waiter.say(f"{ended} sent no heartbeat: its session was ended")
                     if self._server.run(self._is_stuck, need, waiter):
                         # somebody may have given some back before it was asked who works
                         if (got := self._run(need.take)) is not None:
@@ -231,6 +233,11 @@ class Admission:
             self._own_waits.discard(wait)
             with contextlib.suppress(Exception):  # of a session that is gone nothing is left
                 self._server.run(self._leave, need.queue if first else None)
+
+    def _end_silent(self, connection: Connection[Any], need: _Need[Any]) -> list[locks.Holder]:
+        """End the sessions that have what is needed, or stand first in the queue, and are silent."""
+        pids = need.holders(connection) | locks.holders(connection, {need.queue})
+        return locks.end_silent(connection, pids)
 
     def _is_stuck(self, connection: Connection[Any], need: _Need[Any], waiter: Waiter) -> bool:
         """Whether nobody who has what is needed goes on, and this session is the one of them that is told.

@@ -26,6 +26,7 @@ __all__ = [
     "collector_key",
     "end_silent",
     "heartbeat",
+    "held_by",
     "held_keys",
     "holder",
     "holders",
@@ -160,16 +161,21 @@ def held_keys(connection: Connection[Any]) -> set[int]:
     return {row[0] for row in rows}
 
 
-def holders(connection: Connection[Any], keys: Collection[int]) -> set[int]:
-    """The server's processes whose sessions hold any of these locks."""
+def held_by(connection: Connection[Any], keys: Collection[int]) -> set[tuple[int, int]]:
+    """Of these locks those that are held: the server's process, and the key."""
     rows = connection.execute(
         """
-        select pid from pg_locks
+        select pid, (classid::bigint << 32) | objid::bigint from pg_locks
         where locktype = 'advisory' and objsubid = 1 and granted and (classid::bigint << 32) | objid::bigint = any(%s)
         """,
         [list(keys)],
     )
-    return {row[0] for row in rows}
+    return {(pid, key) for pid, key in rows}
+
+
+def holders(connection: Connection[Any], keys: Collection[int]) -> set[int]:
+    """The server's processes whose sessions hold any of these locks."""
+    return {pid for pid, _ in held_by(connection, keys)}
 
 
 class Holder(NamedTuple):
@@ -200,8 +206,12 @@ _HOLDERS = """
           and (l.classid::bigint << 32) | l.objid::bigint = %s
 """
 _SILENT = """
-          and a.state = 'idle' and extract(epoch from clock_timestamp() - a.state_change)
-              > substring(a.query from 'clonedb heartbeat, lease_timeout=([0-9.]+)')::float
+    select a.application_name, a.pid, host(a.client_addr),
+           extract(epoch from clock_timestamp() - a.backend_start)::int, ''
+    from pg_stat_activity a
+    where a.pid = any(%s) and a.state = 'idle' and extract(epoch from clock_timestamp() - a.state_change)
+        > coalesce(substring(a.query from 'clonedb heartbeat, lease_timeout=([0-9.]+)'),
+                   substring(a.application_name from '^clonedb on .*, lease ([0-9.]+)$'))::float
 """
 
 
@@ -220,16 +230,14 @@ def heartbeat(lease_timeout: float, at: str) -> bytes:
     return f"select /* clonedb heartbeat, lease_timeout={lease_timeout:.3f}, at: {where} */".encode()
 
 
-def end_silent(connection: Connection[Any], key: int) -> list[Holder]:
-    """End the sessions that hold a lock and sent no heartbeat for longer than they said they would: which ones.
+def end_silent(connection: Connection[Any], pids: Collection[int]) -> list[Holder]:
+    """End those of some sessions that sent no heartbeat for longer than they said they would: which ones.
 
     Only sessions that this role may look at and end are known to be silent.
     """
     from psycopg.errors import InsufficientPrivilege
 
-    found = [
-        Holder(*row) for row in connection.execute(f"{_HOLDERS} {_SILENT}".encode(), [key])
-    ]
+    found = [Holder(*row) for row in connection.execute(_SILENT.encode(), [list(pids)])]
     ended = []
     for silent in found:
         with contextlib.suppress(InsufficientPrivilege):

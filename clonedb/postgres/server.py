@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, LiteralString, ParamSpec, Self, TypeVar
@@ -16,6 +15,7 @@ from clonedb.postgres.admission import Admission
 from clonedb.postgres.connector import Connector
 from clonedb.postgres.embedded_connections import EmbeddedConnections
 from clonedb.postgres.growth import Growth
+from clonedb.postgres.heartbeat import Heartbeat, application_name
 from clonedb.postgres.local_leases import LocalLeases
 from clonedb.postgres.message import is_alive
 from clonedb.postgres.proxies import is_proxied, require_sessions
@@ -84,6 +84,7 @@ class Server:
         self._number = 0
         # those who have it open: `close` of the last one closes it
         self._users = 1
+        self._heartbeat = Heartbeat(self._beat, config.lease_timeout)
         self._opened = 0  # sessions with the maintenance database, one after the other
         self.info: sql.ServerInfo = self.run(sql.server_info)
         try:
@@ -240,6 +241,8 @@ class Server:
     def _lock_again(self, connection: Connection[Any]) -> None:
         """Take the locks that ended with the session before; it may hold them for another moment, while it ends."""
         if self._owner is not None:
+            if not self.embedded and (loss := self._heartbeat.loss(self.about)):
+                self.say(loss)
             key = locks.owner_key(self._owner)
             if not locks.wait_for_lock(connection, key, timeout=self.config.connect_timeout):
                 self._owner = None  # another process collects what we had; later databases get another owner
@@ -247,8 +250,8 @@ class Server:
             locks.try_lock(connection, locks.use_key(template), shared=True)
 
     def _open_maintenance(self) -> Connection[Any]:
-        # PostgreSQL keeps 63 bytes of application_name
-        name = f"clonedb on {socket.gethostname()}, pid {getpid()}"[:63]
+        # an embedded server's users are on this machine, where file locks tell who lives
+        name = application_name(None if self.embedded else self.config.lease_timeout)
         connection = self.connect(self.config.maintenance_database, application_name=name)
         # limits that the role or the database was given are not meant for this session
         settings = "set statement_timeout = 0; set lock_timeout = 0"
@@ -256,7 +259,27 @@ class Server:
         if connection.info.server_version >= 140000:
             settings += "; set idle_session_timeout = 0"
         connection.execute(settings)
+        if not self.embedded:
+            self._heartbeat.begin()
         return connection
+
+    def _beat(self) -> bool:
+        """Send a heartbeat, unless the session is at work, which is as good as one."""
+        import psycopg
+
+        if not self._lock.acquire(blocking=False):
+            return True
+        try:
+            session = self._maintenance
+            if session is None or self._pid != getpid():
+                return True
+            session.execute("select")
+        except psycopg.Error:  # the next statement meets it, and opens another session
+            return False
+        else:
+            return True
+        finally:
+            self._lock.release()
 
     def _denied(self, error: Exception, user: str) -> PermissionDeniedError:
         message = str(error).strip().splitlines()[0]
@@ -361,6 +384,7 @@ class Server:
             if self._users:
                 return
             self.growth.close()
+            self._heartbeat.close()
             # a forked child leaves its parent's session alone
             if self._maintenance is not None and self._pid == getpid():
                 self._maintenance.close()

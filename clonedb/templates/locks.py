@@ -124,25 +124,41 @@ def _first_line(error: Exception) -> str:
 @contextlib.contextmanager
 def server_lock(server: Server, name: str, progress: Progress) -> Iterator[BuildLease]:
     """Hold the template's advisory lock on a session of its own: the truth across hosts."""
-    key, timeout = locks.build_key(name), server.config.lock_timeout
-    # NAMEDATALEN - 1: the server cuts off the rest
-    application = f"clonedb build on {socket.gethostname()}, pid {getpid()}"[:63]
-    with contextlib.closing(
-        server.connect(server.config.maintenance_database, application_name=application)
-    ) as own:
-        waiting = _Waiting(own, key, name, timeout, progress)
-        if not locks.wait_for_lock(own, key, timeout=timeout, waiting=waiting):
-            raise LockTimeoutError(
-                f"template {name!r} is still being built by {waiting.who()}, after lock_timeout = {timeout:g} s; "
-                "end that process if it hangs, or raise lock_timeout"
-            )
-
+    with contextlib.closing(_waited_for(server, name, progress)) as own:
         lease = BuildLease(server, name, own)
         lease.begin()
         try:
             yield lease
         finally:
             lease.close()
+
+
+def _waited_for(server: Server, name: str, progress: Progress) -> Connection[Any]:
+    """A session that has the lock; one that is lost while it waits, as in a restart of the server, is replaced."""
+    import psycopg
+
+    key, timeout = locks.build_key(name), server.config.lock_timeout
+    # NAMEDATALEN - 1: the server cuts off the rest
+    application = f"clonedb build on {socket.gethostname()}, pid {getpid()}"[:63]
+    start = monotonic()
+    while True:
+        own = server.connect(server.config.maintenance_database, application_name=application)
+        waiting = _Waiting(own, key, name, timeout, progress)
+        try:
+            waiting.wait(timeout - (monotonic() - start))
+        except psycopg.OperationalError as error:
+            if not own.closed:
+                own.close()
+                raise
+            progress.say(
+                f"the session that waits for template {name!r} was lost ({redact(_first_line(error))});"
+                " connecting again"
+            )
+        except BaseException:
+            own.close()
+            raise
+        else:
+            return own
 
 
 class _Waiting:
@@ -164,6 +180,16 @@ class _Waiting:
         holder = locks.holder(self._own, self._key)
         return str(holder) if holder else "another session"
 
+    def wait(self, seconds: float) -> None:
+        """Wait for the lock, no longer than that; raises LockTimeoutError."""
+        if not locks.wait_for_lock(
+            self._own, self._key, timeout=max(0.0, seconds), waiting=self
+        ):
+            raise LockTimeoutError(
+                f"template {self._name!r} is still being built by {self.who()}, after lock_timeout ="
+                f" {self._timeout:g} s; end that process if it hangs, or raise lock_timeout"
+            )
+
     def __call__(self, seconds: float) -> None:
         """It has been waited for so long."""
         if seconds < self._look_at:
@@ -177,7 +203,8 @@ class _Waiting:
                 f"template {self._name!r} is being built by {holder or 'another session'}; waiting for"
                 f" {seconds:.0f} s (lock_timeout = {self._timeout:g} s){remedy}"
             )
-        for ended in locks.end_silent(self._own, self._key):
+        holders = locks.holders(self._own, {self._key})
+        for ended in locks.end_silent(self._own, holders):
             self._progress.say(
                 f"template {self._name!r} was being built by {ended}, which sent no heartbeat for longer than its"
                 " lease_timeout: its session was ended, and the lock is free"

@@ -9,7 +9,9 @@ from typing import Protocol
 import pytest
 
 from tests.embedded.sandbox import Sandbox, make_sandbox
-from tests.faults.processes import Program
+from tests.faults.on_hosts import HANG, LEASE, Hosts
+from tests.faults.processes import COUNT, Program
+from tests.hosts import Network, network
 from tests.projects import Project
 
 
@@ -59,3 +61,24 @@ def counter(project: Project, tmp_path: Path) -> Path:
     path = tmp_path / "count"
     project.environment["COUNT"] = str(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def net(postgres_bin: str | None) -> Iterator[Network]:
+    """A server that several hosts reach."""
+    with network(postgres_bin) as made:
+        yield made
+
+
+@pytest.fixture
+def hosts(net: Network, project: Project, start: Start, tmp_path: Path) -> Hosts:
+    """A project of two revisions, the second of which may hang, on a server of its own."""
+    project.environment |= {
+        "CLONEDB_URL": net.url,
+        "CLONEDB_LEASE_TIMEOUT": str(LEASE),
+        "CLONEDB_CONNECT_TIMEOUT": "2",
+        "COUNT": str(tmp_path / "count"),
+    }
+    project.revision("one", COUNT)
+    project.revision("two", HANG)
+    return Hosts(net, project, start, tmp_path)

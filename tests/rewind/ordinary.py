@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -26,6 +26,15 @@ def ordinary_server(
     postgres_bin: str | None, *options: str, encoding: str = "UTF8"
 ) -> Iterator[str]:
     """Its URL, without a database; `options` are further settings as `name=value`."""
+    with restartable_server(postgres_bin, *options, encoding=encoding) as (url, _):
+        yield url
+
+
+@contextlib.contextmanager
+def restartable_server(
+    postgres_bin: str | None, *options: str, encoding: str = "UTF8"
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The same, with a function that ends every session, stops the server and starts it again."""
     base = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())
     directory = Path(tempfile.mkdtemp(prefix="clonedb-ordinary-", dir=base))
     directory.chmod(0o711)
@@ -68,17 +77,33 @@ def ordinary_server(
         data,
         *(part for setting in settings for part in ("-c", setting)),
     ]
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, cwd="/", env=environment(), **who
-        )  # type: ignore[call-overload]
     url = f"postgresql://postgres@/?host={data}"
-    try:
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        with (directory / "log").open("ab") as log:
+            running.append(
+                subprocess.Popen(
+                    command, stdout=log, stderr=log, cwd="/", env=environment(), **who
+                )  # type: ignore[call-overload]
+            )
         wait_until(lambda: _answers(url))
-        yield url
-    finally:
+
+    def stop() -> None:
+        process = running.pop()
         process.send_signal(signal.SIGINT)
         process.wait(30)
+
+    def restart() -> None:
+        stop()
+        start()
+
+    try:
+        start()
+        yield url, restart
+    finally:
+        while running:
+            stop()
         shutil.rmtree(directory)
 
 
