@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, LiteralString, ParamSpec, Self, TypeVar
 
@@ -18,6 +17,7 @@ from clonedb.postgres.growth import Growth
 from clonedb.postgres.heartbeat import Heartbeat, application_name
 from clonedb.postgres.local_leases import LocalLeases
 from clonedb.postgres.message import is_alive
+from clonedb.postgres.process_lock import ProcessLock
 from clonedb.postgres.proxies import is_proxied, require_sessions
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL, redact
@@ -80,7 +80,7 @@ class Server:
         self._used: set[str] = set()
         self._local = LocalLeases(config)
         # reentrant: `owner` and `use` hold it while they run statements
-        self._lock = threading.RLock()
+        self._lock = ProcessLock()
         self._number = 0
         # those who have it open: `close` of the last one closes it
         self._users = 1
