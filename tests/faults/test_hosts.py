@@ -133,4 +133,4 @@ def test_the_default_of_lease_timeout(
     ended = time.monotonic() - since
     print(f"ended after {ended:.1f} s")  # noqa: T201
     assert "the lock on template" in lost.err
-    assert ended < 30
+    assert ended < 60, "30 on a quiet machine"

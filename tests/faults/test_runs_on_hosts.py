@@ -202,7 +202,7 @@ def test_a_run_under_the_default_of_lease_timeout(hosts: Hosts, seconds: float |
     ended = time.monotonic() - since
     print(f"the run ended after {ended:.1f} s")  # noqa: T201
     assert "is out of reach, so that no more tests begin" in outcome.out
-    assert ended < 30
+    assert ended < 60, "30 on a quiet machine"
     while len(hosts.names()) > 1:
         hosts.run("gc")[1].outcome().demand()
         assert time.monotonic() - since < 60, hosts.names()
