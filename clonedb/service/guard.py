@@ -69,7 +69,8 @@ class Guard:
 
         headers: _Headers = dict(scope["headers"])
         reply = _Reply(send, _request_id(headers))
-        path = scope["path"] = scope["path"].rstrip("/") or "/"
+        # as it was sent: a slash of a hash, `%2F`, is none of the path
+        path = scope["path"] = scope["raw_path"].decode().rstrip("/") or "/"
         size = headers.get(b"content-length", b"0")
         chunked = b"transfer-encoding" in headers
         if not size.isdigit() or int(size) > _BODY or len(path) > _PATH:
@@ -99,7 +100,7 @@ class Guard:
             return "a page of another site asks for this"
         host = headers.get(b"host", b"").decode(errors="replace")
         origin = headers.get(b"origin")
-        if origin is not None and urlsplit(origin.decode(errors="replace")).netloc != host:
+        if origin is not None and _site(origin.decode(errors="replace")) != host:
             return "a page of another site asks for this"
         if self._token is None and host and not is_loopback(_name(host)):
             return (
@@ -227,6 +228,14 @@ def _name(host: str) -> str:
         if host.startswith("[") and "]" in host
         else host.partition(":")[0]
     )
+
+
+def _site(origin: str) -> str | None:
+    """The `name:port` of `http://name:port`."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _request_id(headers: _Headers) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from starlette.routing import Route
 
@@ -60,12 +61,12 @@ class _Handlers:
         # the Python client 0.9.2 finalizes also what it was refused; it sends what `requests` calls itself
         agent = request.headers.get("user-agent", "")
         await self._service.finalize(
-            request.path_params["hash"], doubtful=agent.startswith("python-requests/")
+            _hash(request), doubtful=agent.startswith("python-requests/")
         )
         return empty()
 
     async def discard(self, request: Request) -> Response:
-        await self._service.discard(request.path_params["hash"])
+        await self._service.discard(_hash(request))
         return empty()
 
     async def discard_all(self, _request: Request) -> Response:
@@ -73,7 +74,7 @@ class _Handlers:
         return empty()
 
     async def acquire(self, request: Request) -> Response:
-        hash_ = request.path_params["hash"]
+        hash_ = _hash(request)
         try:
             lease = await self._metrics.acquire(hash_, holder(request), wait=_WAIT)
         except DiscardedError:
@@ -82,11 +83,15 @@ class _Handlers:
 
     async def give_back(self, request: Request) -> Response:
         """Unlock and recreate are one: what was written is undone, whatever the caller says."""
-        id_ = request.path_params["id"]
+        id_ = unquote(request.path_params["id"])
         if not (id_.isascii() and id_.isdecimal() and len(id_) <= _LONGEST_ID):
             return told(400, "invalid test database ID")
-        await self._service.give_back(request.path_params["hash"], int(id_))
+        await self._service.give_back(_hash(request), int(id_))
         return empty()
+
+
+def _hash(request: Request) -> str:
+    return unquote(request.path_params["hash"])
 
 
 def _database(hash_: str, address: Address) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import logging
+import re
 import socket
 import sys
 from pathlib import Path
@@ -29,6 +30,9 @@ LogFormat = Literal["lines", "json"]
 
 _SHORTEST = 16  # characters of a token
 _HEADERS = 10.0  # seconds in which a request's headers have to be there
+_REQUEST = 1024 * 1024  # bytes of a request, headers and all
+# its name is as long as the one that replaces it
+_HTTP_2 = re.compile(rb"\r\nupgrade:(?=[ \t]*h2c[ \t]*\r\n)", re.IGNORECASE)
 _IDLE = 30  # seconds for which a client's connection stays open without a request
 _STOP = 20  # seconds that stopping waits for replies
 _BACKLOG = 2048
@@ -121,9 +125,14 @@ class _Server(uvicorn.Server):
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """HTTP whose clients have to say within some seconds what they want."""
+    """HTTP whose clients have to say within some seconds, and in not too many words, what they want.
+
+    The offer of HTTP/2 with which Java's own client begins is not seen: the parser would leave
+    out the body of a request that asks for another protocol.
+    """
 
     _late: asyncio.TimerHandle | None = None
+    _size: int | None = None  # bytes of the request that is coming
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there."""
@@ -134,7 +143,23 @@ class HttpProtocol(HttpToolsProtocol):
         """It says something."""
         if self._late is None and not self._is_answering():
             self._late = self.loop.call_later(_HEADERS, self.transport.close)
+        if b"h2c" in data:
+            data = _HTTP_2.sub(b"\r\nx-other:", data)
         super().data_received(data)
+        if self._size is not None:
+            self._size += len(data)
+            if self._size > _REQUEST:
+                self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._size = 0
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        """It is there."""
+        self._size = None
+        super().on_message_complete()
 
     def on_headers_complete(self) -> None:
         """It has said what it wants."""

@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -93,24 +94,24 @@ class _Handlers:
         return reply({"leases": [_listed(one) for one in self._service.leases()]})
 
     async def lease(self, request: Request) -> Response:
-        name = request.path_params["lease"]
+        name = _name(request)
         for one in self._service.leases():
             if one.lease == name:
                 return reply(_lease(one))
         raise NoSuchDatabaseError("that lease has ended")
 
     async def release(self, request: Request) -> Response:
-        await self._service.release(request.path_params["lease"])
+        await self._service.release(_name(request))
         return empty()
 
     async def renew(self, request: Request) -> Response:
-        return reply(_lease(await self._service.renew(request.path_params["lease"])))
+        return reply(_lease(await self._service.renew(_name(request))))
 
     async def keep(self, request: Request) -> Response:
-        return reply(_lease(await self._service.keep(request.path_params["lease"])))
+        return reply(_lease(await self._service.keep(_name(request))))
 
     async def drop(self, request: Request) -> Response:
-        await self._service.drop(request.path_params["lease"])
+        await self._service.drop(_name(request))
         return empty()
 
     async def templates(self, _request: Request) -> Response:
@@ -131,6 +132,10 @@ class _Handlers:
                 for one in reversed(_until(newest, self._service.events())):
                     yield f"event: {one.kind}\ndata: {json.dumps(_event(one))}\n\n"
                     newest = one
+
+
+def _name(request: Request) -> str:
+    return unquote(request.path_params["lease"])
 
 
 def _until(last: Event | None, events: Sequence[Event]) -> Sequence[Event]:

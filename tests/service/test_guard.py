@@ -11,6 +11,7 @@ import pytest
 
 from clonedb.service import guard, serve
 from tests.service.site import Site
+from tests.service.stories import WAIT
 
 WHOLE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -24,6 +25,7 @@ WHOLE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
         ({"Host": "10.0.0.7"}, "answers to localhost"),
         ({"Origin": "http://evil.example"}, "another site"),
         ({"Origin": "null"}, "another site"),
+        ({"Origin": "http://["}, "another site"),
         ({"Origin": "http://localhost:3000", "Host": "localhost:5000"}, "another site"),
         ({"Sec-Fetch-Site": "cross-site"}, "another site"),
         ({"Sec-Fetch-Site": "same-site"}, "another site"),
@@ -64,6 +66,17 @@ def test_bodies_that_are_too_long(common_site: Site) -> None:
             for _ in range(200):
                 client.sendall(b"400\r\n" + b"x" * 1024 + b"\r\n")
         assert b"413" in received(client)
+
+
+def test_headers_without_end(common_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that goes on with them, at its first request and after an answer, is hung up on, and none are kept."""
+    monkeypatch.setattr(serve, "_HEADERS", WAIT * 10)
+    for before in (b"", WHOLE):
+        begun = before + b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+        more = b"X-More: " + b"x" * 10_000 + b"\r\n"
+        with raw(common_site) as client, pytest.raises(ConnectionError):
+            client.sendall(begun + more * 10_000)
+        assert common_site.ask("GET", "/healthz").status == 200
 
 
 def test_bodies_that_do_not_come(common_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,10 @@ from urllib.parse import quote
 
 import pytest
 
+from clonedb.service import pool
 from clonedb.service.contract import Address
 from tests.service.site import Answer, Site
-from tests.service.stories import ITEMS, run_sql
+from tests.service.stories import ITEMS, WAIT, ready, run_sql
 
 AGENT = {"User-Agent": "the tests"}
 HASH = "1f3870be274f6c49b3e31a0c6728957f"
@@ -42,8 +43,10 @@ def known(common_site: Site) -> Site:
 
 
 @pytest.mark.parametrize("root", ["/api/v1", ""])
-def test_the_life_of_a_template(site: Site, root: str) -> None:
+def test_the_life_of_a_template(site: Site, monkeypatch: pytest.MonkeyPatch, root: str) -> None:
     """Each route, its status and its body."""
+    # however busy the machine is, a return waits until the database is there again
+    monkeypatch.setattr(pool, "_SOON", WAIT)
     begun = site.ask("POST", f"{root}/templates", {"hash": HASH})
     assert begun.status == 200
     assert begun.headers["content-type"] == "application/json; charset=UTF-8"
@@ -63,6 +66,8 @@ def test_the_life_of_a_template(site: Site, root: str) -> None:
         assert (finalized.status, finalized.body) == (204, b"")
         assert "content-type" not in finalized.headers
     assert site.ask("POST", f"{root}/templates", {"hash": HASH}).status == 423
+    # what is lent before that is made new once
+    site.run(ready(site.service, HASH))
     got = site.ask("GET", f"{root}/templates/{HASH}/tests")
     assert (got.status, set(got.json)) == (200, {"database", "id"})
     assert isinstance(got.json["id"], int)
@@ -173,10 +178,24 @@ def test_what_clients_send_besides(site: Site) -> None:
         '"quoted"',
         "../../admin/templates",
         "a/b c?d#e%2F",
+        "known/tests/0",
+        "known/tests",
+        "slash/",
         "nul\x00byte",
         "snow\u2603man",
     ],
-    ids=["long", "statement", "quoted", "path", "address", "nul", "snowman"],
+    ids=[
+        "long",
+        "statement",
+        "quoted",
+        "path",
+        "address",
+        "database",
+        "tests",
+        "slash",
+        "nul",
+        "snowman",
+    ],
 )
 def test_a_hash_is_data(common_site: Site, hash_: str) -> None:
     """Whatever is in it: it names a template, and nothing else."""
@@ -192,6 +211,15 @@ def test_a_hash_is_data(common_site: Site, hash_: str) -> None:
     assert len(address(got).database.encode()) < 64
     assert common_site.ask("DELETE", f"{path}/tests/{got.json['id']}").status == 204
     assert common_site.ask("DELETE", path).status == 204
+
+
+def test_a_hash_that_looks_like_a_database(site: Site) -> None:
+    """`known/tests/0` is the name of a template, and its DELETE gives nobody's database back."""
+    fill(site, "known")
+    number = site.ask("GET", "/templates/known/tests").json["id"]
+    answer = site.ask("DELETE", f"/templates/{quote(f'known/tests/{number}', safe='')}")
+    assert (answer.status, answer.json) == (404, {"message": "template not found"})
+    assert site.ask("DELETE", f"/templates/known/tests/{number}").status == 204
 
 
 def test_those_who_wait_for_a_discarded_template(site: Site) -> None:
