@@ -49,15 +49,18 @@ def test_a_worker_opens_no_more(items: Project, url: str) -> None:
     items.write(
         "test_it.py",
         """
+import time
 import pytest
+
+def count(connection):
+    query = "select count(*) from pg_stat_activity where backend_type = 'client backend'"
+    time.sleep(0.05)  # one that was just closed may be counted for a moment
+    return connection.execute(query).fetchone()[0]
 
 @pytest.mark.parametrize("n", range(12))
 def test_it(n, clonedb_connection):
-    found = clonedb_connection.execute(
-        "select count(*) from pg_stat_activity where backend_type = 'client backend'"
-    ).fetchone()
     with open("counts", "a") as file:
-        print(found[0], file=file)
+        print(min(count(clonedb_connection) for _ in range(4)), file=file)
     clonedb_connection.execute("update item set name = 'changed'")
     if n % 3 == 2:
         clonedb_connection.execute("create table mine (n int)")
@@ -68,8 +71,7 @@ def test_it(n, clonedb_connection):
     counts = [int(line) for line in (items.directory / "counts").read_text().split()]
     # that of the maintenance database, the witness, and the test's at least
     assert min(counts) >= 3
-    # one that was just closed may be counted in a single test
-    assert sorted(counts)[-2] in range(5, SESSIONS + 1), counts
+    assert max(counts) in range(5, SESSIONS + 1), counts
 
 
 def test_limits_of_the_role_and_the_database(config: Config, url: str) -> None:

@@ -112,8 +112,9 @@ def test_those_who_wait_are_told(start: Start) -> None:
         begin = time.monotonic()
         assert running.stop() == 0
         assert time.monotonic() - begin < 15
-        with pytest.raises(urllib.error.HTTPError, match="503"):
+        with pytest.raises(urllib.error.HTTPError, match="503") as refused:
             waiting.result(WAIT)
+        refused.value.close()
     assert "Traceback" not in running.log.read_text()
     start().ask("/admin/templates", "DELETE")
 
