@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SESSIONS", "shortage"]
 
-SESSIONS = 6
+SESSIONS = 7
 """Sessions of one worker under `auto`: with the maintenance database, the witness, the rewinder, and the test's.
 
-One more reads the template's rows where tests update or delete some, and one is the pool's
-where tests cost new clones.
+One more reads the template's rows where tests update or delete some; where tests cost new clones
+one is the pool's, and one is open in a clone that is made ahead.
 """
 
 _OF_MAINTENANCE = 3  # of these are with the maintenance database: the pool's, too

@@ -37,7 +37,7 @@ def test_a_run_is_told_before_a_session_is_refused(items: Project, url: str) -> 
         for connection in few:
             connection.close()
     line = (
-        "a run of 3 workers opens up to 6 sessions for each; 10 of max_connections = 18 are left, 18 are needed: raise"
+        "a run of 3 workers opens up to 7 sessions for each; 10 of max_connections = 18 are left, 21 are needed: raise"
         " max_connections, or run fewer workers (-n)"
     )
     assert (said.out + said.err).count(line) == 1
