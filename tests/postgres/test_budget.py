@@ -90,7 +90,7 @@ def test_limits_of_the_role_and_the_database(config: Config, url: str) -> None:
             said = modest.run(shortage, 2)
         admin.execute("alter database postgres connection limit -1; drop role few")
     assert said is not None
-    of_role = "7 of the 7 of role 'few' are left, 12 are needed: run `ALTER ROLE \"few\" CONNECTION LIMIT 12`"
+    of_role = "7 of the 7 of role 'few' are left, 14 are needed: run `ALTER ROLE \"few\" CONNECTION LIMIT 14`"
     of_database = (
         "3 of the 4 of database 'postgres' are left, 6 are needed: run"
         ' `ALTER DATABASE "postgres" CONNECTION LIMIT 7`'
