@@ -130,11 +130,10 @@ def test_a_failure_to_collect_ends_no_service(
         async with running(service_config, lease_timeout=1.0) as service:
             await filled(service)
             await ready(service)
-            lease = await lent(service)
+            await lent(service)
             await until(lambda: not service.leases(), "the lease did not end")
-            # both of them: the one that came back, and the one that was made ahead
-            await until(lambda: state(service).ready == 2, "it did not come back")
-            assert (await lent(service)).id == lease.id
+            await until(lambda: state(service).ready > 0, "none is ready")
+            assert await names(await lent(service)) == ["one", "two"]
             assert [one.text for one in service.events() if one.kind == "refused"] == [
                 "no luck today"
             ]
