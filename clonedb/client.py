@@ -101,7 +101,7 @@ class Client:
         return _lease(self._ask("POST", f"/v1/leases/{quote(lease.lease, safe='')}/renew"))
 
     def keep(self, lease: ClientLease) -> ClientLease:
-        """The database stays as it is after this lease, until somebody drops it."""
+        """The database stays as it is after this lease, until it is dropped."""
         return _lease(self._ask("POST", f"/v1/leases/{quote(lease.lease, safe='')}/keep"))
 
     def release(self, lease: ClientLease) -> None:
@@ -131,6 +131,7 @@ class Client:
         if reply.status >= 400:
             told = found.get("message") if isinstance(found, dict) else None
             raise ServiceError(told or f"the service answered {reply.status}", reply.status)
+
         return found
 
 

@@ -84,6 +84,7 @@ def _url() -> str | None:
     host = os.environ.get("INTEGRESQL_PGHOST")
     if not host:
         return None
+
     parts: dict[str, Any] = {
         "user": os.environ.get("INTEGRESQL_PGUSER"),
         "password": os.environ.get("INTEGRESQL_PGPASSWORD"),

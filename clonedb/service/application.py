@@ -35,7 +35,7 @@ _LOG = logging.getLogger("clonedb.service")
 def make_application(
     service: Cloning, *, token: str | None, stopping: asyncio.Event
 ) -> Starlette:
-    """The service over HTTP, which whoever serves it starts and closes; `stopping` ends the open streams."""
+    """The service over HTTP, which the caller starts and closes; `stopping` ends the open streams."""
     metrics = Metrics(service)
 
     async def healthy(_request: Request) -> Response:

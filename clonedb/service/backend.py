@@ -52,6 +52,7 @@ class Backend:
         self._server: Server | None = None
         self._sessions: Sessions | None = None
         self._ledger: Ledger | None = None
+
         self.address: Address | None = None
 
     @property
@@ -109,6 +110,7 @@ class Backend:
         self._server, self._sessions, self._ledger = server, Sessions(server), ledger
         self.address = address
         highest = max((row.id for row in self.known.leases.values()), default=-1)
+
         self._next_id = max(self._next_id, highest + 1)
 
     async def thread(

@@ -122,6 +122,7 @@ class CallerTemplates:
         if self._by_hash.get(hash_) is not filled:
             await backend.work(filling.drop, database)
             raise UnavailableError("the template was discarded while it was begun")
+
         backend.known.templates[hash_] = filled.row
         await backend.ledger.put_template(filled.row)
         filled.until = asyncio.get_running_loop().time() + backend.lease_timeout
@@ -133,6 +134,7 @@ class CallerTemplates:
         filled.finalized += 1
         if doubtful:
             await self._until_left(filled)
+
         async with filled.lock:
             if self._by_hash.get(hash_) is not filled:
                 raise NoSuchTemplateError("template not found")
@@ -196,6 +198,7 @@ class CallerTemplates:
             with contextlib.suppress(UnavailableError):  # the next start drops it
                 await backend.work(filling.drop, record.name)
             return
+
         filled.pool.state = "ready"
         if backend.address is not None:
             worker = Worker(backend.server, filled.record or record, backend.sessions)
@@ -205,13 +208,14 @@ class CallerTemplates:
     async def discard(
         self, hash_: str, why: str = "on request", *, evicted: bool = False
     ) -> None:
-        """Drop a template, and its databases that nobody has. Raises NoSuchTemplateError."""
+        """Drop a template, and its spare databases. Raises NoSuchTemplateError."""
         filled, backend = self.get(hash_), self._backend
         del self._by_hash[hash_]
         backend.known.templates.pop(hash_, None)
         filled.pool.discard()
         backend.events.add("evicted" if evicted else "discarded", hash_, why)
         self._retire(filled)
+
         with contextlib.suppress(UnavailableError):  # what stays is dropped by the next start
             await backend.ledger.remove_template(hash_)
             async with filled.lock:

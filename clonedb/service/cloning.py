@@ -61,10 +61,11 @@ class Service:
         self._upkeep: asyncio.Task[None] | None = None
         self._sizes: Mapping[str, float] = {}
         self._sized = float("-inf")
+
         self._stopping = False
 
     async def start(self) -> None:
-        """Find what an earlier process left: templates, leases; what nobody has is dropped, and made anew on need.
+        """Find what an earlier process left: templates, leases; spare databases are dropped, and made anew on need.
 
         Raises UnavailableError: the server cannot be reached, or another service works there.
         """
@@ -82,10 +83,11 @@ class Service:
             retention=self._retention,
             found_again=self._found_again,
         )
+
         self._upkeep = asyncio.get_running_loop().create_task(upkeep.run())
 
     async def close(self) -> None:
-        """Stop; leases stay. What nobody has is dropped, within 15 seconds; what is left then the next start drops."""
+        """Stop; leases stay. Spare databases are dropped, within 15 seconds; the next start drops what is left."""
         self._stopping = True
         if self._upkeep is not None:
             self._upkeep.cancel()
@@ -112,7 +114,7 @@ class Service:
         await self._callers.finalize(hash_, doubtful=doubtful)
 
     async def discard(self, hash_: str) -> None:
-        """Drop a template, and its databases that nobody has. Raises NoSuchTemplateError."""
+        """Drop a template, and its spare databases. Raises NoSuchTemplateError."""
         await self._callers.discard(hash_)
 
     async def discard_all(self) -> None:
@@ -244,7 +246,7 @@ class Service:
             self._backend.events.add("refused", "", f"{name} could not be dropped: {why}")
 
     async def _found_again(self) -> None:
-        """The server was started again: leases and templates are as they were, and what nobody has is made new."""
+        """The server was started again: leases and templates are as they were, and spare databases are made new."""
         backend = self._backend
         for pool in (*self._callers.pools(), *(found.pool for found in self._projects)):
             pool.lose()
@@ -259,6 +261,7 @@ class Service:
         names = {filled.row.database for filled in self._callers}
         names |= {held.row.database for held in self._leases}
         await self._clean_up(names)
+
         for filled in self._callers:
             self._callers.open(filled)
 

@@ -26,11 +26,11 @@ __all__ = [
 
 
 class AlreadyInitializedError(CloneDBError):
-    """Somebody else builds the template, or it is finished."""
+    """Another caller fills the template, or it is finished."""
 
 
 class NoSuchTemplateError(CloneDBError):
-    """Nobody has begun a template with that hash, or it was discarded."""
+    """No caller has begun a template with that hash, or it was discarded."""
 
 
 class NoSuchDatabaseError(CloneDBError):
@@ -75,7 +75,7 @@ class Lease:
     seen: dt.datetime | None
     """When a client was last connected to it."""
     kept: bool
-    """It outlives its holder, until somebody drops it."""
+    """It outlives its holder, until it is dropped."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Cloning(Protocol):
         ...
 
     async def discard(self, hash_: str) -> None:
-        """Drop a template, and its databases that nobody has. Raises NoSuchTemplateError."""
+        """Drop a template, and its spare databases. Raises NoSuchTemplateError."""
         ...
 
     async def discard_all(self) -> None:

@@ -115,7 +115,7 @@ def prepare(server: Server, sessions: Sessions, record: TemplateRecord) -> Templ
 
 
 def drop(_server: Server, sessions: Sessions, name: str) -> None:
-    """Drop a template, sealed or not, if it is there, whoever is connected to it."""
+    """Drop a template, sealed or not, if it is there, and end the sessions with it."""
     sessions.run(sealing.drop, name)
 
 

@@ -22,6 +22,7 @@ async def following(service: Cloning, stopping: asyncio.Event) -> AsyncGenerator
     stop = asyncio.ensure_future(stopping.wait())
     change = asyncio.ensure_future(_next(changes))
     changed = True
+
     try:
         while not stop.done():
             yield changed

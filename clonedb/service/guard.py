@@ -98,6 +98,7 @@ class Guard:
         """Why a request comes from another site's page, or by a name that is not this service's."""
         if headers.get(b"sec-fetch-site", b"none") in (b"cross-site", b"same-site"):
             return "a page of another site asks for this"
+
         host = headers.get(b"host", b"").decode(errors="replace")
         origin = headers.get(b"origin")
         if origin is not None and _site(origin.decode(errors="replace")) != host:
@@ -120,6 +121,7 @@ class Guard:
                 return False
         if kind.lower() in (b"bearer", b"basic"):
             return hmac.compare_digest(shown.strip(), self._token)
+
         cookies: SimpleCookie = SimpleCookie()
         try:
             cookies.load(headers.get(b"cookie", b"").decode(errors="replace"))
@@ -155,6 +157,7 @@ class Guard:
         if not hmac.compare_digest(given.encode(), self._token or b""):
             await login_form("that is not the token")(scope, receive, reply)
             return
+
         cookie = f"{_COOKIE}={self._cookie()}; Path=/; HttpOnly; SameSite=Strict"
         reply.more = {b"location": b"/", b"set-cookie": cookie.encode()}
         await _refuse(scope, receive, reply, 303, "see /")
@@ -195,6 +198,7 @@ class _Body:
     async def __call__(self) -> Message:
         if self._whole:
             return await self._receive()
+
         try:
             async with asyncio.timeout(_BODY_TIME):
                 message = await self._receive()

@@ -137,6 +137,7 @@ class Leases:
         """Leave the database as it is, for a person; it counts for no pool any more. Raises UnavailableError."""
         if held.row.kept:
             return self.shown(held)
+
         # at once: a return that comes meanwhile leaves it alone
         held.row.kept = True
         try:
@@ -160,7 +161,7 @@ class Leases:
             await held.pool.drop(held.entry)
 
     async def expire(self) -> None:
-        """End the leases of those that nobody has been connected to for too long."""
+        """End the leases of databases to which no client has been connected for too long."""
         time = asyncio.get_running_loop().time()
         over = [held for held in self if not held.row.kept and held.until < time]
         await asyncio.gather(*map(self._expire, over))

@@ -214,6 +214,7 @@ class Ledger:
         except BaseException:
             connection.close()
             raise
+
         return connection
 
     def _take_lock(self, connection: Connection[Any]) -> None:
@@ -223,6 +224,7 @@ class Ledger:
         patience = self._server.config.connect_timeout if self._generation is None else _PAUSE
         if locks.wait_for_lock(connection, key, timeout=patience):
             return
+
         found = locks.holder(connection, key)
         raise UnavailableError(
             f"{self._server.about}: another `clonedb serve` works there under prefix"

@@ -69,6 +69,7 @@ class Metrics:
             registry=self._registry,
         )
         self._present = _Present(service)
+
         self._registry.register(self._present)
 
     async def acquire(
@@ -126,6 +127,7 @@ class _Present(Collector):
             if name in self.server:
                 yield GaugeMetricFamily(f"clonedb_server_{name}", told, self.server[name])
         counts = self._service.counts()
+
         for counted, name, told, labels in _COUNTED:
             family = CounterMetricFamily(name, told, labels=labels)
             found = {what[1:]: count for what, count in counts.items() if what[0] == counted}

@@ -91,6 +91,7 @@ class Pool:
         # one that cannot be dropped takes its time, and keeps nothing else from being done
         self._dropper = ThreadPoolExecutor(1, f"clonedb-drop-{name[:40]!r}")
         self._tasks: set[asyncio.Task[Any]] = set()
+
         self._closed = False
 
     @property
@@ -110,7 +111,7 @@ class Pool:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody has, awaits or makes one of its databases."""
+        """Whether none of its databases is lent, awaited or made."""
         return not (self.leased or self._tasks or self.waiting)
 
     def open(self, worker: Worker, address: Address) -> None:
@@ -121,6 +122,7 @@ class Pool:
         if self._closed:  # the service has stopped while the template was prepared
             asyncio.get_running_loop().run_in_executor(None, worker.close)
             return
+
         earlier, self.worker = self.worker, worker
         self.address = address
         ready, self._ready = self._ready, []
@@ -145,6 +147,7 @@ class Pool:
             self._begin_drop(entry)
         if self.state == "discarded":
             raise DiscardedError(f"template {self.name!r} was just discarded")
+
         if self._closed:
             raise UnavailableError("the service is stopping")
         return await self._wait(deadline)
@@ -154,6 +157,7 @@ class Pool:
         self._waiters.append(waiter)
         self._events.changed()
         self._refill()
+
         try:
             async with asyncio.timeout_at(deadline):
                 return await waiter
@@ -216,7 +220,7 @@ class Pool:
         self.release_spares()
 
     def release_spares(self) -> None:
-        """Drop what nobody has."""
+        """Drop the spare databases."""
         ready, self._ready = self._ready, []
         for entry in ready:
             self._begin_drop(entry)
@@ -235,9 +239,10 @@ class Pool:
             await asyncio.wait([*self._tasks])
 
     async def close(self) -> None:
-        """Drop what nobody has, and end the threads; what is lent stays. Nothing happens the second time."""
+        """Drop the spare databases, and end the threads; what is lent stays. Nothing happens the second time."""
         if self._closed:
             return
+
         self._closed = True
         if self._pause is not None:
             self._pause.cancel()
@@ -277,6 +282,7 @@ class Pool:
         """Begin to make as many databases as are wanted and allowed."""
         if self.worker is None or self._closed or self._pause is not None:
             return
+
         if self.state not in ("preparing", "ready"):
             return
         coming = len(self._ready) + self._making + self._returning

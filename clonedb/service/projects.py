@@ -56,6 +56,7 @@ class Projects:
         found = self._current.get(directory)
         if found is not None and loop.time() - found.checked < _FRESH:
             return found
+
         if directory not in self._opening:
             task = self._backend.background(self._open(directory))
             self._opening[directory] = task
@@ -118,6 +119,7 @@ class Projects:
                 f"template {template.name!r} is on {template.server.about}, and the service works on"
                 f" {backend.server.about}: start it in the project's directory, or with the same url (CLONEDB_URL)"
             )
+
         if theirs != prefix:
             raise UnavailableError(
                 f"template {template.name!r} has prefix {theirs!r}, and the service {prefix!r}: start it in the"
@@ -125,7 +127,7 @@ class Projects:
             )
 
     async def _forget(self, name: str, why: str) -> None:
-        """It is opened again, and built again, when somebody asks for it."""
+        """It is opened again, and built again, when it is asked for."""
         found = self._by_name.pop(name, None)
         if found is None:
             return

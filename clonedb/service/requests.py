@@ -32,6 +32,7 @@ async def fields(request: Request) -> dict[str, Any]:
     body = await request.body()
     if not body.strip():
         return {}
+
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         # `curl -d '{"hash": ...}'` calls JSON a form

@@ -101,6 +101,7 @@ async def _serve(service: Service, listening: socket.socket, token: str | None) 
     finally:
         # those who wait for a database are told before the ends of their replies are waited for
         await service.close()
+
     await serving
 
 

@@ -51,6 +51,7 @@ class Sessions:
                 self._free.append(session)
                 return result
         session.close()
+
         return result
 
     def reserve(self, holder: object, most: int) -> bool:

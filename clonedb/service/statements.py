@@ -37,6 +37,7 @@ class Statements:
         self._names = 0
         self._broken = False
         self._socket = self._pgconn.socket
+
         self._loop.add_reader(self._socket, self._read)
 
     @property

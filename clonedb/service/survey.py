@@ -58,6 +58,7 @@ def survey(server: Server, sessions: Sessions) -> Survey:
             if record is not None and what_is_lost(server, record):
                 continue  # nobody knows it: it is dropped
             found.templates[name.text] = record
+
     return found
 
 
@@ -102,6 +103,7 @@ def look(_server: Server, sessions: Sessions, names: Collection[str]) -> Mapping
             """.encode(),  # noqa: S608 - ours
             [[*names]],
         )
+
         return {name: Presence(oid, number, pids) for name, oid, number, pids in rows}
 
     return sessions.run(query)

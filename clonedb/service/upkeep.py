@@ -82,6 +82,7 @@ class Upkeep:
         await self._callers.close_retired()
         await self._projects.close_retired()
         time = asyncio.get_running_loop().time()
+
         if time - self._seldom > _SELDOM:
             self._seldom = time
             await self._evict()
@@ -139,7 +140,7 @@ class Upkeep:
             self._written = {key: at for key, at in self._written.items() if key in known}
 
     async def _make_room(self) -> None:
-        """Another process of clonedb that waits for room gets what nobody has."""
+        """Another process of clonedb that waits for room gets the room of spare databases."""
         waits = await self._backend.thread(self._backend.server.admission.others_wait)
         for pool in self._pools():
             pool.yields = waits
@@ -177,6 +178,7 @@ class Upkeep:
         backend, pause = self._backend, 0.1
         backend.events.add("refused", "", f"the server does not answer: {why}")
         await backend.let_go()
+
         while True:
             try:
                 await backend.open()

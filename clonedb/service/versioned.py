@@ -79,6 +79,7 @@ class _Handlers:
             raise BadRequestError(
                 "give either hash or project (a directory of the service's host)"
             )
+
         if project is not None and not Path(project).is_absolute():
             raise BadRequestError(f"project is {project!r}, which is no absolute path")
         lease = await self._metrics.acquire(

@@ -102,6 +102,7 @@ class Worker:
             raise NoRoomError(
                 f"max_clones = {self.server.config.max_clones} of {self.server.about} are in use"
             )
+
         try:
             # it outlives this process, so that no other one collects what is lent while the
             # service is being started again
@@ -137,13 +138,14 @@ class Worker:
             left = [f"{one.what} ({one.statement})" for one in found.undo(self.server)]
             told = f": {'; '.join(left)} stays" if left else ""
             return Outcome("refused", f"it changed what belongs to the whole server{told}")
+
         if rewinder.pid is not None and not self._sessions.reserve(entry, _SESSIONS):
             # there are many: it is opened again on need
             rewinder.close()
         return outcome
 
     def drop(self, entry: Entry) -> None:
-        """Drop a clone, whoever is connected to it. Raises the last error of several attempts."""
+        """Drop a clone, clients that are connected to it notwithstanding. Raises the last error of several attempts."""
         for attempt in range(_ATTEMPTS):
             try:
                 self._drop(entry)
