@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clonedb.api import Template, open_template
+from clonedb.errors import ConfigError
 from clonedb.service.backend import Backend, address_of
 from clonedb.service.contract import Address, TemplateState, UnavailableError
 from clonedb.service.pool import Pool
@@ -83,6 +84,7 @@ class Projects:
         backend.events.changed()
 
     def _open_template(self, directory: str) -> Template:
+        _require_own(directory)
         return open_template(load(Path(directory)), servers=self._backend.servers)
 
     async def _added(self, directory: str, template: Template) -> ProjectTemplate:
@@ -181,3 +183,20 @@ class Projects:
 
 def _time(seconds: float) -> dt.datetime:
     return dt.datetime.fromtimestamp(seconds, dt.UTC)
+
+
+def _require_own(directory: str) -> None:
+    """Raises ConfigError for a directory of another account's: its migrations would run as this one's.
+
+    Every account of the machine can ask a service on loopback for a project.
+    """
+    try:
+        found = Path(directory).stat()
+    except OSError as error:
+        raise ConfigError(f"project {directory!r} cannot be read: {error.strerror}") from error
+
+    if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o002:
+        raise ConfigError(
+            f"project {directory!r} belongs to another account, or every account may write there: its migrations would"
+            " run as the account of the service; start `clonedb serve` as the account that the project belongs to"
+        )

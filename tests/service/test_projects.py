@@ -166,3 +166,27 @@ def test_leases_on_projects_outlive_the_service(service_config: Config, shop: Pr
             await until(lambda: len(service.leases()) == 1, "it was not given back")
 
     asyncio.run(second(asyncio.run(first())))
+
+
+@pytest.mark.parametrize("theirs", ["owner", "mode"])
+def test_a_project_of_another_account(
+    service_config: Config, shop: Project, theirs: str
+) -> None:
+    """Any account can ask for one on loopback; its files are not run as the service's account."""
+    if theirs == "owner":
+        if os.geteuid() != 0:
+            pytest.skip("needs root for a directory of another account's")
+        os.chown(shop.directory, 12345, -1)
+    else:
+        shop.directory.chmod(0o777)
+    mark = shop.directory / "was_run"
+    env = shop.directory / "migrations" / "env.py"
+    env.write_text(f"open({str(mark)!r}, 'w').close()\n{env.read_text()}")
+
+    async def story() -> None:
+        async with running(service_config) as service:
+            with pytest.raises(CloneDBError, match="would run as the account of the service"):
+                await lent(service, shop)
+
+    asyncio.run(story())
+    assert not mark.exists()
