@@ -10,15 +10,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from clonedb.clones.gc import collect
 from clonedb.postgres.servers import open_server
 from clonedb.service.cloning import Service
-from clonedb.service.contract import AlreadyInitializedError, NoSuchTemplateError
+from clonedb.service.contract import AlreadyInitializedError, Lease, NoSuchTemplateError
 from clonedb.settings.config import Config
 from tests.service.stories import (
     databases,
+    dsn,
     filled,
     lent,
     names,
@@ -132,7 +134,13 @@ def test_a_killed_service(service_config: Config, admin_dsn: str, step: str) -> 
                 assert "mine" in await names(adopted[next(iter(out))])
 
             await usable(service, finalized="finalized" in said)
-            new = [await lent(service) for _ in range(4)]
+            new: list[Lease] = []
+            clients: list[
+                psycopg.Connection[Any]
+            ] = []  # a slow machine takes longer than the lease's time
+            for _ in range(4):
+                new.append(await lent(service))
+                clients.append(await asyncio.to_thread(psycopg.connect, dsn(new[-1].address)))
             taken = {lease.address.database for lease in new}
             assert len(taken) == 4
             assert not taken & {lease.address.database for lease in adopted.values()}
@@ -140,6 +148,8 @@ def test_a_killed_service(service_config: Config, admin_dsn: str, step: str) -> 
             for lease in new:
                 assert await names(lease) == ["one", "two"]
 
+            for client in clients:
+                client.close()
             for lease in service.leases():
                 await service.release(lease.lease)
             if "discarded" in said:
