@@ -81,7 +81,9 @@ def network(postgres_bin: str | None, *options: str) -> Iterator[Network]:
     subnet = f"10.{213 + secrets.randbelow(30)}.{secrets.randbelow(255)}"
     bridge = f"cdb{mark}"
     with contextlib.ExitStack() as stack:
-        _ip("link", "add", bridge, "type", "bridge")
+        # without an address of its own, a bridge takes the lowest of its cables: each new host could change it, and
+        # the others sent to the old one until their ARP entries ran out
+        _ip("link", "add", bridge, "address", f"02:{_hexes(mark)}:00:01", "type", "bridge")
         stack.callback(_ip, "link", "delete", bridge)
         _ip("address", "add", f"{subnet}.1/24", "dev", bridge)
         _ip("link", "set", bridge, "up")
@@ -119,6 +121,11 @@ def network(postgres_bin: str | None, *options: str) -> Iterator[Network]:
             return made
 
         yield Network(f"postgresql://postgres@{subnet}.1", host, restart)
+
+
+def _hexes(mark: str) -> str:
+    """`a1b2c3` as the middle of a hardware address, `a1:b2:c3`."""
+    return ":".join(mark[at : at + 2] for at in range(0, 6, 2))
 
 
 def _ip(*arguments: str) -> None:
