@@ -11,6 +11,7 @@ from clonedb.service.backend import Backend
 from clonedb.service.callers import CallerTemplates
 from clonedb.service.contract import (
     Address,
+    Disconnected,
     Event,
     Lease,
     NoSuchDatabaseError,
@@ -122,23 +123,39 @@ class Service:
         await self._callers.discard_all()
 
     async def acquire(
-        self, hash_: str, holder: str, *, wait: float, project: str | None = None
+        self,
+        hash_: str,
+        holder: str,
+        *,
+        wait: float,
+        project: str | None = None,
+        disconnected: Disconnected | None = None,
     ) -> Lease:
         """A database in the template's state that no other caller has, after at most `wait` seconds.
 
         With `project`, the directory of a project of this host, `hash_` is ignored: its template
-        is built, if it is not there.
+        is built, if it is not there. `disconnected` returns when the caller has disconnected,
+        which ends its wait for a free database.
 
-        Raises NoSuchTemplateError, DiscardedError, UnavailableError; and the project's own errors.
+        Raises DisconnectedError, NoSuchTemplateError, DiscardedError, UnavailableError; and the project's own errors.
         """
         self._require_running()
         deadline = asyncio.get_running_loop().time() + wait
         if project is not None:
             found = await self._projects.get(project, deadline)
             name = found.template.name
-            return await self._leases.lend(found.pool, name, holder, deadline, found.directory)
+            return await self._leases.lend(
+                found.pool,
+                name,
+                holder,
+                deadline,
+                project=found.directory,
+                disconnected=disconnected,
+            )
         filled = self._callers.get(hash_)
-        lease = await self._leases.lend(filled.pool, hash_, holder, deadline)
+        lease = await self._leases.lend(
+            filled.pool, hash_, holder, deadline, disconnected=disconnected
+        )
         self._callers.note_use(filled)
         return lease
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from clonedb.errors import CloneDBError
 
@@ -16,6 +17,8 @@ __all__ = [
     "AlreadyInitializedError",
     "Cloning",
     "DiscardedError",
+    "Disconnected",
+    "DisconnectedError",
     "Event",
     "Lease",
     "NoSuchDatabaseError",
@@ -23,6 +26,9 @@ __all__ = [
     "TemplateState",
     "UnavailableError",
 ]
+
+Disconnected: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+"""A coroutine that ends when the caller has closed its connection."""
 
 
 class AlreadyInitializedError(CloneDBError):
@@ -39,6 +45,10 @@ class NoSuchDatabaseError(CloneDBError):
 
 class DiscardedError(CloneDBError):
     """The template was discarded while the caller waited for one of its databases."""
+
+
+class DisconnectedError(CloneDBError):
+    """The caller has closed its connection while it waited for a database."""
 
 
 class UnavailableError(CloneDBError):
@@ -141,14 +151,21 @@ class Cloning(Protocol):
         ...
 
     async def acquire(
-        self, hash_: str, holder: str, *, wait: float, project: str | None = None
+        self,
+        hash_: str,
+        holder: str,
+        *,
+        wait: float,
+        project: str | None = None,
+        disconnected: Disconnected | None = None,
     ) -> Lease:
         """A database in the template's state that no other caller has, after at most `wait` seconds.
 
         With `project`, the directory of a project of this host, `hash_` is ignored: its template
-        is built, if it is not there.
+        is built, if it is not there. `disconnected` returns when the caller has disconnected,
+        which ends its wait for a free database.
 
-        Raises NoSuchTemplateError, DiscardedError, UnavailableError; and the project's own errors.
+        Raises DisconnectedError, NoSuchTemplateError, DiscardedError, UnavailableError; and the project's own errors.
         """
         ...
 

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 from starlette.routing import Route
 
 from clonedb.service.contract import DiscardedError
+from clonedb.service.disconnects import acquire
 from clonedb.service.replies import empty, reply, told
 from clonedb.service.requests import fields, holder
 
@@ -76,7 +77,9 @@ class _Handlers:
     async def acquire(self, request: Request) -> Response:
         hash_ = _hash(request)
         try:
-            lease = await self._metrics.acquire(hash_, holder(request), wait=_WAIT)
+            lease = await self._metrics.counted(
+                acquire(self._service, request, hash_, holder(request), wait=_WAIT)
+            )
         except DiscardedError:
             return told(410, "template was just discarded")
         return reply({"database": _database(hash_, lease.address), "id": lease.id})

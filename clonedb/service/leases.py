@@ -16,6 +16,7 @@ from clonedb.postgres.server import Server
 from clonedb.service.backend import Backend
 from clonedb.service.contract import (
     Address,
+    Disconnected,
     Lease,
     NoSuchDatabaseError,
     UnavailableError,
@@ -65,12 +66,14 @@ class Leases:
         template: str,
         holder: str,
         deadline: float,
+        *,
         project: str | None = None,
+        disconnected: Disconnected | None = None,
     ) -> Lease:
         """A database of a pool, written down before it is told to the caller. Raises as `Pool.take`."""
         ledger, intruders = self._backend.ledger, 0
         while True:
-            entry = await pool.take(deadline)
+            entry = await pool.take(deadline, disconnected)
             row = LeaseRow(
                 entry.name,
                 entry.oid,

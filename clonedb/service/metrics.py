@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter as Count
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram
@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from clonedb.service.contract import (
     DiscardedError,
+    DisconnectedError,
     NoSuchTemplateError,
     UnavailableError,
 )
@@ -30,6 +31,7 @@ _RESULTS = (
     (NoSuchTemplateError, "unknown"),
     (DiscardedError, "discarded"),
     (UnavailableError, "unavailable"),
+    (DisconnectedError, "disconnected"),
 )
 # what the service counts by itself: its name there, here, what it is, and its labels
 _COUNTED = (
@@ -54,7 +56,6 @@ class Metrics:
     """The numbers of one service; what it has is looked at when it is asked for."""
 
     def __init__(self, service: Cloning) -> None:
-        self._service = service
         self._registry = CollectorRegistry()
         self._gets = Counter(
             "clonedb_gets",
@@ -72,13 +73,11 @@ class Metrics:
 
         self._registry.register(self._present)
 
-    async def acquire(
-        self, hash_: str, holder: str, *, wait: float, project: str | None = None
-    ) -> Lease:
-        """As `Cloning.acquire`, and counted."""
+    async def counted(self, acquiring: Awaitable[Lease]) -> Lease:
+        """What comes of asking for a database, counted."""
         begun = time.perf_counter()
         try:
-            lease = await self._service.acquire(hash_, holder, wait=wait, project=project)
+            lease = await acquiring
         except Exception as error:
             kinds = (name for kind, name in _RESULTS if isinstance(error, kind))
             self._gets.labels(next(kinds, "failed")).inc()
@@ -90,7 +89,7 @@ class Metrics:
     async def reply(self) -> Response:
         """All of them; without what only the server knows while it does not answer."""
         try:
-            self._present.server = await self._service.ping()
+            self._present.server = await self._present.service.ping()
         except UnavailableError:
             self._present.server = {}
         return Response(
@@ -103,10 +102,10 @@ class _Present(Collector):
 
     def __init__(self, service: Cloning) -> None:
         self.server: Mapping[str, float] = {}
-        self._service = service
+        self.service = service
 
     def collect(self) -> Iterator[Metric]:
-        templates, leases = self._service.templates(), self._service.leases()
+        templates, leases = self.service.templates(), self.service.leases()
         states = Count[str](one.state for one in templates)
         yield _gauge(
             "clonedb_templates", "Templates, by state.", {one: states[one] for one in _STATES}
@@ -126,7 +125,7 @@ class _Present(Collector):
         ):
             if name in self.server:
                 yield GaugeMetricFamily(f"clonedb_server_{name}", told, self.server[name])
-        counts = self._service.counts()
+        counts = self.service.counts()
 
         for counted, name, told, labels in _COUNTED:
             family = CounterMetricFamily(name, told, labels=labels)

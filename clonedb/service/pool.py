@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from clonedb.service.contract import Address, DiscardedError, UnavailableError
+from clonedb.service.contract import Address, DiscardedError, Disconnected, UnavailableError
+from clonedb.service.disconnects import ending_with
 from clonedb.service.events import Events
 from clonedb.service.worker import Entry, GoneError, NoRoomError, Worker
 from clonedb.url import redact
@@ -133,10 +134,15 @@ class Pool:
         self._failures = 0
         self._refill()
 
-    async def take(self, deadline: float) -> Entry:
+    async def take(
+        self,
+        deadline: float,
+        disconnected: Disconnected | None = None,
+    ) -> Entry:
         """A database that is as new, at once or when there is one; `deadline` is the loop's time.
 
-        Raises UnavailableError, and DiscardedError when the template is discarded meanwhile.
+        `disconnected` returns when the caller has disconnected, which ends its wait. Raises
+        UnavailableError, DisconnectedError, and DiscardedError when the template is discarded meanwhile.
         """
         while self._ready:
             entry = self._ready.pop()
@@ -150,17 +156,18 @@ class Pool:
 
         if self._closed:
             raise UnavailableError("the service is stopping")
-        return await self._wait(deadline)
+        return await self._wait(deadline, disconnected)
 
-    async def _wait(self, deadline: float) -> Entry:
+    async def _wait(self, deadline: float, disconnected: Disconnected | None) -> Entry:
         waiter: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._events.changed()
         self._refill()
 
         try:
-            async with asyncio.timeout_at(deadline):
-                return await waiter
+            with ending_with(waiter, disconnected):
+                async with asyncio.timeout_at(deadline):
+                    return await waiter
         except BaseException as error:
             # it may have got one in the same moment
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:

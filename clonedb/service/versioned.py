@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from clonedb.service.contract import NoSuchDatabaseError
+from clonedb.service.disconnects import acquire
 from clonedb.service.following import following
 from clonedb.service.replies import empty, reply
 from clonedb.service.requests import BadRequestError, fields, holder
@@ -82,11 +83,15 @@ class _Handlers:
 
         if project is not None and not Path(project).is_absolute():
             raise BadRequestError(f"project is {project!r}, which is no absolute path")
-        lease = await self._metrics.acquire(
-            hash_ or "",
-            _text(given, "holder") or holder(request),
-            wait=_wait(given),
-            project=project,
+        lease = await self._metrics.counted(
+            acquire(
+                self._service,
+                request,
+                hash_ or "",
+                _text(given, "holder") or holder(request),
+                wait=_wait(given),
+                project=project,
+            )
         )
         return reply(_lease(lease), 201)
 

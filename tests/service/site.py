@@ -39,10 +39,17 @@ class Answer(NamedTuple):
 class Site:
     """The service and its routes, on a port of its own."""
 
-    def __init__(self, config: Config, *, token: str | None = None, maximum: int = 20) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        token: str | None = None,
+        maximum: int = 20,
+        lease_timeout: float = 60.0,
+    ) -> None:
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
-        self.service = Service(config, sizes=Sizes(1, maximum), lease_timeout=60.0)
+        self.service = Service(config, sizes=Sizes(1, maximum), lease_timeout=lease_timeout)
         application = make_application(self.service, token=token, stopping=self._stopping)
         self.routes = application.routes
         self._server = uvicorn.Server(
