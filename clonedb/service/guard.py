@@ -54,7 +54,8 @@ class Guard:
     URL (`http://clonedb:TOKEN@host:5000/api`, for clients that know no tokens), or, for the
     page, by a cookie that its form sets. Without one the service answers to its machine's own
     names alone, so that no web page reaches it by a name of its own that leads to loopback.
-    Either way no page of another site makes a browser ask for anything.
+    Either way what a page of another site makes a browser ask for is refused. A browser of
+    before 2023 tells of such a page by Referer alone, unless the page forbids it.
     """
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
@@ -100,9 +101,10 @@ class Guard:
             return "a page of another site asks for this"
 
         host = headers.get(b"host", b"").decode(errors="replace")
-        origin = headers.get(b"origin")
-        if origin is not None and _site(origin.decode(errors="replace")) != host:
-            return "a page of another site asks for this"
+        # browsers of before 2023 send neither Sec-Fetch-Site nor, with a GET, an Origin
+        for page in (headers.get(b"origin"), headers.get(b"referer") or None):
+            if page is not None and _site(page.decode(errors="replace")) != host:
+                return "a page of another site asks for this"
         if self._token is None and host and not is_loopback(_name(host)):
             return (
                 f"the service has no token, and answers to localhost and 127.0.0.1 alone, not to {host[:100]!r}:"

@@ -27,6 +27,12 @@ WHOLE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
         ({"Origin": "null"}, "another site"),
         ({"Origin": "http://["}, "another site"),
         ({"Origin": "http://localhost:3000", "Host": "localhost:5000"}, "another site"),
+        ({"Referer": "http://evil.example/page"}, "another site"),
+        ({"Referer": "http://localhost:3000/", "Host": "localhost:5000"}, "another site"),
+        (
+            {"Referer": "http://[", "Origin": "http://localhost", "Host": "localhost"},
+            "another site",
+        ),
         ({"Sec-Fetch-Site": "cross-site"}, "another site"),
         ({"Sec-Fetch-Site": "same-site"}, "another site"),
     ],
@@ -49,6 +55,13 @@ def test_pages_of_other_sites(common_site: Site, headers: Mapping[str, str], sai
 def test_names_of_this_machine(common_site: Site, host: str) -> None:
     """They are answered."""
     assert common_site.ask("GET", "/healthz", headers={"Host": host}).status == 200
+
+
+@pytest.mark.parametrize("referer", ["http://localhost:5000/page?of=ours", ""])
+def test_pages_of_this_site(common_site: Site, referer: str) -> None:
+    """They are answered, and so is a client that hides where it comes from."""
+    headers = {"Host": "localhost:5000", "Referer": referer}
+    assert common_site.ask("GET", "/v1/leases", headers=headers).status == 200
 
 
 def test_bodies_that_are_too_long(common_site: Site) -> None:
