@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from clonedb.service import survey
 from clonedb.service.backend import Backend
@@ -204,7 +204,7 @@ class Service:
         """What was counted since the start, by a name and labels, as the protocol says."""
         return self._backend.events.counts
 
-    def changes(self) -> AsyncIterator[None]:
+    def changes(self) -> AsyncGenerator[None]:
         """Something above has changed; at most four times a second."""
         return self._backend.events.changes()
 

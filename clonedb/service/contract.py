@@ -10,7 +10,7 @@ from clonedb.errors import CloneDBError
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
 __all__ = [
     "Address",
@@ -213,7 +213,7 @@ class Cloning(Protocol):
         """
         ...
 
-    def changes(self) -> AsyncIterator[None]:
+    def changes(self) -> AsyncGenerator[None]:
         """Something above has changed; at most four times a second."""
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Literal, TypeAlias
 
 from clonedb.service.contract import Event
@@ -48,7 +48,7 @@ class Events:
         """The list."""
         return tuple(self._events)
 
-    async def changes(self) -> AsyncIterator[None]:
+    async def changes(self) -> AsyncGenerator[None]:
         """Each change, but at most four a second."""
         listener = asyncio.Event()
         self._listeners.add(listener)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import shlex
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,12 @@ from urllib.parse import parse_qsl
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from clonedb.quantities import size
 from clonedb.service.contract import NoSuchDatabaseError, UnavailableError
-from clonedb.service.following import following
+from clonedb.service.following import EventStream, following
 from clonedb.service.versioned import url_of
 
 if TYPE_CHECKING:
@@ -47,9 +47,6 @@ _KINDS: Mapping[str, str] = MappingProxyType(
     {"style.css": "text/css", "page.js": "text/javascript"}
 )
 _MOST = 200  # rows of leases and of events that are shown
-_STILL = (
-    15.0  # seconds after which a stream says that it is there, so that proxies keep it open
-)
 _SHOWN = 24  # characters of a hash
 
 
@@ -91,7 +88,7 @@ class _Page:
 
     async def stream(self, _request: Request) -> Response:
         """The tables as they are, and again whenever something has changed."""
-        return StreamingResponse(self._pictures(), 200, HEADERS, "text/event-stream")
+        return EventStream(self._pictures(), HEADERS)
 
     async def psql(self, request: Request) -> Response:
         """The line to look into a lease's database, with its password."""
@@ -109,7 +106,7 @@ class _Page:
     async def drop(self, request: Request) -> Response:
         return await _done(self._service.drop, await _lease(request))
 
-    async def _pictures(self) -> AsyncIterator[str]:
+    async def _pictures(self) -> AsyncGenerator[str]:
         shown = ""
         async with contextlib.aclosing(following(self._service, self._stopping)) as pictures:
             async for _ in pictures:

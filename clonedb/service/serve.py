@@ -33,6 +33,7 @@ _HEADERS = 10.0  # seconds in which a request's headers have to be there
 _REQUEST = 1024 * 1024  # bytes of a request, headers and all
 # its name is as long as the one that replaces it
 _HTTP_2 = re.compile(rb"\r\nupgrade:(?=[ \t]*h2c[ \t]*\r\n)", re.IGNORECASE)
+_UNREAD = 30.0  # seconds that a client may leave what is sent to it unread
 _IDLE = 30  # seconds for which a client's connection stays open without a request
 _STOP = 20  # seconds that stopping waits for replies
 _BACKLOG = 2048
@@ -128,11 +129,15 @@ class _Server(uvicorn.Server):
 class HttpProtocol(HttpToolsProtocol):
     """HTTP whose clients have to say within some seconds, and in not too many words, what they want.
 
+    One that does not read what is sent to it, a stream of events for example, is cut off: the
+    task that answers it would wait for good.
+
     The offer of HTTP/2 with which Java's own client begins is not seen: the parser would leave
     out the body of a request that asks for another protocol.
     """
 
     _late: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
     _size: int | None = None  # bytes of the request that is coming
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -170,7 +175,19 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It has gone."""
         self._has_said()
+        self._has_read()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """It does not read: 64 kB are left, beside what the kernel keeps for it."""
+        # `close` would wait until all of it is read
+        self._unread = self.loop.call_later(_UNREAD, self.transport.abort)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._has_read()
+        super().resume_writing()
 
     def _is_answering(self) -> bool:
         # None before the first request, whatever its annotation says
@@ -181,6 +198,11 @@ class HttpProtocol(HttpToolsProtocol):
         if self._late is not None:
             self._late.cancel()
             self._late = None
+
+    def _has_read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -6,17 +6,17 @@ import asyncio
 import contextlib
 import itertools
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from clonedb.service.contract import NoSuchDatabaseError
 from clonedb.service.disconnects import acquire
-from clonedb.service.following import following
+from clonedb.service.following import EventStream, following
 from clonedb.service.replies import empty, reply
 from clonedb.service.requests import BadRequestError, fields, holder
 from clonedb.url import DatabaseURL
@@ -126,10 +126,10 @@ class _Handlers:
     async def events(self, request: Request) -> Response:
         """The last events, or all that come, for a caller that accepts `text/event-stream`."""
         if "text/event-stream" in request.headers.get("accept", ""):
-            return StreamingResponse(self._stream(), media_type="text/event-stream")
+            return EventStream(self._stream())
         return reply({"events": [_event(one) for one in self._service.events()]})
 
-    async def _stream(self) -> AsyncIterator[str]:
+    async def _stream(self) -> AsyncGenerator[str]:
         newest: Event | None = None
         async with contextlib.aclosing(following(self._service, self._stopping)) as pictures:
             async for changed in pictures:
