@@ -14,9 +14,9 @@ from clonedb.postgres.roles import let_role_log_in
 from clonedb.postgres.server import Server
 from clonedb.postgres.servers import Servers
 from clonedb.service.contract import Address, UnavailableError
-from clonedb.service.events import Events
+from clonedb.service.events import Events, in_a_line
 from clonedb.service.ledger import Known, Ledger
-from clonedb.service.pool import Pool, Sizes, in_a_line
+from clonedb.service.pool import Pool, Sizes
 from clonedb.service.sessions import Sessions
 from clonedb.settings.config import Config
 

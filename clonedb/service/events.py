@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 from clonedb.service.contract import Event
 from clonedb.url import redact
 
-__all__ = ["Events", "Kind"]
+__all__ = ["Events", "Kind", "in_a_line"]
 
 Kind: TypeAlias = Literal[
     "built", "discarded", "evicted", "expired", "refused", "adopted", "dropped", "kept"
@@ -60,3 +60,8 @@ class Events:
                 await asyncio.sleep(_PAUSE)
         finally:
             self._listeners.discard(listener)
+
+
+def in_a_line(error: BaseException) -> str:
+    """An error for a reply or the list of events: in a line, without a password."""
+    return redact(" ".join(str(error).split())) or type(error).__name__

@@ -13,6 +13,7 @@ from clonedb.originals import getpid
 from clonedb.postgres import locks
 from clonedb.postgres.server import Server
 from clonedb.service.contract import UnavailableError
+from clonedb.service.events import in_a_line
 from clonedb.service.records import (
     LeaseRow,
     TemplateRow,
@@ -21,7 +22,6 @@ from clonedb.service.records import (
     to_bytes,
 )
 from clonedb.service.statements import Statements
-from clonedb.url import redact
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -172,7 +172,7 @@ class Ledger:
                 except psycopg.Error as error:
                     if session.broken and attempt == 1:
                         continue
-                    raise UnavailableError(_line(error)) from error
+                    raise UnavailableError(in_a_line(error)) from error
         return None
 
     async def _connect(self) -> None:
@@ -191,7 +191,7 @@ class Ledger:
         except (psycopg.Error, CloneDBError) as error:
             # those that stand behind this one need not try the same
             self._not_before = asyncio.get_running_loop().time() + _PAUSE
-            self._failure = _line(error)
+            self._failure = in_a_line(error)
             raise UnavailableError(self._failure) from error
 
         self._plain = plain
@@ -326,8 +326,3 @@ def _template_values(row: TemplateRow) -> tuple[object, ...]:
         row.used,
         row.sealed,
     )
-
-
-def _line(error: Exception) -> str:
-    """An error in a line, without a password."""
-    return redact(" ".join(str(error).split())) or type(error).__name__

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from clonedb.service.contract import Address, DiscardedError, Disconnected, UnavailableError
 from clonedb.service.disconnects import ending_with
-from clonedb.service.events import Events
+from clonedb.service.events import Events, in_a_line
 from clonedb.service.worker import Entry, GoneError, NoRoomError, Worker
-from clonedb.url import redact
 
 if TYPE_CHECKING:
     from clonedb.rewind.rewinder import Outcome
 
-__all__ = ["Pool", "Sizes", "in_a_line"]
+__all__ = ["Pool", "Sizes"]
 
 _THREADS = 2  # of one template: one brings databases back while the other makes some
 _TOLD = 3  # failures to make a database in a row, after which those that wait are told
@@ -82,6 +81,7 @@ class Pool:
         self._events = events
         self._ready: list[Entry] = []
         self._stuck: list[Entry] = []
+        self._ids: list[int] = []  # of returned databases that were dropped
         self._waiters: deque[asyncio.Future[Entry]] = deque()
         self._making = 0
         self._returning = 0
@@ -134,11 +134,7 @@ class Pool:
         self._failures = 0
         self._refill()
 
-    async def take(
-        self,
-        deadline: float,
-        disconnected: Disconnected | None = None,
-    ) -> Entry:
+    async def take(self, deadline: float, disconnected: Disconnected | None = None) -> Entry:
         """A database that is as new, at once or when there is one; `deadline` is the loop's time.
 
         `disconnected` returns when the caller has disconnected, which ends its wait. Raises
@@ -271,8 +267,8 @@ class Pool:
             return f"all {count} databases of template {self.name!r} are lent, which is the most it may have"
         return f"no database of template {self.name!r} was ready in time"
 
-    def _offer(self, entry: Entry) -> None:
-        """To the one that has waited longest; else it is the next one to be lent."""
+    def _offer(self, entry: Entry, *, new: bool = False) -> None:
+        """To the one that has waited longest; else it is the next one to be lent, or the last one if it is new."""
         if self._closed or self.state == "discarded" or entry.worker is not self.worker:
             self._begin_drop(entry)
             return
@@ -282,8 +278,15 @@ class Pool:
                 self.leased += 1
                 waiter.set_result(entry)
                 return
-        self._ready.append(entry)
+        self._ready.insert(0 if new else len(self._ready), entry)
         self._events.changed()
+
+    def _pass_on(self, id_: int) -> None:
+        """The next database to be lent has the number of one that was returned and is dropped, as if it were that."""
+        if self._ready:
+            self._ready[-1].id = id_
+        else:
+            self._ids.append(id_)
 
     def _refill(self) -> None:
         """Begin to make as many databases as are wanted and allowed."""
@@ -319,7 +322,9 @@ class Pool:
         else:
             self._making -= 1
             self._failures, self._error = 0, ""
-            self._offer(entry)
+            if self._ids:
+                entry.id = self._ids.pop()
+            self._offer(entry, new=True)
             self._refill()
 
     def _failed(self, error: Exception) -> None:
@@ -357,6 +362,7 @@ class Pool:
         else:
             if worker is not None and self.state != "discarded":
                 self._events.add("refused", self.name, f"{entry.name} is made new: {why}")
+            self._pass_on(entry.id)
             self._begin_drop(entry)
         self._refill()
 
@@ -389,8 +395,3 @@ class Pool:
 
 def _drop_clone(entry: Entry) -> None:
     entry.clone.drop()
-
-
-def in_a_line(error: BaseException) -> str:
-    """An error for a reply or the list of events: in a line, without a password."""
-    return redact(" ".join(str(error).split())) or type(error).__name__

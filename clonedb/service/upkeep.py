@@ -11,8 +11,9 @@ from clonedb.service import survey
 from clonedb.service.backend import Backend
 from clonedb.service.callers import CallerTemplates
 from clonedb.service.contract import UnavailableError
+from clonedb.service.events import in_a_line
 from clonedb.service.leases import Held, Leases
-from clonedb.service.pool import Pool, in_a_line
+from clonedb.service.pool import Pool
 from clonedb.service.projects import Projects
 from clonedb.service.survey import Presence
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from typing import Any
 
 import psycopg
 import pytest
 
+from clonedb.service import filling
 from clonedb.service.contract import (
     AlreadyInitializedError,
     DiscardedError,
     NoSuchDatabaseError,
     NoSuchTemplateError,
 )
+from clonedb.service.worker import Worker
 from clonedb.settings.config import Config
 from tests.service.stories import (
+    WAIT,
     databases,
     dsn,
     filled,
@@ -138,3 +143,60 @@ def test_nothing_is_left_but_what_is_lent(service_config: Config, admin_dsn: str
     left = databases(admin_dsn, service_config.prefix)
     assert len(left) == 2
     assert name in left
+
+
+@pytest.mark.parametrize("initial", [0, 1])
+def test_what_was_lent_before_the_template_was_prepared(
+    service_config: Config, monkeypatch: pytest.MonkeyPatch, initial: int
+) -> None:
+    """It is made new when it comes back, and the next caller gets its number, whether one is ready or not."""
+    prepare, go_on = filling.prepare, threading.Event()
+
+    def waiting(*arguments: Any) -> Any:
+        assert go_on.wait(WAIT)
+        return prepare(*arguments)
+
+    monkeypatch.setattr(filling, "prepare", waiting)
+
+    async def story() -> None:
+        async with running(service_config, initial=initial) as service:
+            await filled(service)
+            others = [await lent(service) for _ in range(3)]
+            first = await lent(service)
+            go_on.set()
+            await ready(service, count=initial)
+            await service.give_back("abc", first.id)
+            second = await lent(service)
+            assert second.id == first.id
+            assert second.address.database != first.address.database
+            assert await names(second) == ["one", "two"]
+            assert len({one.id for one in (*others, second)}) == 4
+
+    asyncio.run(story())
+
+
+def test_what_is_made_meanwhile_is_lent_later(
+    service_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database that came back last is the next one, also if another one was being made."""
+    make, go_on = Worker.make, threading.Event()
+    go_on.set()
+
+    def waiting(worker: Worker, number: int) -> Any:
+        assert go_on.wait(WAIT)
+        return make(worker, number)
+
+    monkeypatch.setattr(Worker, "make", waiting)
+
+    async def story() -> None:
+        async with running(service_config) as service:
+            await filled(service)
+            await ready(service)
+            go_on.clear()
+            first = await lent(service)
+            await service.give_back("abc", first.id)
+            go_on.set()
+            await ready(service, count=2)
+            assert (await lent(service)).id == first.id
+
+    asyncio.run(story())
