@@ -10,7 +10,7 @@ CAMPAIGNS = {
     "histories": "published histories of other projects, installed from the package index",
     "differential": "many random programs, and every fault that they have to find",
     "kills": "processes killed and interrupted at many moments, and many processes at once",
-    "hosts": "hosts that are cut off from their server for as long as the default of lease_timeout says",
+    "hosts": "several hosts, as network namespaces, that share a server, are cut off and suspended (needs root)",
     "variants": "what a quicker test shows for one driver or one number of workers, shown for the others",
 }
 

@@ -15,7 +15,10 @@ from tests.faults.on_hosts import LEASE, Hosts, told
 from tests.faults.processes import count
 from tests.hosts import why_not
 
-pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+pytestmark = [
+    pytest.mark.campaign("hosts"),
+    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
+]
 
 
 def test_cold_hosts_build_once(hosts: Hosts, tmp_path: Path) -> None:
@@ -106,7 +109,6 @@ def test_a_server_that_is_restarted_under_a_build_and_who_waits_for_it(
     assert len(hosts.names()) == 1
 
 
-@pytest.mark.campaign("hosts")
 @pytest.mark.parametrize("seconds", [8.0, None], ids=["8 s", "for good"])
 def test_the_default_of_lease_timeout(
     hosts: Hosts, tmp_path: Path, seconds: float | None

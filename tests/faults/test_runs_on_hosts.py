@@ -16,7 +16,10 @@ from tests.faults.processes import count
 from tests.hosts import why_not
 from tests.projects import PYTEST
 
-pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+pytestmark = [
+    pytest.mark.campaign("hosts"),
+    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
+]
 
 
 def _as_role(url: str, role: str) -> str:
@@ -178,7 +181,6 @@ def test_two_teams_with_one_prefix(
     assert all(name.startswith(prefix) for name in hosts.names())
 
 
-@pytest.mark.campaign("hosts")
 @pytest.mark.parametrize("seconds", [8.0, None], ids=["8 s", "for good"])
 def test_a_run_under_the_default_of_lease_timeout(hosts: Hosts, seconds: float | None) -> None:
     """No test fails of a cut of 8 s; after one for good the run ends, and its clones go, within half a minute each."""

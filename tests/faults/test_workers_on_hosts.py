@@ -14,7 +14,10 @@ from tests.hosts import Host, why_not
 from tests.projects import PYTEST, clean_environment
 from tests.remote_host import socket_server
 
-pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+pytestmark = [
+    pytest.mark.campaign("hosts"),
+    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
+]
 
 
 ELSEWHERE = """
