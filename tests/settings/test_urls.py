@@ -68,6 +68,55 @@ def test_what_is_no_list_of_urls_is_refused(url: str | list[str], complaint: str
     assert "SECRET" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://h1/db,h2/db", "postgresql://h1/db,h2/db"),
+        ("postgresql://h1/db h2/db", "postgresql://h1/db h2/db"),
+        ("postgresql://h1:5432/,h2:5432/", "postgresql://h1:5432/,h2:5432/"),
+        ("postgresql://h1,h2:5433/db,h3/db", "postgresql://h1,h2:5433/db,h3/db"),
+        ("postgresql://[::1]:5432/db,[::2]/db", "postgresql://[::1]:5432/db,[::2]/db"),
+        ("postgresql://me@h1/db,me@h2/db", r"postgresql://me@h1/db,***@h2/db"),
+        ("postgresql://me@h1/db me:SECRET@h2/db", "postgresql://me@h1/db ***@h2/db"),
+        ("postgresql://h1/db,me:SECRET@h2/db", "postgresql://h1/db,***@h2/db"),
+        # the whole is one user, one password and h2
+        ("postgresql://me:SECRET@h1/db,me:SECRET@h2/db", "postgresql://me:***@h2/db"),
+        (
+            "postgresql://me:SE,CRET@h1/db, h2/db?application_name=x",
+            "postgresql://me:***@h1/db",
+        ),
+    ],
+)
+def test_a_second_server_without_its_scheme_is_refused(url: str, shown: str) -> None:
+    """It would be a part of the database's name; the error says what was read, and how to write two servers."""
+    for given, what in ((url, "url"), (f"{A} {url}", "url 2 of 2"), ([url, A], "url 1 of 2")):
+        with pytest.raises(ConfigError) as caught:
+            EMPTY.replace("here", url=given)
+        text = str(caught.value)
+        assert text.startswith(f"here: {what}, '{shown}")
+        assert "several are written as postgresql://h1/db,postgresql://h2/db, and a" in text
+        assert "CRET" not in text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://h1,h2/db",
+        "postgresql://h1:1,h2:2/db?options=-csearch_path%3Da,b",
+        "postgresql:///db?host=/run/a,/run/b",
+        "postgresql://%2Frun%2Fpostgresql/db",
+        "postgresql://h1/one%2Ctwo%20three",
+        "postgresql://me:pass/word,more@h1/db",
+        "postgresql://me:pass@word@h1,h2/db",
+        "postgresql://h1/db?application_name=me@h2/a,b",
+    ],
+)
+def test_one_server_with_commas_is_one_server(url: str) -> None:
+    """Several hosts of libpq's, parameters, passwords, and names that are written with %2C."""
+    assert EMPTY.replace("here", url=url).urls == (url,)
+    assert EMPTY.replace("here", url=[A, url]).urls == (A, url)
+
+
 def test_an_empty_list_is_no_url() -> None:
     """As an empty text takes back what another place says."""
     config = EMPTY.replace("file", url=[A, B])
