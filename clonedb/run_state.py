@@ -22,14 +22,14 @@ __all__ = ["RunState", "Statistics", "Turns"]
 class Statistics:
     """What a process did with clonedb; crosses from an xdist worker to the controller as a dictionary.
 
-    `templates` says of each, by its name and the server that it is on, the seconds it took if
-    this process built it. `clones` and `tests` are counted by server. `paid` holds the
+    `templates` says of each, by its name and the server that it is on, how this process made it
+    (`built in 2.1 s`), or None if it was there. `clones` and `tests` are counted by server. `paid` holds the
     milliseconds that each test spent on getting and giving back its databases; `outcomes` counts
     what became of them afterwards under `auto`, by kind and reason.
     """
 
     def __init__(self, **data: Any) -> None:
-        self.templates: dict[tuple[str, str], float | None] = dict(data.get("templates", ()))
+        self.templates: dict[tuple[str, str], str | None] = dict(data.get("templates", ()))
         self.clones: dict[str, int] = dict(data.get("clones", ()))
         self.tests: dict[str, int] = dict(data.get("tests", ()))
         self.paid: list[float] = list(data.get("paid", ()))
@@ -51,10 +51,10 @@ class Statistics:
 
     def add(self, other: Statistics) -> None:
         """Take another process's numbers in."""
-        for place, built in other.templates.items():
-            # what was built wins over what was found ready
-            if built is not None or place not in self.templates:
-                self.templates[place] = built
+        for place, how in other.templates.items():
+            # what was made wins over what was found ready
+            if how is not None or place not in self.templates:
+                self.templates[place] = how
         for about, count in other.clones.items():
             self.count_clone(about, count)
         for about, count in other.tests.items():

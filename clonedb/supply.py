@@ -53,8 +53,7 @@ class Supply:
         self._modes: dict[str, Isolation] = {}
         self.one_name: str | None = None
         self.run.supplies.append(self)
-        built = template.metadata.seconds if template.built else None
-        self.run.statistics.templates[template.name, server.about] = built
+        self.run.statistics.templates[template.name, server.about] = template.how
 
     def base(self) -> TemplateRecord | None:
         """The template that this one is built upon, opened when it is first asked for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from clonedb.clones.clone import create
@@ -77,7 +78,7 @@ class Transfer:
                 header = read_template(source, found, clone.name, contents)
             origin = f"template {name!r} of {source.about}"
             restoring = Restore(target, config, header, contents, name, origin, lease)
-            return restoring.carry_out(self._run)
+            return replace(restoring.carry_out(self._run), copied=True)
 
 
 def _may_have(other: Config, target: Server) -> bool:

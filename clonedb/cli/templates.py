@@ -38,10 +38,8 @@ def _build(config: Config, *, force: bool) -> None:
         open_template(config, progress=shown, rebuild=force) as template,
     ):
         metadata = template.record.metadata
-        made = (
-            f"built in {metadata.seconds:.1f} s" if template.record.built else "already there"
-        )
-        click.echo(f"{template.name}: {made}, {metadata.state}, {size(metadata.size)}")
+        how = template.record.how or "already there"
+        click.echo(f"{template.name}: {how}, {metadata.state}, {size(metadata.size)}")
 
 
 @click.command()

@@ -197,7 +197,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line: built or reused, how many clones, what a test paid; nothing when no test asked for a database."""
+    """One line: built, copied or reused, how many clones, what a test paid; nothing if no test asked for a database."""
     config = terminalreporter.config
     if RUN not in config.stash:
         return
@@ -257,10 +257,8 @@ def _outcomes(total: Statistics, *, everything: bool) -> Iterator[str]:
 def summary(total: Statistics) -> str:
     """`template 'clonedb_t_...' built in 2.1 s; 28 clones; a test paid 9.8 ms (median), 14.2 ms (95th percentile)`."""
     parts = []
-    for (name, about), built in sorted(total.templates.items(), key=lambda item: item[0][1]):
-        parts.append(
-            f"template {name!r} {'reused' if built is None else f'built in {built:.1f} s'} on {about}"
-        )
+    for (name, about), how in sorted(total.templates.items(), key=lambda item: item[0][1]):
+        parts.append(f"template {name!r} {how or 'reused'} on {about}")
 
     parts.append(counted(sum(total.clones.values()), "clone"))
     places = sorted({about for _, about in total.templates})
