@@ -61,7 +61,7 @@ def restore(
         _require_same(path, header, wanted)
         name = template_name(config.prefix, wanted.digest)
         server.require_createdb()
-        queue = BuildQueue(config, name, run)
+        queue = BuildQueue(server, name, run)
         with queue.turn(progress), server_lock(server, name, progress) as lease:
             found = find(server, name)
             # a crash of the server empties unlogged tables, of templates too

@@ -16,16 +16,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Access", "embedded_access", "external_access"]
 
+# libpq's keywords of where a server is
+_PLACE = ("host", "hostaddr", "port", "service", "servicefile")
+
 
 class Access(NamedTuple):
     """How a server is reached: `own` are clonedb's keywords for libpq, `public` is the URL handed out (no database).
 
-    `answers` are the parameters that take back what libpq's variables would make of such a URL.
+    `place` is a text that two servers do not share, without any password. `answers` are the
+    parameters that take back what libpq's variables would make of such a URL.
     """
 
     own: Mapping[str, str]
     public: DatabaseURL
     about: str
+    place: str
     answers: Mapping[str, str] = MappingProxyType({})
 
     def answered(self, url: DatabaseURL) -> DatabaseURL:
@@ -58,7 +63,8 @@ def external_access(config: Config) -> Access:
     own = {
         name: Hidden(value) if name == "password" else value for name, value in keywords.items()
     }
-    return Access(own, url.replace(database=None, driver=driver), f"server {str(url)!r}")
+    place = " ".join(f"{name}={own[name]}" for name in _PLACE if name in own)
+    return Access(own, url.replace(database=None, driver=driver), f"server {str(url)!r}", place)
 
 
 def embedded_access(config: Config, lease: Lease) -> Access:
@@ -93,4 +99,4 @@ def embedded_access(config: Config, lease: Lease) -> Access:
     # only one of several is called by its number
     which = "" if config.number is None else f" {config.number + 1}"
     about = f"embedded server{which} (PostgreSQL {lease.binaries.version})"
-    return Access(own, public, about, answers)
+    return Access(own, public, about, str(lease.data_dir), answers)

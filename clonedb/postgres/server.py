@@ -37,13 +37,13 @@ P = ParamSpec("P")
 class Server:
     """A server in use by this process. Closing it gives up the leases, and with them every clone not kept.
 
-    `public` is the URL that is handed out, without a database; `info` what the server said of
-    itself; `owner` the name under which this process owns databases: no process collects them
-    as long as the session that holds its lock lives, or, on this machine, the process itself.
-    `proxied` says whether a proxy is in between, so that what the server says of sessions is
-    the proxy's. `admission` finds room for one more database; `growth` watches this process's,
-    where they are in memory. `say` prints what it waits for. `config` has no template's settings: those travel with the
-    template's recipe.
+    `public` is the URL that is handed out, without a database; `place` a text that two servers
+    do not share; `info` what the server said of itself; `owner` the name under which this process
+    owns databases: no process collects them as long as the session that holds its lock lives, or,
+    on this machine, the process itself. `proxied` says whether a proxy is in between, so that what
+    the server says of sessions is the proxy's. `admission` finds room for one more database;
+    `growth` watches this process's, where they are in memory. `say` prints what it waits for.
+    `config` has no template's settings: those travel with the template's recipe.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Server:
         self.binaries = binaries
         self.public: DatabaseURL = access.public
         self.about: str = access.about
+        self.place: str = access.place
         self.say: Callable[[str], None] = say or (lambda _message: None)
         self._access = access
         self._connector = Connector(

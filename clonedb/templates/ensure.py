@@ -140,7 +140,7 @@ class _Attempt:
 
         server, recipe, progress = self.server, self.recipe, self.progress
         server.require_createdb()
-        queue = BuildQueue(recipe.config, name, self.run)
+        queue = BuildQueue(server, name, self.run)
         with queue.turn(progress), server_lock(server, name, progress) as lease:
             # another process may have built it while this one waited
             if (template := self._ready(name)) is not None:

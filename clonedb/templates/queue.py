@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ from clonedb.embedded.machine import is_stopped
 from clonedb.errors import BuildError, CloneDBError, LockTimeoutError
 from clonedb.originals import getpid, monotonic, now
 from clonedb.progress import Progress
-from clonedb.settings.config import Config
+from clonedb.url import DatabaseURL
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
+
+    from clonedb.postgres.server import Server
 
 __all__ = ["BuildQueue"]
 
@@ -24,20 +27,25 @@ _DAY = 86400.0  # seconds after which a run is over, whatever it was
 
 
 class BuildQueue:
-    """Waits for the file lock of one template, says who holds it, and remembers a failed build for those who waited."""
+    """Waits for the file lock of one template, says who holds it, and remembers a failed build for those who waited.
 
-    def __init__(self, config: Config, name: str, run: str) -> None:
+    Of a run that uses several servers one process builds at a time: the others find a template
+    there that they can copy. A build that failed says nothing of other servers.
+    """
+
+    def __init__(self, server: Server, name: str, run: str) -> None:
         from clonedb.embedded.places import state_files
 
-        self._timeout = config.lock_timeout
+        self._timeout = server.config.lock_timeout
         self._name = name
         self._run = run
         self._asked = now()
-        self._files = state_files(config) / "locks"
+        self._files = state_files(server.config) / "locks"
         self._files.make()
-        self._lock_file = f"{name}.lock"
-        self._builder_file = f"{name}.builder"
-        self._failure_file = f"{name}.failed"
+        together = f"{name}-{_digest(_servers(server))}"
+        self._lock_file = f"{together}.lock"
+        self._builder_file = f"{together}.builder"
+        self._failure_file = f"{name}-{_digest(server.place)}.failed"
 
     @contextlib.contextmanager
     def turn(self, progress: Progress) -> Iterator[None]:
@@ -141,3 +149,17 @@ class BuildQueue:
         except (OSError, ValueError):
             return None
         return data if isinstance(data, dict) else None
+
+
+def _servers(server: Server) -> str:
+    """The servers among which a run's templates are copied, of which this is one: the same text for each of them."""
+    if server.embedded:
+        return "embedded"
+    urls = server.config.urls
+    if len(urls) > 1:
+        return " ".join(sorted(str(DatabaseURL.parse(url)) for url in urls))
+    return server.place
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]

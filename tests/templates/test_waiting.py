@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from clonedb.errors import LockTimeoutError
+from clonedb.embedded import binaries, leases
+from clonedb.errors import BuildError, LockTimeoutError
+from clonedb.postgres.server import Server
 from clonedb.postgres.servers import open_server
 from clonedb.settings.config import Config
 from clonedb.templates import locks, queue
 from clonedb.templates.locks import server_lock
 from clonedb.templates.queue import BuildQueue
+from clonedb.url import DatabaseURL
 from tests.templates.conftest import Heard
 
 Configured = Callable[..., Config]
@@ -29,9 +32,10 @@ def test_a_builder_of_this_machine(
     config = configured(lock_timeout=2.1)
     heard = Heard()
     with (
-        BuildQueue(config, NAME, "one").turn(Heard()),
+        contextlib.closing(open_server(config)) as server,
+        BuildQueue(server, NAME, "one").turn(Heard()),
         pytest.raises(LockTimeoutError, match=f"is still being built by pid {os.getpid()}"),
-        BuildQueue(config, NAME, "two").turn(heard),
+        BuildQueue(server, NAME, "two").turn(heard),
     ):
         pass
     waited = [
@@ -44,6 +48,59 @@ def test_a_builder_of_this_machine(
     ]
     assert len(waited) >= 3
     assert all(waited)
+
+
+@pytest.fixture
+def second_url(config: Config) -> Iterator[str]:
+    """Another server, as somebody else's."""
+    second = config.replace("tests", servers=2).on_server(1)
+    with leases.lease(second, binaries.choose(second, ())) as held:
+        yield DatabaseURL(
+            user=held.user, password=held.password, host="127.0.0.1", port=held.port
+        ).render()
+
+
+def test_a_build_that_failed_on_another_server(
+    configured: Configured, server_url: str, second_url: str
+) -> None:
+    """It is told of to the processes of the run that want the template on the same server, and to no others."""
+    config = configured(url=[server_url, second_url])
+    with (
+        contextlib.closing(open_server(config.on_server(0))) as server,
+        contextlib.closing(open_server(config.on_server(1))) as second,
+    ):
+        with pytest.raises(BuildError), BuildQueue(server, NAME, "one").recorded():
+            raise BuildError("no such table")
+        with pytest.raises(BuildError, match="could not be built in this run: no such table"):
+            BuildQueue(server, NAME, "one").raise_if_failed()
+        BuildQueue(second, NAME, "one").raise_if_failed()
+        # nor is it forgotten because the other one's succeeds
+        with BuildQueue(second, NAME, "one").recorded():
+            pass
+        with pytest.raises(BuildError, match="could not be built in this run: no such table"):
+            BuildQueue(server, NAME, "one").raise_if_failed()
+
+
+def test_a_builder_on_another_server(
+    configured: Configured, server_url: str, second_url: str
+) -> None:
+    """It is waited for by a run that uses both, as there will be a template to copy; by one that does not, it is not."""
+    both = configured(url=[server_url, second_url], lock_timeout=0.2)
+    with contextlib.ExitStack() as stack:
+
+        def opened(config: Config) -> Server:
+            return stack.enter_context(contextlib.closing(open_server(config)))
+
+        servers = [opened(both.on_server(number)) for number in (0, 1)]
+        alone = opened(configured(url=second_url, lock_timeout=0.2))
+        with BuildQueue(servers[0], NAME, "one").turn(Heard()):
+            with (
+                pytest.raises(LockTimeoutError, match=f"being built by pid {os.getpid()}"),
+                BuildQueue(servers[1], NAME, "one").turn(Heard()),
+            ):
+                pass
+            with BuildQueue(alone, NAME, "two").turn(Heard()):
+                pass
 
 
 def test_a_builder_of_another_machine(
