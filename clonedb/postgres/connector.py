@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from clonedb.embedded.machine import clients_of
 from clonedb.errors import ServerDownError, ServerError
@@ -60,9 +62,23 @@ class Connector:
         self._about = about
         self._say = say
         self._ending = ending
+        self._sessions: WeakSet[Connection[Any]] = WeakSet()
         self._reached = False
         self._given_up = False
         self._next_attempt = 0.0
+
+    def end_if_out_of_reach(self) -> None:
+        """Connect once; if no answer comes, end all sessions that were opened here.
+
+        A thread that waits on one of them would wait without an end behind a proxy that keeps
+        them, while the server is out of its reach.
+        """
+        try:
+            self.connect(self._config.maintenance_database).close()
+        except ServerError:
+            if self.out_of_reach:
+                for session in [*self._sessions]:
+                    _shut_down(session)
 
     @property
     def out_of_reach(self) -> bool:
@@ -114,6 +130,7 @@ class Connector:
                 self._reached = True
                 self._given_up = False
                 if self._ending is None:
+                    self._sessions.add(connection)
                     keepalives.keep_alive(connection, self._config.lease_timeout)
                 return connection
 
@@ -189,3 +206,18 @@ class Connector:
         if state == pq.Ping.OK:
             return ServerError(cannot)
         return ServerError(f"{cannot}; {self._ending()}")
+
+
+def _shut_down(session: Connection[Any]) -> None:
+    """End a session in which another thread may wait for an answer: that gets an error."""
+    import _socket  # `socket.socket` may be pytest-socket's, or a mock
+
+    import psycopg
+
+    # closed, or ended by the server
+    with contextlib.suppress(psycopg.Error, OSError):
+        own = _socket.socket(fileno=os.dup(session.fileno()))
+        try:
+            own.shutdown(_socket.SHUT_RDWR)
+        finally:
+            own.close()

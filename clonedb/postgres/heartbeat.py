@@ -9,11 +9,18 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+from clonedb.errors import ServerError
 from clonedb.originals import getpid, monotonic
+from clonedb.postgres import message
 
-__all__ = ["Heartbeat", "application_name"]
+if TYPE_CHECKING:
+    from psycopg import Connection
 
+__all__ = ["Heartbeat", "application_name", "beat"]
+
+_BEATS = 4  # heartbeats in `lease_timeout`
 _LONGEST = 63  # bytes of application_name that PostgreSQL keeps
 
 
@@ -24,14 +31,38 @@ def application_name(lease_timeout: float | None) -> str:
     return f"clonedb on {socket.gethostname()}"[: _LONGEST - len(end)] + end
 
 
+def beat(session: Connection[Any], statement: str, lease_timeout: float) -> str | None:
+    """Send one on an idle session: None if it was answered, else why it was not.
+
+    A session that gives no answer for `lease_timeout` is closed. A proxy may keep one whose
+    server is out of reach, where no keepalive ends it; a thread that waits for it goes on now.
+    """
+    import psycopg
+
+    try:
+        message.send(session.pgconn, [statement])
+        message.answer(session.pgconn, lease_timeout)
+    except psycopg.Error as error:
+        return str(error).strip().partition("\n")[0]
+    except ServerError:
+        session.close()
+        return f"no answer for {lease_timeout:g} s"
+    return None
+
+
 class Heartbeat:
     """A thread that sends it four times in `lease_timeout`, also while a test is at a breakpoint.
 
-    `beat` sends one and says whether it was answered.
+    `beat` sends one and says whether it was answered; None if the session is at work, which is
+    as good as one. `look` finds out whether the server can be reached: it is called when no
+    answer came, and when the session has been at work for `lease_timeout`.
     """
 
-    def __init__(self, beat: Callable[[], bool], lease_timeout: float) -> None:
+    def __init__(
+        self, beat: Callable[[], bool | None], look: Callable[[], None], lease_timeout: float
+    ) -> None:
         self._beat = beat
+        self._look = look
         self._timeout = lease_timeout
         self._answered = monotonic()
         self._stop = threading.Event()
@@ -67,6 +98,12 @@ class Heartbeat:
         self._stop.set()
 
     def _work(self, stop: threading.Event) -> None:
-        while not stop.wait(self._timeout / 4):
-            if self._beat():
+        silent = 0
+        while not stop.wait(self._timeout / _BEATS):
+            answered = self._beat()
+            if answered is not False:
                 self._answered = monotonic()
+            silent = 0 if answered else silent + 1
+            at_once = answered is False and silent == 1
+            if at_once or (silent and silent % _BEATS == 0):
+                self._look()

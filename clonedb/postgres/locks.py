@@ -221,13 +221,13 @@ def holder(connection: Connection[Any], key: int) -> Holder | None:
     return Holder(*row) if row else None
 
 
-def heartbeat(lease_timeout: float, at: str) -> bytes:
+def heartbeat(lease_timeout: float, at: str) -> str:
     """The statement that a session sends again and again while it holds a lock; pg_stat_activity shows when, and it.
 
     The session's own lease_timeout is in it, so that others need not have the same.
     """
     where = re.sub(r"[^\w .()'-]", " ", at)
-    return f"select /* clonedb heartbeat, lease_timeout={lease_timeout:.3f}, at: {where} */".encode()
+    return f"select /* clonedb heartbeat, lease_timeout={lease_timeout:.3f}, at: {where} */"
 
 
 def end_silent(connection: Connection[Any], pids: Collection[int]) -> list[Holder]:

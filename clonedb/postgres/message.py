@@ -47,10 +47,12 @@ def send(connection: PGconn, statements: Iterable[str]) -> None:
         connection.consume_input()
 
 
-def answer(connection: PGconn) -> Results:
+def answer(connection: PGconn, limit: float | None = None) -> Results:
     """Wait for what was sent; raises the first error, and ServerError when no answer comes.
 
-    After that, and after an interrupt, the connection is in the middle of it.
+    That is after LIMIT seconds without a byte, or as soon as the server's process is found
+    stopped; with a `limit`, after so many seconds. After that, and after an interrupt, the
+    connection is in the middle of it.
     """
     from psycopg.errors import error_from_result
     from psycopg.pq import ExecStatus
@@ -60,7 +62,7 @@ def answer(connection: PGconn) -> Results:
     while True:
         # get_result() itself would wait where no interrupt comes through
         while connection.is_busy():
-            _wait(connection, select.POLLIN)
+            _wait(connection, select.POLLIN, limit)
             connection.consume_input()
 
         if (result := connection.get_result()) is None:
@@ -112,17 +114,18 @@ def _is_readable(connection: PGconn) -> bool:
     return bool(waiting.poll(0))
 
 
-def _wait(connection: PGconn, what: int) -> None:
+def _wait(connection: PGconn, what: int, limit: float | None = None) -> None:
     """As Python waits, so that Ctrl-C comes through and other threads go on."""
+    most = LIMIT if limit is None else limit
     waiting = select.poll()
     waiting.register(connection.socket, what)
     waited = 0.0
-    while not waiting.poll(min(LOOK, LIMIT) * 1000):
-        waited += min(LOOK, LIMIT)
+    while not waiting.poll(min(LOOK, most) * 1000):
+        waited += min(LOOK, most)
         pid = connection.backend_pid
-        found = "is stopped" if is_stopped_server(pid) else ""
-        if waited >= LIMIT:
-            found = found or f"has not answered for {LIMIT:g} s; it may be stopped"
+        found = "is stopped" if limit is None and is_stopped_server(pid) else ""
+        if waited >= most:
+            found = found or f"has not answered for {most:g} s; it may be stopped"
         if found:
             raise ServerError(
                 f"the server's process {pid} {found}: let it go on (kill -CONT {pid}), or end it"

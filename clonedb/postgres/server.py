@@ -14,7 +14,7 @@ from clonedb.postgres.admission import Admission
 from clonedb.postgres.connector import Connector
 from clonedb.postgres.embedded_connections import EmbeddedConnections
 from clonedb.postgres.growth import Growth
-from clonedb.postgres.heartbeat import Heartbeat, application_name
+from clonedb.postgres.heartbeat import Heartbeat, application_name, beat
 from clonedb.postgres.local_leases import LocalLeases
 from clonedb.postgres.message import is_alive
 from clonedb.postgres.process_lock import ProcessLock
@@ -85,7 +85,9 @@ class Server:
         self._number = 0
         # those who have it open: `close` of the last one closes it
         self._users = 1
-        self._heartbeat = Heartbeat(self._beat, config.lease_timeout)
+        self._heartbeat = Heartbeat(
+            self._beat, self._connector.end_if_out_of_reach, config.lease_timeout
+        )
         self._opened = 0  # sessions with the maintenance database, one after the other
         self.info: sql.ServerInfo = self.run(sql.server_info)
         try:
@@ -264,21 +266,16 @@ class Server:
             self._heartbeat.begin()
         return connection
 
-    def _beat(self) -> bool:
-        """Send a heartbeat, unless the session is at work, which is as good as one."""
-        import psycopg
-
+    def _beat(self) -> bool | None:
+        """Send a heartbeat: whether it was answered; None if the session is at work."""
         if not self._lock.acquire(blocking=False):
-            return True
+            return None
         try:
             session = self._maintenance
             if session is None or self._pid != getpid():
                 return True
-            session.execute("select")
-        except psycopg.Error:  # the next statement meets it, and opens another session
-            return False
-        else:
-            return True
+            # after a failure the next statement meets it, and opens another session
+            return beat(session, "select", self.config.lease_timeout) is None
         finally:
             self._lock.release()
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from clonedb.errors import LeaseLostError, LockTimeoutError
 from clonedb.originals import getpid, monotonic
 from clonedb.postgres import locks
+from clonedb.postgres.heartbeat import beat
 from clonedb.postgres.server import Server
 from clonedb.progress import Progress
 from clonedb.url import redact
@@ -105,16 +106,12 @@ class BuildLease:
             self._beat()
 
     def _beat(self) -> None:
-        import psycopg
-
         with self._lock:
-            try:
-                self._own.execute(locks.heartbeat(self._timeout, self.at))
-            except psycopg.Error as error:
-                if not self._stop.is_set():
-                    self._lost = _first_line(error)
-            else:
+            why = beat(self._own, locks.heartbeat(self._timeout, self.at), self._timeout)
+            if why is None:
                 self._answered = monotonic()
+            elif not self._stop.is_set():
+                self._lost = why
 
 
 def _first_line(error: Exception) -> str:
