@@ -82,7 +82,7 @@ def test_what_once_went_wrong_is_found(
         url=url_of(fault.server),
         directory=tmp_path,
         seed=4,
-        every=50,
+        every=10,
         pg_dump=None,
         parts=parts,
         mix=MIXES[fault.mix],
