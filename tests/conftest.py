@@ -47,14 +47,18 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # so a shell starts what is to run in the background, and every program under test would ignore Ctrl-C, too
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if not hasattr(config, "workerinput"):
+    if hasattr(config, "workerinput"):
+        # coverage has begun in this worker, and is for no process that it starts
+        os.environ.pop("COVERAGE_PROCESS_START", None)
+    else:
         os.environ[_RUN] = os.urandom(8).hex()
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """`-n auto` is three workers for two processors: half of their time they wait for servers and other processes."""
-    return max(1, len(os.sched_getaffinity(0)) * 3 // 2)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """`-n auto` is three workers for two processors, and four for campaigns: the others wait for servers and processes."""
+    halves = 4 if config.getoption("--campaign") else 3
+    return max(1, len(os.sched_getaffinity(0)) * halves // 2)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -36,8 +36,6 @@ _FOR_IMPORTS = (
     "LANG",
     "LD_",
     "TZ",
-    "COVERAGE_",
-    "COV_CORE_",
     "PSYCOPG_",
     "SQLALCHEMY_",
 )
@@ -46,7 +44,6 @@ _FOR_ITSELF = (
     "PYTHONFAULTHANDLER",
 )  # what is forked follows these itself
 _FLAGS = {PROGRAMS: [], MIGRATIONS: ["-P"]}  # those of what is forked
-_GRACE = 5.0  # seconds that a migrating interpreter has to write what coverage saw
 
 
 class Forked:
@@ -91,17 +88,6 @@ class Forked:
                 os.waitstatus_to_exitcode(*LENGTH.unpack(answer)) if answer else -signal.SIGKILL
             )
         return self.returncode
-
-
-class Measured(Forked):
-    """A migrating interpreter under coverage, which SIGTERM tells to write what it saw."""
-
-    def kill(self) -> None:
-        """End the process when it has written its data."""
-        self.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.wait(_GRACE)
-        self.send_signal(signal.SIGKILL)
 
 
 class Prefork:
@@ -200,9 +186,8 @@ class Client:
         except BaseException:
             connection.close()
             raise
-        measured = kind == MIGRATIONS and "COVERAGE_PROCESS_START" in self.variables
         (pid,) = LENGTH.unpack(head)
-        return Measured(connection, pid, pidfd) if measured else Forked(connection, pid, pidfd)
+        return Forked(connection, pid, pidfd)
 
     def run(
         self,

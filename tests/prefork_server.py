@@ -22,7 +22,6 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 _spec = importlib.util.spec_from_file_location(
@@ -191,8 +190,6 @@ def _become(request: dict[str, Any], kind: str) -> NoReturn:
     if kind == prefork.PROGRAMS:
         client = prefork.Client(*request["client"])
         prefork.install(lambda: client)
-    elif "coverage" in sys.modules:
-        signal.signal(signal.SIGTERM, _save_coverage)
     first, *rest = request["program"]  # -m MODULE ... or -c CODE
     sys.orig_argv = [sys.executable, first, *rest]
     if first == "-m":
@@ -208,15 +205,6 @@ def _become(request: dict[str, Any], kind: str) -> NoReturn:
         sys.path[0] = ""
         exec(rest[0], {"__name__": "__main__"})
     raise SystemExit
-
-
-def _save_coverage(number: int, frame: FrameType | None) -> None:
-    import coverage
-
-    found = coverage.process_startup.coverage  # type: ignore[attr-defined]
-    found.stop()
-    found.save()
-    os._exit(0)
 
 
 def main() -> None:

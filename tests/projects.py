@@ -113,10 +113,6 @@ class Project:
             f'[project]\nname = "items"\nversion = "1"\n\n[tool.clonedb]\n{lines}\n',
         )
 
-    def leave_coverage(self) -> None:
-        """Run its programs without coverage from now on."""
-        self.environment = unobserved(self.environment)
-
     def popen(self, *command: str, **more: str) -> subprocess.Popen[str]:
         """Start a program in the project's directory."""
         return subprocess.Popen(
@@ -269,20 +265,12 @@ def lean_pytest(*wanted: str) -> str:
     return " ".join(f"-p no:{name}" for name in _LEFT_OUT if name not in wanted)
 
 
-def unobserved(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment without coverage, whose lock an interrupt within it leaves locked: the program would hang."""
-    return {
-        name: value
-        for name, value in environment.items()
-        if not name.startswith(("COVERAGE_", "COV_CORE_"))
-    }
-
-
 def clean_environment() -> Iterator[tuple[str, str]]:
     """This process's environment without what would reach into a project under test."""
     for name, value in os.environ.items():
         # CI makes pytest print every error a second time, in its summary
-        if not name.startswith(("CLONEDB_", "PYTEST_", "PG")) and name not in (
+        # coverage sees the tests' own processes: in each of the programs it would cost 0.1 s
+        if not name.startswith(("CLONEDB_", "COVERAGE_", "PYTEST_", "PG")) and name not in (
             "DATABASE_URL",
             "TEST_DATABASE_URL",
             "CI",

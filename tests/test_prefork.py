@@ -14,8 +14,8 @@ from clonedb.project.find import find_project
 from clonedb.settings.config import Config
 from clonedb.url import DatabaseURL
 from tests.migrators import Migrator
-from tests.prefork import MIGRATIONS, PROGRAMS, Prefork
-from tests.projects import CLONEDB, PYTEST, Project, prefork, unobserved
+from tests.prefork import PROGRAMS
+from tests.projects import CLONEDB, PYTEST, Project, prefork
 
 LOOKS = """
 import gc, json, os, signal, sys, threading
@@ -115,28 +115,3 @@ def test_a_program_is_killed_with_its_number(items: Project) -> None:
     while prefork().children() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert prefork().children() == []
-
-
-def test_coverage_sees_an_interpreter_that_is_killed(items: Project, tmp_path: Path) -> None:
-    """It is told to write what it saw, as the end of each migration is a kill."""
-    data = tmp_path / "coverage"
-    configuration = str(Path(__file__).parents[1] / "pyproject.toml")
-    environment = {
-        **unobserved(items.environment),
-        "COVERAGE_PROCESS_START": configuration,
-        "COVERAGE_FILE": str(data),
-    }
-    measured = Prefork(environment)
-    reading, writing = os.pipe()
-    try:
-        program = "-c", "import os, time; os.write(1, b'up'); time.sleep(60)"
-        process = measured.client.fork(MIGRATIONS, program, environment, {1: writing})
-        assert process is not None
-        assert os.read(reading, 2) == b"up"
-        process.kill()
-        assert process.wait() == 0
-    finally:
-        os.close(reading)
-        os.close(writing)
-        measured.close()
-    assert list(tmp_path.glob(f"coverage.*.pid{process.pid}.*"))

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 
 from tests.embedded.sandbox import is_alive
-from tests.projects import Outcome, Project, prefork, unobserved
+from tests.projects import Outcome, Project, prefork
 
 # Bodies of revisions. What they do outside the database is told by the environment, which is not in the fingerprint.
 COUNT = 'with open(os.environ["COUNT"], "a") as file:\n    file.write("ran\\n")\n'
@@ -21,16 +21,13 @@ HANG_IN_SQL = 'if path := os.environ.get("HANG"):\n    open(path, "w").close()\n
 
 
 class Program:
-    """A program in the project's directory and in a process group of its own, as a terminal would start it.
-
-    It is there to be interrupted or killed, and so runs without coverage.
-    """
+    """A program in the project's directory and in a process group of its own, as a terminal would start it."""
 
     def __init__(self, project: Project, *command: str, **more: str) -> None:
         self.process = subprocess.Popen(
             command,
             cwd=project.directory,
-            env={**unobserved(project.environment), **more},
+            env={**project.environment, **more},
             text=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

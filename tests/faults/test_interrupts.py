@@ -189,6 +189,5 @@ def test_interrupts_at_any_time_while_cloning(items: Project) -> None:
 
     Only between two steps of the interpreter, before the clone is anybody's, can one be lost until its owner has ended.
     """
-    items.leave_coverage()
     items.run(sys.executable, "-c", INTERRUPTED).demand()
     assert len((items.directory / "left").read_text().split()) <= 1

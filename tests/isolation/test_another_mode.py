@@ -186,7 +186,6 @@ def test_a_mode_whose_connections_are_of_another_kind_is_one_file(shop: Project)
         assert text.count(found) == 1
         (changed / name).write_text(text.replace(found, replacement), encoding="utf-8")
     shop.starts_anew = True
-    shop.leave_coverage()
     shop.environment["PYTHONPATH"] = str(changed)
     shop.environment["PYTEST_ADDOPTS"] = (
         lean_pytest("asyncio") + " -o asyncio_default_fixture_loop_scope=function"

@@ -38,7 +38,6 @@ def test_a_command_that_hangs(maker: Project) -> None:
 def test_an_interrupted_command(maker: Project, number: signal.Signals) -> None:
     """Ctrl-C, SIGTERM and SIGKILL of the process that builds end all that it started."""
     maker.write("make.py", SLEEPS)
-    maker.leave_coverage()
     mark = f"mark{os.getpid()}"
     process = maker.popen(*CLONEDB, "build", MARK=mark)
     try:
@@ -54,7 +53,6 @@ def test_an_interrupted_command(maker: Project, number: signal.Signals) -> None:
 def test_a_signal_to_all_processes_of_a_build(maker: Project, number: signal.Signals) -> None:
     """Ctrl-C, `timeout` and CI signal the whole group: the interpreter that migrates still ends the command."""
     maker.write("make.py", SLEEPS)
-    maker.leave_coverage()
     mark = f"mark{os.getpid()}"
     process = maker.popen("setsid", *CLONEDB, "build", MARK=mark)
     try:
