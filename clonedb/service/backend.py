@@ -44,6 +44,9 @@ class Backend:
         # gives up what other pools hold ready
         self.crowded: Callable[[Pool], None] = lambda _pool: None
         self.servers: Servers = Servers()
+        # set while the server answers and what is known of it is what is there
+        self.answers: asyncio.Event = asyncio.Event()
+        self.why_not: str = ""  # it does not, in words
         self._next_id = 0
         self._threads = ThreadPoolExecutor(_THREADS, "clonedb-service")
         self._tasks: set[asyncio.Task[object]] = set()

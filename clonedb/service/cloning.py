@@ -11,6 +11,7 @@ from clonedb.service.backend import Backend
 from clonedb.service.callers import CallerTemplates
 from clonedb.service.contract import (
     Address,
+    DiscardedError,
     Disconnected,
     Event,
     Lease,
@@ -28,6 +29,7 @@ __all__ = ["Retention", "Service", "Sizes"]
 
 _COUNTED = 30.0  # seconds for which the sizes of all databases are not asked for again
 _CLOSE = 15.0  # seconds that stopping may take
+_PATIENCE = 30.0  # seconds for which a server that is being started again is waited for
 
 
 class Service:
@@ -84,12 +86,14 @@ class Service:
             retention=self._retention,
             found_again=self._found_again,
         )
+        self._backend.answers.set()
 
         self._upkeep = asyncio.get_running_loop().create_task(upkeep.run())
 
     async def close(self) -> None:
         """Stop; leases stay. Spare databases are dropped, within 15 seconds; the next start drops what is left."""
         self._stopping = True
+        self._backend.answers.set()  # those that wait for the server are told
         if self._upkeep is not None:
             self._upkeep.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -102,7 +106,7 @@ class Service:
 
     async def initialize(self, hash_: str, holder: str) -> Address:
         """Begin a template: an empty database to fill. Raises AlreadyInitializedError, UnavailableError."""
-        self._require_running()
+        await self._until_server_answers(asyncio.get_running_loop().time() + _PATIENCE)
         return await self._callers.initialize(hash_, holder)
 
     async def finalize(self, hash_: str, *, doubtful: bool = False) -> None:
@@ -111,7 +115,7 @@ class Service:
         `doubtful` says that the caller may be one that was told AlreadyInitializedError, and
         finalizes all the same: then it is sealed when the builder has left it.
         """
-        self._require_running()
+        await self._until_server_answers(asyncio.get_running_loop().time() + _PATIENCE)
         await self._callers.finalize(hash_, doubtful=doubtful)
 
     async def discard(self, hash_: str) -> None:
@@ -135,29 +139,40 @@ class Service:
 
         With `project`, the directory of a project of this host, `hash_` is ignored: its template
         is built, if it is not there. `disconnected` returns when the caller has disconnected,
-        which ends its wait for a free database.
+        which ends its wait for a free database. A server that is being started again is waited for.
 
         Raises DisconnectedError, NoSuchTemplateError, DiscardedError, UnavailableError; and the project's own errors.
         """
-        self._require_running()
         deadline = asyncio.get_running_loop().time() + wait
+        await self._until_server_answers(deadline)
         if project is not None:
-            found = await self._projects.get(project, deadline)
-            name = found.template.name
-            return await self._leases.lend(
-                found.pool,
-                name,
-                holder,
-                deadline,
-                project=found.directory,
-                disconnected=disconnected,
-            )
+            return await self._acquire_of_project(project, holder, deadline, disconnected)
         filled = self._callers.get(hash_)
         lease = await self._leases.lend(
             filled.pool, hash_, holder, deadline, disconnected=disconnected
         )
         self._callers.note_use(filled)
         return lease
+
+    async def _acquire_of_project(
+        self, project: str, holder: str, deadline: float, disconnected: Disconnected | None
+    ) -> Lease:
+        while True:
+            found = await self._projects.get(project, deadline)
+            try:
+                return await self._leases.lend(
+                    found.pool,
+                    found.template.name,
+                    holder,
+                    deadline,
+                    project=found.directory,
+                    disconnected=disconnected,
+                )
+            except (UnavailableError, DiscardedError):
+                # it was given up while the caller waited, and is opened anew
+                if not found.pool.is_closed and found.pool.state != "discarded":
+                    raise
+            await self._until_server_answers(deadline)
 
     async def give_back(self, hash_: str, id_: int) -> None:
         """IntegreSQL's unlock and recreate: what was written is undone before the next caller gets it.
@@ -227,7 +242,14 @@ class Service:
             least.yields = True
             least.release_spares()
 
-    def _require_running(self) -> None:
+    async def _until_server_answers(self, deadline: float) -> None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._backend.answers.wait()
+        except TimeoutError:
+            raise UnavailableError(
+                f"the server does not answer, and is tried again and again: {self._backend.why_not}"
+            ) from None
         if self._stopping:
             raise UnavailableError("the service is stopping")
 
@@ -267,7 +289,7 @@ class Service:
         backend = self._backend
         for pool in (*self._callers.pools(), *(found.pool for found in self._projects)):
             pool.lose()
-        await self._projects.close()
+        await self._projects.give_up()
         for held in self._leases:
             # the pools of projects are closed: they are opened again on need
             if held.pool.is_closed:

@@ -200,9 +200,12 @@ class Pool:
         self.leased += 1
 
     def lose(self) -> None:
-        """The server has gone, and with it what is known of the databases that are ready."""
+        """The server has gone, and with it what was ready: nothing is made until `open`."""
+        earlier, self.worker = self.worker, None
         self._ready = []
         self.address = None
+        if earlier is not None:
+            self._begin(self._in_thread(earlier.close))
 
     def forget(self) -> None:
         """A lent database is given up, and left as it is."""

@@ -13,6 +13,7 @@ from clonedb.api import Template, open_template
 from clonedb.errors import ConfigError
 from clonedb.service.backend import Backend, address_of
 from clonedb.service.contract import Address, TemplateState, UnavailableError
+from clonedb.service.events import in_a_line
 from clonedb.service.pool import Pool
 from clonedb.service.sessions import Sessions
 from clonedb.service.worker import Worker
@@ -42,6 +43,8 @@ class Projects:
         self._by_name: dict[str, ProjectTemplate] = {}
         self._current: dict[str, ProjectTemplate] = {}
         self._opening: dict[str, asyncio.Task[object]] = {}
+        self._given_up = 0  # how often all of them were
+        self._stopping = False
 
     def __iter__(self) -> Iterator[ProjectTemplate]:
         return iter([*self._by_name.values()])
@@ -72,31 +75,44 @@ class Projects:
         return self._current[directory]
 
     async def _open(self, directory: str) -> None:
-        backend, loop = self._backend, asyncio.get_running_loop()
-        template = await loop.run_in_executor(None, self._open_template, directory)
-        found = self._by_name.get(template.name)
-        if found is None or found.template.server is not template.server:
-            found = await self._added(directory, template)
-        else:
+        backend, loop, given_up = self._backend, asyncio.get_running_loop(), self._given_up
+        template, address = await loop.run_in_executor(None, self._open_template, directory)
+        if given_up != self._given_up:  # the server was started again, or the service stops
             await loop.run_in_executor(None, template.close)
+            if self._stopping:
+                raise UnavailableError("the service is stopping")
+            await self._open(directory)
+            return
+
+        earlier = self._by_name.get(template.name)
+        if earlier is not None and earlier.template.server is template.server:
+            found = earlier
+            await loop.run_in_executor(None, template.close)
+        else:
+            found = self._add(directory, template, address)
+            if earlier is not None:
+                backend.background(self._close(earlier))
         found.checked = loop.time()
         self._current[directory] = found
         backend.events.changed()
 
-    def _open_template(self, directory: str) -> Template:
-        _require_own(directory)
-        return open_template(load(Path(directory)), servers=self._backend.servers)
+    def _open_template(self, directory: str) -> tuple[Template, Address]:
+        import psycopg
 
-    async def _added(self, directory: str, template: Template) -> ProjectTemplate:
-        backend = self._backend
-        address = await backend.thread(address_of, template.server)
+        _require_own(directory)
+        template = open_template(load(Path(directory)), servers=self._backend.servers)
         try:
+            address = address_of(template.server)
             self._require_same_server(template, address)
-        except UnavailableError:
-            await asyncio.get_running_loop().run_in_executor(None, template.close)
+        except BaseException as error:
+            template.close()
+            if isinstance(error, psycopg.Error):
+                raise UnavailableError(in_a_line(error)) from error
             raise
-        sessions = Sessions(template.server)
-        name = template.name
+        return template, address
+
+    def _add(self, directory: str, template: Template, address: Address) -> ProjectTemplate:
+        backend, sessions, name = self._backend, Sessions(template.server), template.name
 
         def lost(why: str) -> None:
             backend.background(self._forget(name, why))
@@ -156,7 +172,13 @@ class Projects:
                     await self._close(found)
 
     async def close(self) -> None:
-        """Give them up; what is lent stays."""
+        """Give them up for good."""
+        self._stopping = True
+        await self.give_up()
+
+    async def give_up(self) -> None:
+        """Close them; what is lent stays. They are opened again on need, those that are just being opened too."""
+        self._given_up += 1
         found = [*self._by_name.values()]
         self._by_name.clear()
         self._current.clear()

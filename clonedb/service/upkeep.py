@@ -177,6 +177,8 @@ class Upkeep:
     async def _recover(self, why: str) -> None:
         """Find the server again, however long it takes."""
         backend, pause = self._backend, 0.1
+        backend.answers.clear()
+        backend.why_not = why
         backend.events.add("refused", "", f"the server does not answer: {why}")
         await backend.let_go()
 
@@ -188,8 +190,9 @@ class Upkeep:
                 await backend.let_go()
                 backend.events.changed()
                 pause = min(_LONGEST, pause * 2)
-                why = str(error)
+                backend.why_not = str(error)
                 await asyncio.sleep(pause)
             else:
+                backend.answers.set()
                 backend.events.add("adopted", "", "the server answers again")
                 return

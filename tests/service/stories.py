@@ -107,3 +107,10 @@ def databases(admin_dsn: str, prefix: str) -> list[str]:
 def told(service: Service) -> list[str]:
     """What the list of events says of the server."""
     return [one.text for one in service.events() if one.template == ""]
+
+
+async def server_is_back(service: Service) -> None:
+    """Wait until the service has found its server again, for the first time."""
+    await until(
+        lambda: "the server answers again" in told(service), "the service did not go on"
+    )

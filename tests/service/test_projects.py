@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -16,7 +17,7 @@ from clonedb.service.contract import Lease, UnavailableError
 from clonedb.settings.config import Config
 from tests.embedded.sandbox import Sandbox
 from tests.projects import Project
-from tests.service.stories import WAIT, run_sql, running, state, told, until
+from tests.service.stories import WAIT, run_sql, running, server_is_back, state, until
 
 pytestmark = pytest.mark.usefixtures("variables")
 
@@ -133,7 +134,7 @@ def test_the_server_is_killed_under_a_project(
         async with running(sandbox.config) as service:
             old = await lent(service, shop)
             os.kill(sandbox.running().pid, signal.SIGKILL)
-            await until(lambda: len(told(service)) == 2, "the service did not go on")
+            await server_is_back(service)
             new = await lent(service, shop)
             assert new.template == old.template
             assert new.address.database != old.address.database
@@ -143,6 +144,50 @@ def test_the_server_is_killed_under_a_project(
             await service.release(old.lease)
             await service.release(new.lease)
             assert await rows(await lent(service, shop))
+
+    asyncio.run(story())
+
+
+def test_those_who_wait_while_the_server_is_started_again(
+    sandbox: Sandbox, shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both who waits for a database by then, and who asks meanwhile, get one."""
+    monkeypatch.setenv("CLONEDB_STATE_DIR", str(sandbox.config.state_dir))
+    monkeypatch.setenv("CLONEDB_PREFIX", "clonedb")
+
+    async def use(service: Service) -> None:
+        lease = await lent(service, shop)
+        assert await rows(lease)
+        await service.release(lease.lease)
+
+    async def story() -> None:
+        async with running(sandbox.config, initial=1, maximum=1) as service:
+            old = await lent(service, shop)
+            waiting = asyncio.create_task(use(service))
+            await until(lambda: state(service, old.template).waiting == 1, "it does not wait")
+            os.kill(sandbox.running().pid, signal.SIGKILL)
+            await until(lambda: not service._backend.answers.is_set(), "it was not noticed")
+            await asyncio.gather(waiting, use(service))
+
+    asyncio.run(story())
+
+
+def test_a_server_that_does_not_come_back(
+    service_config: Config, shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks waits as long as it said, and is told why."""
+
+    async def story() -> None:
+        async with running(service_config) as service:
+            monkeypatch.setattr(
+                service._backend.ledger, "ping", AsyncMock(side_effect=UnavailableError("gone"))
+            )
+            monkeypatch.setattr(
+                service._backend, "open", AsyncMock(side_effect=UnavailableError("it is away"))
+            )
+            await until(lambda: service._backend.why_not == "it is away", "it was not noticed")
+            with pytest.raises(UnavailableError, match="tried again and again: it is away"):
+                await service.acquire("", "me", wait=0.2, project=str(shop.directory))
 
     asyncio.run(story())
 

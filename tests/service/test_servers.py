@@ -26,6 +26,7 @@ from tests.service.stories import (
     ready,
     run_sql,
     running,
+    server_is_back,
     state,
     told,
     until,
@@ -48,7 +49,7 @@ def test_the_embedded_server_is_killed(sandbox: Sandbox) -> None:
             os.kill(sandbox.running().pid, signal.SIGKILL)
             await until(lambda: bool(told(service)), "the service did not see it")
             waiting = asyncio.create_task(lent_again(service))
-            await until(lambda: len(told(service)) == 2, "the service did not go on")
+            await server_is_back(service)
             assert {one.lease for one in service.leases()} >= {lease.lease, other.lease}
             found = {one.lease: one for one in service.leases()}[lease.lease]
             assert found.address.database == lease.address.database
@@ -144,7 +145,7 @@ def test_a_crash_empties_unlogged_tables(sandbox: Sandbox) -> None:
             )
             await ready(service)
             os.kill(sandbox.running().pid, signal.SIGKILL)
-            await until(lambda: len(told(service)) == 2, "the service did not go on")
+            await server_is_back(service)
             with pytest.raises(CloneDBError, match=r"discarded|not found"):
                 await lent(service)
             assert any("has lost the rows" in one.text for one in service.events())
