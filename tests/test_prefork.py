@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -115,3 +116,30 @@ def test_a_program_is_killed_with_its_number(items: Project) -> None:
     while prefork().children() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert prefork().children() == []
+
+
+ENDS = {
+    "well": "print('done')",
+    "with a number": "print('some', end=''); sys.exit(3)",
+    "with a text": "sys.exit('no')",
+    "by an error": "1 / 0",
+    "by Ctrl-C": "raise KeyboardInterrupt",
+    "with what is left to do": "import atexit; atexit.register(print, 'bye')",
+    "with a thread": "threading.Thread(target=lambda: (time.sleep(0.1), print('late'))).start()",
+    "without a place to write to": "print('lost'); os.close(1)",
+    "in a fork, too": "os.wait() if os.fork() else sys.exit(5)",
+}
+
+
+@pytest.mark.parametrize("program", ENDS.values(), ids=ENDS)
+def test_a_forked_program_ends_as_a_started_one(items: Project, program: str) -> None:
+    """With its exit code, after its threads and what it registered, and with all that it printed."""
+    code = f"import os, sys, threading, time; {program}"
+    forked = prefork().client.run(
+        ("-c", code), cwd=str(items.directory), environment=items.environment, timeout=20
+    )
+    assert forked is not None
+    started = items.popen(sys.executable, "-c", code)
+    out, err = started.communicate(timeout=20)
+    assert (forked[0], forked[1]) == (started.returncode, out)
+    assert forked[2].splitlines()[-1:] == err.splitlines()[-1:]
