@@ -298,13 +298,16 @@ class CallerTemplates:
         backend = self._backend
 
         def lost(why: str) -> None:
-            backend.background(self._discard_lost(hash_, why))
+            backend.background(self._discard_lost(pool, why))
 
-        return backend.new_pool(hash_, lost)
+        pool = backend.new_pool(hash_, lost)
+        return pool
 
-    async def _discard_lost(self, hash_: str, why: str) -> None:
-        with contextlib.suppress(NoSuchTemplateError):
-            await self.discard(hash_, why)
+    async def _discard_lost(self, pool: Pool, why: str) -> None:
+        """Discard the template of a pool, unless its hash is another template's by now."""
+        found = self._by_hash.get(pool.name)
+        if found is not None and found.pool is pool:
+            await self.discard(pool.name, why)
 
     def _retire(self, filled: Filled) -> None:
         filled.pool.tell(DiscardedError("template was just discarded"))

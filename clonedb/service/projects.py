@@ -115,7 +115,7 @@ class Projects:
         backend, sessions, name = self._backend, Sessions(template.server), template.name
 
         def lost(why: str) -> None:
-            backend.background(self._forget(name, why))
+            backend.background(self._forget(pool, why))
 
         pool = backend.new_pool(name, lost)
         pool.state = "ready"
@@ -144,15 +144,16 @@ class Projects:
                 " project's directory, or with the same prefix (CLONEDB_PREFIX)"
             )
 
-    async def _forget(self, name: str, why: str) -> None:
+    async def _forget(self, pool: Pool, why: str) -> None:
         """It is opened again, and built again, when it is asked for."""
-        found = self._by_name.pop(name, None)
-        if found is None:
+        found = self._by_name.get(pool.name)
+        if found is None or found.pool is not pool:
             return
+        del self._by_name[pool.name]
         for directory in [key for key, value in self._current.items() if value is found]:
             del self._current[directory]
-        self._backend.events.add("discarded", name, why)
-        found.pool.discard()
+        self._backend.events.add("discarded", pool.name, why)
+        pool.discard()
         await self._close(found)
 
     async def _close(self, found: ProjectTemplate) -> None:

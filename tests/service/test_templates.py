@@ -19,6 +19,7 @@ from clonedb.service.contract import (
 from clonedb.settings.config import Config
 from clonedb.templates.metadata import Metadata
 from tests.service.stories import (
+    ITEMS,
     databases,
     dsn,
     filled,
@@ -52,6 +53,7 @@ def test_a_hundred_racers_have_one_builder(service_config: Config) -> None:
     asyncio.run(story())
 
 
+@pytest.mark.campaign("long")
 def test_one_that_was_refused_and_finalizes_all_the_same(service_config: Config) -> None:
     """Neither the empty nor the half-filled database is sealed: the builder's work is."""
 
@@ -150,6 +152,7 @@ def test_a_hash_is_data(service_config: Config, hash_: str) -> None:
     asyncio.run(second(asyncio.run(first())))
 
 
+@pytest.mark.campaign("long")
 def test_a_dead_builder_is_followed_by_the_next(service_config: Config) -> None:
     """After its lease, not before; those that wait get what the second one makes, not what the first has begun."""
 
@@ -173,6 +176,7 @@ def test_a_dead_builder_is_followed_by_the_next(service_config: Config) -> None:
     asyncio.run(story())
 
 
+@pytest.mark.campaign("long")
 def test_a_builder_that_is_connected_is_not_followed(service_config: Config) -> None:
     """However long it works."""
 
@@ -253,6 +257,7 @@ def test_a_template_that_somebody_dropped(service_config: Config, admin_dsn: str
     asyncio.run(story())
 
 
+@pytest.mark.campaign("long")
 @pytest.mark.parametrize("limit", [Retention(days=0.00001), Retention(gigabytes=0.001)])
 def test_templates_go_in_the_end(
     service_config: Config, admin_dsn: str, limit: Retention, monkeypatch: pytest.MonkeyPatch
@@ -355,5 +360,25 @@ def test_uses_are_noted_where_collectors_look(
                 if (metadata := Metadata.from_json(comment))
             ]
         return found.used
+
+    asyncio.run(story())
+
+
+def test_a_hash_that_is_begun_anew_is_not_its_forerunner(service_config: Config) -> None:
+    """A database that was just being made of a discarded template fails, which says nothing of the new one."""
+
+    async def story() -> None:
+        async with running(service_config) as service:
+            await filled(service)
+            await ready(service)
+            forerunner = service._callers.get("abc").pool
+            await service.discard("abc")
+            address = await service.initialize("abc", "builder")
+            forerunner._lost("its template is gone")
+            await asyncio.sleep(0.1)
+            await asyncio.to_thread(run_sql, address, *ITEMS)
+            await service.finalize("abc")
+            forerunner._lost("its template is gone")
+            assert await names(await lent(service)) == ["one", "two"]
 
     asyncio.run(story())
