@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["is_proxied", "require_sessions"]
 
+_ROUNDS = 3
+
 
 def is_proxied(connection: Connection[Any]) -> bool:
     """Whether a proxy is in between: it tells its clients a number of its own as the pid of the server's process."""
@@ -27,11 +29,13 @@ def require_sessions(
     """Raises ServerError for a proxy that gives one session of the server to several clients (transaction pooling).
 
     A lock taken through it has no owner. It gives a second client the session that the first
-    one, `connection`, is not using at the moment.
+    one, `connection`, is not using at the moment, or the first one another session; which of
+    its sessions it gives differs from proxy to proxy.
     """
     with contextlib.closing(connect()) as other:
-        shared = sql.own_pid(other) == sql.own_pid(connection)
-    if shared:
+        found = [(sql.own_pid(connection), sql.own_pid(other)) for _ in range(_ROUNDS)]
+    ours, theirs = map(set, zip(*found, strict=True))
+    if len(ours) > 1 or ours & theirs:
         raise ServerError(
             f"{about} is behind a proxy that shares sessions (PgBouncer with pool_mode = transaction?), on which"
             " locks hold nothing; give clonedb a url that reaches the server itself, or a pool with pool_mode = session"

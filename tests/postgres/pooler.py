@@ -25,7 +25,9 @@ class Pooler:
     stays open when its client has gone.
     """
 
-    def __init__(self, lease: Lease, mode: Mode) -> None:
+    def __init__(self, lease: Lease, mode: Mode, *, in_turn: bool = False) -> None:
+        """`in_turn` is how it gives out free sessions: the one that was used longest ago, or the last one."""
+        self._next = 0 if in_turn else -1
         self._path = f"{lease.socket_dir}/.s.PGSQL.{lease.port}"
         self._user = lease.user
         self._mode = mode
@@ -55,13 +57,12 @@ class Pooler:
                 threading.Thread(target=self._serve, args=[client], daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError, EOFError):
+        with client, contextlib.suppress(OSError, EOFError, ValueError):  # closed meanwhile
             database = self._greet(client)
             while True:
                 select.select([client], [], [])
                 session = self._take(database)
-                goes_on = self._pass_on(client, session)
-                self._free[database].append(session)
+                goes_on = self._pass_on(client, session, self._free[database])
                 if not goes_on:
                     return
 
@@ -94,7 +95,7 @@ class Pooler:
     def _take(self, database: str) -> socket.socket:
         free = self._free.setdefault(database, [])
         while free:
-            session = free.pop()
+            session = free.pop(self._next)
             if not select.select([session], [], [], 0)[
                 0
             ]:  # what the server has ended can be read
@@ -112,14 +113,21 @@ class Pooler:
                 raise EOFError
         return session
 
-    def _pass_on(self, client: socket.socket, session: socket.socket) -> bool:
-        """Pass messages on until the client's transaction has ended (True), or the client has gone (False)."""
+    def _pass_on(
+        self, client: socket.socket, session: socket.socket, free: list[socket.socket]
+    ) -> bool:
+        """Pass messages on until the client's transaction has ended (True), or the client has gone (False).
+
+        The session is free before the client knows that its transaction has ended.
+        """
         while True:
             readable, _, _ = select.select([client, session], [], [])
             if session in readable and self._mode == "session":
                 client.sendall(_some(session))
             elif session in readable:
                 message = _message(session)
+                if message == _IDLE:
+                    free.append(session)
                 client.sendall(message)
                 if message == _IDLE:
                     return True
@@ -127,8 +135,9 @@ class Pooler:
                 try:
                     message = _message(client)
                 except EOFError:
-                    return False
+                    message = b"X"
                 if message[:1] == b"X":
+                    free.append(session)
                     return False
                 session.sendall(message)
 
@@ -154,9 +163,9 @@ def _message(connection: socket.socket) -> bytes:
 
 
 @contextlib.contextmanager
-def pooled(lease: Lease, mode: Mode) -> Iterator[str]:
+def pooled(lease: Lease, mode: Mode, *, in_turn: bool = False) -> Iterator[str]:
     """The URL of a pooler."""
-    pooler = Pooler(lease, mode)
+    pooler = Pooler(lease, mode, in_turn=in_turn)
     try:
         yield pooler.url
     finally:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import psycopg
 import pytest
 
 from clonedb.embedded.leases import Lease
@@ -33,12 +36,19 @@ def tested(items: Project) -> Project:
     return items
 
 
+@pytest.mark.parametrize("in_turn", [False, True], ids=["the last one", "in turn"])
 @pytest.mark.parametrize("command", ["list", "fingerprint"])
 def test_shared_sessions_are_refused_at_once(
-    items: Project, lease: Lease, command: str
+    items: Project, lease: Lease, command: str, *, in_turn: bool
 ) -> None:
     """Transaction pooling: locks would belong to nobody, whatever is done."""
-    with pooled(lease, "transaction") as url:
+    with pooled(lease, "transaction", in_turn=in_turn) as url, contextlib.ExitStack() as stack:
+        # several clients at once, so that it has several sessions to give
+        clients = [stack.enter_context(psycopg.connect(f"{url}/postgres")) for _ in range(3)]
+        for client in clients:
+            client.execute("select")
+        for client in clients:
+            client.rollback()
         text = items.clonedb(command, CLONEDB_URL=url).demand(1).text
     assert (
         "is behind a proxy that shares sessions (PgBouncer with pool_mode = transaction?)"
@@ -47,6 +57,7 @@ def test_shared_sessions_are_refused_at_once(
     assert "Traceback" not in text
 
 
+@pytest.mark.campaign("long")
 def test_session_pooling(tested: Project, lease: Lease, prefix: str, admin_dsn: str) -> None:
     """Tests pass, and nobody is blamed for the sessions that a pooler keeps open."""
     with pooled(lease, "session") as url:
