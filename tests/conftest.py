@@ -93,6 +93,14 @@ def forked_interpreters() -> None:
     install(lambda: prefork().client)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def neighbours_may_write() -> Iterator[None]:
+    """What other tests write on the run's server while a database waits to be rewound costs it no new clone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clonedb.rewind.rewinder._LEAST_WAL", 256 * 2**20)
+        yield
+
+
 @pytest.fixture
 def started_interpreters(monkeypatch: pytest.MonkeyPatch) -> None:
     """Interpreters that migrate are started, as users' are: for tests of the start itself."""
