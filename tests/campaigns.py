@@ -1,4 +1,4 @@
-"""Campaigns: tests that take long because they repeat much, left out of a run that does not name them."""
+"""Campaigns: tests that take long, left out of a run that does not name them, so that it is one of minutes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 CAMPAIGNS = {
     "histories": "published histories of other projects, installed from the package index",
     "differential": "many random programs, and every fault that they have to find",
-    "kills": "processes killed and interrupted at many moments, and many processes at once",
+    "kills": "processes and servers killed, frozen and interrupted at many moments, and many processes at once",
+    "applications": "applications, generators, tools and clients as their own packages have them",
     "hosts": "several hosts, as network namespaces, that share a server, are cut off and suspended (needs root)",
+    "long": "single tests of two seconds and more: whole projects, servers of their own, waits",
     "variants": "what a quicker test shows for one driver or one number of workers, shown for the others",
 }
 

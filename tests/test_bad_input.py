@@ -70,6 +70,7 @@ def test_server_unreachable(items: Project) -> None:
     assert "check that it runs, and its host, port, user and password" in text
 
 
+@pytest.mark.campaign("long")
 def test_server_that_does_not_answer(items: Project) -> None:
     """A server that accepts and then says nothing costs connect_timeout, never a silent minute."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -90,6 +91,7 @@ def test_wrong_password(items: Project, server_url: str, role: str) -> None:
     assert "s3cr" not in text
 
 
+@pytest.mark.campaign("long")
 def test_no_right_to_create_databases(
     items: Project, server_url: str, role: str, admin_dsn: str, prefix: str
 ) -> None:
@@ -296,6 +298,7 @@ def test_mistakes_reach_pytest_as_one_message(items: Project) -> None:
     assert not re.search(r"clonedb/\w+\.py", outcome.out), outcome.out
 
 
+@pytest.mark.campaign("long")
 def test_a_full_disk_during_the_build(
     small_disk: Callable[[str], Path], project: Project, postgres_bin: str | None
 ) -> None:

@@ -64,6 +64,7 @@ def test_a_role_that_is_not_there(items: Project, server_url: str, admin_dsn: st
         )
 
 
+@pytest.mark.campaign("long")
 def test_a_path_that_is_no_text(make_project: Callable[[str], Project]) -> None:
     """Linux lets directories have any bytes as their names."""
     project = make_project("n\udcffo")
@@ -76,6 +77,7 @@ def test_a_path_that_is_no_text(make_project: Callable[[str], Project]) -> None:
     project.clonedb("fingerprint", "--explain").demand()
 
 
+@pytest.mark.campaign("long")
 def test_a_state_directory_that_is_full(
     items: Project, small_disk: Callable[[str], Path]
 ) -> None:

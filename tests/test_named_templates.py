@@ -112,6 +112,7 @@ def test_a_change_below_rebuilds_what_is_above(named: Project) -> None:
     assert named.clonedb("--template", "reports", "fingerprint").demand().out != before
 
 
+@pytest.mark.campaign("long")
 def test_a_template_for_the_whole_run(named: Project) -> None:
     """An option, a variable or the file may choose for all tests that do not choose themselves."""
     named.write(
@@ -156,6 +157,7 @@ def test_marker_with_a_name_that_is_not_there(named: Project) -> None:
     )
 
 
+@pytest.mark.campaign("long")
 def test_frozen_names_the_command(named: Project) -> None:
     """Nothing is built; the command that would is in the message, and after it the tests run."""
     named.write(
@@ -180,6 +182,7 @@ def test_frozen_names_the_command(named: Project) -> None:
     )
 
 
+@pytest.mark.campaign("long")
 def test_what_is_built_upon_another_is_restored_alone(named: Project) -> None:
     """An imported template is used, frozen or not, where its base is not: that is opened for what needs it only."""
     named.write(

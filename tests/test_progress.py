@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from clonedb.progress import Lines, Progress, Silence
 
 
@@ -28,6 +30,7 @@ def test_quick_migrations_say_nothing() -> None:
     assert lines == []
 
 
+@pytest.mark.campaign("long")
 def test_slow_migrations_say_at_most_a_line_a_second() -> None:
     """From the second second on, whichever revision is just begun."""
     lines: list[str] = []

@@ -131,6 +131,7 @@ def test_an_idle_pool_does_not_block_a_migration(settings: Config) -> None:
             db.downgrade("-1")
 
 
+@pytest.mark.campaign("long")
 def test_an_open_transaction_is_told_of(settings: Config) -> None:
     """A test that waits for itself would wait for ever; it is told which statement to look for, and can go on."""
     with at(settings, "1a2b") as template, movable(template) as db:

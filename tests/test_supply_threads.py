@@ -27,6 +27,7 @@ def narrow(project: Project, variables: None) -> Iterator[clonedb.Template]:
         yield opened
 
 
+@pytest.mark.campaign("long")
 @pytest.mark.parametrize("isolation", ["auto", "clone", "rollback"])
 def test_a_thread_that_waits_for_room_lets_another_release(
     narrow: clonedb.Template, isolation: Isolation

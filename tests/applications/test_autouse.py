@@ -112,6 +112,7 @@ def documented():
 """
 
 
+@pytest.mark.campaign("long")
 @pytest.mark.parametrize(
     "options",
     [pytest.param(("-p", "no:xdist"), marks=VARIANT), pytest.param((), marks=VARIANT), XDIST],
@@ -181,6 +182,7 @@ async def test_fresh(engine_of_the_session, scope, n):
 """
 
 
+@pytest.mark.campaign("long")
 @pytest.mark.parametrize("driver", ["asyncpg", pytest.param("psycopg", marks=VARIANT)])
 @pytest.mark.parametrize(
     "distributed", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "n2"]

@@ -163,6 +163,7 @@ def site(project: Project, made: Path) -> Project:
     return project
 
 
+@pytest.mark.campaign("applications")
 @pytest.mark.parametrize("plugin", [False, True], ids=["alone", "pytest-django"])
 def test_django(site: Project, *, plugin: bool) -> None:
     """Its models, TestCase, TransactionTestCase and client, in two processes or one; pytest-django may be there."""
@@ -181,6 +182,7 @@ def test_django(site: Project, *, plugin: bool) -> None:
         assert "building template" not in again.text
 
 
+@pytest.mark.campaign("applications")
 def test_another_migration_is_another_template(site: Project) -> None:
     """Found in the directory of its app."""
     site.clonedb("build").demand()

@@ -89,6 +89,7 @@ def url(empty_database_url: str) -> str:
     return empty_database_url.partition("://")[2]
 
 
+@pytest.mark.campaign("applications")
 @pytest.mark.parametrize("place", ["app.py", "shop/factory.py"], ids=["app", "factory"])
 def test_flask_migrate(empty: Project, url: str, place: str) -> None:
     """`flask db init` and `flask db migrate`: found without a line, in a module that Flask's command finds or not."""
@@ -112,6 +113,7 @@ def test_flask_migrate(empty: Project, url: str, place: str) -> None:
     assert "3 passed" in empty.pytest().demand().out
 
 
+@pytest.mark.campaign("applications")
 @pytest.mark.parametrize(
     "kind", ["SQLAlchemyAsyncConfig", pytest.param("SQLAlchemySyncConfig", marks=VARIANT)]
 )
@@ -129,6 +131,7 @@ def test_advanced_alchemy(empty: Project, url: str, kind: str) -> None:
     assert "2 passed" in empty.pytest().demand().out
 
 
+@pytest.mark.campaign("applications")
 def test_django(empty: Project) -> None:
     """`django-admin startproject` with a database of PostgreSQL's in its settings."""
     empty.run(tool("django-admin"), "startproject", "shop", ".").demand()
@@ -142,6 +145,7 @@ def test_django(empty: Project) -> None:
     assert "already there" in empty.clonedb("build").demand().text
 
 
+@pytest.mark.campaign("applications")
 def test_yoyo(empty: Project, url: str) -> None:
     """`yoyo init`, and a step of SQL."""
     database = ["--database", f"postgresql://{url}"]
@@ -163,6 +167,7 @@ class Hero(SQLModel, table=True):
 """
 
 
+@pytest.mark.campaign("applications")
 def test_sqlmodel(empty: Project) -> None:
     """Models as SQLModel's documentation has them."""
     empty.write("app/models.py", SQLMODEL)
@@ -171,6 +176,7 @@ def test_sqlmodel(empty: Project) -> None:
     assert "already there" in empty.clonedb("build").demand().text
 
 
+@pytest.mark.campaign("applications")
 def test_an_env_py_that_finds_its_application_itself(empty: Project, url: str) -> None:
     """It goes on working where nothing is found, or what is found fails."""
     empty.write("app.py", FLASK.format(url=f"postgresql+psycopg://{url}"))

@@ -267,6 +267,7 @@ def test_and_is_put_back():
 )
 
 
+@pytest.mark.campaign("long")
 @pytest.mark.parametrize("route", ["SHOP_URL", "*"])
 def test_without_a_database_variables_lead_nowhere(
     items: Project, real: DatabaseURL, route: str

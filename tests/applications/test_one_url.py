@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.applications.shops import SOMEBODYS
+from tests.campaigns import VARIANT
 from tests.projects import Project
 from tests.pytest_plugin.plugins import run
 
@@ -118,7 +119,10 @@ def shop(items: Project) -> Project:
     return items
 
 
-@pytest.mark.parametrize("isolation", ["auto", "clone", "truncate"])
+@pytest.mark.parametrize(
+    "isolation",
+    ["auto", pytest.param("clone", marks=VARIANT), pytest.param("truncate", marks=VARIANT)],
+)
 def test_one_url(shop: Project, clones: Callable[[], list[str]], isolation: str) -> None:
     """However often a new clone was needed; and the kept one has the name that was printed."""
     shop.settings(route=["DATABASE_URL"], autouse=True, isolation=isolation)

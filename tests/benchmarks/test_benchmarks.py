@@ -33,6 +33,7 @@ def measured(*words: str, timeout: float = 300) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.campaign("long")
 @pytest.mark.parametrize(
     "name",
     [
@@ -90,6 +91,7 @@ def found_for(pictures: Any) -> dict[str, Any]:
     return {"date": "2026-01-02", "machine": machine, "benchmarks": benchmarks}
 
 
+@pytest.mark.campaign("long")
 @pytest.mark.parametrize(
     "pictures", [PICTURES[:2], pytest.param(PICTURES, marks=VARIANT)], ids=["two", "all"]
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.cli.conftest import Command
 from tests.projects import ENV_PY, Project, databases
 
@@ -29,6 +31,7 @@ def downgrade():
 '''
 
 
+@pytest.mark.campaign("long")
 def test_a_first_revision_and_a_second(project: Project, admin_dsn: str, prefix: str) -> None:
     """Each is what the models have more than the migrations, and nothing of it is in a database yet."""
     project.write("shop.py", MODELS)

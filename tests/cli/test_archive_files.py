@@ -133,6 +133,7 @@ def _tar(name: str) -> bytes:
     return written.getvalue()
 
 
+@pytest.mark.campaign("long")
 def test_files_that_are_not_what_they_should_be(
     items: Project, cli: Command, admin_dsn: str, prefix: str
 ) -> None:
@@ -151,6 +152,7 @@ def test_files_that_are_not_what_they_should_be(
     assert databases(admin_dsn, prefix) == []
 
 
+@pytest.mark.campaign("long")
 def test_archives_are_code(items: Project, cli: Command, admin_dsn: str, prefix: str) -> None:
     """One that this user did not export here is run only when the user says so, or knows its digest."""
     exported = cli("export", "template.clonedb").out
@@ -183,6 +185,7 @@ def test_archives_are_code(items: Project, cli: Command, admin_dsn: str, prefix:
         assert "; name the file that was exported" in refused
 
 
+@pytest.mark.campaign("long")
 def test_what_an_archive_is_written_to(items: Project, cli: Command, tmp_path: Path) -> None:
     """A link keeps leading where it led, a FIFO and a device are written into, `-` is standard output; else it is refused."""
     (tmp_path / "there").write_text("before")

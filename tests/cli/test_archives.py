@@ -194,6 +194,7 @@ def test_killed_at_any_time(
     cli("import", "good.clonedb")
 
 
+@pytest.mark.campaign("long")
 def test_export_while_it_is_built(items: Project, cli: Command, tmp_path: Path) -> None:
     """It waits for the build, and says for whom."""
     items.revision(

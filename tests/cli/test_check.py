@@ -73,6 +73,7 @@ def test_sound_migrations(sound: Project, cli: Command, clones: Clones) -> None:
     assert clones() == []
 
 
+@pytest.mark.campaign("long")
 def test_the_sample_shop_is_sound(make_project: Callable[[str], Project]) -> None:
     """The package's own example, as it is installed."""
     shop = make_project("shop")
@@ -108,6 +109,7 @@ def test_several_heads(sound: Project, cli: Command) -> None:
     assert out.splitlines()[-1] == "something is not as it should be: see above"
 
 
+@pytest.mark.campaign("long")
 def test_labelled_branches_stay_apart(sound: Project, cli: Command) -> None:
     """One head for each is as it should be; a target that is a head of one is what is checked."""
     for name in ("left", "right"):
@@ -193,6 +195,7 @@ def test_a_downgrade_that_leaves_a_table_behind(sound: Project, clones: Clones) 
     assert clones() == []
 
 
+@pytest.mark.campaign("long")
 def test_a_revision_without_a_downgrade(sound: Project, cli: Command) -> None:
     """It fails unless that is allowed, whatever it raises; a downgrade that is broken fails in any case."""
     sound.revision("three", "pass", "raise NotImplementedError")
@@ -242,6 +245,7 @@ def test_a_revision_that_does_not_go_up(sound: Project, clones: Clones) -> None:
     assert clones() == []
 
 
+@pytest.mark.campaign("long")
 def test_an_asynchronous_env_py_is_checked(sound: Project, cli: Command) -> None:
     """As it is migrated."""
     sound.write("migrations/env.py", ASYNC_ENV_PY)
@@ -304,6 +308,7 @@ def test_no_other_database_is_touched(sound: Project, cli: Command, admin_dsn: s
             connection.execute(f"drop database {name} with (force)")
 
 
+@pytest.mark.campaign("long")
 @pytest.mark.parametrize("to", ["the command", "the group"])
 def test_ctrl_c_drops_the_database(
     sound: Project, admin_dsn: str, prefix: str, clones: Clones, to: str
@@ -343,6 +348,7 @@ def test_ctrl_c_drops_the_database(
         os.kill(int(hangs.read_text()), 0)
 
 
+@pytest.mark.campaign("long")
 def test_a_bar_is_shown_on_a_terminal(sound: Project) -> None:
     """While the stairs are climbed: which of how many revisions."""
     for name in ("three", "four", "five"):

@@ -7,9 +7,12 @@ import os
 import pty
 import subprocess
 
+import pytest
+
 from tests.projects import CLONEDB, TIMEOUT, Project
 
 
+@pytest.mark.campaign("long")
 def test_the_result_stands_alone(items: Project) -> None:
     """When the build is done the bar is taken away, and nothing of it is drawn over the result."""
     items.revision("three", "time.sleep(1.2)")

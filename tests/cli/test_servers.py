@@ -73,6 +73,7 @@ def test_status_with_another_server(cli: Command) -> None:
     )
 
 
+@pytest.mark.campaign("long")
 def test_the_demo(cli: Command, items: Project, unused_dir: Path) -> None:
     """The sample shop's tests pass wherever the command is run, whatever that project's settings say of migrations."""
     items.settings(target="one", seed=["no-such-file.sql"], isolation="clone")

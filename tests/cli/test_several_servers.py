@@ -43,6 +43,7 @@ def two(
         yield urls
 
 
+@pytest.mark.campaign("long")
 def test_what_goes_over_all_servers(cli: Command, two: list[str], items: Project) -> None:
     """`build` has the template on each, and the others say and do it server by server."""
     built = cli("build")

@@ -83,6 +83,7 @@ def test_fingerprint(cli: Command, items: Project) -> None:
     assert cli("fingerprint").out != digest
 
 
+@pytest.mark.campaign("long")
 def test_a_fingerprint_is_the_same_on_every_machine(
     cli: Command, items: Project, own_server: leases.Lease, tmp_path: Path
 ) -> None:
@@ -127,6 +128,7 @@ def test_a_fingerprint_that_cannot_be_told_is_no_key(items: Project) -> None:
     assert outcome.err.startswith("clonedb: cannot connect to database 'postgres' of server ")
 
 
+@pytest.mark.campaign("long")
 def test_two_imports_at_once(cli: Command, items: Project, admin_dsn: str, prefix: str) -> None:
     """One restores, the other waits for it and finds the template there; a third has nothing to do."""
     items.revision(

@@ -60,6 +60,7 @@ def test_supplies_of_one_process_share_the_slots(opened: Open) -> None:
         supply.close()
 
 
+@pytest.mark.campaign("long")
 def test_who_waits_is_told_and_served(opened: Open) -> None:
     """A line a second says what is waited for; a clone that is dropped makes room."""
     lines: list[str] = []
@@ -145,6 +146,7 @@ def wait_for_each_other(admissions: Sequence[Admission]) -> list[str]:
     return [str(error).partition("; ")[2] for error in errors]
 
 
+@pytest.mark.campaign("long")
 def test_all_who_have_one_wait_for_another(opened: Open) -> None:
     """Nobody would ever go on: one of them gets an error that says what to raise, and makes room for the other."""
     admissions = [opened(max_clones=2).server.admission for _ in range(2)]
@@ -204,6 +206,7 @@ def test_those_who_wait_elsewhere_are_seen(opened: Open, elsewhere: str) -> None
     assert served == [slot]
 
 
+@pytest.mark.campaign("long")
 def test_all_wait_for_another_in_different_databases(opened: Open, elsewhere: str) -> None:
     """One of them gets the error, and the other its clone."""
     admissions = [

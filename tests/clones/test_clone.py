@@ -232,6 +232,7 @@ def test_asynchronous_engine(clonedb_async_engine):
 """
 
 
+@pytest.mark.campaign("long")
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg"])
 @pytest.mark.parametrize(
     "options", [pytest.param((), marks=VARIANT), ("--full-trace", "-vv")], ids=["long", "full"]

@@ -215,6 +215,7 @@ def test_sequences_go_on_where_the_migrations_left_them(project: Project) -> Non
                 assert one(clone, "insert into item default values returning id") == (1,)
 
 
+@pytest.mark.campaign("long")
 def test_a_data_file_that_no_watch_names_is_warned_about(items: Project) -> None:
     """A change in it would go unseen; the warning says what to write, and is gone when that is written."""
     items.write("data/countries.csv", "de\nfr\n")

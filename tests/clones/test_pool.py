@@ -59,6 +59,7 @@ def test_the_second_taker_starts_it(pool: Pool, admin_dsn: str, prefix: str) -> 
     assert len(workers()) == 1
 
 
+@pytest.mark.campaign("long")
 def test_it_makes_no_more_than_it_pays(pool: Pool, admin_dsn: str, prefix: str) -> None:
     """One at first; more where tests come in bursts, up to what the takers say."""
     used = [pool.take(ahead=2) for _ in range(2)]

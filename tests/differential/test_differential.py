@@ -46,7 +46,7 @@ def _look_for_differences(laboratory: Laboratory, life: list[Program]) -> None:
 
 
 @pytest.mark.parametrize(
-    "lives", [4, pytest.param(18, marks=pytest.mark.campaign("differential"))]
+    "lives", [3, pytest.param(18, marks=pytest.mark.campaign("differential"))]
 )
 def test_rewound_clones_equal_fresh_ones(laboratory: Laboratory, lives: int) -> None:
     """Programs, several in a row on each of some clones; `python -m tests.differential` runs thousands."""

@@ -41,6 +41,7 @@ def either(
         yield found
 
 
+@pytest.mark.campaign("differential")
 def test_programs_that_read_are_not_undone(either: Template) -> None:
     """Neither each statement alone, nor programs of several with sessions that stay open."""
     random = Random("reads")
@@ -57,6 +58,7 @@ def test_programs_that_read_are_not_undone(either: Template) -> None:
             )
 
 
+@pytest.mark.campaign("differential")
 def test_ordinary_statements_take_no_new_clone(laboratory: Laboratory) -> None:
     """Each statement of the ordinary groups, few at a time: none is refused, whatever became of it."""
     random = Random("ordinary")

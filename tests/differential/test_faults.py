@@ -25,7 +25,6 @@ _WITHIN_WORLD = 500
 
 _PLAIN = [name for name, fault in FAULTS.items() if fault == Fault(fault.broken)]
 _QUICK = (
-    "skip-table",
     "skip-sequence",
     "unlogged-tail",
     "text-only",

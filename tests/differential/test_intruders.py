@@ -69,6 +69,7 @@ def test_a_late_stranger_leaves_nothing_behind(slow: Template) -> None:
             laboratory.run(NOTHING)
 
 
+@pytest.mark.campaign("differential")
 def test_an_undoing_outlives_a_crash(installation: Binaries, tmp_path: Path) -> None:
     """What was undone is not there again when the server has recovered."""
     with (

@@ -166,6 +166,7 @@ def test_a_lease_holds_the_server_for_as_long_as_its_process_lives(sandbox: Sand
     wait_until(lambda: not is_alive(running.pid))
 
 
+@pytest.mark.campaign("kills")
 def test_64_processes_at_once_start_one_server(empty: Sandbox) -> None:
     """On an empty state: one initdb, one postmaster, one of the 64 says that it started it."""
     user = empty.user(forks=63)

@@ -26,6 +26,7 @@ def _shown(sandbox: Sandbox, *names: str) -> list[str]:
         return [connection.execute(f"show {name}".encode()).fetchone()[0] for name in names]  # type: ignore[index]
 
 
+@pytest.mark.campaign("long")
 def test_another_table_is_another_server(empty: Sandbox) -> None:
     """With what the table says, whatever clonedb's own choice is; and it is found again by the same table."""
     changed = _with(empty, fsync=True, work_mem="7MB", max_connections=42, **{"app.a": "1"})

@@ -279,6 +279,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.campaign("long")
 @needs_root
 def test_a_strangers_sockets(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that prove nothing are ended after some seconds and waited for; an error says whose they are."""

@@ -73,6 +73,7 @@ def test_a_directory(items: Project) -> None:
         assert "is a directory" in outcome.err
 
 
+@pytest.mark.campaign("kills")
 def test_no_room_for_the_archive(items: Project, admin_dsn: str, prefix: str) -> None:
     """On a full disk nothing is left, and what was there stays; so it is when there is no room for what is in it."""
     items.revision("three", LARGE)
@@ -101,6 +102,7 @@ def test_no_room_for_the_archive(items: Project, admin_dsn: str, prefix: str) ->
     demand_nothing_left(items, admin_dsn)
 
 
+@pytest.mark.campaign("kills")
 def test_interrupted_while_it_is_restored(
     items: Project, archive: Path, start: Start, admin_dsn: str
 ) -> None:
@@ -115,6 +117,7 @@ def test_interrupted_while_it_is_restored(
     assert "restored in" in items.clonedb("import", str(archive)).demand().out
 
 
+@pytest.mark.campaign("kills")
 def test_killed_while_it_is_restored(
     items: Project, archive: Path, start: Start, admin_dsn: str
 ) -> None:
@@ -146,6 +149,7 @@ def _wait_until_filled(dsn: str, project: Project) -> None:
             time.sleep(0.005)
 
 
+@pytest.mark.campaign("kills")
 def test_restored_by_two_at_once(
     items: Project, archive: Path, start: Start, admin_dsn: str
 ) -> None:
@@ -159,6 +163,7 @@ def test_restored_by_two_at_once(
     demand_nothing_left(items, admin_dsn)
 
 
+@pytest.mark.campaign("kills")
 def test_what_the_server_refuses(items: Project, archive: Path, admin_dsn: str) -> None:
     """One of many things at once: the first error is the one that is shown, and nothing is left."""
     _forge(

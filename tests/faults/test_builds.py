@@ -50,7 +50,9 @@ def test_item(clonedb_connection, number):
 """
 
 
-@pytest.mark.parametrize("number", [6, pytest.param(64, marks=pytest.mark.campaign("kills"))])
+@pytest.mark.parametrize(
+    "number", [pytest.param(number, marks=pytest.mark.campaign("kills")) for number in (6, 64)]
+)
 def test_many_processes_at_once_on_an_empty_server(
     alone: Project, sandbox: Sandbox, start: Start, number: int
 ) -> None:
@@ -71,7 +73,11 @@ def test_many_processes_at_once_on_an_empty_server(
     assert sandbox.place.log.read_text().count("keeper: port ") == 1
 
 
-@pytest.mark.parametrize("body", [HANG, HANG_IN_SQL], ids=["python", "sql"])
+@pytest.mark.parametrize(
+    "body",
+    [HANG, pytest.param(HANG_IN_SQL, marks=pytest.mark.campaign("kills"))],
+    ids=["python", "sql"],
+)
 def test_a_builder_killed_in_a_migration(
     project: Project, start: Start, admin_dsn: str, tmp_path: Path, body: str
 ) -> None:
@@ -142,6 +148,7 @@ def test_a_builder_beyond_lock_timeout_on_this_machine(
     demand_nothing_left(project, admin_dsn)
 
 
+@pytest.mark.campaign("kills")
 def test_a_builder_beyond_lock_timeout_on_another_machine(
     project: Project, start: Start, admin_dsn: str, server_url: str, tmp_path: Path
 ) -> None:
@@ -204,6 +211,7 @@ def test_a_failed_migration_runs_once_for_all_workers(
     assert not databases(admin_dsn, project.environment["CLONEDB_PREFIX"])
 
 
+@pytest.mark.campaign("kills")
 def test_the_run_after_a_failed_one_tries_again(project: Project, counter: Path) -> None:
     """A failure is remembered for its own run only."""
     project.items()
@@ -214,6 +222,7 @@ def test_the_run_after_a_failed_one_tries_again(project: Project, counter: Path)
     assert count(counter) == 2
 
 
+@pytest.mark.campaign("kills")
 def test_rebuild_happens_once_for_a_run(
     project: Project, admin_dsn: str, counter: Path
 ) -> None:
@@ -228,6 +237,7 @@ def test_rebuild_happens_once_for_a_run(
     assert len(databases(admin_dsn, project.environment["CLONEDB_PREFIX"])) == 1
 
 
+@pytest.mark.campaign("kills")
 def test_a_rebuild_disturbs_nobody_who_clones(
     items: Project, start: Start, admin_dsn: str
 ) -> None:

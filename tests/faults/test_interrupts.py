@@ -33,6 +33,7 @@ def clones(project: Project, dsn: str) -> list[str]:
     return databases(dsn, f"{prefix}_c_")
 
 
+@pytest.mark.campaign("kills")
 @pytest.mark.parametrize("body", [HANG, HANG_IN_SQL], ids=["python", "sql"])
 def test_ctrl_c_during_clonedb_build(
     project: Project, start: Start, admin_dsn: str, tmp_path: Path, body: str
@@ -52,6 +53,7 @@ def test_ctrl_c_during_clonedb_build(
     assert "built in" in project.clonedb("build").demand().out
 
 
+@pytest.mark.campaign("kills")
 def test_ctrl_c_while_waiting_for_a_builder(
     project: Project, start: Start, admin_dsn: str, tmp_path: Path
 ) -> None:
@@ -94,6 +96,7 @@ def test_ctrl_c_in_pytest_during_the_build(
     assert "2 passed" in project.run(*PYTEST, *arguments).demand().out
 
 
+@pytest.mark.campaign("kills")
 @pytest.mark.parametrize(
     "arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["plain", "xdist"]
 )
@@ -114,6 +117,7 @@ def test_ctrl_c_during_a_test(
     demand_nothing_left(items, admin_dsn)
 
 
+@pytest.mark.campaign("kills")
 def test_pytest_killed_in_a_test(
     items: Project, start: Start, admin_dsn: str, tmp_path: Path
 ) -> None:
@@ -128,6 +132,7 @@ def test_pytest_killed_in_a_test(
     demand_nothing_left(items, admin_dsn)
 
 
+@pytest.mark.campaign("kills")
 def test_a_script_killed_with_a_clone(items: Project, start: Start, admin_dsn: str) -> None:
     """Without pytest too, the next start of any kind collects."""
     script = start(items, *CLONEDB, "run", "--", "sh", "-c", "touch runs; exec sleep 60")

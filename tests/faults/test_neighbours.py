@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.faults.conftest import Start
 from tests.faults.processes import COUNT, HANG, count, demand_nothing_left
 from tests.projects import CLONEDB, PYTEST, Outcome, Project, databases
@@ -55,6 +57,7 @@ def template_of(outcome: Outcome) -> str:
     return found[1]
 
 
+@pytest.mark.campaign("kills")
 def test_two_projects_at_once(
     make_project: Callable[[str], Project], start: Start, admin_dsn: str
 ) -> None:
@@ -73,6 +76,7 @@ def test_two_projects_at_once(
     assert len(templates(shop, admin_dsn)) == 2
 
 
+@pytest.mark.campaign("kills")
 def test_two_worktrees_share_one_template(
     make_project: Callable[[str], Project], start: Start, admin_dsn: str, tmp_path: Path
 ) -> None:
@@ -106,6 +110,7 @@ def test_two_runs_of_a_project_at_once(
     assert len(templates(project, admin_dsn)) == 1
 
 
+@pytest.mark.campaign("kills")
 def test_a_migration_edited_while_a_run_is_going(items: Project, admin_dsn: str) -> None:
     """All workers end on the template that the run began with; the next run builds the new one."""
     items.write("test_it.py", EDITED)
@@ -122,6 +127,7 @@ def test_a_migration_edited_while_a_run_is_going(items: Project, admin_dsn: str)
     demand_nothing_left(items, admin_dsn)
 
 
+@pytest.mark.campaign("kills")
 def test_a_migration_edited_while_it_is_built(
     project: Project, start: Start, admin_dsn: str, tmp_path: Path
 ) -> None:
@@ -158,6 +164,7 @@ def test_a_migration_that_writes_among_its_files(project: Project, admin_dsn: st
     assert not templates(project, admin_dsn)
 
 
+@pytest.mark.campaign("kills")
 def test_workers_that_began_beside_an_edit_agree(
     project: Project, admin_dsn: str, tmp_path: Path
 ) -> None:

@@ -91,6 +91,7 @@ def test_killed_while_pooling(
     demand_nothing_left(pooling, admin_dsn)
 
 
+@pytest.mark.campaign("kills")
 @pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=VARIANT)])
 def test_interrupted_while_pooling(
     pooling: Project, start: Start, admin_dsn: str, tmp_path: Path, workers: str
@@ -104,6 +105,7 @@ def test_interrupted_while_pooling(
     demand_nothing_left(pooling, admin_dsn)
 
 
+@pytest.mark.campaign("kills")
 def test_the_server_restarted_while_pooling(
     alone: Project, sandbox: Sandbox, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +155,7 @@ def test_the_server_restarted_while_pooling(
             assert databases(dsn, f"{prefix}_c_") == []
 
 
+@pytest.mark.campaign("kills")
 def test_no_more_connections_while_pooling(
     alone: Project, sandbox: Sandbox, prefix: str
 ) -> None:
@@ -202,6 +205,7 @@ def test_no_more_connections_while_pooling(
             assert there() == set()
 
 
+@pytest.mark.campaign("kills")
 def test_a_full_disk_while_pooling(
     small_disk: Callable[[str], Path], items: Project, variables: None, postgres_bin: str | None
 ) -> None:
@@ -243,6 +247,7 @@ def test_a_full_disk_while_pooling(
         leases.stop(Config(rootdir=items.directory).replace("the test", **settings))
 
 
+@pytest.mark.campaign("kills")
 @pytest.mark.parametrize(
     "isolation", ["clone", pytest.param("auto", marks=VARIANT), "truncate"]
 )
@@ -272,6 +277,7 @@ def test_what_is_kept_takes_no_room_from_tests(items: Project, isolation: str) -
         items.clonedb("drop", "--all").demand()
 
 
+@pytest.mark.campaign("kills")
 def test_two_runs_at_the_cap(items: Project, start: Start, admin_dsn: str) -> None:
     """What they have together keeps to it; the one that waits says what for."""
     items.write("test_it.py", CROWD)
@@ -283,6 +289,7 @@ def test_two_runs_at_the_cap(items: Project, start: Start, admin_dsn: str) -> No
     demand_nothing_left(items, admin_dsn)
 
 
+@pytest.mark.campaign("kills")
 def test_a_test_that_wants_more_than_there_may_be(items: Project, admin_dsn: str) -> None:
     """It has one and asks for a second: an error that says what to raise, and the others go on."""
     items.write(

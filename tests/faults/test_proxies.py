@@ -79,6 +79,7 @@ def kill(program: Program, proxy: Proxy) -> None:
 Fault = Callable[[Program, Proxy], None]
 
 
+@pytest.mark.campaign("kills")
 @pytest.mark.parametrize("fault", [suspend, freeze, kill])
 def test_a_builder_behind_a_proxy(fault: Fault, site: Site) -> None:
     """Another process takes over after lease_timeout; a builder that lives ends with one message, and keeps nothing."""
@@ -98,6 +99,7 @@ def test_a_builder_behind_a_proxy(fault: Fault, site: Site) -> None:
         assert "Traceback" not in lost.err
 
 
+@pytest.mark.campaign("kills")
 @pytest.mark.parametrize("fault", [suspend, freeze, kill])
 def test_a_run_behind_a_proxy(fault: Fault, site: Site, admin_dsn: str) -> None:
     """Another process takes its room after lease_timeout, and its clone is collected."""

@@ -52,7 +52,14 @@ def template(items: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[cloned
 
 
 @pytest.mark.parametrize(
-    "victim", ["postgres", "keeper", pytest.param("both", marks=pytest.mark.campaign("kills"))]
+    "victim",
+    [
+        "postgres",
+        *(
+            pytest.param(victim, marks=pytest.mark.campaign("kills"))
+            for victim in ("keeper", "both")
+        ),
+    ],
 )
 def test_the_server_killed_between_runs(tested: Project, sandbox: Sandbox, victim: str) -> None:
     """kill -9 while nobody uses it: the next run starts it again, and the template is still there."""
@@ -70,6 +77,7 @@ def test_the_server_killed_between_runs(tested: Project, sandbox: Sandbox, victi
     assert not is_alive(running.pid)
 
 
+@pytest.mark.campaign("kills")
 @pytest.mark.parametrize("victim", ["postgres", "keeper"])
 def test_the_server_killed_in_a_run(
     tested: Project, sandbox: Sandbox, start: Start, victim: str
@@ -93,6 +101,7 @@ def test_the_server_killed_in_a_run(
     demand_nothing_left(tested, sandbox_dsn(sandbox))
 
 
+@pytest.mark.campaign("kills")
 def test_the_state_directory_removed_between_runs(tested: Project, sandbox: Sandbox) -> None:
     """The next run starts a new server and builds the template there; the old server goes."""
     running = sandbox.running()
@@ -103,6 +112,7 @@ def test_the_state_directory_removed_between_runs(tested: Project, sandbox: Sand
     wait_until(lambda: not is_alive(running.pid))
 
 
+@pytest.mark.campaign("kills")
 def test_the_state_directory_removed_in_a_run(
     tested: Project, sandbox: Sandbox, start: Start
 ) -> None:
@@ -120,6 +130,7 @@ def test_the_state_directory_removed_in_a_run(
     demand_nothing_left(tested, sandbox_dsn(sandbox))
 
 
+@pytest.mark.campaign("kills")
 def test_the_maintenance_session_ended_in_a_run(
     template: clonedb.Template, admin_dsn: str
 ) -> None:
@@ -214,6 +225,7 @@ def test_the_template_dropped_by_hand_in_a_run(items: Project, admin_dsn: str) -
     demand_nothing_left(items, admin_dsn)
 
 
+@pytest.mark.campaign("kills")
 def test_a_session_on_the_template(
     template: clonedb.Template, admin_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,8 @@ import os
 import re
 import signal
 
+import pytest
+
 from clonedb.embedded.places import ServerDirectory
 from tests.embedded.sandbox import Sandbox, is_alive, wait_until
 from tests.faults.conftest import Start
@@ -27,6 +29,7 @@ def test_item(clonedb, number):
 """
 
 
+@pytest.mark.campaign("kills")
 def test_the_second_server_killed_in_a_run(
     alone: Project, sandbox: Sandbox, start: Start
 ) -> None:

@@ -79,6 +79,7 @@ def rows(template: clonedb.Template) -> tuple[object, ...]:
         return one(clone, "select count(*) from cache")
 
 
+@pytest.mark.campaign("kills")
 def test_a_template_that_lost_rows_is_built_anew(opened: Open) -> None:
     """Once, with a line that says why; an unlogged table that never had rows is not missed, and no copy is left."""
     template, _ = opened()
@@ -102,6 +103,7 @@ def test_a_template_that_lost_rows_is_built_anew(opened: Open) -> None:
                 assert [database.name for database in found] == [third.name]
 
 
+@pytest.mark.campaign("kills")
 def test_a_crash_in_a_run_gives_no_empty_tables(opened: Open) -> None:
     """A clone made after it is refused, and the error says what to do."""
     template, _ = opened()
@@ -115,6 +117,7 @@ def test_a_crash_in_a_run_gives_no_empty_tables(opened: Open) -> None:
             template.clone()
 
 
+@pytest.mark.campaign("kills")
 def test_no_clone_that_lost_rows_is_handed_on(opened: Open) -> None:
     """Neither one that was brought back before the crash, in whatever way, nor one that was made ahead."""
     template, _ = opened()
@@ -140,6 +143,7 @@ def test_no_clone_that_lost_rows_is_handed_on(opened: Open) -> None:
             clone.drop()
 
 
+@pytest.mark.campaign("kills")
 def test_nothing_is_built_upon_what_lost_rows(opened: Open, cache: Project) -> None:
     """A later revision begins from zero then; a frozen run says what is wrong with the template."""
     template, _ = opened()

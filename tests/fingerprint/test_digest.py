@@ -131,6 +131,7 @@ def test_the_process_does_not_matter(sample: Sample) -> None:
     assert (digest, modules) == (here, [])
 
 
+@pytest.mark.campaign("long")
 def test_only_changed_files_are_read_again(sample: Sample, tmp_path: Path) -> None:
     """A second look opens nothing; after an edit, only the file that was edited."""
     time.sleep(2.1)  # what was modified within two seconds is not remembered

@@ -161,6 +161,7 @@ def commands(ran: list[tuple[str, Outcome]]) -> list[str]:
     return [" ".join(script.split()[:2]) for script, _ in ran]
 
 
+@pytest.mark.campaign("applications")
 def test_the_workflow_follows_github_s_rules(workflow: dict[Any, Any]) -> None:
     """Jobs have a runner and steps; a step runs or uses one thing; what is named in an expression is there by then."""
     assert workflow.keys() == {
@@ -187,6 +188,7 @@ def test_the_workflow_follows_github_s_rules(workflow: dict[Any, Any]) -> None:
                 known |= {f"steps.{step['id']}.outputs.{output}" for output in written}
 
 
+@pytest.mark.campaign("applications")
 @pytest.mark.parametrize("shards", [1, pytest.param(2, marks=VARIANT)])
 def test_the_workflow_is_run(github: GitHub, workflow: dict[Any, Any], shards: int) -> None:
     """The first run builds; shards restore, migrate nothing and pass; the second run finds the file in the cache, a

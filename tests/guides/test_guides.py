@@ -134,6 +134,7 @@ def test_a_guide_fits_on_a_screen(name: str) -> None:
     assert text[start + 1 :].partition("\n### ")[0].partition("\n## ")[0].count("\n") <= 50
 
 
+@pytest.mark.campaign("applications")
 @pytest.mark.parametrize(
     "arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"]
 )
@@ -151,6 +152,7 @@ def test_from_db_session(items: Project, arguments: tuple[str, ...]) -> None:
     assert "5 passed" in outcome.out
 
 
+@pytest.mark.campaign("applications")
 @pytest.mark.parametrize(
     "arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"]
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.projects import Project, lean_pytest
 
 ROOT = Path(__file__).parents[2]
@@ -172,6 +174,7 @@ def test_without_fixtures(clonedb_template):
 """
 
 
+@pytest.mark.campaign("long")
 def test_a_mode_whose_connections_are_of_another_kind_is_one_file(shop: Project) -> None:
     """Each fixture and `template.database()` gives what the mode says; no other code of the package knows of it."""
     changed = shop.directory / "changed"

@@ -43,6 +43,7 @@ def test_each_test_is_migrated_for(items: Project, arguments: tuple[str, ...]) -
         )
 
 
+@pytest.mark.campaign("long")
 def test_a_downgrade_that_leaves_something(items: Project) -> None:
     """The test after which it is found has the error, which names what is left; the next has a new database."""
     items.write("migrations/versions/one.py", _one("select 1"))
@@ -52,6 +53,7 @@ def test_a_downgrade_that_leaves_something(items: Project) -> None:
     assert "MigrationError: the downgrade to base left table item" in outcome.out
 
 
+@pytest.mark.campaign("long")
 def test_a_downgrade_that_fails_on_what_a_test_wrote(items: Project) -> None:
     """Downgrades meet the rows that the test left, which an empty database never shows."""
     down = "do $$ begin if (select count(*) from item) > 1 then raise exception 'too many rows'; end if; end $$"
@@ -86,6 +88,7 @@ def test_it(clonedb, clonedb_connection, statement, again):
 """
 
 
+@pytest.mark.campaign("long")
 def test_what_is_not_of_the_migrations_is_brought_back_too(items: Project) -> None:
     """Rows and sequences of the template that this one is built upon, and settings: by a new database."""
     items.settings(
@@ -145,6 +148,7 @@ def test_it(clonedb, number):
 """
 
 
+@pytest.mark.campaign("long")
 def test_what_a_test_made_costs_a_new_database(items: Project) -> None:
     """Downgrades know nothing of it, so that it is no fault of theirs."""
     items.write("migrations/versions/one.py", _one("drop table item"))

@@ -230,6 +230,7 @@ def test_it(clonedb_connection, number):
 """
 
 
+@pytest.mark.campaign("long")
 def test_a_rewound_database_is_compared_with_a_new_one_on_demand(items: Project) -> None:
     """With CLONEDB_VERIFY=1 what a broken rewinding leaves is an error that names table and row, and else nothing is."""
     items.write("test_it.py", VERIFIED)

@@ -135,6 +135,7 @@ def roles(dsn: str, name: str) -> list[str]:
         return [role.removeprefix(f"{name}_") for (role,) in found]
 
 
+@pytest.mark.campaign("long")
 @pytest.mark.parametrize(
     "arguments", [(), pytest.param(("-n", "2"), marks=VARIANT)], ids=["alone", "xdist"]
 )

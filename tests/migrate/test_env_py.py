@@ -168,6 +168,7 @@ def test_alembic_configured_in_pyproject_only(items: Project) -> None:
     assert ask(items, "select count(*) from item") == "1"
 
 
+@pytest.mark.campaign("long")
 def test_models_that_only_the_callers_sys_path_holds(items: Project) -> None:
     """env.py imports a package of the directory that pytest's `pythonpath` names, or PYTHONPATH."""
     items.write("lib/models.py", "metadata = None\n")
@@ -285,6 +286,7 @@ def test_concurrent_index_in_an_autocommit_block(items: Project) -> None:
     assert ask(items, "select count(*) from pg_indexes where tablename = 'item'") == "2"
 
 
+@pytest.mark.campaign("long")
 def test_env_py_that_waits_for_its_own_other_session(project: Project) -> None:
     """One that migrates two databases in turn has two sessions with one here, and PostgreSQL sees no deadlock."""
     project.write(

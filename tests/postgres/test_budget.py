@@ -22,6 +22,7 @@ def url(postgres_bin: str | None) -> Iterator[str]:
         yield found
 
 
+@pytest.mark.campaign("long")
 def test_a_run_is_told_before_a_session_is_refused(items: Project, url: str) -> None:
     """By one worker; nothing is said where there is room."""
     items.environment["CLONEDB_URL"] = url

@@ -23,6 +23,7 @@ from clonedb.postgres.server import Server
 from clonedb.postgres.servers import open_server
 from clonedb.rewind.rewinder import Pristine, Rewinder, why_not
 from clonedb.settings.config import Config
+from tests.campaigns import VARIANT
 from tests.embedded.sandbox import wait_until
 from tests.rewind.ordinary import ordinary_server
 from tests.rewind.shapes import make_template
@@ -104,6 +105,7 @@ def test_a_server_that_is_started_again_is_waited_for(machine: Machine, config: 
     assert machine.said[0] == f"{server.about} went away; waiting (for 10 s at most)"
 
 
+@pytest.mark.campaign("long")
 def test_a_server_that_stays_away_is_waited_for_once(
     machine: Machine, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,7 +133,10 @@ def test_a_wrong_url_fails_at_once(config: Config, wrong: str) -> None:
     assert time.monotonic() - start < 10  # the least that a server is waited for
 
 
-@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1", "EUC_JP"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["SQL_ASCII", pytest.param("LATIN1", marks=VARIANT), pytest.param("EUC_JP", marks=VARIANT)],
+)
 def test_servers_of_other_encodings(
     postgres_bin: str | None, config: Config, encoding: str
 ) -> None:

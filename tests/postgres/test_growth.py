@@ -38,6 +38,7 @@ def small(config: Config, variables: None) -> Iterator[Path]:
         leases.stop(config.replace("the test", state_dir=str(state)))
 
 
+@pytest.mark.campaign("long")
 def test_a_test_that_writes_too_much(items: Project, small: Path) -> None:
     """Its sessions are ended, its error says what to set, the server lives, and another test's database is left alone."""
     items.write(
@@ -89,6 +90,7 @@ def use(template: clonedb.Template) -> None:
         write_until_refused(clone)
 
 
+@pytest.mark.campaign("long")
 def test_without_pytest(items: Project, small: Path) -> None:
     """The context of a database ends with the error, and the next one is as new."""
     with clonedb.template(items.directory, state_dir=str(small)) as template:

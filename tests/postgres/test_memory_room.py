@@ -76,6 +76,7 @@ def used(template: clonedb.Template) -> int:
     return found.used
 
 
+@pytest.mark.campaign("long")
 def test_the_share_is_never_exceeded(opened: Open) -> None:
     """The clone too many is an error that says what it would take, what they may take, and what to set."""
     template = opened()
@@ -96,6 +97,7 @@ def test_the_share_is_never_exceeded(opened: Open) -> None:
         clone.drop()
 
 
+@pytest.mark.campaign("long")
 def test_room_is_waited_for(opened: Open) -> None:
     """While another process has clones and goes on, its next one to go makes room; meanwhile it says what it waits for."""
     holder, waiter = opened(lock_timeout=0.1), opened()
@@ -113,6 +115,7 @@ def test_room_is_waited_for(opened: Open) -> None:
         clone.drop()
 
 
+@pytest.mark.campaign("long")
 def test_who_waits_for_a_slot_keeps_nobody_from_memory(opened: Open) -> None:
     """The process that has the slot makes another database at once, where memory is scarce, too."""
     holder, waiter = opened(max_clones=1), opened(max_clones=1)
@@ -135,6 +138,7 @@ def test_who_waits_for_a_slot_keeps_nobody_from_memory(opened: Open) -> None:
         clone.drop()
 
 
+@pytest.mark.campaign("long")
 def test_a_thread_that_waits_for_memory_lets_another_release(opened: Open) -> None:
     """It waits as long as that works, which is no reason to say that nobody makes room, and gets its database then."""
     template = opened()
@@ -171,6 +175,7 @@ def test_a_template_needs_room_too(opened: Open) -> None:
         clone.drop()
 
 
+@pytest.mark.campaign("long")
 def test_who_all_wait_for_each_other_are_told(opened: Open) -> None:
     """Of two processes that have all the room and want more one is told, and what it gives up is the other's."""
     templates = [opened(), opened()]
@@ -269,6 +274,7 @@ def test_rows_and_tables_of_ones_own(clonedb_connection, number):
 """
 
 
+@pytest.mark.campaign("long")
 @pytest.mark.parametrize("isolation", ["auto", pytest.param("clone", marks=VARIANT)])
 def test_more_workers_than_there_is_room_for(
     items: Project, config: Config, isolation: str

@@ -96,6 +96,7 @@ def url(postgres_bin: str | None) -> Iterator[str]:
         yield found
 
 
+@pytest.mark.campaign("long")
 def test_what_stays_is_named(config: Config, url: str, prefix: str) -> None:
     """A session whose process is stopped: the error says which, and what to do."""
     name = clone_name(prefix, "0" * 12, "aaaaaaazz", 1)
@@ -116,6 +117,7 @@ def test_what_stays_is_named(config: Config, url: str, prefix: str) -> None:
         server.run(sql.drop_database, name)
 
 
+@pytest.mark.campaign("long")
 @pytest.mark.usefixtures("variables")
 def test_sessions_that_stop_a_build_are_named(items: Project, url: str, prefix: str) -> None:
     """One on template1, which new databases are copies of."""

@@ -126,6 +126,7 @@ def guests(project: Project) -> Project:
     return project
 
 
+@pytest.mark.campaign("long")
 @pytest.mark.parametrize("isolation", ["auto", pytest.param("clone", marks=VARIANT)])
 def test_what_a_test_replaces_is_its_own(guests: Project, isolation: str) -> None:
     """The template is the session's whichever test comes first, and every test gets a database and keeps its world."""

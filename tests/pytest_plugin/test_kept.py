@@ -68,6 +68,7 @@ def test_a_failed_tests_database_can_be_looked_into(
     assert clones() == []
 
 
+@pytest.mark.campaign("long")
 def test_older_runs_give_way_to_newer_ones(
     items: Project, clones: Callable[[], list[str]]
 ) -> None:
@@ -86,6 +87,7 @@ def test_older_runs_give_way_to_newer_ones(
     assert clones() == []
 
 
+@pytest.mark.campaign("long")
 def test_policies(items: Project, clones: Callable[[], list[str]]) -> None:
     """`none` keeps nothing; `all` keeps every test's of this run, and drops the older runs'."""
     items.write("test_it.py", FAILURES)

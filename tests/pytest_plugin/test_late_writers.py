@@ -133,7 +133,13 @@ def test_all_ways_were_tried():
 
 
 @pytest.mark.parametrize(
-    "isolation", ["auto", "truncate", "readonly", pytest.param("clone", marks=VARIANT)]
+    "isolation",
+    [
+        "auto",
+        pytest.param("truncate", marks=VARIANT),
+        pytest.param("readonly", marks=VARIANT),
+        pytest.param("clone", marks=VARIANT),
+    ],
 )
 def test_whatever_a_test_was_handed_is_refused_after_its_end(
     items: Project, isolation: str

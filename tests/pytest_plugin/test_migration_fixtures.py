@@ -67,6 +67,7 @@ from pytest_alembic.tests import (
 PLUGIN = ("-p", "pytest_alembic.plugin")
 
 
+@pytest.mark.campaign("long")
 @pytest.mark.parametrize(
     "arguments", [(), pytest.param(XDIST, marks=VARIANT)], ids=["alone", "xdist"]
 )

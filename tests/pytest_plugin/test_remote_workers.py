@@ -92,6 +92,7 @@ def test_a_worker_of_a_socket_server(
     assert templates(shop, admin_dsn) == built
 
 
+@pytest.mark.campaign("long")
 def test_the_password_stays_out_of_reports(
     shop: Project, socket_worker: str, server_url: str, tmp_path: Path
 ) -> None:
@@ -146,12 +147,14 @@ def test_a_copy_that_lacks_a_file(
     assert templates(shop, admin_dsn) == before
 
 
+@pytest.mark.campaign("long")
 def test_a_setting_that_the_controller_cannot_read(shop: Project, socket_worker: str) -> None:
     """Its variables are not the worker's, and so is the error."""
     outcome = run(shop, f"socket={socket_worker}", CLONEDB_MAX_CLONES="many").demand(1)
     assert "which began this run: CLONEDB_MAX_CLONES: max_clones is 'many'" in outcome.out
 
 
+@pytest.mark.campaign("long")
 def test_variables_of_libpq_and_of_watch_env(
     shop: Project, socket_worker: str, server_url: str, admin_dsn: str
 ) -> None:

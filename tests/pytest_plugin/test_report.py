@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from tests.campaigns import VARIANT
 from tests.projects import Project
 
 TESTS = """
@@ -31,7 +32,9 @@ SUMMARY = re.compile(
 
 
 @pytest.mark.parametrize(
-    "arguments", [("-n", "2"), ("-p", "no:xdist", "-q")], ids=["n2", "no-xdist"]
+    "arguments",
+    [("-n", "2"), pytest.param(("-p", "no:xdist", "-q"), marks=VARIANT)],
+    ids=["n2", "no-xdist"],
 )
 def test_the_summary(items: Project, arguments: tuple[str, ...]) -> None:
     """One line: built or reused, how many clones, what a test paid; the numbers of all workers together."""

@@ -140,6 +140,7 @@ def test_without_xdist_the_first_server_is_used(
     assert " tests on server" not in outcome.out
 
 
+@pytest.mark.campaign("long")
 def test_a_server_that_is_down_is_left_out(
     counting: Project, two: tuple[leases.Lease, leases.Lease], closed: str
 ) -> None:
@@ -179,6 +180,7 @@ def test_no_server_answers(counting: Project, closed: str) -> None:
     assert "hidden-word" not in outcome.text
 
 
+@pytest.mark.campaign("long")
 @pytest.mark.skipif(not OLD.is_dir(), reason="PostgreSQL 15 is not installed")
 def test_servers_of_two_versions_build_a_template_each(
     counting: Project, config: Config, two: tuple[leases.Lease, leases.Lease]
@@ -231,6 +233,7 @@ def apart(counting: Project, state_dir: Path) -> Iterator[Callable[..., Config]]
     leases.reset(config)
 
 
+@pytest.mark.campaign("long")
 def test_embedded_servers_side_by_side(counting: Project, apart: Callable[..., Config]) -> None:
     """The first is where the only one would be; the second has a number; the commands go over both."""
     counting.settings(servers=2)

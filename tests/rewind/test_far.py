@@ -270,6 +270,7 @@ def distance(lease: Lease) -> Iterator[Distance]:
         yield found
 
 
+@pytest.mark.campaign("long")
 def test_round_trips(
     config: Config, lease: Lease, distance: Distance, make: Callable[[str], TemplateRecord]
 ) -> None:

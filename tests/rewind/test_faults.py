@@ -185,6 +185,7 @@ def test_it(clonedb, clonedb_connection, number):
 """
 
 
+@pytest.mark.campaign("long")
 def test_a_server_that_crashed_between_two_tests(
     items: Project, postgres_bin: str | None
 ) -> None:
@@ -202,6 +203,7 @@ def test_a_server_that_crashed_between_two_tests(
         assert "6 passed" in outcome.out, outcome.text
 
 
+@pytest.mark.campaign("kills")
 def test_a_worker_killed_in_the_middle(items: Project, admin_dsn: str) -> None:
     """The clone of an xdist worker that died while rewinding is given to nobody; the run goes on and leaves none."""
     items.write("conftest.py", CONFTEST)

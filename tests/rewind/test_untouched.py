@@ -92,6 +92,7 @@ def test_reading_writes_wal_on_an_ordinary_server(
                 rewinder.close()
 
 
+@pytest.mark.campaign("long")
 def test_writing_and_then_reading_on_an_ordinary_server(
     ordinary: Server, ordinary_template: TemplateRecord
 ) -> None:

@@ -81,6 +81,7 @@ def test_a_loop_for_each_clone(
         asyncio.run(work())
 
 
+@pytest.mark.campaign("long")
 def test_a_loop_for_all_clones(
     router: Router, one: DatabaseURL, two: DatabaseURL, is_free: IsFree, engine: AsyncEngine
 ) -> None:

@@ -89,6 +89,7 @@ def test_a_file_that_a_script_includes(items: Project) -> None:
     assert "1 passed" in items.pytest().demand().out
 
 
+@pytest.mark.campaign("long")
 @pytest.mark.parametrize("kind", ["custom", "directory"])
 def test_dumps_of_pg_dumps_own_formats(items: Project, lease: leases.Lease, kind: str) -> None:
     """The schema by one, the rows by another; another dump is another template, and `extensions` need not be named."""

@@ -77,6 +77,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.campaign("applications")
 def test_the_javascript_client(site: Site, packages: Path, tmp_path: Path) -> None:
     """Six files at once, ten tests each: one builds the template, and each test finds one user."""
     files = [packages / f"clonedb-{number}.test.js" for number in range(FILES)]
@@ -133,6 +134,7 @@ def run(database: DBInfo, statement: str) -> list[tuple[int]]:
         return cursor.fetchall() if cursor.description else []
 
 
+@pytest.mark.campaign("applications")
 def test_the_python_client(base_url: str, migrations: Path) -> None:
     """Eight at once: it sends forms, and finalizes also what it was refused; one builds, all find both rows."""
     with ThreadPoolExecutor(8) as threads:
@@ -141,6 +143,7 @@ def test_the_python_client(base_url: str, migrations: Path) -> None:
     assert sum(built for built, _ in runs) == 1
 
 
+@pytest.mark.campaign("applications")
 def test_the_python_clients_errors(base_url: str, migrations: Path) -> None:
     """It raises its own, by the statuses."""
     with IntegreSQL(migrations, base_url=base_url) as template:
@@ -158,6 +161,7 @@ def closed(service_config: Config) -> Iterator[Site]:
         yield site
 
 
+@pytest.mark.campaign("applications")
 def test_a_client_without_words_for_a_token(closed: Site, migrations: Path) -> None:
     """It shows the token as the password of its URL."""
     base_url = closed.url.replace("://", f"://clonedb:{TOKEN}@") + "api"

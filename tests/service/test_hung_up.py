@@ -71,6 +71,7 @@ def test_what_was_lent_to_a_client_that_has_gone_comes_back(service_config: Conf
         assert answer.status == 201
 
 
+@pytest.mark.campaign("long")
 def test_no_place_is_lost(service_config: Config) -> None:
     """Many clients, most of which hang up at some moment: afterwards there is each place of the pool, and nobody waits."""
     chance = random.Random(15)

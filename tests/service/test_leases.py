@@ -50,6 +50,7 @@ def test_what_never_connected_is_free_after_its_time(service_config: Config) -> 
     asyncio.run(story())
 
 
+@pytest.mark.campaign("long")
 def test_a_connected_client_keeps_its_lease(service_config: Config) -> None:
     """It lives as long as a session is there, and its time after that; what was written is undone then."""
 
@@ -99,6 +100,7 @@ def test_a_killed_client(service_config: Config) -> None:
     asyncio.run(story())
 
 
+@pytest.mark.campaign("long")
 def test_short_sessions_keep_a_lease(service_config: Config) -> None:
     """Sessions that come and go between two looks of the service count as well."""
 
@@ -141,6 +143,7 @@ def test_a_failure_to_collect_ends_no_service(
     asyncio.run(story())
 
 
+@pytest.mark.campaign("long")
 def test_a_lease_is_renewed(service_config: Config) -> None:
     """Its time begins anew without any connection."""
 
@@ -156,6 +159,7 @@ def test_a_lease_is_renewed(service_config: Config) -> None:
     asyncio.run(story())
 
 
+@pytest.mark.campaign("long")
 def test_a_kept_database_stays(service_config: Config, admin_dsn: str) -> None:
     """It is neither given back nor expired, also over a new start, counts for nobody, and goes when it is dropped."""
 

@@ -85,6 +85,7 @@ def texts(rows: list[list[str]]) -> str:
     return "\n".join(" | ".join(row) for row in rows)
 
 
+@pytest.mark.campaign("long")
 def test_the_page_follows_what_happens(site: Site, browser: Chrome) -> None:
     """A template that is filled, a database that is lent and comes back: shown without a reload."""
     browser.get(site.url)

@@ -110,6 +110,7 @@ def test_a_project_with_another_prefix(
         template.server.run(sql.drop_database, name)
 
 
+@pytest.mark.campaign("long")
 def test_a_long_build_is_asked_for_again(service_config: Config, shop: Project) -> None:
     """The first caller's time is up, and the build goes on for the second."""
     shop.revision("slow", "time.sleep(2)")
@@ -123,6 +124,7 @@ def test_a_long_build_is_asked_for_again(service_config: Config, shop: Project) 
     asyncio.run(story())
 
 
+@pytest.mark.campaign("long")
 def test_the_server_is_killed_under_a_project(
     sandbox: Sandbox, shop: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -135,6 +135,7 @@ def test_a_log_for_programs(start: Start) -> None:
     assert all({"time", "level", "message"} <= set(line) for line in lines)
 
 
+@pytest.mark.campaign("long")
 def test_another_service_on_the_server(start: Start) -> None:
     """The second one says so and ends: two would hand out the same databases."""
     first = start()

@@ -79,6 +79,7 @@ async def lent_again(service: Service) -> Lease:
         await asyncio.sleep(0.05)
 
 
+@pytest.mark.campaign("kills")
 def test_all_sessions_are_ended(service_config: Config, admin_dsn: str) -> None:
     """As an administrator or a crash of one process does it: nothing is lost, and nothing is lent twice."""
 
@@ -132,6 +133,7 @@ def test_a_server_of_the_users_own(service_config: Config, server_url: str) -> N
     asyncio.run(story())
 
 
+@pytest.mark.campaign("long")
 def test_a_crash_empties_unlogged_tables(sandbox: Sandbox) -> None:
     """A template that has lost rows is discarded; its hash can be begun anew."""
 
@@ -266,6 +268,7 @@ def test_an_account_that_may_only_create_databases(
             connection.execute(f"drop role {role}".encode())
 
 
+@pytest.mark.campaign("long")
 def test_the_disk_is_full(sandbox: Sandbox, small_disk: Callable[[str], Path]) -> None:
     """Who waits is told so within seconds; when there is room again, all goes on."""
     disk = small_disk("200m")

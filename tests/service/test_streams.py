@@ -9,11 +9,12 @@ import pytest
 
 from clonedb.service import events, serve
 from clonedb.service.cloning import Service
+from tests.campaigns import VARIANT
 from tests.service.site import Site
 from tests.service.stories import until
 
 
-@pytest.mark.parametrize("path", [b"/page/stream", b"/v1/events"])
+@pytest.mark.parametrize("path", [b"/page/stream", pytest.param(b"/v1/events", marks=VARIANT)])
 def test_a_client_that_never_reads(
     site: Site, monkeypatch: pytest.MonkeyPatch, path: bytes
 ) -> None:

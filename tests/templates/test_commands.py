@@ -14,6 +14,7 @@ from tests.projects import Project, databases
 from tests.templates.conftest import MAKE, STATEMENTS
 
 
+@pytest.mark.campaign("long")
 def test_a_command_in_place_of_migrations(maker: Project) -> None:
     """Run once by two workers; found again; run anew when a file that it names, or what that imports, is another."""
     first = maker.pytest("-n", "2").demand()
@@ -30,6 +31,7 @@ def test_a_command_in_place_of_migrations(maker: Project) -> None:
     assert "building template" in maker.clonedb("build").demand().text
 
 
+@pytest.mark.campaign("long")
 def test_what_a_build_read_is_told(maker: Project) -> None:
     """Modules that only running it shows, and data files; with the line that watches them."""
     more = "import os\nprint(open('names.txt').read(), os.environ.get('TENANT'))\n"

@@ -23,6 +23,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.campaign("long")
 def test_a_command_that_hangs(maker: Project) -> None:
     """It is told how long it runs and what it said last, and ended with all that it started."""
     maker.write("make.py", SLEEPS)

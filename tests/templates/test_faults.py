@@ -26,6 +26,7 @@ Configured = Callable[..., Config]
 COUNT = 'with open(os.environ["COUNT"], "a") as file:\n    file.write("ran\\n")\n'
 
 
+@pytest.mark.campaign("kills")
 def test_a_builder_killed_upon_a_layer(
     items: Project, start: Start, admin_dsn: str, tmp_path: Path
 ) -> None:
@@ -43,6 +44,7 @@ def test_a_builder_killed_upon_a_layer(
     assert len(databases(admin_dsn, prefix)) == 2
 
 
+@pytest.mark.campaign("long")
 def test_a_stopped_builder(items: Project, start: Start, tmp_path: Path) -> None:
     """Ctrl-Z in another terminal: who waits is told, and how to continue it."""
     items.revision("three", HANG)
@@ -55,6 +57,7 @@ def test_a_stopped_builder(items: Project, start: Start, tmp_path: Path) -> None
     assert re.search(told, outcome.err)
 
 
+@pytest.mark.campaign("long")
 def test_two_builders_at_once(
     items: Project, start: Start, admin_dsn: str, tmp_path: Path
 ) -> None:
@@ -72,6 +75,7 @@ def test_two_builders_at_once(
     demand_nothing_left(items, admin_dsn)
 
 
+@pytest.mark.campaign("long")
 def test_workers_with_seeds(items: Project, admin_dsn: str, tmp_path: Path) -> None:
     """Under -n 2 the schema is built once and so are the seeds; a later run finds both."""
     items.environment["COUNT"] = str(tmp_path / "count")

@@ -68,6 +68,7 @@ def demand_reused(configured: Configured) -> None:
     assert heard.built() is None, heard.lines
 
 
+@pytest.mark.campaign("long")
 def test_an_edited_history_is_rebuilt_from_what_is_still_true(
     project: Project, configured: Configured
 ) -> None:
@@ -102,6 +103,7 @@ def test_an_edited_history_is_rebuilt_from_what_is_still_true(
     demand_reused(configured)
 
 
+@pytest.mark.campaign("long")
 def test_branches_and_merges(project: Project, configured: Configured) -> None:
     """A layer is a beginning in Alembic's order: columns come in the order of a build from zero."""
     history(project)
@@ -134,6 +136,7 @@ def _begun(configured: Configured) -> str | None:
     return None
 
 
+@pytest.mark.campaign("long")
 @pytest.mark.parametrize(
     ("seed", "edits"), [(0, 3), *(pytest.param(n, 6, marks=VARIANT) for n in (0, 1))]
 )
@@ -217,6 +220,7 @@ def test_seeds_are_a_layer_of_their_own(project: Project, configured: Configured
     demand(configured, None)  # the schema's template is that of the project without seeds
 
 
+@pytest.mark.campaign("long")
 def test_what_one_session_leaves_to_the_next_is_no_layer(
     project: Project, configured: Configured
 ) -> None:
@@ -240,7 +244,7 @@ op.get_bind().exec_driver_sql("do $$ begin execute format('alter database %%I se
 """
 
 
-@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+@pytest.mark.parametrize("driver", ["psycopg", pytest.param("psycopg2", marks=VARIANT)])
 def test_settings_that_change_no_contents_are_no_reason(
     project: Project, configured: Configured, driver: str
 ) -> None:
@@ -279,6 +283,7 @@ def test_revisions_that_import_what_env_py_configures(
     demand(configured, "1 of 2")
 
 
+@pytest.mark.campaign("long")
 def test_what_is_built_from_nothing_says_why(project: Project, configured: Configured) -> None:
     """Whenever there is a template of the project that might have been a beginning."""
 

@@ -88,6 +88,7 @@ def test_a_module_that_no_statement_imports(shop: Project) -> None:
     assert 'add watch = ["shop/more.py"]' in shop.clonedb("build").demand().text
 
 
+@pytest.mark.campaign("long")
 def test_a_package_that_finds_its_modules(shop: Project) -> None:
     """A module of it that was changed, or is new, is another schema, however the package imports it."""
     (shop.directory / "shop/models.py").unlink()

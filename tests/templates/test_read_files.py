@@ -70,6 +70,7 @@ def read(
     return build
 
 
+@pytest.mark.campaign("long")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_a_build_reads_is_in_the_fingerprint(
     project: Project,

@@ -147,6 +147,7 @@ def both(
         yield [built, restored]
 
 
+@pytest.mark.campaign("long")
 def test_it_has_what_was_built(both: list[Template]) -> None:
     """pg_dump finds no difference, whatever order things had to be made in, and the planner knows as much."""
     built, restored = both

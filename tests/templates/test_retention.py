@@ -108,6 +108,7 @@ def test_thirty_templates_of_many_teams(
     assert left == {names[0], names[-2], *names[1:7], held}
 
 
+@pytest.mark.campaign("long")
 def test_layers_of_seeds_do_not_pile_up(items: Project, configured: Configured) -> None:
     """The schemas below seeds are a lane of their own, with as many templates as any other."""
     items.write("seed.sql", "insert into item (name) values ('x')")
@@ -121,6 +122,7 @@ def test_layers_of_seeds_do_not_pile_up(items: Project, configured: Configured) 
     assert opened(configured(seed=["seed.sql"]))[1].built() is None
 
 
+@pytest.mark.campaign("long")
 def test_hosts_do_not_displace_each_others_templates(
     items: Project, configured: Configured, server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

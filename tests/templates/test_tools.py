@@ -95,18 +95,21 @@ def as_a_command(project: Project) -> None:
     assert "building template" in project.clonedb("build").demand().text
 
 
+@pytest.mark.campaign("applications")
 def test_flask_migrate_as_a_command(flask: Project) -> None:
     """Its engine is aimed at a server that does not exist."""
     flask.settings(migrate="flask --app shop db upgrade")
     as_a_command(flask)
 
 
+@pytest.mark.campaign("applications")
 def test_advanced_alchemy_as_a_command(alchemy: Project) -> None:
     """Its engine is asyncpg's, and aimed at a server that does not exist."""
     alchemy.settings(migrate="alchemy --config shop.config upgrade --no-prompt")
     as_a_command(alchemy)
 
 
+@pytest.mark.campaign("applications")
 def test_yoyo(bare: Project) -> None:
     """`yoyo init`, and SQL in its directory, which a build names with the line that watches it, a new file too."""
     bare.run(

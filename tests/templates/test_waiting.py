@@ -24,6 +24,7 @@ Configured = Callable[..., Config]
 NAME = "the_template"
 
 
+@pytest.mark.campaign("long")
 def test_a_builder_of_this_machine(
     configured: Configured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +104,7 @@ def test_a_builder_on_another_server(
                 pass
 
 
+@pytest.mark.campaign("long")
 def test_a_builder_of_another_machine(
     configured: Configured, server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
