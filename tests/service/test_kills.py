@@ -135,21 +135,23 @@ def test_a_killed_service(service_config: Config, admin_dsn: str, step: str) -> 
 
             await usable(service, finalized="finalized" in said)
             new: list[Lease] = []
-            clients: list[
-                psycopg.Connection[Any]
-            ] = []  # a slow machine takes longer than the lease's time
-            for _ in range(4):
-                new.append(await lent(service))
-                clients.append(await asyncio.to_thread(psycopg.connect, dsn(new[-1].address)))
-            taken = {lease.address.database for lease in new}
-            assert len(taken) == 4
-            assert not taken & {lease.address.database for lease in adopted.values()}
-            assert not {lease.id for lease in new} & {lease.id for lease in adopted.values()}
-            for lease in new:
-                assert await names(lease) == ["one", "two"]
+            # a slow machine takes longer than the lease's time
+            with contextlib.ExitStack() as clients:
+                for _ in range(4):
+                    new.append(await lent(service))
+                    client: psycopg.Connection[Any] = await asyncio.to_thread(
+                        psycopg.connect, dsn(new[-1].address)
+                    )
+                    clients.enter_context(contextlib.closing(client))
+                taken = {lease.address.database for lease in new}
+                assert len(taken) == 4
+                assert not taken & {lease.address.database for lease in adopted.values()}
+                # whose time is up meanwhile, of those that were adopted, leaves its number to the next
+                numbers = [lease.id for lease in service.leases()]
+                assert len(numbers) == len({*numbers})
+                for lease in new:
+                    assert await names(lease) == ["one", "two"]
 
-            for client in clients:
-                client.close()
             for lease in service.leases():
                 await service.release(lease.lease)
             if "discarded" in said:
