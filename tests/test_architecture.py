@@ -248,6 +248,29 @@ def test_package_is_used_in_one_place(package: str, homes: set[str]) -> None:
     assert wrong == []
 
 
+def test_the_service_does_not_know_how_it_is_asked() -> None:
+    """What lends databases knows nothing of HTTP; `serve` alone puts both together."""
+    wrong = [
+        place(name, found)
+        for name, _ in modules()
+        for found in edges(name)
+        if is_of(found.target, "clonedb.service.http")
+        and not is_of(name, "clonedb.service.http")
+        and name != "clonedb.service.serve"
+    ]
+    assert wrong == []
+    web = ("httptools", "jinja2", "prometheus_client", "starlette", "uvicorn", "uvloop")
+    users = {
+        name
+        for name, _ in modules()
+        for found in edges(name)
+        if any(is_of(found.target, package) for package in web)
+    }
+    assert {name for name in users if not is_of(name, "clonedb.service.http")} == {
+        "clonedb.service.serve"
+    }
+
+
 @pytest.mark.parametrize("start", ["clonedb", "clonedb.pytest_plugin"])
 def test_nothing_heavy_is_imported_at_once(start: str) -> None:
     """Every pytest run of the environment pays for what these import: sqlalchemy is 130 ms, alembic 440."""

@@ -28,7 +28,7 @@ __all__ = ["Backend", "address_of"]
 T = TypeVar("T")
 P = ParamSpec("P")
 
-_CLOSE = 10.0  # seconds that what goes on behind replies is waited for
+_CLOSE = 5.0  # seconds that what goes on behind replies is waited for, as a project's build
 _THREADS = 8  # for what belongs to no pool
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from clonedb.service.contract import Address, DiscardedError, Disconnected, UnavailableError
-from clonedb.service.disconnects import ending_with
 from clonedb.service.events import Events, in_a_line
+from clonedb.service.waiting import ending_with
 from clonedb.service.worker import Entry, GoneError, NoRoomError, Worker
 
 if TYPE_CHECKING:

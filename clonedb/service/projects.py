@@ -11,6 +11,7 @@ from pathlib import Path
 
 from clonedb.api import Template, open_template
 from clonedb.errors import ConfigError
+from clonedb.service.apart import apart
 from clonedb.service.backend import Backend, address_of
 from clonedb.service.contract import Address, TemplateState, UnavailableError
 from clonedb.service.events import in_a_line
@@ -44,7 +45,7 @@ class Projects:
         self._current: dict[str, ProjectTemplate] = {}
         self._opening: dict[str, asyncio.Task[object]] = {}
         self._given_up = 0  # how often all of them were
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     def __iter__(self) -> Iterator[ProjectTemplate]:
         return iter([*self._by_name.values()])
@@ -66,8 +67,16 @@ class Projects:
             self._opening[directory] = task
             task.add_done_callback(lambda _: self._opening.pop(directory, None))
         task = self._opening[directory]
-        await asyncio.wait([task], timeout=max(0.0, deadline - loop.time()))
+        stopping = loop.create_task(self._stopping.wait())
+        await asyncio.wait(
+            [task, stopping],
+            timeout=max(0.0, deadline - loop.time()),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        stopping.cancel()
         if not task.done():
+            if self._stopping.is_set():
+                raise UnavailableError("the service is stopping")
             raise UnavailableError(
                 f"the template of {directory!r} is still being built; ask again"
             )
@@ -76,10 +85,10 @@ class Projects:
 
     async def _open(self, directory: str) -> None:
         backend, loop, given_up = self._backend, asyncio.get_running_loop(), self._given_up
-        template, address = await loop.run_in_executor(None, self._open_template, directory)
+        template, address = await apart(self._open_template, directory)
         if given_up != self._given_up:  # the server was started again, or the service stops
             await loop.run_in_executor(None, template.close)
-            if self._stopping:
+            if self._stopping.is_set():
                 raise UnavailableError("the service is stopping")
             await self._open(directory)
             return
@@ -173,8 +182,8 @@ class Projects:
                     await self._close(found)
 
     async def close(self) -> None:
-        """Give them up for good."""
-        self._stopping = True
+        """Give them up for good. A build that goes on is ended with the process, and what it leaves is collected."""
+        self._stopping.set()
         await self.give_up()
 
     async def give_up(self) -> None:

@@ -17,9 +17,9 @@ import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from clonedb.errors import ConfigError, ServerError
-from clonedb.service.application import make_application
 from clonedb.service.cloning import Service, Sizes
-from clonedb.service.guard import is_loopback
+from clonedb.service.http.application import make_application
+from clonedb.service.http.guard import is_loopback
 
 if TYPE_CHECKING:
     from clonedb.settings.config import Config

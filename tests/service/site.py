@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import uvicorn
 
-from clonedb.service.application import make_application
 from clonedb.service.cloning import Service, Sizes
+from clonedb.service.http.application import make_application
 from clonedb.service.serve import HttpProtocol
 from clonedb.settings.config import Config
 from tests.embedded.sandbox import wait_until

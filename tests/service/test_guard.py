@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from clonedb.service import guard, serve
+from clonedb.service import serve
+from clonedb.service.http import guard
 from tests.service.site import Site
 from tests.service.stories import WAIT
 

@@ -185,7 +185,7 @@ def test_it_is_readable_on_a_telephone(site: Site, browser: Chrome) -> None:
 
 def test_all_assets_are_in_the_package() -> None:
     """No step builds them, and none comes from another host."""
-    directory = Path(__file__).parents[2] / "clonedb" / "service" / "assets"
+    directory = Path(__file__).parents[2] / "clonedb" / "service" / "http" / "assets"
     for file in directory.iterdir():
         assert "://" not in file.read_text(), file.name
     assert {file.name for file in directory.iterdir()} == {

@@ -101,6 +101,33 @@ def test_it_runs_outside_of_any_project(start: Start) -> None:
     again.ask("/api/v1/admin/templates", "DELETE")
 
 
+@pytest.mark.campaign("kills")
+def test_stopped_while_a_project_is_built(start: Start, project: Project) -> None:
+    """It ends in seconds, and the build with it; who waits is told, and the next start collects what was left."""
+    begun = project.directory / "begun"
+    project.revision(
+        "slow",
+        f"open({str(begun)!r}, 'w').write(str(os.getpid())); time.sleep(300)",
+    )
+    running = start()
+    with ThreadPoolExecutor(1) as threads:
+        body = {"project": str(project.directory), "wait": 60}
+        waiting = threads.submit(running.ask, "/v1/leases", "POST", body)
+        deadline = time.monotonic() + WAIT
+        while not (begun.exists() and begun.read_text()):
+            assert time.monotonic() < deadline, running.log.read_text()
+            assert not waiting.done(), waiting.result()
+            time.sleep(0.05)
+        before = time.monotonic()
+        assert running.stop() == 0
+        assert time.monotonic() - before < 20
+        with pytest.raises(urllib.error.HTTPError, match="503") as refused:
+            waiting.result()
+        refused.value.close()
+    assert "Traceback" not in running.log.read_text()
+    assert not Path(f"/proc/{begun.read_text()}").exists()
+
+
 def test_those_who_wait_are_told(start: Start) -> None:
     """A GET that waits for a template does not hold up the end; it gets 503."""
     running = start()

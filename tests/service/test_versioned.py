@@ -19,7 +19,7 @@ from tests.projects import Project
 from tests.service.site import Answer, Site
 from tests.service.stories import filled
 
-OPENAPI = Path(__file__).parents[2] / "clonedb" / "service" / "assets" / "openapi.json"
+OPENAPI = Path(__file__).parents[2] / "clonedb" / "service" / "http" / "assets" / "openapi.json"
 TOKEN = "0123456789abcdef0123"
 
 

@@ -13,13 +13,13 @@ from starlette.routing import Route
 
 from clonedb.errors import CloneDBError
 from clonedb.service.contract import UnavailableError
-from clonedb.service.guard import Guard
-from clonedb.service.integresql import integresql_routes
-from clonedb.service.metrics import Metrics
-from clonedb.service.page import page_routes
-from clonedb.service.replies import error_reply, reply, told
-from clonedb.service.requests import BadRequestError
-from clonedb.service.versioned import versioned_routes
+from clonedb.service.http.guard import Guard
+from clonedb.service.http.integresql import integresql_routes
+from clonedb.service.http.metrics import Metrics
+from clonedb.service.http.page import page_routes
+from clonedb.service.http.replies import error_reply, reply, told
+from clonedb.service.http.requests import BadRequestError
+from clonedb.service.http.versioned import versioned_routes
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -15,10 +15,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from clonedb.service.contract import NoSuchDatabaseError
-from clonedb.service.disconnects import acquire
-from clonedb.service.following import EventStream, following
-from clonedb.service.replies import empty, reply
-from clonedb.service.requests import BadRequestError, fields, holder
+from clonedb.service.http.disconnects import acquire
+from clonedb.service.http.following import EventStream, following
+from clonedb.service.http.replies import empty, reply
+from clonedb.service.http.requests import BadRequestError, fields, holder
 from clonedb.url import DatabaseURL
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from clonedb.service.contract import Address, Cloning, Event, Lease, TemplateState
-    from clonedb.service.metrics import Metrics
+    from clonedb.service.http.metrics import Metrics
 
 __all__ = ["url_of", "versioned_routes"]
 

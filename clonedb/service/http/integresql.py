@@ -9,16 +9,16 @@ from urllib.parse import unquote
 from starlette.routing import Route
 
 from clonedb.service.contract import DiscardedError
-from clonedb.service.disconnects import acquire
-from clonedb.service.replies import empty, reply, told
-from clonedb.service.requests import fields, holder
+from clonedb.service.http.disconnects import acquire
+from clonedb.service.http.replies import empty, reply, told
+from clonedb.service.http.requests import fields, holder
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
     from clonedb.service.contract import Address, Cloning
-    from clonedb.service.metrics import Metrics
+    from clonedb.service.http.metrics import Metrics
 
 __all__ = ["integresql_routes"]
 

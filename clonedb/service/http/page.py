@@ -19,8 +19,8 @@ from starlette.routing import Route
 
 from clonedb.quantities import size
 from clonedb.service.contract import NoSuchDatabaseError, UnavailableError
-from clonedb.service.following import EventStream, following
-from clonedb.service.versioned import url_of
+from clonedb.service.http.following import EventStream, following
+from clonedb.service.http.versioned import url_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request

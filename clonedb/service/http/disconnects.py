@@ -1,22 +1,20 @@
-"""Clients that disconnect while they wait for a database: the wait ends, and what was lent to them comes back."""
+"""Clients that disconnect while they wait for a database: what was lent to them comes back."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clonedb.service.contract import DisconnectedError, NoSuchDatabaseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from starlette.requests import Request
 
-    from clonedb.service.contract import Cloning, Disconnected, Lease
+    from clonedb.service.contract import Cloning, Lease
 
-__all__ = ["acquire", "ending_with"]
+__all__ = ["acquire"]
 
 # seconds within which a lease is replied to as a client can hardly have gone: to ask for that
 # costs a sixth of such a reply
@@ -53,26 +51,3 @@ async def _disconnected(request: Request) -> None:
     """Return when the client of a request has closed its connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-@contextlib.contextmanager
-def ending_with(
-    waiter: asyncio.Future[Any], disconnected: Disconnected | None
-) -> Iterator[None]:
-    """A context in which a future that is waited for fails with DisconnectedError when a client disconnects."""
-    if disconnected is None:
-        yield
-        return
-
-    def end(watch: asyncio.Task[None]) -> None:
-        if not watch.cancelled() and not waiter.done():
-            waiter.set_exception(
-                watch.exception() or DisconnectedError("the caller has disconnected")
-            )
-
-    watch = asyncio.get_running_loop().create_task(disconnected())
-    watch.add_done_callback(end)
-    try:
-        yield
-    finally:
-        watch.cancel()

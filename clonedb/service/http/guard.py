@@ -14,8 +14,8 @@ from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
-from clonedb.service.page import login_form
-from clonedb.service.replies import told
+from clonedb.service.http.page import login_form
+from clonedb.service.http.replies import told
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

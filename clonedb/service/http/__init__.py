@@ -1,0 +1,1 @@
+"""What speaks HTTP: routes, replies, the page; all of it works on `clonedb.service.contract.Cloning`."""
