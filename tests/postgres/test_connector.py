@@ -77,8 +77,10 @@ def test_a_server_that_recovers_is_waited_for(machine: Machine, config: Config) 
         wait_until(lambda: bool(machine.said))
         assert not found.done()
         os.chown(machine.data / "standby.signal", machine.data.stat().st_uid, -1)
-        (machine.data / "promote").touch()
-        os.chown(machine.data / "promote", machine.data.stat().st_uid, -1)
+        # the server takes it away as soon as it sees it
+        (machine.data / "about_to").touch()
+        os.chown(machine.data / "about_to", machine.data.stat().st_uid, -1)
+        (machine.data / "about_to").rename(machine.data / "promote")
         os.kill(machine.pid, signal.SIGUSR1)
         assert found.result(60) == server.info
     what = "accepts no connections yet: it is starting, or recovering from a crash; waiting (for 60 s at most)"
