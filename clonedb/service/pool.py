@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from clonedb.service.contract import Address, DiscardedError, Disconnected, UnavailableError
+from clonedb.service.dropping import Dropper
 from clonedb.service.events import Events, in_a_line
 from clonedb.service.waiting import ending_with
 from clonedb.service.worker import Entry, GoneError, NoRoomError, Worker
@@ -80,7 +81,6 @@ class Pool:
         self._new_id = new_id
         self._events = events
         self._ready: list[Entry] = []
-        self._stuck: list[Entry] = []
         self._ids: list[int] = []  # of returned databases that were dropped
         self._waiters: deque[asyncio.Future[Entry]] = deque()
         self._making = 0
@@ -89,8 +89,7 @@ class Pool:
         self._error = ""
         self._pause: asyncio.TimerHandle | None = None
         self._threads = ThreadPoolExecutor(_THREADS, f"clonedb-{name[:40]!r}")
-        # one that cannot be dropped takes its time, and keeps nothing else from being done
-        self._dropper = ThreadPoolExecutor(1, f"clonedb-drop-{name[:40]!r}")
+        self._dropper = Dropper(name, events)
         self._tasks: set[asyncio.Task[Any]] = set()
 
         self._closed = False
@@ -235,8 +234,7 @@ class Pool:
 
     def drop_stuck(self) -> None:
         """Try again to drop what could not be dropped."""
-        stuck, self._stuck = self._stuck, []
-        for entry in stuck:
+        for entry in self._dropper.take_stuck():
             self._begin_drop(entry)
 
     async def settle(self) -> None:
@@ -258,7 +256,7 @@ class Pool:
         if self.worker is not None:
             await self._in_thread(self.worker.close)
         self._threads.shutdown(wait=False)
-        self._dropper.shutdown(wait=False)
+        self._dropper.close()
 
     def _why_none(self) -> str:
         if self.state == "building":
@@ -373,16 +371,7 @@ class Pool:
         self._begin(self._drop(entry))
 
     async def _drop(self, entry: Entry) -> None:
-        worker = entry.worker or self.worker
-        try:
-            drop = _drop_clone if worker is None else worker.drop
-            await asyncio.get_running_loop().run_in_executor(self._dropper, drop, entry)
-        except Exception as error:  # noqa: BLE001 - it is tried again
-            self._stuck.append(entry)
-            self._events.add(
-                "refused", self.name, f"{entry.name} could not be dropped: {in_a_line(error)}"
-            )
-        self._events.changed()
+        await self._dropper.drop(entry, entry.worker or self.worker)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -394,7 +383,3 @@ class Pool:
         return await asyncio.get_running_loop().run_in_executor(
             self._threads, function, *arguments
         )
-
-
-def _drop_clone(entry: Entry) -> None:
-    entry.clone.drop()
