@@ -160,8 +160,10 @@ def test_it_has_what_was_built(both: list[Template]) -> None:
                 where schemaname <> 'pg_catalog' and schemaname <> 'information_schema' order by 1, 2, 3
             """
             known.append(connection.execute(query).fetchall())
+            # VACUUM FULL keeps old versions of a row while a transaction of a neighbour is open
             rows = connection.execute(
-                "select oid::regclass::text, reltuples from pg_class where relkind in ('r', 'm')"
+                "select oid::regclass::text, reltuples from pg_class"
+                " where relkind in ('r', 'm') and relname <> 'alembic_version'"
             )
             known[-1] += sorted(
                 row
