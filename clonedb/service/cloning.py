@@ -243,9 +243,11 @@ class Service:
             least.release_spares()
 
     async def _until_server_answers(self, deadline: float) -> None:
+        answers = self._backend.answers
         try:
-            async with asyncio.timeout_at(deadline):
-                await self._backend.answers.wait()
+            if not answers.is_set():
+                async with asyncio.timeout_at(deadline):
+                    await answers.wait()
         except TimeoutError:
             raise UnavailableError(
                 f"the server does not answer, and is tried again and again: {self._backend.why_not}"
