@@ -143,7 +143,7 @@ class Backend:
         server, sessions = self.server, self.sessions
         return await self.thread(lambda: function(server, sessions, *arguments, **named))
 
-    def background(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[object]:
+    def background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task that goes on behind a reply; `close` waits for it."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)

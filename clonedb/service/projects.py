@@ -43,7 +43,7 @@ class Projects:
         self._backend = backend
         self._by_name: dict[str, ProjectTemplate] = {}
         self._current: dict[str, ProjectTemplate] = {}
-        self._opening: dict[str, asyncio.Task[object]] = {}
+        self._opening: dict[str, asyncio.Task[ProjectTemplate]] = {}
         self._given_up = 0  # how often all of them were
         self._stopping = asyncio.Event()
 
@@ -80,30 +80,31 @@ class Projects:
             raise UnavailableError(
                 f"the template of {directory!r} is still being built; ask again"
             )
-        await task
-        return self._current[directory]
+        return await task
 
-    async def _open(self, directory: str) -> None:
+    async def _open(self, directory: str) -> ProjectTemplate:
         backend, loop, given_up = self._backend, asyncio.get_running_loop(), self._given_up
         template, address = await apart(self._open_template, directory)
         if given_up != self._given_up:  # the server was started again, or the service stops
             await loop.run_in_executor(None, template.close)
             if self._stopping.is_set():
                 raise UnavailableError("the service is stopping")
-            await self._open(directory)
-            return
+            return await self._open(directory)
 
         earlier = self._by_name.get(template.name)
         if earlier is not None and earlier.template.server is template.server:
             found = earlier
-            await loop.run_in_executor(None, template.close)
         else:
             found = self._add(directory, template, address)
             if earlier is not None:
+                self._take_out(earlier)
                 backend.background(self._close(earlier))
         found.checked = loop.time()
         self._current[directory] = found
         backend.events.changed()
+        if found.template is not template:
+            await loop.run_in_executor(None, template.close)
+        return found
 
     def _open_template(self, directory: str) -> tuple[Template, Address]:
         import psycopg
@@ -159,11 +160,14 @@ class Projects:
         if found is None or found.pool is not pool:
             return
         del self._by_name[pool.name]
-        for directory in [key for key, value in self._current.items() if value is found]:
-            del self._current[directory]
+        self._take_out(found)
         self._backend.events.add("discarded", pool.name, why)
         pool.discard()
         await self._close(found)
+
+    def _take_out(self, found: ProjectTemplate) -> None:
+        for directory in [key for key, value in self._current.items() if value is found]:
+            del self._current[directory]
 
     async def _close(self, found: ProjectTemplate) -> None:
         await found.pool.close()
