@@ -11,6 +11,7 @@ from psycopg.sql import SQL, Identifier
 
 from tests.campaigns import VARIANT
 from tests.projects import Project
+from tests.rewind.ordinary import ordinary_server
 
 # Each statement is run by one test, and the next one looks. `old` are roles that were there before.
 TESTS = """
@@ -188,13 +189,17 @@ def test_a_database_that_is_kept(items: Project, name: str, admin_dsn: str) -> N
     items.clonedb("drop", "--all").demand()
 
 
-def test_somebody_elses_server(
-    items: Project, name: str, admin_dsn: str, server_url: str
-) -> None:
+def test_somebody_elses_server(items: Project, prefix: str, postgres_bin: str | None) -> None:
     """Nothing is undone, as others may want it; a warning has the test's name, and says how to undo it."""
-    items.environment["CLONEDB_URL"] = server_url
+    name = f"{prefix}_elsewhere"
     items.write("test_it.py", ELSEWHERE)
-    outcome = items.pytest("-p", "no:randomly").demand(1)
+    # not the run's own server, on which other tests make roles at the same time
+    with ordinary_server(postgres_bin, "fsync=off") as url:
+        items.environment |= {"NAME": name, "ADMIN": url, "CLONEDB_URL": url}
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(SQL("create role {}").format(Identifier(f"{name}_old")))
+        outcome = items.pytest("-p", "no:randomly").demand(1)
+        assert roles(url, name) == ["new", "old", "strict"]
     assert "4 passed, 1 warning, 1 error" in outcome.out
     assert (
         f"ServerChangedWarning: test_it.py::test_makes changed settings of role '{name}_old' (work_mem) and made role"
@@ -206,4 +211,3 @@ def test_somebody_elses_server(
         in outcome.out
     )
     assert "SECRET" not in outcome.text
-    assert roles(admin_dsn, name) == ["new", "old", "old_gw0", "old_gw1", "strict"]
