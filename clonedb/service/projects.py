@@ -68,12 +68,14 @@ class Projects:
             task.add_done_callback(lambda _: self._opening.pop(directory, None))
         task = self._opening[directory]
         stopping = loop.create_task(self._stopping.wait())
-        await asyncio.wait(
-            [task, stopping],
-            timeout=max(0.0, deadline - loop.time()),
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        stopping.cancel()
+        try:
+            await asyncio.wait(
+                [task, stopping],
+                timeout=max(0.0, deadline - loop.time()),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            stopping.cancel()
         if not task.done():
             if self._stopping.is_set():
                 raise UnavailableError("the service is stopping")
